@@ -1,0 +1,72 @@
+# One command for each thing that a person or CI does. Needs Python 3.11 or newer, pip and the package index.
+# Settings are environment variables (VQSERVE_*) and pass through: `make serve PORT=9000 VQSERVE_DEVICE=cpu`.
+
+PYTHON ?= python3
+PROVIDER ?= cpu
+CONFIG ?= training/configs/mnist.yaml
+BUNDLE ?= models/mnist
+
+DEV := .venv
+SERVE := .venv-serve-$(PROVIDER)
+RAY := .venv-ray
+PEERS := .venv-peers
+# One thread a test process: many small sessions on few cores are slower with more.
+PYTEST = OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check train bench bench-peers gpu-check check-containers docs test-ray clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+serve: $(SERVE)/installed ## serve models/mnist on port 8000 (PORT=, VQSERVE_*=; PROVIDER=gpu for the CUDA build)
+	$(if $(PORT),VQSERVE_PORT=$(PORT)) exec $(SERVE)/bin/python -m service
+
+test: $(DEV)/installed $(DEV)/bin/helm ## run the tests
+	$(PYTEST) $(PYTEST_ARGS)
+
+check: $(DEV)/installed ## ruff and mypy --strict
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+
+train: $(DEV)/installed ## fit CONFIG (default: MNIST) and export it to BUNDLE
+	$(DEV)/bin/python -m training fit --config $(CONFIG)
+	$(DEV)/bin/python -m export runs/$(basename $(notdir $(CONFIG))) $(BUNDLE)
+
+bench: $(DEV)/installed ## measure this machine: sampler, load, rate and distortion; one JSON line each
+	$(DEV)/bin/python -m benchmarks.sampler
+	$(DEV)/bin/python -m benchmarks.load
+	$(DEV)/bin/python -m benchmarks.rate_distortion
+
+bench-peers: $(PEERS)/installed ## measure beside other servers, all in the same run
+	$(PEERS)/bin/python -m benchmarks.peers
+
+gpu-check: $(DEV)/installed ## on a GPU machine: CUDA against CPU, then the benchmarks; one JSON document
+	$(DEV)/bin/python -m export.gpu_check $(BUNDLE)
+
+check-containers: $(DEV)/installed ## build the images, run compose and break it on purpose; one JSON document
+	$(DEV)/bin/python docker/check_containers.py
+
+docs: $(DEV)/installed ## write the generated pages
+	$(DEV)/bin/python -m service.docs
+
+test-ray: $(RAY)/installed ## the Ray tests, on a local cluster of two nodes of which one is killed
+	OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest deploy/ray $(PYTEST_ARGS)
+
+clean: ## remove the environments that make created
+	rm -rf $(DEV) .venv-serve-cpu .venv-serve-gpu $(RAY) $(PEERS)
+
+# Environments. A stamp is newer than both files that decide what is in it, so a second run installs nothing.
+$(DEV)/installed: EXTRAS = training,service,test
+$(SERVE)/installed: EXTRAS = service,$(PROVIDER)
+$(RAY)/installed: EXTRAS = service,cpu,ray,test
+$(PEERS)/installed: EXTRAS = service,cpu,peers,test
+
+%/installed: pyproject.toml constraints.txt constraints-gpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "vqserve needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt $(if $(findstring gpu,$*),-c constraints-gpu.txt) -e ".[$(EXTRAS)]"
+	touch $@
