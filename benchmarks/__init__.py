@@ -1,0 +1,1 @@
+"""Side by side with peers. Every benchmark ends with one line of JSON."""

@@ -1,0 +1,54 @@
+"""What can be wrong with code bytes. Every failure to read a container is one of these, with a message for its sender.
+
+In: nothing. Out: the exceptions. `type` is stable and goes into the problem document that the HTTP service answers.
+"""
+
+from __future__ import annotations
+
+
+class ContainerError(ValueError):
+    """The bytes are not a container that this model can decode."""
+
+    type = "container"
+
+
+class NotAContainerError(ContainerError):
+    """The first bytes are not the magic number."""
+
+    type = "container-magic"
+
+
+class FormatVersionError(ContainerError):
+    """A container of another format version."""
+
+    type = "container-format-version"
+
+
+class WrongModelError(ContainerError):
+    """Made by another model, or by another version of this one."""
+
+    type = "container-model"
+
+
+class HeaderError(ContainerError):
+    """A header field that no encoder writes."""
+
+    type = "container-header"
+
+
+class OverLimitError(ContainerError):
+    """A valid header that asks for more than the limits allow."""
+
+    type = "container-over-limit"
+
+
+class DamagedError(ContainerError):
+    """Truncated, extended or altered bytes, found before the checksum."""
+
+    type = "container-damaged"
+
+
+class ChecksumError(DamagedError):
+    """The decoded codes are not those that were encoded."""
+
+    type = "container-checksum"
