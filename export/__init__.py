@@ -1,0 +1,1 @@
+"""The only bridge between training and service: a training run becomes a bundle of ONNX graphs and a manifest."""

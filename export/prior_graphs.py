@@ -1,0 +1,247 @@
+"""The prior as ONNX: teacher-forced, by rows (the sampler) and by pixels (the entropy decoder).
+
+In: a trained `training.prior.PixelCNN`. Out: ONNX models whose inputs and outputs docs/bundle-format.md lists. They all
+compute what `PixelCNN.forward` computes, bit for bit. What differs is what is remembered: `prior` sees the whole grid,
+`prior_row` keeps one row of each vertical layer in `caches`, `prior_pixel` two columns of each horizontal layer in `left`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from export.onnx_builder import GraphBuilder
+from export.sampling_graph import draw_code
+from training.prior import (
+    EMBEDDING_LIMIT,
+    GATE_LIMIT,
+    HEAD_LIMIT,
+    HORIZONTAL_TAPS,
+    STREAM_LIMIT,
+    VERTICAL_TAPS,
+    FixedPointLinear,
+    GatedLayer,
+    PixelCNN,
+    quantized_bias,
+)
+
+FloatArray = NDArray[np.float32]
+LAST = np.iinfo(np.int64).max
+assert EMBEDDING_LIMIT < STREAM_LIMIT
+
+
+def _array(tensor: torch.Tensor) -> FloatArray:
+    return tensor.detach().numpy().astype(np.float32)
+
+
+def _fold_gate(columns: FloatArray) -> FloatArray:
+    """Divide the sigmoid half of the last axis by 4 (a power of two: exact), so that the graph need not."""
+    half = columns.shape[-1] // 2
+    return np.concatenate([columns[..., :half], columns[..., half:] / 4], axis=-1)
+
+
+def _gate_shift(channels: int) -> FloatArray:
+    """(2C,): 0 for the tanh half, 32 for the sigmoid half: the +1/2 of the hard sigmoid."""
+    return np.repeat(np.array([0, GATE_LIMIT / 2], np.float32), channels)
+
+
+class PriorGraphs:
+    """Writes the graphs of one prior; constants are computed once and shared."""
+
+    def __init__(self, prior: PixelCNN) -> None:
+        self.prior = prior
+        self.channels = prior.channels
+        self.layers: list[GatedLayer] = [*prior.vertical, *prior.horizontal]  # type: ignore[list-item]
+        zero = np.zeros((1, self.channels), np.float32)
+        self.embedding = np.concatenate([zero, _array(prior.quantized_embedding())])  # row 0 stands for "no code"
+        bias = _array(quantized_bias(prior.label_bias)).reshape(-1, len(self.layers), 2 * self.channels)
+        self.label_bias = _fold_gate(bias) + _gate_shift(self.channels)  # (labels+1, V+N, 2C)
+
+    # ---- the parts, in the order of PixelCNN.forward
+
+    def embed(self, graph: GraphBuilder, codes: str) -> str:
+        """Codes int64 of any shape, -1 for none -> (..., C)."""
+        index = graph.op("Add", codes, graph.integers(1))
+        return graph.op("Gather", graph.constant(self.embedding), index, axis=0)
+
+    def label_biases(self, graph: GraphBuilder, labels: str, first: int, count: int, axes: int) -> list[str]:
+        """One (B, 1 x axes, 2C) bias a layer."""
+        table = self.label_bias[:, first : first + count].reshape(len(self.label_bias), -1)
+        biases = graph.op("Gather", graph.constant(table), labels, axis=0)
+        if axes:
+            biases = graph.op("Unsqueeze", biases, graph.integers(*range(1, axes + 1)))
+        return graph.ops("Split", biases, count=count, axis=-1, num_outputs=count) if count > 1 else [biases]
+
+    def gated(self, graph: GraphBuilder, layer: GatedLayer, stream: str, summed: str) -> str:
+        """stream + round(out(gate(summed))): `summed` is taps + conditioning, folded by `_fold_gate`."""
+        rounded = graph.op("Round", summed)
+        tanh, sigmoid = graph.ops("Split", rounded, count=2, axis=-1, num_outputs=2)
+        tanh = graph.op("Clip", tanh, graph.scalar(-GATE_LIMIT), graph.scalar(GATE_LIMIT))
+        sigmoid = graph.op("Clip", sigmoid, graph.scalar(0), graph.scalar(GATE_LIMIT))
+        weight = _array(layer.out.quantized_weight()) / GATE_LIMIT
+        update = graph.op("MatMul", graph.op("Mul", tanh, sigmoid), graph.constant(weight))
+        moved = graph.op("Add", stream, graph.op("Round", update))
+        return graph.op("Clip", moved, graph.scalar(-STREAM_LIMIT), graph.scalar(STREAM_LIMIT))
+
+    def vertical(self, graph: GraphBuilder, layer: GatedLayer, rows: str, above: str, bias: str, rank: int) -> str:
+        """One vertical layer over rows (B,[h,]w,C), given the same rows shifted down by one."""
+        both = graph.op("Concat", rows, above, axis=-1)  # (..., w, 2C)
+        side = [0] * (rank - 2) + [1, 0]
+        padded = graph.op("Pad", both, graph.integers(*side, *side))
+        columns = [graph.slice(padded, rank - 2, start, end) for start, end in ((0, -2), (1, -1), (2, LAST))]
+        gathered = graph.op("Concat", *columns, axis=-1)  # (..., w, 3*2C): by column, then row
+        weight = _array(layer.taps.quantized_weight()).reshape(len(VERTICAL_TAPS), self.channels, -1)
+        order = [VERTICAL_TAPS.index((row, column)) for column in (-1, 0, 1) for row in (0, -1)]
+        matrix = _fold_gate(weight[order].reshape(-1, 2 * self.channels))
+        return self.gated(graph, layer, rows, graph.op("Add", graph.op("MatMul", gathered, graph.constant(matrix)), bias))
+
+    def context(self, graph: GraphBuilder, above: str, labels: str, axes: int) -> str:
+        """The vertical stack's word to every horizontal layer, label included: (..., N*2C)."""
+        count = len(self.prior.horizontal)
+        folded = _array(self.prior.context.quantized_weight()).reshape(self.channels, count, -1)
+        product = graph.op("MatMul", above, graph.constant(_fold_gate(folded).reshape(self.channels, -1)))
+        table = self.label_bias[:, len(self.prior.vertical) :].reshape(len(self.label_bias), -1)
+        bias = graph.op("Gather", graph.constant(table), labels, axis=0)
+        return graph.op("Add", product, graph.op("Unsqueeze", bias, graph.integers(*range(1, axes + 1))))
+
+    def head(self, graph: GraphBuilder, stream: str) -> str:
+        """(..., C) -> integer logits float32 (..., K)."""
+        hidden = graph.op("Round", self._biased(graph, self.prior.hidden, stream))
+        hidden = graph.op("Clip", hidden, graph.scalar(0), graph.scalar(HEAD_LIMIT))
+        return graph.op("Round", self._biased(graph, self.prior.head, hidden))
+
+    def _biased(self, graph: GraphBuilder, linear: FixedPointLinear, x: str) -> str:
+        assert linear.bias is not None
+        product = graph.op("MatMul", x, graph.constant(_array(linear.quantized_weight())))
+        return graph.op("Add", product, graph.constant(_array(quantized_bias(linear.bias))))
+
+    def rows(self, graph: GraphBuilder, above: str, labels: str, caches: str, w: int | str) -> tuple[str, str]:
+        """One row of the vertical stack: `above` (B,w,C) embeds the codes of the row above; -> context, next caches."""
+        count = len(self.prior.vertical)
+        biases = self.label_biases(graph, labels, 0, count, 1)
+        remembered = graph.ops("Split", caches, count=count + 1, axis=1, num_outputs=count + 1)[1:]
+        kept = [above]
+        for layer, bias, cache in zip(self.prior.vertical, biases, remembered, strict=True):
+            before = graph.op("Squeeze", cache, graph.integers(1))
+            kept.append(self.vertical(graph, layer, kept[-1], before, bias, rank=3))  # type: ignore[arg-type]
+        slots = [graph.op("Unsqueeze", row, graph.integers(1)) for row in kept[:-1]]
+        return self.context(graph, kept[-1], labels, 1), graph.op("Concat", *slots, axis=1)
+
+    def column(self, graph: GraphBuilder, stream: str, context: str, left: list[list[str]]) -> str:
+        """One pixel of the horizontal stack; `left[layer]` holds the layer's inputs at columns j-1, j-2 and grows."""
+        width = 2 * self.channels
+        for index, layer in enumerate(self.prior.horizontal):
+            gathered = [stream, *left[index]]
+            conditioning = graph.slice(context, 1, index * width, (index + 1) * width)
+            matrix = _fold_gate(_array(layer.taps.quantized_weight()))[: len(gathered) * self.channels]  # type: ignore[operator,union-attr]
+            taps = graph.op("Concat", *gathered, axis=-1) if len(gathered) > 1 else stream
+            left[index] = gathered[: HORIZONTAL_TAPS - 1]
+            stream = self.gated(graph, layer, stream, graph.op("Gemm", taps, graph.constant(matrix), conditioning))  # type: ignore[arg-type]
+        return self.head(graph, stream)
+
+    # ---- the graphs
+
+    def teacher_forced(self) -> onnx.ModelProto:
+        graph = GraphBuilder("prior")
+        codes = graph.input("codes", "int64", ("B", "h", "w"))
+        labels = graph.input("labels", "int64", ("B",))
+        embedded = self.embed(graph, codes)  # (B,h,w,C)
+        above = self._shifted(graph, embedded, axis=1)
+        biases = self.label_biases(graph, labels, 0, len(self.prior.vertical), 2)
+        for layer, bias in zip(self.prior.vertical, biases, strict=True):
+            above = self.vertical(graph, layer, above, self._shifted(graph, above, axis=1), bias, rank=4)  # type: ignore[arg-type]
+        context = self.context(graph, above, labels, 2)
+        count = len(self.prior.horizontal)
+        contexts = graph.ops("Split", context, count=count, axis=-1, num_outputs=count) if count > 1 else [context]
+        stream = self._shifted(graph, embedded, axis=2)
+        for layer, conditioning in zip(self.prior.horizontal, contexts, strict=True):
+            taps = [stream]
+            for _ in range(HORIZONTAL_TAPS - 1):
+                taps.append(self._shifted(graph, taps[-1], axis=2))
+            matrix = _fold_gate(_array(layer.taps.quantized_weight()))  # type: ignore[operator,union-attr]
+            product = graph.op("MatMul", graph.op("Concat", *taps, axis=-1), graph.constant(matrix))
+            stream = self.gated(graph, layer, stream, graph.op("Add", product, conditioning))  # type: ignore[arg-type]
+        logits = graph.cast(self.head(graph, stream), "int32")
+        graph.output(logits, "logits", "int32", ("B", "h", "w", self.prior.codebook_size))
+        return graph.model()
+
+    def _shifted(self, graph: GraphBuilder, x: str, axis: int) -> str:
+        """x (B,h,w,C) moved by one along `axis`, zero where nothing is."""
+        begin = [1 if i == axis else 0 for i in range(4)]
+        return graph.slice(graph.op("Pad", x, graph.integers(*begin, 0, 0, 0, 0)), axis, 0, -1)
+
+    def row(self, w: int, frequency_table: NDArray[np.int32], *, filters: bool) -> onnx.ModelProto:
+        """The sampler: all w columns of one row, unrolled. Without `filters` top_k and top_p are ignored inputs-less."""
+        prior = self.prior
+        graph = GraphBuilder("prior_row" if filters else "prior_row_unfiltered")
+        uniforms = graph.input("uniforms", "float32", ("B", w))
+        labels = graph.input("labels", "int64", ("B",))
+        controls = {"inverse_temperature": graph.input("inverse_temperature", "float32", ("B",))}
+        if filters:
+            controls["top_k"] = graph.input("top_k", "int64", ("B",))
+            controls["top_p"] = graph.input("top_p", "float32", ("B",))
+        known_codes = graph.input("known_codes", "int64", ("B", w))
+        known_mask = graph.input("known_mask", "bool", ("B", w))
+        cache_shape = ("B", len(prior.vertical) + 1, w, self.channels)
+        caches = graph.input("caches", "float32", cache_shape)
+
+        controls = {name: graph.op("Unsqueeze", value, graph.integers(1)) for name, value in controls.items()}
+        above = graph.op("Squeeze", graph.slice(caches, 1, 0, 1), graph.integers(1))  # (B,w,C): codes of the row above
+        context, kept = self.rows(graph, above, labels, caches, w)
+        columns = [graph.op("Squeeze", c, graph.integers(1)) for c in self._split(graph, context, w)]
+        drawn: list[str] = []
+        embedded: list[str] = []
+        left: list[list[str]] = [[] for _ in prior.horizontal]
+        zeros = graph.op("Mul", graph.op("Squeeze", graph.slice(above, 1, 0, 1), graph.integers(1)), graph.scalar(0))
+        for j, column in enumerate(columns):
+            stream = embedded[-1] if embedded else zeros
+            logits = self.column(graph, stream, column, left)
+            code = draw_code(graph, logits, graph.slice(uniforms, 1, j, j + 1), controls, frequency_table)
+            known = graph.slice(known_mask, 1, j, j + 1)
+            code = graph.op("Where", known, graph.slice(known_codes, 1, j, j + 1), code)  # (B,1)
+            drawn.append(code)
+            embedded.append(graph.op("Squeeze", self.embed(graph, code), graph.integers(1)))
+        codes = graph.op("Concat", *drawn, axis=1) if w > 1 else drawn[0]
+        graph.output(codes, "sampled_codes", "int64", ("B", w))
+        below = graph.op("Unsqueeze", self.embed(graph, codes), graph.integers(1))
+        graph.output(graph.op("Concat", below, kept, axis=1), "next_caches", "float32", cache_shape)
+        return graph.model()
+
+    def _split(self, graph: GraphBuilder, context: str, w: int) -> list[str]:
+        return graph.ops("Split", context, count=w, axis=1, num_outputs=w) if w > 1 else [context]
+
+    def context_row(self) -> onnx.ModelProto:
+        graph = GraphBuilder("prior_context")
+        codes_above = graph.input("codes_above", "int64", ("B", "w"))
+        labels = graph.input("labels", "int64", ("B",))
+        cache_shape = ("B", len(self.prior.vertical) + 1, "w", self.channels)
+        caches = graph.input("caches", "float32", cache_shape)
+        above = self.embed(graph, codes_above)
+        context, kept = self.rows(graph, above, labels, caches, "w")
+        graph.output(context, "context", "float32", ("B", "w", 2 * self.channels * len(self.prior.horizontal)))
+        unused = graph.op("Unsqueeze", above, graph.integers(1))  # keeps the shape of prior_row's caches
+        graph.output(graph.op("Concat", unused, kept, axis=1), "next_caches", "float32", cache_shape)
+        return graph.model()
+
+    def pixel(self) -> onnx.ModelProto:
+        graph = GraphBuilder("prior_pixel")
+        layers, taps = len(self.prior.horizontal), HORIZONTAL_TAPS - 1
+        context = graph.input("context", "float32", ("B", 2 * self.channels * layers))
+        previous = graph.input("previous_codes", "int64", ("B",))
+        left_shape = ("B", layers, taps, self.channels)
+        left_input = graph.input("left", "float32", left_shape)
+        left: list[list[str]] = []
+        for index in range(layers):
+            rows = graph.slice(left_input, 1, index, index + 1)  # (B,1,taps,C)
+            left.append(
+                [graph.op("Squeeze", graph.slice(rows, 2, t, t + 1), graph.integers(1, 2)) for t in range(taps)]
+            )
+        logits = self.column(graph, self.embed(graph, previous), context, left)
+        graph.output(graph.cast(logits, "int32"), "logits", "int32", ("B", self.prior.codebook_size))
+        slots = [graph.op("Unsqueeze", x, graph.integers(1)) for layer in left for x in layer]
+        stacked = graph.op("Concat", *slots, axis=1)  # (B, layers*taps, C)
+        shape = graph.integers(0, layers, taps, self.channels)
+        graph.output(graph.op("Reshape", stacked, shape), "next_left", "float32", left_shape)
+        return graph.model()

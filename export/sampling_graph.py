@@ -1,0 +1,69 @@
+"""Inverse-CDF sampling on integers, as ONNX nodes: logits -> frequencies -> cumulative table -> code.
+
+The same integers as the entropy coder's (docs/bundle-format.md). The filters keep the codes whose distance from the
+largest logit is at most a threshold: top-k takes the k-th smallest distance, top-p the smallest distance at which the kept
+mass reaches p. Codes at equal distance are kept or dropped together, so that the order of the codebook decides nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.onnx_builder import GraphBuilder
+
+UNIFORM_BITS = 24  # uniforms are multiples of 2^-24: float32 holds them exactly
+
+
+def draw_code(
+    graph: GraphBuilder,
+    logits: str,
+    uniform: str,
+    controls: dict[str, str],
+    frequency_table: NDArray[np.int32],
+) -> str:
+    """Integer logits float32 (B,K), uniform (B,1), controls (B,1) each -> codes int64 (B,1)."""
+    last = graph.scalar(len(frequency_table) - 1)
+    distance = graph.op("Sub", graph.op("ReduceMax", logits, graph.integers(1)), logits)
+    scaled = graph.op("Round", graph.op("Mul", distance, controls["inverse_temperature"]))
+    index = graph.cast(graph.op("Min", scaled, last), "int32")  # (B,K) in [0, len)
+    frequencies = graph.op("Gather", graph.constant(frequency_table), index, axis=0)  # (B,K) int32
+    if "top_k" in controls:
+        frequencies = _filtered(graph, index, frequencies, controls, len(frequency_table))
+    cumulative = graph.op("CumSum", frequencies, graph.constant(np.array(1, np.int64)))  # (B,K) int32, inclusive
+    total = graph.slice(cumulative, 1, -1, np.iinfo(np.int64).max)  # (B,1)
+    point = graph.op("Min", _scaled_total(graph, total, uniform, UNIFORM_BITS), graph.op("Sub", total, _one(graph)))
+    below = graph.cast(graph.op("LessOrEqual", cumulative, point), "int32")
+    return graph.cast(graph.op("ReduceSum", below, graph.integers(1)), "int64")
+
+
+def _one(graph: GraphBuilder) -> str:
+    return graph.constant(np.array(1, np.int32))
+
+
+def _scaled_total(graph: GraphBuilder, total: str, fraction: str, bits: int) -> str:
+    """floor(total * fraction) in integers: total int32 (B,1), fraction float32 a multiple of 2^-bits -> int32 (B,1)."""
+    numerator = graph.cast(graph.op("Mul", fraction, graph.scalar(1 << bits)), "int64")
+    product = graph.op("Mul", graph.cast(total, "int64"), numerator)
+    return graph.cast(graph.op("Div", product, graph.integers(1 << bits)), "int32")
+
+
+def _filtered(graph: GraphBuilder, index: str, frequencies: str, controls: dict[str, str], length: int) -> str:
+    """Zero the frequencies of codes beyond the top-k and then the top-p threshold."""
+    size = graph.op("Slice", graph.op("Shape", index), graph.integers(1), graph.integers(2))
+    ordered, order = graph.ops("TopK", index, size, count=2, axis=-1, largest=0, sorted=1)  # distances, ascending
+    k_index = graph.op("Sub", controls["top_k"], graph.integers(1))
+    k_threshold = graph.op("GatherElements", ordered, k_index, axis=1)  # (B,1)
+    kept = _zero_beyond(graph, graph.op("GatherElements", frequencies, order, axis=1), ordered, k_threshold)
+    mass = graph.op("CumSum", kept, graph.constant(np.array(1, np.int64)))  # (B,K)
+    total = graph.slice(mass, 1, -1, np.iinfo(np.int64).max)
+    wanted = _scaled_total(graph, total, controls["top_p"], UNIFORM_BITS)
+    before = graph.cast(graph.op("Less", mass, wanted), "int32")  # 1 until the mass reaches p
+    p_index = graph.cast(graph.op("ReduceSum", before, graph.integers(1)), "int64")
+    p_threshold = graph.op("GatherElements", ordered, p_index, axis=1)
+    return _zero_beyond(graph, frequencies, index, graph.op("Min", k_threshold, p_threshold))
+
+
+def _zero_beyond(graph: GraphBuilder, frequencies: str, distances: str, threshold: str) -> str:
+    inside = graph.cast(graph.op("LessOrEqual", distances, threshold), "int32")
+    return graph.op("Mul", frequencies, inside)

@@ -1,0 +1,1 @@
+"""The HTTP service: pictures to codes, codes to pictures, and new pictures from the prior."""

@@ -1,0 +1,223 @@
+"""The bundle: a folder with `manifest.json` and ONNX graphs that describe themselves.
+
+In: the path of a bundle folder. Out: a checked `Bundle` (manifest + absolute paths), or a `BundleError` that names
+the field that does not match. The schema lives here because the service, which consumes bundles, owns the contract;
+`export` imports it to write them. Nothing that is loaded can execute code: JSON and ONNX only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+GraphName = Literal[
+    "encoder", "quantizer", "encoder_quantizer", "decoder", "prior", "prior_row", "prior_context", "prior_pixel"
+]
+REQUIRED_GRAPHS: tuple[GraphName, ...] = ("encoder", "quantizer", "encoder_quantizer", "decoder")
+PRIOR_GRAPHS: tuple[GraphName, ...] = ("prior", "prior_row", "prior_context", "prior_pixel")
+
+
+class BundleError(ValueError):
+    """The folder is not a bundle that this service can serve; the message says which field and what to do."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Strict):
+    """One named graph input or output. A string in `shape` is a dynamic axis (B, H, W, h, w)."""
+
+    name: str
+    dtype: Literal["uint8", "int32", "int64", "float32", "bool"]
+    shape: tuple[int | str, ...]
+
+
+class GraphSpec(_Strict):
+    file: str = Field(pattern=r"^[A-Za-z0-9_]+\.onnx$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class PictureSpec(_Strict):
+    """H, W, C of the training pictures. With `any_size`, any multiple of `multiple_of` is a valid height and width."""
+
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    channels: Literal[1, 3]
+    any_size: bool
+    multiple_of: int = Field(gt=0)
+
+
+class CodesSpec(_Strict):
+    """h, w of the code grid of one training picture, K codebook vectors of D numbers."""
+
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    codebook_size: int = Field(gt=1)
+    dimension: int = Field(gt=0)
+
+
+class PriorSpec(_Strict):
+    """What the sampler and the codec need to know about the integer prior beside its graphs.
+
+    `frequency_table[d]` is the integer frequency of a code whose logit lies `d` below the largest logit of its
+    position; distances beyond the table take its last entry. K * frequency_table[0] < 2**31, all entries >= 1, so that
+    cumulative frequencies fit int32. `label_count` is 0 for an unconditional prior; a conditional one knows labels
+    0..label_count-1 and `label_count` itself, which means "no label".
+    """
+
+    frequency_table: tuple[int, ...] = Field(min_length=2)
+    label_count: int = Field(ge=0)
+    cache_shape: tuple[int, int, int]  # (layers + 1, w, channels): `caches` of prior_row is float32 (B, *cache_shape)
+    pixel_cache_shape: tuple[int, int, int]  # (layers, taps - 1, channels): `left` of prior_pixel, zero at column 0
+    context_channels: int  # prior_context gives float32 (B, w, context_channels)
+    largest_partial_sum: int  # proved at export to be below 2**24: float32 sums are exact in any order
+
+    @model_validator(mode="after")
+    def _frequencies_are_usable(self) -> PriorSpec:
+        if min(self.frequency_table) < 1:
+            raise ValueError("frequency_table entries must be at least 1")
+        if any(a < b for a, b in zip(self.frequency_table, self.frequency_table[1:], strict=False)):
+            raise ValueError("frequency_table must not increase")
+        if self.largest_partial_sum >= 1 << 24:
+            raise ValueError("largest_partial_sum must be below 2**24")
+        return self
+
+
+class Quality(_Strict):
+    """Measured on the test split named in `split`. MSE is the mean over pixels on [0, 1]; PSNR in dB from that MSE."""
+
+    split: str
+    pictures: int
+    mse: float
+    psnr_db: float
+    perplexity: float
+    bits_per_code: float | None = None  # of the prior, with labels where it has them
+    bits_per_code_unlabelled: float | None = None
+
+
+class Parity(_Strict):
+    """Measured by `export.verify` against PyTorch on real pictures."""
+
+    pictures: int
+    codes_compared: int
+    codes_different: int
+    largest_pixel_difference: int
+    prior_logits_compared: int = 0
+    prior_logits_different: int = 0
+    sampled_codes_compared: int = 0
+    sampled_codes_different: int = 0
+
+
+class Provenance(_Strict):
+    config: dict[str, object]
+    data_digest: str
+    data_licence: str
+    commit: str | None
+    libraries: dict[str, str]
+
+
+class Manifest(_Strict):
+    format_version: Literal[1]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    version: str = Field(pattern=r"^[0-9a-f]{64}$")
+    family: str
+    picture: PictureSpec
+    codes: CodesSpec
+    labels: tuple[str, ...] | None
+    graphs: dict[GraphName, GraphSpec]
+    prior: PriorSpec | None
+    code_histogram: tuple[int, ...]
+    codebook_colours: tuple[str, ...] | None = None  # "#rrggbb" a code: the mean colour of its decoded patch
+    quality: Quality
+    parity: Parity
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Manifest:
+        missing = [name for name in REQUIRED_GRAPHS if name not in self.graphs]
+        if self.prior is not None:
+            missing += [name for name in PRIOR_GRAPHS if name not in self.graphs]
+            if self.codes.codebook_size * self.prior.frequency_table[0] >= 1 << 31:
+                raise ValueError("codebook_size * frequency_table[0] must be below 2**31")
+            if self.prior.label_count != len(self.labels or ()):
+                raise ValueError(f"prior.label_count is {self.prior.label_count}, labels has {len(self.labels or ())}")
+        if missing:
+            raise ValueError(f"graphs lacks {', '.join(missing)}")
+        if len(self.code_histogram) != self.codes.codebook_size:
+            raise ValueError(f"code_histogram has {len(self.code_histogram)} entries, not {self.codes.codebook_size}")
+        factor = self.picture.multiple_of
+        grid = (self.codes.height * factor, self.codes.width * factor)
+        if grid != (self.picture.height, self.picture.width):
+            raise ValueError(f"codes x multiple_of is {grid}, picture is {self.picture.height}x{self.picture.width}")
+        if self.version != version_of(self.graphs):
+            raise ValueError(f"version is {self.version[:12]}..., the graphs hash to {version_of(self.graphs)[:12]}...")
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    folder: Path
+    manifest: Manifest
+
+    def graph_path(self, name: GraphName) -> Path:
+        return self.folder / self.manifest.graphs[name].file
+
+
+def version_of(graphs: dict[GraphName, GraphSpec]) -> str:
+    """The bundle's version: SHA-256 over the sorted (graph name, graph hash) pairs."""
+    lines = "".join(f"{name} {spec.sha256}\n" for name, spec in sorted(graphs.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_bundle(folder: Path | str) -> Bundle:
+    """Read and check a bundle folder.
+
+    Raises:
+        BundleError: no manifest, another format version, an invalid field, or a graph file that is missing or whose
+            hash differs from the manifest's.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise BundleError(f"{path} does not exist: make a bundle with `python -m export RUN {folder}`")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path} is not JSON: {error}") from error
+    found = data.get("format_version") if isinstance(data, dict) else None
+    if found != FORMAT_VERSION:
+        raise BundleError(f"{path}: format_version is {found!r}, this service reads {FORMAT_VERSION}: export it again")
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "manifest"
+        raise BundleError(f"{path}: {where}: {first['msg']}") from error
+    for name, graph in manifest.graphs.items():
+        _check_graph_file(folder / graph.file, name, graph)
+    return Bundle(folder.resolve(), manifest)
+
+
+def _check_graph_file(path: Path, name: str, graph: GraphSpec) -> None:
+    if not path.is_file():
+        raise BundleError(f"graph {name}: {path} does not exist")
+    digest = sha256_file(path)
+    if digest != graph.sha256:
+        raise BundleError(f"graph {name}: {path} has sha256 {digest[:12]}..., the manifest says {graph.sha256[:12]}...")
