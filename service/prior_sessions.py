@@ -1,0 +1,48 @@
+"""The prior of a bundle behind the codec's `PriorGraphs`. In: a bundle and what opens a graph file. Out: logits.
+
+Anything with `run(None, inputs)` serves as a session: onnxruntime's, or ONNX's reference evaluator in the tests, which
+must give the same integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from service.bundle import Bundle
+from service.codec_model import CodecModel
+from service.prior_coding import Codes, Floats, Logits
+
+
+class Session(Protocol):
+    def run(self, output_names: None, input_feed: Mapping[str, Any]) -> Any: ...
+
+
+class PriorSessions:
+    """Implements `PriorGraphs`; shapes and dtypes are those of docs/bundle-format.md."""
+
+    def __init__(self, bundle: Bundle, open_session: Callable[[Path], Session]) -> None:
+        self._prior = open_session(bundle.graph_path("prior"))
+        self._context = open_session(bundle.graph_path("prior_context"))
+        self._pixel = open_session(bundle.graph_path("prior_pixel"))
+
+    def logits(self, codes: Codes, labels: Codes) -> Logits:
+        (logits,) = self._prior.run(None, {"codes": codes, "labels": labels})
+        return logits  # type: ignore[no-any-return]
+
+    def context(self, codes_above: Codes, labels: Codes, caches: Floats) -> tuple[Floats, Floats]:
+        inputs = {"codes_above": codes_above, "labels": labels, "caches": caches}
+        context, next_caches = self._context.run(None, inputs)
+        return context, next_caches
+
+    def pixel(self, context: Floats, previous_codes: Codes, left: Floats) -> tuple[Logits, Floats]:
+        inputs = {"context": context, "previous_codes": previous_codes, "left": left}
+        logits, next_left = self._pixel.run(None, inputs)
+        return logits, next_left
+
+
+def codec_model(bundle: Bundle, open_session: Callable[[Path], Session]) -> CodecModel:
+    """The codec's model of a bundle, with its prior where it has one."""
+    graphs = PriorSessions(bundle, open_session) if bundle.manifest.prior is not None else None
+    return CodecModel.of(bundle.manifest, graphs)
