@@ -1,0 +1,92 @@
+"""What happens around the training steps: repeatable randomness, the stop at a NaN, pictures in TensorBoard.
+
+In: Lightning's hooks. Out: log entries and, where the loss is not finite, a `TrainingDiverged` that names the last good
+checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from numpy.typing import NDArray
+from torch import Tensor
+
+Sheet = Callable[[], NDArray[np.uint8]]  # draws a picture (H,W,C) of how training stands
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or a weight is not finite; the message names the last good checkpoint."""
+
+
+class Reseed(Callback):
+    """Seed every epoch by its number and the process, so that a resumed run draws what an uninterrupted one would."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        state = np.random.SeedSequence([self._seed, trainer.current_epoch, trainer.global_rank]).generate_state(1)
+        torch.manual_seed(int(state[0]))
+
+
+class StopAtNaN(Callback):
+    """Stops a run whose loss is not finite, before it can overwrite the last good checkpoint.
+
+    The losses are summed on the device and the sum, which keeps a NaN or an infinity, is read every `look_every` steps:
+    reading each one would make a GPU wait for every step.
+    """
+
+    def __init__(self, checkpoint: Path, look_every: int) -> None:
+        self._checkpoint, self._look_every = checkpoint, look_every
+        self._sum: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"].detach()
+        self._sum = loss if self._sum is None else self._sum + loss
+        if trainer.global_step % self._look_every == 0:
+            self._check(trainer, finite=bool(torch.isfinite(self._sum)))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        weights = (bool(torch.isfinite(parameter).all()) for parameter in pl_module.parameters())
+        self._check(trainer, finite=(self._sum is None or bool(torch.isfinite(self._sum))) and all(weights))
+        self._sum = None
+
+    def _check(self, trainer: Trainer, *, finite: bool) -> None:
+        if finite:
+            return
+        good = f"the last good checkpoint is {self._checkpoint}" if self._checkpoint.exists() else "no checkpoint yet"
+        raise TrainingDiverged(
+            f"the loss or a weight is not finite at step {trainer.global_step}; {good}. Lower the stage's learning_rate"
+            " and start in a new folder, or use --resume to try again from the checkpoint"
+        )
+
+
+class LogSheet(Callback):
+    """Adds a picture to TensorBoard after every `every`-th validation."""
+
+    def __init__(self, tag: str, draw: Sheet, every: int) -> None:
+        self._tag, self._draw, self._every = tag, draw, every
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or self._every == 0 or (trainer.current_epoch + 1) % self._every:
+            return
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_image(self._tag, self._draw(), trainer.global_step, dataformats="HWC")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """A checkpoint is written beside its name and then renamed: an interruption leaves the old one whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        partial = Path(f"{path}.partial")
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        partial.replace(path)

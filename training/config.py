@@ -1,0 +1,164 @@
+"""The configuration of a run: one YAML file, checked, with every default written here and nowhere else.
+
+In: a YAML file and `section.key=value` overrides. Out: a `RunConfig`, or a `ConfigError` that names the key and, for an
+unknown one, the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class ConfigError(ValueError):
+    """The configuration is not valid; the message names the key and says what to write instead."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Where the pictures come from. `source` is a path, or mnist, fashion_mnist or cifar10."""
+
+    source: str = "mnist"
+    root: str = "data"  # where named data sets lie, and are downloaded to
+    crop: int | None = Field(default=None, gt=0)  # side of random training crops, in pixels; None: whole pictures
+    flip: bool = False  # mirror half of the training pictures
+    grey: bool = False  # picture files become one channel
+    shorter_side: int | None = Field(default=None, gt=0)  # scale picture files to this shorter side, in pixels
+    validation_fraction: float = Field(default=0.02, gt=0, lt=1)  # of the training pictures
+    test_fraction: float = Field(default=0.15, gt=0, lt=1)  # where the source has no test split of its own
+    memory_mib: int = Field(default=4096, ge=0)  # picture files decoded beyond this are decoded again at each use
+    licence: str | None = None  # None: that of the named data set
+
+
+class QuantizerConfig(_Section):
+    kind: Literal["ema", "gradient", "fsq"] = "ema"
+    codebook_size: int = Field(default=512, gt=1)  # K; not for fsq, whose K is the product of its levels
+    commitment_cost: float = Field(default=0.25, ge=0)  # beta, eq. 3 of arXiv:1711.00937
+    rate_weight: float = Field(default=0.0, ge=0)  # lambda of the entropy-constrained assignment
+    usage_decay: float = Field(default=0.99, gt=0, lt=1)  # gamma, appendix A.1 of arXiv:1711.00937
+    restart_every: int = Field(default=100, ge=0)  # steps; 0: no restarts
+    restart_below: float = Field(default=0.03, ge=0, lt=1)  # of the mean usage
+    levels: tuple[int, ...] = (8, 8, 8)  # fsq only
+
+
+class AutoencoderConfig(_Section):
+    system: Literal["ae", "vae", "cvae", "vqvae"] = "vqvae"
+    channels: int = Field(default=128, gt=0)
+    residual_blocks: int = Field(default=2, ge=0)
+    downsampling: Literal[2, 4, 8] = 4
+    dimension: int = Field(default=64, gt=0)  # D, channels of the latents; fsq has as many as it has levels
+    latent_dimension: int = Field(default=32, gt=0)  # d, size of the latent vector of vae and cvae
+    data_variance: float = Field(default=0.1, gt=0)  # of the pixels on [0,1]; scales the reconstruction term of vqvae
+    quantizer: QuantizerConfig = QuantizerConfig()
+
+
+class PriorConfig(_Section):
+    channels: int = Field(default=64, gt=0)
+    vertical_layers: int = Field(default=6, gt=0)
+    horizontal_layers: int = Field(default=3, gt=0)
+    head_channels: int = Field(default=128, gt=0)
+    label_dropout: float = Field(default=0.1, ge=0, lt=1)  # part of the training codes whose label is hidden
+
+
+class StageConfig(_Section):
+    """AdamW with linear warm-up and cosine decay to zero over `steps`."""
+
+    steps: int = Field(default=8000, gt=0)
+    batch_size: int = Field(default=128, gt=0)  # over all processes
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    gradient_clip: float = Field(default=1.0, ge=0)  # largest norm of the gradient; 0: no clipping
+    validate_every: int = Field(default=500, gt=0)  # steps between validations; a checkpoint follows each
+
+
+class TrainerConfig(_Section):
+    seed: int = Field(default=1, ge=0)
+    accelerator: str = "auto"  # Lightning's accelerator, devices, nodes, strategy and precision
+    devices: int | Literal["auto"] = "auto"
+    nodes: int = Field(default=1, gt=0)
+    strategy: str = "auto"
+    precision: str = "32-true"  # of the autoencoder; the prior's integers need float32
+    log_every: int = Field(default=50, gt=0)  # steps between log lines and between looks for a NaN
+    sample_every: int = Field(
+        default=1, ge=0
+    )  # validations between sheets of samples in the log; 0: none before the end
+    autoencoder: StageConfig = StageConfig()
+    prior: StageConfig = StageConfig()
+
+
+class RunConfig(_Section):
+    """Everything that `fit` needs beside the code and the data."""
+
+    name: str = Field(default="run", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    data: DataConfig = DataConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    prior: PriorConfig | None = PriorConfig()  # null: the autoencoder alone
+    trainer: TrainerConfig = TrainerConfig()
+
+    def grid(self, picture: tuple[int, int, int]) -> tuple[int, int]:
+        """(h, w) of the codes of a picture of (C, H, W)."""
+        return picture[1] // self.autoencoder.downsampling, picture[2] // self.autoencoder.downsampling
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `section.key=value` overrides (values are YAML too) and check the result."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a mapping of sections")
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values)
+
+
+def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem["loc"], problem) for problem in error.errors())) from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *sections, last = key.split(".")
+    if not equals or not last:
+        raise ConfigError(f"{override!r} is not section.key=value, for example trainer.seed=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{override!r}: {section} has no keys of its own")
+        values = inner
+    values[last] = value
+
+
+def _explain(location: tuple[int | str, ...], problem: Mapping[str, Any]) -> str:
+    key = ".".join(map(str, location))
+    if problem["type"] != "extra_forbidden":
+        return f"{key}: {problem['msg']}, got {problem['input']!r}"
+    names = _names_at(location[:-1])
+    near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0)
+    return f"{key} is unknown; the nearest name is {'.'.join([*map(str, location[:-1]), *near])}"
+
+
+def _names_at(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = RunConfig
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        section = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return list(section.model_fields)

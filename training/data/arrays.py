@@ -1,0 +1,140 @@
+"""Readers of pictures that are stored as arrays: IDX folders, `.npz` files and the CIFAR-10 binary archive.
+
+In: a path. Out: a `Source` of uint8 pictures (N, C, H, W) and int64 labels. Nothing here unpickles: `.npz` files are
+read with `allow_pickle=False`, and CIFAR-10 in its binary form, not in the pickled one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.data.dataset import DataError, Source, Split
+
+IDX_PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_RECORD = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
+NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("images", "labels", "test_images", "test_labels"))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's content, decompressed where it is gzip."""
+    raw = path.read_bytes()
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is a damaged gzip file ({error}): delete it and fetch it again") from error
+
+
+def find_idx(folder: Path, part: str) -> Path | None:
+    """The file of one IDX part, raw or gzip, under the original name or the one with a dot before `idx`."""
+    names = (part, f"{part}.gz", part.replace("-idx", ".idx"), part.replace("-idx", ".idx") + ".gz")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def parse_idx(content: bytes, path: Path) -> NDArray[np.uint8]:
+    """An IDX array of unsigned bytes: two zero bytes, type 8, the number of axes, each axis as big-endian int32."""
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
+        raise DataError(f"{path} is not an IDX file of unsigned bytes")
+    axes = content[3]
+    shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
+    body = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
+    if body.size != int(np.prod(shape, dtype=np.int64)):
+        raise DataError(f"{path} is truncated: its header says {shape}, {body.size} bytes follow")
+    return body.reshape(shape)
+
+
+def read_idx_folder(folder: Path, label_names: tuple[str, ...] = ()) -> Source:
+    """MNIST's four files. Without `label_names` the labels are named by their numbers."""
+    found = {part: find_idx(folder, part) for part in IDX_PARTS}
+    missing = [part for part, path in found.items() if path is None]
+    if missing:
+        raise DataError(f"{folder} lacks {', '.join(missing)} (raw or .gz): put the files there")
+    train_x, train_y, test_x, test_y = (parse_idx(read_bytes(path), path) for path in found.values() if path)
+    return _source(folder, (train_x, train_y), (test_x, test_y), label_names)
+
+
+def read_npz(path: Path) -> Source:
+    """Keras's names (x_train, y_train, x_test, y_test) or images, labels, test_images, test_labels; all but the first
+    of each are optional."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as a .npz of plain arrays: {error}") from error
+    for images, labels, test_images, test_labels in NPZ_KEYS:
+        if images in arrays:
+            test = (arrays[test_images], arrays.get(test_labels)) if test_images in arrays else None
+            return _source(path, (arrays[images], arrays.get(labels)), test, ())
+    raise DataError(f"{path} has {', '.join(arrays) or 'no arrays'}: name the pictures x_train or images")
+
+
+def read_cifar10(folder: Path) -> Source:
+    """The binary archive as its authors publish it, read without unpacking."""
+    path = folder / CIFAR_ARCHIVE
+    try:
+        with tarfile.open(path) as archive:
+            members = {Path(member.name).name: member for member in archive if member.isfile()}
+            names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+            batches = [_cifar_records(archive, members, name, path) for name in names]
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): delete it and fetch it again") from error
+    train = np.concatenate(batches[:-1])
+    return _source(path, _cifar_arrays(train), _cifar_arrays(batches[-1]), CIFAR_LABELS)
+
+
+def _cifar_records(
+    archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], name: str, path: Path
+) -> NDArray[np.uint8]:
+    stream = archive.extractfile(members[name]) if name in members else None
+    content = stream.read() if stream is not None else b""
+    if not content or len(content) % CIFAR_RECORD:
+        raise DataError(f"{path}: {name} is missing or not a multiple of {CIFAR_RECORD} bytes: fetch the archive again")
+    return np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD)
+
+
+def _cifar_arrays(records: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (N, 32, 32, 3), as other arrays come
+    return images, records[:, 0]
+
+
+_Arrays = tuple[NDArray[np.generic], NDArray[np.generic] | None]
+
+
+def _source(path: Path, train: _Arrays, test: _Arrays | None, label_names: tuple[str, ...]) -> Source:
+    train_split = _split(path, *train)
+    test_split = _split(path, *test) if test is not None else None
+    labelled = train[1] is not None
+    if labelled and not label_names:
+        label_names = tuple(str(number) for number in range(int(train_split.labels.max()) + 1))
+    for split in (train_split, *([test_split] if test_split else [])):
+        if labelled and (int(split.labels.min()) < 0 or int(split.labels.max()) >= len(label_names)):
+            raise DataError(f"{path}: labels must lie in 0..{len(label_names) - 1}")
+    names = [str(index) for index in range(len(train_split))]
+    return Source(train_split, names, test_split, label_names if labelled else ())
+
+
+def _split(path: Path, images: NDArray[np.generic], labels: NDArray[np.generic] | None) -> Split:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
+        raise DataError(f"{path}: pictures are {images.dtype} {images.shape}, not uint8 (N,H,W) or (N,H,W,1 or 3)")
+    if len(images) == 0:
+        raise DataError(f"{path} has no pictures")
+    channels_last = images if images.ndim == 4 else images[..., None]
+    pixels = torch.from_numpy(channels_last.transpose(0, 3, 1, 2).astype(np.uint8, order="C"))  # (N, C, H, W) uint8
+    if labels is None:
+        return Split(pixels, torch.zeros(len(pixels), dtype=torch.int64))
+    flat = labels.reshape(-1)
+    if len(flat) != len(pixels) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{path}: {len(pixels)} pictures, labels are {labels.dtype} {labels.shape}")
+    return Split(pixels, torch.from_numpy(flat.astype(np.int64)))

@@ -1,0 +1,152 @@
+"""The two stages of training as Lightning modules: the autoencoder, then the prior over its codes.
+
+In: batches from a `Stream`: pictures uint8 (B,C,H,W), or codes int64 (B,h,w) for the prior, and labels int64 (B,).
+Out: trained weights inside the modules; `training.fit` runs them and writes the run folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor, nn
+
+from training.config import StageConfig
+from training.data import Batch, Split, Stream
+from training.prior import PixelCNN
+from training.runs import System
+
+StreamFactory = Callable[[int, int], Stream]  # rank, world size -> its share of the stream
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 (B,C,H,W) -> float32 in [0,1]."""
+    return images.float() / 255
+
+
+def learning_rate_factor(step: int, stage: StageConfig) -> float:
+    """Linear from 0 to 1 over `warmup_steps`, then half a cosine down to 0 at `steps`."""
+    if step < stage.warmup_steps:
+        return (step + 1) / stage.warmup_steps
+    progress = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class _Job(LightningModule):
+    """What both stages share: AdamW with its schedule, and logging that costs nothing between `log_every` steps."""
+
+    def __init__(self, stage: StageConfig, log_every: int) -> None:
+        super().__init__()
+        self.stage, self.log_every = stage, log_every
+
+    def configure_optimizers(self) -> Any:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, self.stage.learning_rate, weight_decay=self.stage.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.stage))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _log_step(self, metrics: dict[str, Tensor]) -> None:
+        if (self.global_step + 1) % self.log_every == 0:
+            self.log_dict({f"train/{name}": value for name, value in metrics.items()})
+            self.log("loss", metrics["loss"], prog_bar=True, logger=False)
+
+
+class AutoencoderJob(_Job):
+    def __init__(self, model: System, stage: StageConfig, log_every: int) -> None:
+        super().__init__(stage, log_every)
+        self.model = model
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        images, labels = batch
+        output = self.model(to_unit(images), labels)
+        self._log_step({"loss": output.loss.detach()} | output.metrics)
+        loss: Tensor = output.loss
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        images, labels = batch
+        output = self.model(to_unit(images), labels)
+        self._log_validation({"loss": output.loss} | output.metrics, len(images))
+
+    def _log_validation(self, metrics: dict[str, Tensor], batch_size: int) -> None:
+        values = {f"validation/{name}": value for name, value in metrics.items()}
+        self.log_dict(values, batch_size=batch_size, on_epoch=True, on_step=False)
+        self.log("mse", metrics["mse"], batch_size=batch_size, on_epoch=True, prog_bar=True, logger=False)
+
+
+class PriorJob(_Job):
+    """Teacher forcing on codes. Pictures are encoded first by the finished autoencoder, which never changes."""
+
+    def __init__(
+        self, model: PixelCNN, encoder: nn.Module, stage: StageConfig, log_every: int, label_dropout: float
+    ) -> None:
+        super().__init__(stage, log_every)
+        self.model, self.label_dropout = model, label_dropout
+        self._encoder = [encoder]  # in a list, so that it is neither trained nor written to the prior's checkpoints
+
+    def on_fit_start(self) -> None:
+        self._encoder[0].to(self.device).eval()
+
+    def _codes(self, batch: Tensor) -> Tensor:
+        if batch.dtype != torch.uint8:
+            return batch
+        codes: Tensor = self._encoder[0].encode(to_unit(batch))  # type: ignore[operator]
+        return codes
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        pictures_or_codes, labels = batch
+        hidden = torch.rand(len(labels), device=labels.device) < self.label_dropout
+        labels = torch.where(hidden, self.model.label_count, labels)
+        loss = self.model.loss(self._codes(pictures_or_codes), labels)
+        self._log_step({"loss": loss.detach(), "bits_per_code": loss.detach() / math.log(2)})
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        pictures_or_codes, labels = batch
+        bits = self.model.loss(self._codes(pictures_or_codes), labels) / math.log(2)
+        name = "validation/bits_per_code"
+        self.log(name, bits, batch_size=len(labels), on_epoch=True, on_step=False)
+        self.log("bits", bits, batch_size=len(labels), on_epoch=True, prog_bar=True, logger=False)
+
+
+class _Batches:
+    """A loader as Lightning takes it: `count` batches, made by number when they are needed."""
+
+    def __init__(self, make: Callable[[int], Batch], count: int) -> None:
+        self._make, self._count = make, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self._make, range(self._count))
+
+
+class StageData(LightningDataModule):
+    """The batches of one Lightning epoch, which is the stretch between two validations and may be the shorter last one.
+
+    They are made by step number, so that a resumed epoch sees what an uninterrupted run would have seen. Every process
+    validates on the whole validation split: it is small, and the quantizer's sums over processes need the same number
+    of calls from each.
+    """
+
+    def __init__(self, stream: StreamFactory, validation: Split, stage: StageConfig) -> None:
+        super().__init__()
+        self._stream, self._validation, self._stage = stream, validation, stage
+
+    def train_dataloader(self) -> _Batches:
+        assert self.trainer is not None
+        stage = self._stage
+        first = self.trainer.current_epoch * stage.validate_every
+        stream = self._stream(self.trainer.global_rank, self.trainer.world_size)
+        return _Batches(lambda index: stream.batch(first + index), min(stage.validate_every, stage.steps - first))
+
+    def val_dataloader(self) -> _Batches:
+        images, labels = self._validation.images, self._validation.labels
+        assert isinstance(images, Tensor)
+        size = self._stage.batch_size
+        batches = list(zip(torch.split(images, size), torch.split(labels, size), strict=True))
+        return _Batches(batches.__getitem__, len(batches))

@@ -1,0 +1,162 @@
+"""What `fit` and `evaluate` write beside the weights: metrics.json and the two picture sheets.
+
+In: trained models and their data. Out: `metrics.json`, `reconstructions.png` and `samples.png` in the run folder.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.bundle import Quality
+from training.autoencoders import VQVAE
+from training.config import RunConfig
+from training.data import DataError, DataSet, Split, licence_of, load_data, tiles
+from training.evaluation import (
+    bits_per_code,
+    code_perplexity,
+    encode_all,
+    histogram,
+    measure_reconstruction,
+    reconstruct,
+    sample_codes,
+)
+from training.jobs import to_unit
+from training.prior import PixelCNN
+from training.runs import METRICS_FILE, System, load_run, write_json
+from training.sheets import interleave, sheet, write_png
+
+COLUMNS = 8
+SAMPLE_ROWS_SMALL, SAMPLE_ROWS_LARGE = 10, 1  # rows of samples of grids up to, and beyond, LARGE_GRID codes
+LARGE_GRID = 256
+LIBRARIES = ("torch", "lightning", "numpy", "safetensors")
+
+
+def draw_reconstructions(model: System, split: Split, rows: int = 2) -> NDArray[np.uint8]:
+    """Rows of pictures of `split`, each above what the model makes of them."""
+    assert isinstance(split.images, Tensor)
+    columns = min(COLUMNS, len(split))
+    count = min(rows * columns, len(split) // columns * columns)
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        images = to_unit(split.images[:count]).to(device)
+        made = reconstruct(model, images, split.labels[:count].to(device)).float()
+    return sheet(interleave(images, made, columns), columns)
+
+
+def draw_samples(prior: PixelCNN, model: VQVAE, grid: tuple[int, int], seed: int = 1) -> NDArray[np.uint8]:
+    """Samples of the prior; with labels, one row a label."""
+    rows = SAMPLE_ROWS_SMALL if grid[0] * grid[1] <= LARGE_GRID else SAMPLE_ROWS_LARGE
+    if prior.label_count:
+        rows = min(rows, prior.label_count)
+    labels = torch.arange(rows).repeat_interleave(COLUMNS).clamp(max=prior.label_count)
+    generator = torch.Generator().manual_seed(seed)
+    codes = sample_codes(prior, labels, *grid, generator)
+    return sheet(model.decode(codes.to(next(model.parameters()).device)), COLUMNS)
+
+
+@torch.no_grad()
+def measure(config: RunConfig, data: DataSet, model: System, prior: PixelCNN | None) -> dict[str, Any]:
+    """The part of metrics.json that a test split decides."""
+    reconstruction = measure_reconstruction(model, data.test)
+    metrics: dict[str, Any] = {"test": {"pictures": len(data.test), **asdict(reconstruction)}}
+    if not isinstance(model, VQVAE):
+        return metrics
+    size = model.quantizer.codebook_size
+    assert isinstance(data.test.images, Tensor)
+    codes = encode_all(model, data.test.images)
+    labelled, unlabelled = None, None
+    if prior is not None:
+        labelled = bits_per_code(prior, codes, data.test.labels)
+        nobody = torch.full_like(data.test.labels, prior.label_count)
+        unlabelled = bits_per_code(prior, codes, nobody) if prior.label_count else None
+    quality = Quality(
+        split="test",
+        pictures=len(data.test),
+        mse=reconstruction.mse,
+        psnr_db=reconstruction.psnr_db,
+        perplexity=code_perplexity(codes, size),
+        bits_per_code=labelled,
+        bits_per_code_unlabelled=unlabelled,
+    )
+    return metrics | {"quality": quality.model_dump(mode="json")}
+
+
+def write_report(
+    config: RunConfig,
+    data: DataSet,
+    model: System,
+    prior: PixelCNN | None,
+    folder: Path,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Measure on the test split, draw the sheets, and write both; metrics.json comes last and marks a finished run."""
+    metrics = measure(config, data, model, prior) | {
+        "data": {
+            "picture": list(data.picture),
+            "labels": list(data.label_names),
+            "pictures": {name: len(split) for name, split in _splits(data).items()},
+            "skipped": list(data.skipped),
+            "digest": data.digest,
+            "licence": licence_of(config.data),
+        },
+        "seconds": seconds,
+        "commit": _commit(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+    write_png(draw_reconstructions(model, data.test), folder / "reconstructions.png")
+    if isinstance(model, VQVAE):
+        metrics["code_histogram"] = _training_histogram(config, data, model)
+        if prior is not None:
+            write_png(draw_samples(prior, model, config.grid(data.picture)), folder / "samples.png")
+    write_json(folder / METRICS_FILE, metrics)
+    return metrics
+
+
+def evaluate(folder: Path, source: str | None = None) -> dict[str, Any]:
+    """Measure a finished run again, on its own data or on `source`, and rewrite its metrics and sheets.
+
+    Raises:
+        ConfigError: the folder holds no finished run.
+        DataError: the data cannot be read, or its pictures have another shape or other labels than the run's.
+    """
+    run = load_run(folder)
+    config = run.config
+    if source is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
+    data = load_data(config.data)
+    expected = (tuple(run.metrics["data"]["picture"]), tuple(run.metrics["data"]["labels"]))
+    if (data.picture, data.label_names) != expected:
+        found = (data.picture, data.label_names)
+        raise DataError(f"{config.data.source} has pictures and labels {found}, the run was trained on {expected}")
+    return write_report(config, data, run.autoencoder, run.prior, folder, run.metrics["seconds"])
+
+
+def _splits(data: DataSet) -> dict[str, Split]:
+    return {"train": data.train, "validation": data.validation, "test": data.test}
+
+
+def _training_histogram(config: RunConfig, data: DataSet, model: VQVAE) -> list[int]:
+    train = data.train if config.data.crop is None else tiles(data.train, config.data.crop)
+    assert isinstance(train.images, Tensor)
+    counts: list[int] = histogram(encode_all(model, train.images), model.quantizer.codebook_size).tolist()
+    return counts
+
+
+def _commit() -> str | None:
+    """The commit of the code, or None outside a git checkout."""
+    folder = Path(__file__).parent
+    try:
+        command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

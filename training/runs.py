@@ -1,0 +1,134 @@
+"""A run folder: what `fit` leaves behind and `evaluate` and the export read. Nothing in it can execute code.
+
+    config.json               the resolved configuration
+    autoencoder.safetensors   weights, codebook and its statistics
+    prior.safetensors         weights, where the config has a prior
+    metrics.json              quality on the test split, data digest and licence, code histogram, versions
+    reconstructions.png, samples.png
+
+`checkpoints/` and `logs/` beside them belong to the training itself and may be deleted afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from training.autoencoders import VAE, VQVAE, Autoencoder
+from training.config import AutoencoderConfig, ConfigError, PriorConfig, QuantizerConfig, RunConfig, parse_config
+from training.networks import Decoder, Encoder
+from training.prior import PixelCNN
+from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQuantizer
+
+CONFIG_FILE, METRICS_FILE = "config.json", "metrics.json"
+AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
+
+System = Autoencoder | VAE | VQVAE
+
+
+def build_quantizer(
+    config: QuantizerConfig, dimension: int
+) -> EMAQuantizer | GradientQuantizer | FiniteScalarQuantizer:
+    if config.kind == "fsq":
+        return FiniteScalarQuantizer(config.levels)
+    quantizer = EMAQuantizer if config.kind == "ema" else GradientQuantizer
+    return quantizer(
+        config.codebook_size,
+        dimension,
+        commitment_cost=config.commitment_cost,
+        rate_weight=config.rate_weight,
+        usage_decay=config.usage_decay,
+        restart_every=config.restart_every,
+        restart_below=config.restart_below,
+    )
+
+
+def build_autoencoder(config: AutoencoderConfig, picture: tuple[int, int, int], label_count: int) -> System:
+    """The system that `config` names, for pictures of (C, H, W)."""
+    image_channels, height, width = picture
+    fsq = config.system == "vqvae" and config.quantizer.kind == "fsq"
+    dimension = len(config.quantizer.levels) if fsq else config.dimension
+    shape = {
+        "channels": config.channels,
+        "residual_blocks": config.residual_blocks,
+        "downsampling": config.downsampling,
+    }
+    encoder, decoder = Encoder(image_channels, dimension, **shape), Decoder(image_channels, dimension, **shape)
+    if config.system == "ae":
+        return Autoencoder(encoder, decoder)
+    if config.system == "vqvae":
+        quantizer = build_quantizer(config.quantizer, dimension)
+        return VQVAE(encoder, quantizer, decoder, data_variance=config.data_variance)
+    if config.system == "cvae" and label_count == 0:
+        raise ConfigError("autoencoder.system is cvae, but the data has no labels: choose vae, or label the data")
+    grid = (dimension, height // config.downsampling, width // config.downsampling)
+    labels = label_count if config.system == "cvae" else 0
+    return VAE(encoder, decoder, grid=grid, latent_dimension=config.latent_dimension, label_count=labels)
+
+
+def build_prior(config: PriorConfig, codebook_size: int, label_count: int) -> PixelCNN:
+    return PixelCNN(
+        codebook_size,
+        label_count,
+        channels=config.channels,
+        vertical_layers=config.vertical_layers,
+        horizontal_layers=config.horizontal_layers,
+        head_channels=config.head_channels,
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, loaded on the CPU in evaluation mode."""
+
+    folder: Path
+    config: RunConfig
+    metrics: dict[str, Any]
+    autoencoder: System
+    prior: PixelCNN | None
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist: is {path.parent} the folder of a finished `python -m training fit`?")
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Written beside and then renamed, so that the file is whole or absent: `--resume` takes it as a finished stage."""
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, partial)
+    partial.replace(path)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist: finish the run with `python -m training fit --resume`")
+    module.load_state_dict(load_file(path))
+    module.eval()
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder that `fit` has finished."""
+    config = parse_config(read_json(folder / CONFIG_FILE))
+    metrics = read_json(folder / METRICS_FILE)
+    channels, height, width = metrics["data"]["picture"]
+    label_count = len(metrics["data"]["labels"])
+    autoencoder = build_autoencoder(config.autoencoder, (channels, height, width), label_count)
+    load_weights(autoencoder, folder / AUTOENCODER_FILE)
+    prior = None
+    if config.prior is not None and isinstance(autoencoder, VQVAE):
+        prior = build_prior(config.prior, autoencoder.quantizer.codebook_size, label_count)
+        load_weights(prior, folder / PRIOR_FILE)
+    return Run(folder, config, metrics, autoencoder, prior)
