@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from service.bundle import Bundle
+from service.bundle import Bundle, GraphName
 from service.codec_model import CodecModel
 from service.prior_coding import Codes, Floats, Logits
 
@@ -22,10 +22,8 @@ class Session(Protocol):
 class PriorSessions:
     """Implements `PriorGraphs`; shapes and dtypes are those of docs/bundle-format.md."""
 
-    def __init__(self, bundle: Bundle, open_session: Callable[[Path], Session]) -> None:
-        self._prior = open_session(bundle.graph_path("prior"))
-        self._context = open_session(bundle.graph_path("prior_context"))
-        self._pixel = open_session(bundle.graph_path("prior_pixel"))
+    def __init__(self, prior: Session, context: Session, pixel: Session) -> None:
+        self._prior, self._context, self._pixel = prior, context, pixel
 
     def logits(self, codes: Codes, labels: Codes) -> Logits:
         (logits,) = self._prior.run(None, {"codes": codes, "labels": labels})
@@ -44,5 +42,7 @@ class PriorSessions:
 
 def codec_model(bundle: Bundle, open_session: Callable[[Path], Session]) -> CodecModel:
     """The codec's model of a bundle, with its prior where it has one."""
-    graphs = PriorSessions(bundle, open_session) if bundle.manifest.prior is not None else None
-    return CodecModel.of(bundle.manifest, graphs)
+    if bundle.manifest.prior is None:
+        return CodecModel.of(bundle.manifest, None)
+    names: tuple[GraphName, ...] = ("prior", "prior_context", "prior_pixel")
+    return CodecModel.of(bundle.manifest, PriorSessions(*(open_session(bundle.graph_path(name)) for name in names)))
