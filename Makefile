@@ -57,6 +57,9 @@ test-ray: $(RAY)/installed ## the Ray tests, on a local cluster of two nodes of 
 clean: ## remove the environments that make created
 	rm -rf $(DEV) .venv-serve-cpu .venv-serve-gpu $(RAY) $(PEERS)
 
+$(DEV)/bin/helm: deploy/helm/fetch_helm.py | $(DEV)/installed
+	$(DEV)/bin/python deploy/helm/fetch_helm.py $@
+
 # Environments. A stamp is newer than both files that decide what is in it, so a second run installs nothing.
 $(DEV)/installed: EXTRAS = training,service,test
 $(SERVE)/installed: EXTRAS = service,$(PROVIDER)

@@ -1,0 +1,86 @@
+"""The compose file and the Dockerfiles, read as files. `make check-containers` builds and runs them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+# Fixed by the image, because ports and health checks are built on them.
+FIXED = {"VQSERVE_HOST", "VQSERVE_PORT"}
+
+
+@pytest.mark.parametrize("name", ["service", "service-gpu"])
+def test_every_setting_passes_through(name: str) -> None:
+    settings = {f"VQSERVE_{field.upper()}" for field in Settings.model_fields}
+    assert SERVICES[name]["environment"].keys() == settings - FIXED
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_is_confined(name: str) -> None:
+    container = SERVICES[name]
+    assert container["read_only"] is True
+    assert container["cap_drop"] == ["ALL"]
+    assert container["security_opt"] == ["no-new-privileges:true"]
+    assert container["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
+    assert "mem_limit" in container
+    assert "restart" in container
+
+
+def test_only_the_cpu_service_starts_without_a_profile() -> None:
+    assert [name for name, container in SERVICES.items() if "profiles" not in container] == ["service"]
+
+
+def test_only_the_gpu_profile_asks_for_a_gpu() -> None:
+    """An engine without the NVIDIA runtime refuses a reservation even for a service that is not needed."""
+    asking = [name for name, container in SERVICES.items() if "deploy" in container]
+    assert asking == ["service-gpu"]
+    assert SERVICES["service-gpu"]["profiles"] == ["gpu"]
+
+
+@pytest.mark.parametrize("name", ["service", "service-gpu"])
+def test_compose_waits_longer_than_the_service_drains(name: str) -> None:
+    needed = float(Settings.model_fields["drain_s"].default) + float(Settings.model_fields["grace_s"].default)
+    assert float(SERVICES[name]["stop_grace_period"].removesuffix("s")) > needed
+
+
+def test_the_training_job_writes_where_the_services_look() -> None:
+    bundles = {mount.split(":")[0]: mount.split(":")[1] for mount in SERVICES["trainer"]["volumes"]}["bundles"]
+    (default,) = Settings.model_fields["bundles"].default
+    assert f" {Path(bundles).name}/{default.name}" in SERVICES["trainer"]["command"][-1]
+    assert SERVICES["service"]["volumes"] == [f"bundles:/app/{default.parent}:ro"]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_images_build_on_one_base_and_do_not_run_as_root(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    bases = {line.split()[1] for line in lines if line.startswith("FROM ")}
+    assert bases == {"python:3.11-slim-bookworm"}
+    assert "USER 10001:10001" in lines[max(i for i, line in enumerate(lines) if line.startswith("FROM ")) :]
+    assert not any(line.startswith("# syntax") for line in lines)
+
+
+def test_serving_installs_no_torch_and_one_onnxruntime() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    distributions = {extra: {re.split(r"[\[<>=~!; ]", item)[0] for item in items} for extra, items in extras.items()}
+    assert not {"torch", "lightning", "onnx"} & (distributions["service"] | distributions["cpu"] | distributions["gpu"])
+    assert distributions["cpu"] == {"onnxruntime"}
+    assert distributions["gpu"] == {"onnxruntime-gpu"}
+
+
+def test_every_requirement_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    items = [*project["dependencies"], *(item for extra in project["optional-dependencies"].values() for item in extra)]
+    pins = (ROOT / "constraints.txt").read_text() + (ROOT / "constraints-gpu.txt").read_text()
+    pinned = {line.split("==")[0] for line in pins.splitlines() if "==" in line}
+    assert {re.split(r"[\[<>=~!; ]", item)[0].lower() for item in items} <= pinned

@@ -1,0 +1,164 @@
+"""The chart, rendered by the real helm and checked against the JSON schemas of Kubernetes itself.
+
+`make test` fetches helm (deploy/helm/fetch_helm.py); the schemas come with kubernetes-validate, strict: an unknown or
+misspelt field fails. ServiceMonitor belongs to the Prometheus operator and has no schema there, so its few fields are
+compared one by one.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from service.settings import Settings
+
+CHART = Path(__file__).parents[2] / "deploy/helm/vqserve"
+HELM = Path(sys.executable).with_name("helm")
+OLDEST, NEWEST = "1.26", "1.37"
+EVERYTHING = (
+    *("--set", "autoscaling.enabled=true,serviceMonitor.enabled=true,apiKeysSecret=keys"),
+    *("--set-json", 'settings={"VQSERVE_MAX_BODY_BYTES": 33554432, "VQSERVE_CORS_ORIGINS": "a,b"}'),
+)
+VARIANTS = {
+    "cpu": (),
+    "gpu": ("-f", str(CHART / "values-gpu.yaml")),
+    "everything": EVERYTHING,
+    "everything on a GPU": ("-f", str(CHART / "values-gpu.yaml"), *EVERYTHING),
+}
+Objects = dict[str, dict[str, Any]]
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    assert HELM.exists(), f"{HELM} is missing: run `make test`, or python deploy/helm/fetch_helm.py {HELM}"
+    return subprocess.run([HELM, *arguments], capture_output=True, text=True, check=False)
+
+
+def render(*arguments: str) -> Objects:
+    done = helm("template", "vqserve", str(CHART), *arguments)
+    assert done.returncode == 0, done.stderr
+    objects = [item for item in yaml.safe_load_all(done.stdout) if item]
+    return {item["kind"]: item for item in objects}
+
+
+def pod_of(objects: Objects) -> dict[str, Any]:
+    pod: dict[str, Any] = objects["Deployment"]["spec"]["template"]["spec"]
+    return pod
+
+
+def environment_of(objects: Objects) -> dict[str, str]:
+    return {entry["name"]: entry.get("value", "") for entry in pod_of(objects)["containers"][0]["env"]}
+
+
+@pytest.mark.parametrize("arguments", VARIANTS.values(), ids=VARIANTS.keys())
+def test_helm_lints_it(arguments: tuple[str, ...]) -> None:
+    done = helm("lint", "--strict", str(CHART), *arguments)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize("arguments", VARIANTS.values(), ids=VARIANTS.keys())
+def test_kubernetes_accepts_every_object(arguments: tuple[str, ...], version: str) -> None:
+    for kind, item in render(*arguments).items():
+        if kind != "ServiceMonitor":
+            kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_the_schemas_refuse_a_misspelt_field() -> None:
+    """The test above can fail."""
+    objects = render()
+    pod_of(objects)["containers"][0]["livenessProb"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(objects["Deployment"], NEWEST, strict=True)
+
+
+def test_a_misspelt_value_is_refused() -> None:
+    done = helm("template", "vqserve", str(CHART), "--set", "autoscalling.enabled=true")
+    assert done.returncode != 0
+    assert "autoscalling" in done.stderr
+
+
+def test_the_pod_has_no_rights() -> None:
+    pod = pod_of(render())
+    inside = pod["containers"][0]["securityContext"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert inside == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_a_service_of_the_same_name_does_not_set_the_port() -> None:
+    """Kubernetes describes each Service to the pods as <NAME>_PORT=tcp://...: for `vqserve`, the setting's name."""
+    objects = render()
+    assert objects["Service"]["metadata"]["name"].upper() + "_PORT" == "VQSERVE_PORT"
+    assert pod_of(objects)["enableServiceLinks"] is False
+
+
+def test_kubernetes_waits_longer_than_the_service_drains() -> None:
+    objects = render("--set", "drainSeconds=7,graceSeconds=90")
+    environment = environment_of(objects)
+    assert (environment["VQSERVE_DRAIN_S"], environment["VQSERVE_GRACE_S"]) == ("7", "90")
+    assert pod_of(objects)["terminationGracePeriodSeconds"] > 97
+
+
+def test_settings_reach_the_service_as_it_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = environment_of(render(*EVERYTHING))
+    environment.pop("VQSERVE_API_KEYS")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.max_body_bytes == 33554432
+    assert settings.cors_origins == "a,b"
+    known = {f"VQSERVE_{name.upper()}" for name in Settings.model_fields}
+    assert set(environment) <= known
+
+
+def test_the_gpu_values_ask_for_a_gpu_and_for_cuda() -> None:
+    objects = render(*VARIANTS["gpu"])
+    limits = pod_of(objects)["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == 1
+    assert environment_of(objects)["VQSERVE_DEVICE"] == "cuda"
+    assert "nvidia.com/gpu" not in pod_of(render())["containers"][0]["resources"]["limits"]
+
+
+def test_the_autoscaler_alone_decides_the_replicas() -> None:
+    objects = render(*EVERYTHING)
+    names = [entry["pods"]["metric"]["name"] for entry in objects["HorizontalPodAutoscaler"]["spec"]["metrics"]]
+    assert names == ["vqserve_queued_pictures", "vqserve_slot_occupancy"]
+    assert "replicas" not in objects["Deployment"]["spec"]
+    adapter = yaml.safe_load((CHART.parent / "prometheus-adapter.yaml").read_text())
+    assert [rule["name"]["as"] for rule in adapter["rules"]["custom"]] == names
+
+
+def test_selectors_find_the_pods() -> None:
+    objects = render(*EVERYTHING)
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
+    selectors = [
+        objects["Deployment"]["spec"]["selector"]["matchLabels"],
+        objects["Service"]["spec"]["selector"],
+        objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    ]
+    assert all(selector.items() <= labels for selector in selectors)
+
+
+def test_prometheus_finds_the_service() -> None:
+    monitor, service = (render(*EVERYTHING)[kind] for kind in ("ServiceMonitor", "Service"))
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"] == [{"port": "http", "path": "/metrics", "interval": "15s"}]
+    assert service["spec"]["ports"][0]["name"] == "http"
+
+
+def test_nothing_may_be_called_from_the_pods() -> None:
+    policy = render()["NetworkPolicy"]["spec"]
+    assert (policy["policyTypes"], policy["egress"]) == (["Ingress", "Egress"], [])

@@ -1,0 +1,90 @@
+"""Prometheus rules and the Grafana dashboard: every metric that they name is one that the service has.
+
+`make check-containers` runs promtool and a real Prometheus on the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.metrics import Metrics
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS, GRAFANA = ROOT / "docker/prometheus", ROOT / "docker/grafana"
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+
+
+def known_series() -> set[str]:
+    """The series names that a scrape of the service has."""
+    families = list(Metrics().registry.collect())
+    return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
+
+
+def dashboard() -> dict[str, Any]:
+    board: dict[str, Any] = json.loads((GRAFANA / "dashboards/vqserve.json").read_text())
+    return board
+
+
+def expressions() -> Iterator[str]:
+    for group in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+    for panel in dashboard()["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+    for rule in yaml.safe_load((ROOT / "deploy/helm/prometheus-adapter.yaml").read_text())["rules"]["custom"]:
+        yield rule["seriesQuery"]
+
+
+@pytest.mark.parametrize("expression", sorted(set(expressions())))
+def test_the_service_has_the_metric(expression: str) -> None:
+    named = set(re.findall(r"\bvqserve_[a-z_]+", expression))
+    assert named or "up{" in expression
+    assert named <= known_series()
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    shown = " ".join(target["expr"] for panel in dashboard()["panels"] for target in panel["targets"])
+    families = {family.name for family in Metrics().registry.collect()}
+    assert {name for name in families if name not in shown} <= {"vqserve_picture_pixels"}
+
+
+def test_alerts_say_what_to_do() -> None:
+    for group in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            assert {"summary", "action"} <= rule["annotations"].keys()
+            assert rule["labels"]["severity"] in {"page", "ticket"}
+
+
+def test_settings_that_alerts_name_exist() -> None:
+    text = (PROMETHEUS / "alerts.yml").read_text()
+    names = {name.lower() for name in re.findall(r"VQSERVE_([A-Z_]+)", text)}
+    assert names <= Settings.model_fields.keys()
+
+
+def test_grafana_finds_its_files() -> None:
+    """The provisioned paths are those that the compose file mounts, and every panel uses the provisioned source."""
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/vqserve.yml").read_text())["providers"]
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    mounts = dict(entry.split(":")[:2] for entry in services["grafana"]["volumes"])
+    assert mounts["./docker/grafana/dashboards"] == provider["options"]["path"]
+    assert mounts["./docker/grafana/provisioning"] == "/etc/grafana/provisioning"
+    assert source["url"] == "http://prometheus:9090"
+    assert {panel["datasource"]["uid"] for panel in dashboard()["panels"]} == {source["uid"]}
+
+
+def test_panels_do_not_overlap() -> None:
+    cells: set[tuple[int, int]] = set()
+    for panel in dashboard()["panels"]:
+        at = panel["gridPos"]
+        area = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not cells & area
+        cells |= area
