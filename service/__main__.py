@@ -1,0 +1,81 @@
+"""Run the service: `python -m service --bundle models/mnist --port 8000`.
+
+In: options and `VQSERVE_*` variables; an option wins over its variable. Out: a server that runs until SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging.config
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import uvicorn
+from pydantic import ValidationError
+
+from service.logs import log_config
+from service.settings import Settings, settings_table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parse(arguments)
+    if options.print_settings:
+        print(settings_table(), end="")
+        return
+    _to_environment(options)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        sys.exit(f"VQSERVE_{'.'.join(map(str, first['loc'])).upper()}: {first['msg']}")
+    logging.config.dictConfig(log_config(settings.log_level))
+    if settings.workers == 1:
+        serve(settings)
+        return
+    folder = tempfile.mkdtemp(prefix="vqserve-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by prometheus_client when a worker imports it
+    try:
+        serve(settings)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def serve(settings: Settings) -> None:
+    uvicorn.run(
+        "service.app:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        server_header=False,
+        log_config=log_config(settings.log_level),
+        timeout_graceful_shutdown=settings.grace_s,
+    )
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m service", description="Serve VQ-VAE bundles over HTTP.")
+    parser.add_argument("--bundle", action="append", metavar="FOLDER", help="bundle to serve; may be repeated")
+    parser.add_argument("--port", type=int, help="port to listen on")
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--print-settings", action="store_true", help="print every VQSERVE_ variable as Markdown")
+    return parser.parse_args(arguments)
+
+
+def _to_environment(options: argparse.Namespace) -> None:
+    """Options become variables, because worker processes read their settings from the environment."""
+    given = {"BUNDLES": ",".join(options.bundle or []), "PORT": options.port, "HOST": options.host}
+    for name, value in given.items():
+        if value not in (None, ""):
+            os.environ[f"VQSERVE_{name}"] = str(value)
+
+
+if __name__ == "__main__":
+    main()

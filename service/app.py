@@ -1,0 +1,111 @@
+"""The application, folded from data: endpoints, middleware, and one lifespan that opens the models and closes them.
+
+In: `Settings`. Out: a FastAPI app. Nothing is opened before the lifespan starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from types import FrameType
+from typing import Any, NoReturn
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.routing import Route
+
+from service import __version__
+from service.decoding import DECODE
+from service.encoding import ENCODE
+from service.endpoints import Endpoint, openapi
+from service.metrics import Metrics
+from service.middleware import Admission, ApiKeys, Observe, Problems, http_problem
+from service.models import Models, OpenCompanion
+from service.operations import ENDPOINTS as OPERATIONS
+from service.service import Service
+from service.settings import Settings, parse_api_keys
+
+log = logging.getLogger(__name__)
+
+TITLE = "vqserve"
+DESCRIPTION = "A learned image codec and generator (VQ-VAE + PixelCNN prior) behind an HTTP call."
+ENDPOINTS: tuple[Endpoint, ...] = (ENCODE, DECODE, *OPERATIONS)
+COMPANIONS: Mapping[str, OpenCompanion] = {}
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The app for these settings; by default those of the environment."""
+    settings = settings or Settings()
+    metrics = Metrics()
+    app = FastAPI(
+        title=TITLE,
+        version=__version__,
+        description=DESCRIPTION,
+        middleware=middleware(settings, metrics),
+        lifespan=partial(lifespan, settings=settings, metrics=metrics),
+        redirect_slashes=False,
+        redoc_url=None,
+        exception_handlers={HTTPException: _raise_problem},
+    )
+    app.router.routes[:0] = [Route(e.path, e.handler, methods=[e.method], name=e.name) for e in ENDPOINTS]
+    document = openapi(ENDPOINTS, TITLE, __version__, DESCRIPTION)
+    app.openapi = lambda: document  # type: ignore[method-assign]
+    return app
+
+
+def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+    """From the outside in."""
+    routes = {endpoint.handler: endpoint.path for endpoint in ENDPOINTS}
+    layers = [
+        Middleware(Observe, metrics, settings.request_deadline_ms / 1e3, settings.access_log, routes),
+        Middleware(Problems, metrics),
+    ]
+    if origins := [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]:
+        layers.append(Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]))
+    layers.append(Middleware(Admission, settings.max_concurrent_requests))
+    if keys := parse_api_keys(settings.api_keys.get_secret_value()):
+        layers.append(Middleware(ApiKeys, keys))
+    return layers
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[None]:
+    models = Models(settings, metrics, COMPANIONS)
+    with ThreadPoolExecutor(2, thread_name_prefix="pictures") as pool:
+        service = Service(settings, models, metrics, pool)
+        app.state.service = service
+        models.start()
+        drain_on_sigterm(service)
+        for model in models:
+            log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)
+        yield
+        service.draining = True
+        models.close("The service is shutting down.")
+
+
+def drain_on_sigterm(service: Service) -> None:
+    """Say 503 on /readyz at once, and only `drain_s` later let the server close its socket and finish."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+    if not callable(stop):
+        return
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        service.draining = True
+        loop.call_soon_threadsafe(loop.call_later, service.settings.drain_s, stop, number, None)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
+async def _raise_problem(request: Request, error: Any) -> NoReturn:
+    raise http_problem(error)

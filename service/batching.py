@@ -1,0 +1,172 @@
+"""Work-conserving batching. In: arrays from many callers. Out: a future for each, resolved by runs over whole batches.
+
+An idle batcher starts at once; whatever arrives while it is busy goes as one batch. Arrays of different shapes go in
+different batches, shapes taking turns. All state belongs to the event loop, so there are no locks: only `run` leaves
+it, for work that is estimated to take longer than `inline_ms`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import NotReady, QueueFull
+
+Array = NDArray[Any]
+Run = Callable[[Array], Array]
+_DRAIN_SMOOTHING = 0.2  # weight of the newest run in the measured drain rate
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    max_batch: int
+    max_queued: int
+    max_wait_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class Item:
+    """One caller's array, (n, ...): its n pictures stay together."""
+
+    array: Array
+    future: asyncio.Future[Array]
+    queued_at: float
+
+
+class Batcher:
+    """`observe` is called after each run with the items, the seconds that it took and its outcomes.
+
+    `on_failure` is called when no item of a run succeeded: the owner decides whether the engine is dead.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        limits: BatchLimits,
+        observe: Callable[[Sequence[Item], float, float], None] = lambda items, started, seconds: None,
+        on_failure: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
+        self._run = run
+        self._limits = limits
+        self._observe = observe
+        self._on_failure = on_failure
+        self._waiting: OrderedDict[tuple[int, ...], deque[Item]] = OrderedDict()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._active = False
+        self._closed: str | None = None
+        self._running: Sequence[Item] = ()
+        self.inline_elements = 0  # set by the owner after it has measured a run
+        self.queued = 0
+        self.busy_since: float | None = None
+        self._pictures_per_s = 0.0
+
+    def submit(self, array: Array) -> asyncio.Future[Array]:
+        """Queue `array` (n, ...) and return the future of its result (n, ...). Set an exception on it to give up.
+
+        Raises:
+            QueueFull: more than `max_queued` pictures would wait. `NotReady`: the batcher is closed.
+        """
+        if self._closed is not None:
+            raise NotReady(self._closed)
+        if self.queued and self.queued + len(array) > self._limits.max_queued:
+            raise QueueFull(
+                f"{self.queued} pictures are waiting, at most {self._limits.max_queued} may.",
+                {"Retry-After": str(self.retry_after_s())},
+            )
+        loop = asyncio.get_running_loop()
+        item = Item(array, loop.create_future(), perf_counter())
+        self._waiting.setdefault(array.shape[1:], deque()).append(item)
+        self.queued += len(array)
+        if not self._active:
+            self._active = True
+            if self._limits.max_wait_ms:
+                loop.call_later(self._limits.max_wait_ms / 1e3, self._next)
+            else:
+                loop.call_soon(self._next)  # everything that this turn of the loop submits goes along
+        return item.future
+
+    def retry_after_s(self) -> int:
+        """Seconds until the queue has drained at the measured rate, from 1 to 60."""
+        return max(1, min(60, math.ceil(self.queued / self._pictures_per_s))) if self._pictures_per_s else 1
+
+    def close(self, reason: str) -> None:
+        """Answer every waiting caller with `NotReady` and take no more."""
+        self._closed = reason
+        for item in (*self._running, *(item for items in self._waiting.values() for item in items)):
+            if not item.future.done():
+                item.future.set_exception(NotReady(reason))
+        self._waiting.clear()
+        self.queued = 0
+        self._executor.shutdown(wait=False)
+
+    def _take(self) -> list[Item]:
+        """The next batch: the shape whose turn it is, in order of arrival, up to `max_batch` pictures."""
+        batch: list[Item] = []
+        taken = 0
+        while self._waiting and not batch:
+            shape, items = next(iter(self._waiting.items()))
+            while items and (not batch or taken + len(items[0].array) <= self._limits.max_batch):
+                item = items.popleft()
+                self.queued -= len(item.array)
+                if not item.future.done():  # done already: the caller has left, or its deadline has passed
+                    batch.append(item)
+                    taken += len(item.array)
+            del self._waiting[shape]
+            if items:
+                self._waiting[shape] = items  # to the end of the turn
+        return batch
+
+    def _next(self) -> None:
+        batch = self._take()
+        if not batch:
+            self._active = False
+            return
+        started = perf_counter()
+        if sum(item.array.size for item in batch) <= self.inline_elements:
+            self._finish(batch, started, self._outcomes(batch))
+            return
+        self._running, self.busy_since = batch, started
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._executor, self._outcomes, batch)
+        work.add_done_callback(lambda done: self._finish(batch, started, done.result()))
+
+    def _outcomes(self, batch: Sequence[Item]) -> list[Array | Exception]:
+        """One result or exception for each item. A batch that fails is tried item by item: a bad one fails alone."""
+        try:
+            if len(batch) == 1:
+                return [self._run(batch[0].array)]
+            results = self._run(np.concatenate([item.array for item in batch]))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers, or they wait forever
+            return [error] if len(batch) == 1 else [self._outcomes([item])[0] for item in batch]
+        ends = np.cumsum([len(item.array) for item in batch])
+        return list(np.split(results, ends[:-1]))
+
+    def _finish(self, batch: Sequence[Item], started: float, outcomes: list[Array | Exception]) -> None:
+        seconds = perf_counter() - started
+        self._running, self.busy_since = (), None
+        rate = sum(len(item.array) for item in batch) / max(seconds, 1e-6)
+        self._pictures_per_s += (_DRAIN_SMOOTHING if self._pictures_per_s else 1.0) * (rate - self._pictures_per_s)
+        self._observe(batch, started, seconds)
+        for item, outcome in zip(batch, outcomes, strict=True):
+            if item.future.done():
+                continue
+            if isinstance(outcome, Exception):
+                item.future.set_exception(outcome)
+            else:
+                item.future.set_result(outcome)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        if len(errors) == len(outcomes):
+            self._on_failure(errors[0])
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+        else:
+            self._active = False

@@ -1,0 +1,170 @@
+"""POST /decode. Codes in (JSON, npy, or a container), pictures out (PNG, WebP, npy, or JSON with PNGs in base64)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import containers, images, npy
+from service.call import call_of
+from service.encoding import INLINE_PIXELS, JSON, MODEL_QUERY, check_count, check_total_pixels
+from service.endpoints import BINARY, Endpoint
+from service.errors import (
+    BodyTooLarge,
+    DeadlinePassed,
+    InvalidCodes,
+    InvalidContainer,
+    InvalidParameter,
+    MalformedRequest,
+    NotAcceptable,
+    PictureTooLarge,
+    TooManyItems,
+    UnknownModel,
+    UnsupportedMediaType,
+)
+from service.models import Model
+from service.negotiate import bare_type, choose
+from service.requests import finish, read_body, read_query
+from service.schemas import DecodeAnswer, DecodeRequest
+from service.service import Service, service_of
+
+PICTURE_ANSWERS = ("image/png", "image/webp")
+ONE_ANSWERS = (*PICTURE_ANSWERS, npy.MEDIA_TYPE, JSON)
+SEVERAL_ANSWERS = (JSON, npy.MEDIA_TYPE)
+REQUESTS = (JSON, npy.MEDIA_TYPE, containers.MEDIA_TYPE)
+
+Codes = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks to decode: codes (B,h,w), and the (height, width) to crop the pictures to, if smaller."""
+
+    codes: Codes
+    several: bool
+    size: tuple[int, int] | None = None
+
+
+async def decode(request: Request) -> Response:
+    service, call = service_of(request), call_of(request.scope)
+    model = service.models.get(read_query(request, ("model",)).get("model"))
+    stages = service.metrics.stages
+    started = perf_counter()
+    body = await read_body(request, service.settings.max_body_bytes, call.deadline)
+    service.metrics.received.inc(len(body))
+    stages["read"].observe(perf_counter() - started)
+    wanted = await read_codes(request, service, model, body)
+    media_type = choose(request.headers.get("accept", ""), SEVERAL_ANSWERS if wanted.several else ONE_ANSWERS)
+    (pixels,) = await finish([model.engine.decode(wanted.codes)], request.receive, call.deadline)
+    ran = perf_counter()
+    if wanted.size is not None:
+        pixels = pixels[:, : wanted.size[0], : wanted.size[1]]
+    response = await _answer(request, service, wanted, pixels, media_type)
+    stages["encode_answer"].observe(perf_counter() - ran)
+    return response
+
+
+async def read_codes(request: Request, service: Service, model: Model, body: bytes) -> Wanted:
+    media_type = bare_type(request.headers.get("content-type", ""))
+    if media_type == JSON:
+        return checked(service, model, codes_of_json(body))
+    if media_type == npy.MEDIA_TYPE:
+        return checked(service, model, npy.read_npy(body))
+    if media_type == containers.MEDIA_TYPE:
+        unpack = partial(containers.unpack, model.codec, body, service.settings)
+        (decoded,) = await finish([service.in_thread(unpack)], request.receive, call_of(request.scope).deadline)
+        return Wanted(decoded.codes, len(decoded.codes) > 1, decoded.size)
+    raise UnsupportedMediaType(f"Send {', '.join(REQUESTS)}.")
+
+
+def codes_of_json(body: bytes) -> NDArray[np.int64]:
+    """Raises MalformedRequest when it is not JSON, InvalidCodes when it is not `{"codes": [[...], ...]}`."""
+    try:
+        grid = DecodeRequest.model_validate_json(body).codes
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise MalformedRequest(f"The body is not JSON: {first['msg']}.") from error
+        where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part == "codes")
+        raise InvalidCodes(
+            f'Send {{"codes": rows of whole numbers from 0}}, or several of them; {where or "body"}: {first["msg"]}.'
+        ) from error
+    try:
+        return np.array(grid, np.int64)
+    except ValueError as error:
+        raise InvalidCodes("All rows must have the same length, and all grids the same shape.") from error
+
+
+def checked(service: Service, model: Model, codes: NDArray[np.generic]) -> Wanted:
+    """Codes (h,w) or (B,h,w) that this model can decode, as int64 (B,h,w).
+
+    Raises:
+        InvalidCodes: not integers, another shape, or out of [0, K). TooManyItems, PictureTooLarge: over a limit.
+    """
+    manifest, several = model.manifest, codes.ndim == 3
+    if codes.dtype.kind not in "iu" or codes.ndim not in (2, 3) or 0 in codes.shape:
+        raise InvalidCodes(f"Send integer codes (h,w) or (B,h,w), not {codes.dtype} {codes.shape}.")
+    batch = codes if several else codes[None]
+    count, height, width = batch.shape
+    native = (manifest.codes.height, manifest.codes.width)
+    if not manifest.picture.any_size and (height, width) != native:
+        raise InvalidCodes(f"The model takes grids of {native} codes (h,w), not {(height, width)}.")
+    check_count(service, count)
+    check_pixels(service, count, height * width * manifest.picture.multiple_of**2)
+    largest = manifest.codes.codebook_size - 1
+    if batch.min() < 0 or batch.max() > largest:
+        raise InvalidCodes(f"Codes must lie in 0..{largest}; these span {batch.min()}..{batch.max()}.")
+    return Wanted(np.ascontiguousarray(batch, np.int64), several)
+
+
+def check_pixels(service: Service, count: int, pixels: int) -> None:
+    if pixels > service.settings.max_pixels:
+        raise PictureTooLarge(f"The picture would have {pixels} pixels; at most {service.settings.max_pixels}.")
+    check_total_pixels(service, count * pixels)
+
+
+async def _answer(request: Request, service: Service, wanted: Wanted, pixels: Pixels, media_type: str) -> Response:
+    if media_type == npy.MEDIA_TYPE:
+        array = np.ascontiguousarray(pixels if wanted.several else pixels[0])
+        return Response(npy.write_npy(array), media_type=media_type)
+    file_type = "image/png" if media_type == JSON else media_type
+    write = partial(_write_all, pixels, file_type)
+    if pixels.size <= INLINE_PIXELS:
+        files = write()
+    else:
+        (files,) = await finish([service.in_thread(write)], request.receive, call_of(request.scope).deadline)
+    if media_type == JSON:
+        return Response(
+            orjson.dumps({"items": [{"image": base64.b64encode(f).decode()} for f in files]}), 200, None, JSON
+        )
+    return Response(files[0], media_type=media_type)
+
+
+def _write_all(pixels: Pixels, media_type: str) -> Sequence[bytes]:
+    return [images.write_picture(one, media_type) for one in pixels]
+
+
+DECODE = Endpoint(
+    method="POST",
+    path="/decode",
+    handler=decode,
+    summary="Codes to pictures",
+    query=MODEL_QUERY,
+    request={JSON: DecodeRequest, npy.MEDIA_TYPE: BINARY, containers.MEDIA_TYPE: BINARY},
+    answer={**dict.fromkeys((*PICTURE_ANSWERS, npy.MEDIA_TYPE), BINARY), JSON: DecodeAnswer},
+    problems=(
+        *(MalformedRequest, UnknownModel, NotAcceptable, BodyTooLarge, PictureTooLarge, TooManyItems),
+        *(UnsupportedMediaType, InvalidCodes, InvalidContainer, InvalidParameter, DeadlinePassed),
+    ),
+)

@@ -1,0 +1,215 @@
+"""POST /encode. Pictures in (a form, a raw picture, or an npy batch), their codes out (JSON, npy, or a container)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import containers, images, npy
+from service.call import call_of
+from service.endpoints import BINARY, Endpoint
+from service.errors import (
+    BodyTooLarge,
+    DeadlinePassed,
+    InvalidParameter,
+    MalformedRequest,
+    NotAcceptable,
+    NotAPicture,
+    PictureTooLarge,
+    TooManyItems,
+    UnknownModel,
+    UnsupportedMediaType,
+    WrongPictureSize,
+)
+from service.images import Fit, Picture
+from service.models import Model
+from service.multipart import FIELD, pictures_of_form
+from service.negotiate import bare_type, choose
+from service.requests import finish, read_body, read_query
+from service.schemas import EncodeAnswer, EncodeManyAnswer
+from service.service import Service, service_of
+
+JSON = "application/json"
+FORM = "multipart/form-data"
+ANSWERS = (JSON, npy.MEDIA_TYPE, containers.MEDIA_TYPE)
+# About a millisecond of decoding; larger pictures go to a thread, so that the event loop goes on.
+INLINE_PIXELS = 1 << 15
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What a request asks to encode. `several` decides the shape of the answer: a batch of one is still a batch."""
+
+    pictures: Sequence[Picture]
+    several: bool
+
+
+async def encode(request: Request) -> Response:
+    service, call = service_of(request), call_of(request.scope)
+    query = read_query(request, ("model", "fit"))
+    model = service.models.get(query.get("model"))
+    media_type = choose(request.headers.get("accept", ""), ANSWERS)
+    stages = service.metrics.stages
+    started = perf_counter()
+    body = await read_body(request, service.settings.max_body_bytes, call.deadline)
+    service.metrics.received.inc(len(body))
+    read = perf_counter()
+    upload = await read_upload(request, service, model, body, _fit(query.get("fit", "exact")))
+    decoded = perf_counter()
+    codes = await encode_pictures(request, model, upload.pictures)
+    ran = perf_counter()
+    response = await _answer(request, service, model, upload, codes, media_type)
+    stages["read"].observe(read - started)
+    stages["decode_picture"].observe(decoded - read)
+    stages["encode_answer"].observe(perf_counter() - ran)
+    return response
+
+
+def _fit(value: str) -> Fit:
+    for fit in images.FITS:
+        if fit == value:
+            return fit
+    raise InvalidParameter(f"fit must be one of {', '.join(images.FITS)}, not {value[:40]!r}.")
+
+
+async def read_upload(request: Request, service: Service, model: Model, body: bytes, fit: Fit) -> Upload:
+    content_type = request.headers.get("content-type", "")
+    media_type = bare_type(content_type)
+    if media_type == npy.MEDIA_TYPE:
+        return Upload(_pictures_of_npy(body, service, model), several=True)
+    if media_type == FORM:
+        files = pictures_of_form(body, content_type, service.settings.max_pictures_per_request)
+    elif media_type in images.MEDIA_TYPES:
+        files = [body]
+    else:
+        raise UnsupportedMediaType(f"Send {FORM}, {', '.join(images.MEDIA_TYPES)} or {npy.MEDIA_TYPE}.")
+    return Upload(await decode_files(request, service, model, files, fit), several=len(files) > 1)
+
+
+async def decode_files(
+    request: Request, service: Service, model: Model, files: Sequence[bytes], fit: Fit
+) -> list[Picture]:
+    """The limits are checked on every header before the first picture is decoded."""
+    opened = [images.open_picture(file, service.settings.max_pixels) for file in files]
+    pixels = sum(image.width * image.height for image in opened)
+    check_total_pixels(service, pixels)
+    spec = model.manifest.picture
+    if pixels <= INLINE_PIXELS:
+        return [images.to_picture(image, spec, fit) for image in opened]
+    work = [service.in_thread(partial(images.to_picture, image, spec, fit)) for image in opened]
+    return await finish(work, request.receive, call_of(request.scope).deadline)
+
+
+def check_total_pixels(service: Service, pixels: int) -> None:
+    limit = service.settings.max_pixels_per_request
+    if pixels > limit:
+        raise PictureTooLarge(f"At most {limit} pixels a request, not {pixels}; send fewer or smaller pictures.")
+
+
+def _pictures_of_npy(body: bytes, service: Service, model: Model) -> list[Picture]:
+    """uint8 (B,H,W,C); there is no fitting here: whoever has an array can also resize it."""
+    array, spec = npy.read_npy(body), model.manifest.picture
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != spec.channels or 0 in array.shape:
+        raise WrongPictureSize(f"Send uint8 (B,H,W,{spec.channels}), not {array.dtype} {array.shape}.")
+    count, height, width, _ = array.shape
+    check_count(service, count)
+    check_total_pixels(service, count * height * width)
+    if images.target_size(width, height, spec) != (width, height):
+        raise WrongPictureSize(images.wrong_size(width, height, spec))
+    return [Picture(pixels, width, height) for pixels in array]
+
+
+def check_count(service: Service, count: int) -> None:
+    limit = service.settings.max_pictures_per_request
+    if count > limit:
+        raise TooManyItems(f"At most {limit} items a request, not {count}; send the rest in another one.")
+
+
+async def encode_pictures(request: Request, model: Model, pictures: Sequence[Picture]) -> list[Codes]:
+    """The codes (h,w) of each picture, in order; pictures of one size travel together."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for position, picture in enumerate(pictures):
+        by_shape.setdefault(picture.pixels.shape, []).append(position)
+        model.metrics.picture_pixels.observe(picture.pixels.shape[0] * picture.pixels.shape[1])
+    futures = []
+    try:
+        for positions in by_shape.values():
+            futures.append(model.engine.encode(np.stack([pictures[p].pixels for p in positions])))  # noqa: PERF401
+        results = await finish(futures, request.receive, call_of(request.scope).deadline)
+    finally:
+        for future in futures:
+            future.cancel()  # of those that went in before a full queue refused the next
+    ordered: list[Codes] = [np.empty(0, np.int64)] * len(pictures)
+    for positions, codes in zip(by_shape.values(), results, strict=True):
+        for position, one in zip(positions, codes, strict=True):
+            ordered[position] = one
+    return ordered
+
+
+async def _answer(
+    request: Request, service: Service, model: Model, upload: Upload, codes: Sequence[Codes], media_type: str
+) -> Response:
+    if media_type == JSON:
+        return Response(_json(model, upload, codes), media_type=JSON)
+    if media_type == npy.MEDIA_TYPE:
+        array = stack_alike(codes, "codes").astype(np.int32)
+        return Response(npy.write_npy(array if upload.several else array[0]), media_type=npy.MEDIA_TYPE)
+    sizes = {(picture.height, picture.width) for picture in upload.pictures}
+    if len(sizes) > 1:
+        raise InvalidParameter("One container holds pictures of one size; send the others in their own request.")
+    pack = partial(containers.pack, model.codec, stack_alike(codes, "codes"), sizes.pop())
+    (content,) = await finish([service.in_thread(pack)], request.receive, call_of(request.scope).deadline)
+    return Response(content, media_type=containers.MEDIA_TYPE)
+
+
+def stack_alike(arrays: Sequence[NDArray[np.int64]], what: str) -> NDArray[np.int64]:
+    if len({array.shape for array in arrays}) > 1:
+        raise InvalidParameter(f"The {what} differ in shape, which one array cannot hold; accept {JSON}.")
+    return np.stack(arrays)
+
+
+def _json(model: Model, upload: Upload, codes: Sequence[Codes]) -> bytes:
+    manifest = model.manifest
+    items = [
+        {"width": picture.width, "height": picture.height, "shape": one.shape, "codes": np.ascontiguousarray(one)}
+        for picture, one in zip(upload.pictures, codes, strict=True)
+    ]
+    head = {"model": manifest.name, "version": manifest.version}
+    if upload.several:
+        return orjson.dumps({**head, "items": items}, option=orjson.OPT_SERIALIZE_NUMPY)
+    size = {"codebook_size": manifest.codes.codebook_size}
+    return orjson.dumps({**head, **items[0], **size}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+MODEL_QUERY = {"model": {"type": "string", "description": "Name of the model; the default one without it."}}
+_FIT_SCHEMA = {"type": "string", "enum": list(images.FITS), "default": images.FITS[0]}
+_FORM_SCHEMA = {
+    "type": "object",
+    "required": [FIELD],
+    "properties": {FIELD: {"type": "array", "minItems": 1, "items": BINARY}},
+    "additionalProperties": False,
+}
+
+ENCODE = Endpoint(
+    method="POST",
+    path="/encode",
+    handler=encode,
+    summary="Pictures to codes",
+    query={**MODEL_QUERY, "fit": _FIT_SCHEMA},
+    request={FORM: _FORM_SCHEMA, **dict.fromkeys((*images.MEDIA_TYPES, npy.MEDIA_TYPE), BINARY)},
+    answer={JSON: (EncodeAnswer, EncodeManyAnswer), npy.MEDIA_TYPE: BINARY, containers.MEDIA_TYPE: BINARY},
+    problems=(
+        *(MalformedRequest, UnknownModel, NotAcceptable, BodyTooLarge, PictureTooLarge, TooManyItems),
+        *(UnsupportedMediaType, NotAPicture, WrongPictureSize, InvalidParameter, DeadlinePassed),
+    ),
+)

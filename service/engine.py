@@ -1,0 +1,178 @@
+"""The engine of one bundle: it owns the encode and the decode session. uint8 (B,H,W,C) <-> codes int64 (B,h,w).
+
+It batches what waits (service/batching.py), measures itself at start to know what is small enough to run without a
+thread, and finds out whether it is dead: a run whose every item failed is followed by one with known input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batching import Array, Batcher, BatchLimits, Item, Run
+from service.bundle import Bundle, BundleError, GraphName, PictureSpec
+from service.sessions import CUDA, SessionMaker
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+    from service.metrics import ModelMetrics
+
+log = logging.getLogger(__name__)
+
+Codes = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+
+class Engine:
+    """`encode` and `decode` return futures; see `Batcher.submit` for what they raise."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: Settings,
+        maker: SessionMaker,
+        metrics: ModelMetrics,
+        on_death: Callable[[Engine], None],
+    ) -> None:
+        self.bundle = bundle
+        self.provider = maker.provider
+        self._settings = settings
+        self._metrics = metrics
+        self._on_death = on_death
+        self._dead: str | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self._buckets = _buckets(settings.max_batch) if maker.provider == CUDA else ()
+        self._encoder = _open(bundle, "encoder_quantizer", maker)
+        self._decoder = _open(bundle, "decoder", maker)
+        self._encode = self._batcher("encode", self.run_encode)
+        self._decode = self._batcher("decode", self.run_decode)
+        self._warm_up()
+
+    def encode(self, pictures: Pixels) -> asyncio.Future[Array]:
+        """uint8 (n,H,W,C) -> future of int64 (n,h,w) in [0, K)."""
+        return self._encode.submit(pictures)
+
+    def decode(self, codes: Codes) -> asyncio.Future[Array]:
+        """int64 (n,h,w) in [0, K) -> future of uint8 (n,H,W,C)."""
+        return self._decode.submit(codes)
+
+    def why_not_ready(self) -> str | None:
+        """None while the engine is well; otherwise the reason, for /readyz."""
+        oldest = min((b.busy_since for b in (self._encode, self._decode) if b.busy_since is not None), default=None)
+        if self._dead is None and oldest is not None and perf_counter() - oldest > self._settings.engine_stall_s:
+            return f"a run takes longer than {self._settings.engine_stall_s} s"
+        return self._dead
+
+    @property
+    def queued(self) -> int:
+        return self._encode.queued + self._decode.queued
+
+    def close(self, reason: str) -> None:
+        """Answer whoever waits and take no more."""
+        self._dead = reason
+        self._encode.close(reason)
+        self._decode.close(reason)
+
+    def run_encode(self, pictures: Pixels) -> Codes:
+        """Without the queue: for the engine's own thread and for warm-up."""
+        codes: Codes = self._call(self._encoder, "images", pictures)
+        self._metrics.traffic.add(codes)
+        return codes
+
+    def run_decode(self, codes: Codes) -> Pixels:
+        pixels: Pixels = self._call(self._decoder, "codes", codes)
+        return pixels
+
+    def _call(self, session: ort.InferenceSession, name: str, array: Array) -> Any:
+        """One run. On CUDA the batch is padded to a bucket that was warmed up, so that no shape is new to cuDNN."""
+        count = len(array)
+        bucket = next((size for size in self._buckets if size >= count), count)
+        if bucket != count:
+            array = np.concatenate([array, np.zeros((bucket - count, *array.shape[1:]), array.dtype)])
+        return session.run(None, {name: array})[0][:count]
+
+    def _batcher(self, stage: str, run: Run) -> Batcher:
+        limits = BatchLimits(self._settings.max_batch, self._settings.max_queued_pictures, self._settings.max_wait_ms)
+
+        def observe(items: Sequence[Item], started: float, seconds: float) -> None:
+            self._metrics.observe_run(stage, items, started, seconds)
+            self._metrics.queued.set(self.queued)
+
+        return Batcher(run, limits, observe, self._suspect)
+
+    def _warm_up(self) -> None:
+        """Run each bucket once, check what comes out, and measure what fits into `inline_ms`."""
+        picture, codes = self._known_input()
+        for size in self._buckets:
+            self._call(self._encoder, "images", np.repeat(picture, size, axis=0))
+            self._call(self._decoder, "codes", np.repeat(codes, size, axis=0))
+        self._check()
+        for batcher, session, name, array in (
+            (self._encode, self._encoder, "images", picture),
+            (self._decode, self._decoder, "codes", codes),
+        ):
+            seconds = min(_timed(partial(self._call, session, name, array)) for _ in range(5))
+            batcher.inline_elements = int(self._settings.inline_ms / 1e3 / seconds * array.size)
+
+    def _known_input(self) -> tuple[Pixels, Codes]:
+        manifest = self.bundle.manifest
+        picture = np.zeros((1, manifest.picture.height, manifest.picture.width, manifest.picture.channels), np.uint8)
+        return picture, np.zeros((1, manifest.codes.height, manifest.codes.width), np.int64)
+
+    def _check(self) -> None:
+        """Raises BundleError when the graphs do not give what the manifest says."""
+        picture, codes = self._known_input()
+        for name, session, given, expected in (
+            ("encoder_quantizer", self._encoder, ("images", picture), codes),
+            ("decoder", self._decoder, ("codes", codes), picture),
+        ):
+            result = self._call(session, *given)
+            if (result.shape, result.dtype) != (expected.shape, expected.dtype):
+                raise BundleError(
+                    f"{self.bundle.folder}: graph {name} gives {result.dtype} {result.shape}, "
+                    f"the manifest says {expected.dtype} {expected.shape}: export it again"
+                )
+
+    def _suspect(self, error: Exception) -> None:
+        """A whole run failed. Find out in a thread whether the input or the engine was at fault."""
+        log.error("a run of %s failed: %s", self.bundle.manifest.name, error)
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.get_running_loop().create_task(self._probe())
+
+    async def _probe(self) -> None:
+        try:
+            await asyncio.to_thread(self._check)
+        except Exception as error:  # noqa: BLE001 - any failure on known input means that the engine is dead
+            log.critical("the engine of %s is dead: %s", self.bundle.manifest.name, error)
+            self.close("The engine has failed; it is being restarted. Try again.")
+            self._on_death(self)
+
+
+def code_grid(spec: PictureSpec, height: int, width: int) -> tuple[int, int]:
+    """(h, w) of the codes of a picture of this size."""
+    return height // spec.multiple_of, width // spec.multiple_of
+
+
+def _open(bundle: Bundle, graph: GraphName, maker: SessionMaker) -> ort.InferenceSession:
+    return maker.open(bundle.graph_path(graph))
+
+
+def _buckets(max_batch: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and `max_batch` itself."""
+    powers = [1 << n for n in range(max_batch.bit_length()) if 1 << n < max_batch]
+    return (*powers, max_batch)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = perf_counter()
+    call()
+    return perf_counter() - started

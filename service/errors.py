@@ -1,0 +1,139 @@
+"""Errors: exceptions that carry their HTTP status, and the one JSON shape that they have outside (RFC 9457).
+
+In: a `Problem`. Out: an `application/problem+json` response whose `type` is stable. Whatever is not a `Problem` becomes
+`InternalError`, which says nothing of the inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+from starlette.responses import Response
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """Base of every error that a caller sees. `detail` says what was wrong and how to fix it."""
+
+    status = 500
+    slug = "internal-error"
+    title = "Internal error"
+
+    def __init__(self, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+
+class MalformedRequest(Problem):
+    status, slug, title = 400, "malformed-request", "The request cannot be read"
+
+
+class Unauthorized(Problem):
+    status, slug, title = 401, "unauthorized", "No or wrong API key"
+
+
+class UnknownModel(Problem):
+    status, slug, title = 404, "unknown-model", "No such model"
+
+
+class UnknownRoute(Problem):
+    status, slug, title = 404, "unknown-route", "No such route"
+
+
+class MethodNotAllowed(Problem):
+    status, slug, title = 405, "method-not-allowed", "The route has no such method"
+
+
+class NotAcceptable(Problem):
+    status, slug, title = 406, "not-acceptable", "No answer in the accepted media types"
+
+
+class BodyTooLarge(Problem):
+    status, slug, title = 413, "body-too-large", "The request body is too large"
+
+
+class PictureTooLarge(Problem):
+    status, slug, title = 413, "picture-too-large", "The picture has too many pixels"
+
+
+class TooManyItems(Problem):
+    status, slug, title = 413, "too-many-items", "Too many items in one request"
+
+
+class UnsupportedMediaType(Problem):
+    status, slug, title = 415, "unsupported-media-type", "The media type is not supported"
+
+
+class NotAPicture(Problem):
+    status, slug, title = 422, "not-a-picture", "The bytes are not a picture that can be decoded"
+
+
+class WrongPictureSize(Problem):
+    status, slug, title = 422, "wrong-picture-size", "The picture has not the size of the model"
+
+
+class InvalidCodes(Problem):
+    status, slug, title = 422, "invalid-codes", "The codes are not codes of this model"
+
+
+class InvalidContainer(Problem):
+    status, slug, title = 422, "invalid-container", "The bytes are not a container of this model"
+
+
+class InvalidParameter(Problem):
+    status, slug, title = 422, "invalid-parameter", "A parameter has an impossible value"
+
+
+class ReloadFailed(Problem):
+    status, slug, title = 422, "reload-failed", "The bundle on disk cannot be served"
+
+
+class QueueFull(Problem):
+    status, slug, title = 429, "queue-full", "Too much is waiting already"
+
+
+class ClientClosed(Problem):
+    """The caller has left: nobody reads this answer. 499 is what proxies log for it."""
+
+    status, slug, title = 499, "client-closed", "The client closed the connection"
+
+
+class InternalError(Problem):
+    status, slug, title = 500, "internal-error", "Internal error"
+
+
+class NotReady(Problem):
+    status, slug, title = 503, "not-ready", "The service is not ready"
+
+
+class DeadlinePassed(Problem):
+    status, slug, title = 504, "deadline-passed", "The deadline of the request has passed"
+
+
+PROBLEMS: tuple[type[Problem], ...] = tuple(Problem.__subclasses__())
+
+
+def problem_type(slug: str) -> str:
+    return f"urn:vqserve:problem:{slug}"
+
+
+def problem_body(problem: Problem, request_id: str) -> dict[str, object]:
+    return {
+        "type": problem_type(problem.slug),
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": f"urn:vqserve:request:{request_id}",
+    }
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
+    content = orjson.dumps(problem_body(problem, request_id))
+    return Response(content, problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
+
+
+def internal_error() -> InternalError:
+    return InternalError("Something went wrong inside. The log knows more, under the request's id.")

@@ -1,0 +1,159 @@
+"""Pictures. In: the bytes of a PNG, JPEG, WebP or BMP. Out: uint8 (H,W,C) for the model, and back to PNG or WebP.
+
+What happens to unusual pictures: the orientation in EXIF is applied; transparency is laid over white; palettes become
+their colours; 16-bit samples keep their high byte; CMYK becomes RGB; colour and grey become what the model has.
+Animations are refused, because taking one frame would lose the others silently. Colour profiles are ignored.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from service.bundle import PictureSpec
+from service.errors import NotAPicture, PictureTooLarge, WrongPictureSize
+
+Pixels = NDArray[np.uint8]
+Fit = Literal["exact", "resize", "pad"]
+FITS: tuple[Fit, ...] = ("exact", "resize", "pad")
+
+# Naming the plugins registers them; Pillow would otherwise import all it has at the first picture that needs one.
+_PLUGINS = (
+    *(PngImagePlugin.PngImageFile, JpegImagePlugin.JpegImageFile),
+    *(WebPImagePlugin.WebPImageFile, BmpImagePlugin.BmpImageFile),
+)
+FORMATS = tuple(plugin.format for plugin in _PLUGINS)
+MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
+# What Pillow's readers of these four formats raise on broken bytes; the fuzz test keeps this list honest.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error, zlib.error, OverflowError)
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """`pixels` is what the model sees; the picture fills it from the top left corner to `width` and `height`.
+
+    They are smaller than the pixels only where ?fit=pad has added a border on the right and below.
+    """
+
+    pixels: Pixels  # (H, W, C) uint8
+    width: int
+    height: int
+
+
+def open_picture(data: bytes, max_pixels: int) -> Image.Image:
+    """The header of a picture, checked. Nothing of the size of the picture is allocated yet.
+
+    Raises:
+        NotAPicture: none of the four formats, a broken header, or an animation.
+        PictureTooLarge: more than `max_pixels` pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except _BOMBS as error:
+        raise PictureTooLarge(f"At most {max_pixels} pixels; make the picture smaller.") from error
+    except _BROKEN as error:
+        raise NotAPicture("Send a PNG, JPEG, WebP or BMP picture; these bytes are none of them.") from error
+    if image.width * image.height > max_pixels:
+        raise PictureTooLarge(f"{image.width}x{image.height} is more than {max_pixels} pixels; make it smaller.")
+    if getattr(image, "n_frames", 1) > 1:
+        raise NotAPicture("The picture is animated; send one frame of it.")
+    return image
+
+
+def to_picture(image: Image.Image, spec: PictureSpec, fit: Fit) -> Picture:
+    """Decode the opened image and make it what the model takes.
+
+    Raises:
+        NotAPicture: the pixels cannot be decoded, for example because the file is cut off.
+        WrongPictureSize: with fit `exact`, another size than the model's.
+    """
+    try:
+        image.load()
+        if "exif" in image.info:
+            image = ImageOps.exif_transpose(image)
+        image = _to_channels(image, spec.channels)
+    except _BROKEN as error:
+        raise NotAPicture("The picture is damaged or cut off; send the whole file.") from error
+    fitted = fit_image(image, spec, fit)
+    pixels = np.asarray(fitted).reshape(fitted.height, fitted.width, spec.channels)
+    shown = image if fit == "pad" and spec.any_size else fitted
+    return Picture(pixels, shown.width, shown.height)
+
+
+def _to_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Any Pillow mode -> `L` or `RGB`."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode and "transparency" not in image.info:
+        return image
+    if image.mode in _SIXTEEN_BIT:
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def target_size(width: int, height: int, spec: PictureSpec) -> tuple[int, int]:
+    """The nearest valid (width, height) that holds the picture: the model's own, or the next multiples."""
+    if not spec.any_size:
+        return spec.width, spec.height
+    factor = spec.multiple_of
+    return -(-width // factor) * factor, -(-height // factor) * factor
+
+
+def fit_image(image: Image.Image, spec: PictureSpec, fit: Fit) -> Image.Image:
+    size = target_size(image.width, image.height, spec)
+    if image.size == size:
+        return image
+    if fit == "exact":
+        raise WrongPictureSize(f"{wrong_size(image.width, image.height, spec)} Add ?fit=resize or ?fit=pad.")
+    if fit == "resize":
+        return image.resize(size, Image.Resampling.BICUBIC)
+    return _pad(image, size, anchored=spec.any_size)
+
+
+def wrong_size(width: int, height: int, spec: PictureSpec) -> str:
+    if spec.any_size:
+        return f"Width and height must be multiples of {spec.multiple_of}, not {width}x{height}."
+    return f"The model takes {spec.width}x{spec.height} pixels, not {width}x{height}."
+
+
+def _pad(image: Image.Image, size: tuple[int, int], anchored: bool) -> Image.Image:
+    """Anchored top left, the last row and column repeated; or shrunk to fit where larger, and centred on black."""
+    if anchored:
+        right, bottom = size[0] - image.width, size[1] - image.height
+        borders = ((0, bottom), (0, right), (0, 0))
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        padded = np.pad(pixels, borders, mode="edge")
+        return Image.fromarray(padded[:, :, 0] if image.mode == "L" else padded)
+    if image.width > size[0] or image.height > size[1]:
+        image = ImageOps.contain(image, size, Image.Resampling.BICUBIC)
+    return _centre(image, size)
+
+
+def _centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    canvas = Image.new(image.mode, size, 0)
+    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return canvas
+
+
+def write_picture(pixels: Pixels, media_type: str = "image/png") -> bytes:
+    """uint8 (H,W,C) -> PNG, or lossless WebP: what was decoded is what arrives."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    stream = io.BytesIO()
+    if media_type == "image/webp":
+        image.save(stream, "WEBP", lossless=True)
+    else:
+        image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()

@@ -1,0 +1,166 @@
+"""Metrics. In: events of the service. Out: Prometheus' text format, the same whichever worker process answers.
+
+`Metrics` declares every metric; docs/metrics.md is generated from it. Labels are bound once, outside the hot path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from service.batching import Item
+from service.bundle import Manifest
+from service.traffic import CodeTraffic, divergence_bits, perplexity
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS_BUCKETS = tuple(float(f"{1e-5 * 1.5**n:.4g}") for n in range(1, 36))  # 15 us to 14.6 s
+COUNT_BUCKETS = tuple(float(1 << n) for n in range(11))
+PIXEL_BUCKETS = tuple(float(1 << n) for n in range(8, 27, 2))
+STAGES = ("read", "decode_picture", "queue", "run", "encode_answer")
+_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class Metrics:
+    """One registry a process. With several workers prometheus_client keeps the values in files of a shared folder."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
+        folder = os.environ.get(_FOLDER_VARIABLE)
+        self.shared_folder = Path(folder) if folder else None
+        self.registry = CollectorRegistry()
+        self.models: dict[str, ModelMetrics] = {}
+        self.requests = self.counter("requests", "Answered requests.", "route", "status")
+        self.request_seconds = self.histogram(
+            "request_duration_seconds", "From the request's headers to the last byte of the answer.", "route"
+        )
+        self.stage_seconds = self.histogram(
+            "stage_duration_seconds", f"One stage of a request: {', '.join(STAGES)}.", "stage"
+        )
+        self.batch_pictures = self.histogram(
+            "batch_pictures", "Pictures or code grids in one run.", "model", "stage", buckets=COUNT_BUCKETS
+        )
+        self.picture_pixels = self.histogram(
+            "picture_pixels", "Pixels of the pictures that were encoded.", "model", buckets=PIXEL_BUCKETS
+        )
+        self.in_flight = self.gauge("requests_in_flight", "Requests inside the service.")
+        self.queued = self.gauge("queued_pictures", "Pictures or code grids that wait for an engine.", "model")
+        self.received = self.counter("received_bytes", "Bytes of request bodies.")
+        self.sent = self.counter("sent_bytes", "Bytes of answer bodies.")
+        self.refused = self.counter(
+            "refused_requests", "Requests without a result, by the slug of the problem type.", "reason"
+        )
+        self.reloads = self.counter(
+            "reloads", "Reloads of a bundle, by outcome: swapped or failed.", "model", "outcome"
+        )
+        self.engine_deaths = self.counter("engine_deaths", "Engines that failed on known input.", "model")
+        self.model_collector = _ModelCollector(self)
+        self.registry.register(self.model_collector)
+        self.stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"vqserve_{name}", text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"vqserve_{name}", text, labels, registry=self.registry, multiprocess_mode="livesum")
+
+    def histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS_BUCKETS) -> Histogram:
+        return Histogram(f"vqserve_{name}", text, labels, registry=self.registry, buckets=buckets)
+
+    def open_model(self, manifest: Manifest, provider: str) -> ModelMetrics:
+        """The metrics of one version of a model; they take the place of those of the version before."""
+        return ModelMetrics(self, manifest, provider)
+
+    def render(self) -> bytes:
+        if self.shared_folder is None:
+            return generate_latest(self.registry)
+        forget_dead_processes(self.shared_folder)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self.shared_folder))  # type: ignore[no-untyped-call]
+        registry.register(self.model_collector)
+        return generate_latest(registry)
+
+
+class ModelMetrics:
+    """The bound labels of one version of one model, and the codes of its traffic."""
+
+    def __init__(self, metrics: Metrics, manifest: Manifest, provider: str) -> None:
+        name = manifest.name
+        self.manifest = manifest
+        self.provider = provider
+        self.traffic = CodeTraffic(name, manifest.version, manifest.codes.codebook_size, metrics.shared_folder)
+        self.picture_pixels = metrics.picture_pixels.labels(name)
+        self.queued = metrics.queued.labels(name)
+        self._batch = {stage: metrics.batch_pictures.labels(name, stage) for stage in ("encode", "decode")}
+        self._queue = metrics.stages["queue"]
+        self._run = metrics.stages["run"]
+
+    def observe_run(self, stage: str, items: Sequence[Item], started: float, seconds: float) -> None:
+        for item in items:
+            self._queue.observe(started - item.queued_at)
+        self._run.observe(seconds)
+        self._batch[stage].observe(sum(len(item.array) for item in items))
+
+
+class _ModelCollector(Collector):
+    """What is computed when it is asked for: which models run where, and what their traffic looks like."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        info = GaugeMetricFamily(
+            "vqserve_model_info",
+            "1 for each model that is served.",
+            labels=("model", "version", "provider", "family"),
+        )
+        spread = GaugeMetricFamily(
+            "vqserve_traffic_codebook_perplexity",
+            "How many codes the recent traffic uses, as 2 to the entropy of its codes.",
+            labels=("model",),
+        )
+        drift = GaugeMetricFamily(
+            "vqserve_traffic_divergence_bits",
+            "Jensen-Shannon divergence of the recent traffic's codes from the training set's: 0 alike, 1 disjoint.",
+            labels=("model",),
+        )
+        for name, model in self._metrics.models.items():
+            manifest, counts = model.manifest, model.traffic.counts()
+            info.add_metric((name, manifest.version, model.provider, manifest.family), 1)
+            spread.add_metric((name,), perplexity(counts))
+            drift.add_metric((name,), divergence_bits(counts, manifest.code_histogram))
+        yield from (info, spread, drift)
+
+
+def forget_dead_processes(folder: Path) -> None:
+    """Remove the gauges of processes that have ended: nothing of theirs is in flight any more."""
+    for path in folder.glob("gauge_live*_*.db"):
+        if not Path(f"/proc/{path.stem.rpartition('_')[2]}").exists():
+            with suppress(FileNotFoundError):  # another worker was faster
+                path.unlink()
+
+
+def metrics_table(metrics: Metrics) -> str:
+    """Every metric as a Markdown table, for docs/metrics.md."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for collector in metrics.registry._collector_to_names:  # the registry has no public list of its collectors
+        labels = getattr(collector, "_labelnames", None)
+        for family in collector.collect():
+            names = labels if labels is not None else getattr(family, "_labelnames", ())
+            suffix = "_total" if family.type == "counter" else ""
+            shown = ", ".join(f"`{name}`" for name in names) or "none"
+            rows.append(f"| `{family.name}{suffix}` | {family.type} | {shown} | {family.documentation} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,225 @@
+"""What happens to every request, as plain ASGI: no task, no thread and no queue of its own.
+
+From the outside in: `Observe` (identity, headers, metrics, log), `Problems` (exceptions become answers), `Admission`
+(drain and concurrency), `ApiKeys`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import os
+import re
+from collections.abc import Mapping
+from itertools import count
+from time import perf_counter
+
+from prometheus_client import Counter, Histogram
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.call import Call, call_of, remember
+from service.endpoints import Handler
+from service.errors import (
+    MalformedRequest,
+    MethodNotAllowed,
+    NotReady,
+    Problem,
+    QueueFull,
+    Unauthorized,
+    UnknownRoute,
+    internal_error,
+    problem_response,
+)
+from service.logs import FIELDS
+from service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+# Probes and the scraper are not told to wait and need no key: they must see a service that is full or draining.
+ALWAYS_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
+class Observe:
+    """Gives each request its id, measures it, and adds the headers that every answer has."""
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, deadline_s: float, access_log: bool, routes: Mapping[Handler, str]
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._deadline_s = deadline_s
+        self._access_log = access_log
+        self._routes = routes  # handler -> path pattern
+        self._prefix = os.urandom(6).hex()  # ids differ between processes and restarts
+        self._numbers = count(1)
+        self._seconds: dict[str, Histogram] = {}
+        self._requests: dict[tuple[str, int], Counter] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        call = self._identify(scope)
+        remember(scope, call)
+        extra = (*_SECURITY_HEADERS, (b"x-request-id", call.request_id.encode()))
+        status, sent_bytes = 500, 0
+
+        async def send_observed(message: Message) -> None:
+            nonlocal status, sent_bytes
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *extra]
+            else:
+                sent_bytes += len(message.get("body", b""))
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_observed)
+        finally:
+            self._metrics.in_flight.dec()
+            self._metrics.sent.inc(sent_bytes)
+            self._record(scope, call, status)
+
+    def _identify(self, scope: Scope) -> Call:
+        given, trace = b"", b""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = value
+            elif name == b"traceparent":
+                trace = value
+        if given and _REQUEST_ID.fullmatch(given):
+            request_id = given.decode()
+        else:
+            request_id = f"{self._prefix}-{next(self._numbers):x}"
+        parent = _TRACEPARENT.fullmatch(trace) if trace else None
+        deadline = asyncio.get_running_loop().time() + self._deadline_s
+        return Call(request_id, parent[1].decode() if parent else None, perf_counter(), deadline)
+
+    def _record(self, scope: Scope, call: Call, status: int) -> None:
+        route = (
+            self._routes.get(scope["endpoint"], "other") if "endpoint" in scope else "other"
+        )  # the pattern, not the path: labels stay few
+        seconds = perf_counter() - call.started
+        if route not in self._seconds:
+            self._seconds[route] = self._metrics.request_seconds.labels(route)
+        if (route, status) not in self._requests:
+            self._requests[route, status] = self._metrics.requests.labels(route, str(status))
+        self._seconds[route].observe(seconds)
+        self._requests[route, status].inc()
+        if self._access_log:
+            fields = {
+                "request_id": call.request_id,
+                "trace_id": call.trace_id,
+                "key": call.key_name,
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "ms": round(seconds * 1e3, 3),
+            }
+            log.info("request", extra={FIELDS: fields})
+
+
+class Problems:
+    """Turns every exception into a problem document. What is not a `Problem` is logged and answered with a bare 500."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_watched)
+        except Problem as caught:
+            problem = caught
+        except Exception:
+            call = call_of(scope)
+            log.exception("unhandled error", extra={FIELDS: {"request_id": call.request_id, "path": scope["path"]}})
+            problem = internal_error()
+        else:
+            return
+        self._metrics.refused.labels(problem.slug).inc()
+        if not started:  # half an answer cannot be taken back; the server closes the connection
+            await problem_response(problem, call_of(scope).request_id)(scope, receive, send)
+
+
+def http_problem(error: HTTPException) -> Problem:
+    """What the router and the framework raise, as one of ours."""
+    if error.status_code == 404:
+        return UnknownRoute("There is no such route; GET /openapi.json lists them.")
+    if error.status_code == 405:
+        return MethodNotAllowed("This route has no such method.", error.headers)
+    return MalformedRequest(str(error.detail))
+
+
+class Admission:
+    """Lets at most `max_concurrent` requests in, and none while the service drains."""
+
+    def __init__(self, app: ASGIApp, max_concurrent: int) -> None:
+        self._app = app
+        self._max_concurrent = max_concurrent
+        self._inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in ALWAYS_OPEN:
+            await self._app(scope, receive, send)
+            return
+        if scope["app"].state.service.draining:
+            raise NotReady("The service is shutting down; ask another instance.", {"Connection": "close"})
+        if self._inside >= self._max_concurrent:
+            raise QueueFull(f"{self._inside} requests are being answered, at most as many may.", {"Retry-After": "1"})
+        self._inside += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._inside -= 1
+
+
+class ApiKeys:
+    """Asks for `Authorization: Bearer KEY` or `X-API-Key: KEY`. Compares all keys, each in constant time."""
+
+    def __init__(self, app: ASGIApp, keys: Mapping[str, bytes]) -> None:
+        self._app = app
+        self._digests = {name: hashlib.sha256(key).digest() for name, key in keys.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in ALWAYS_OPEN:
+            given = hashlib.sha256(_key_in(scope)).digest()
+            names = [name for name, digest in self._digests.items() if hmac.compare_digest(digest, given)]
+            if not names:
+                raise Unauthorized(
+                    "Send a valid key as Authorization: Bearer KEY or X-API-Key: KEY.",
+                    {"WWW-Authenticate": 'Bearer realm="vqserve"'},
+                )
+            call_of(scope).key_name = names[0]
+        await self._app(scope, receive, send)
+
+
+def _key_in(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"x-api-key":
+            return bytes(value)
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return bytes(value[7:].strip())
+    return b""

@@ -1,0 +1,200 @@
+"""The models that are served. In: bundle folders. Out: `Model`s by name, replaced whole when a bundle is reloaded.
+
+A request takes its `Model` once and keeps it, so a reload never mixes two versions in one answer. A new version is
+checked and warmed before it takes the old one's place; a bad one leaves the old one serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from service.bundle import MANIFEST_FILE, Bundle, BundleError, Manifest, load_bundle
+from service.codec_model import CodecModel
+from service.containers import open_codec
+from service.engine import Engine
+from service.errors import UnknownModel
+from service.metrics import Metrics, ModelMetrics
+from service.sessions import SessionMaker, session_maker
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_RESTART_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+_FOLLOW_OTHER_WORKERS_S = 1.0
+
+
+class Companion(Protocol):
+    """Something else that is opened with a model and closed with it, such as its generator."""
+
+    def why_not_ready(self) -> str | None: ...
+
+    def close(self, reason: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version of one model, ready to serve."""
+
+    bundle: Bundle
+    engine: Engine
+    codec: CodecModel
+    metrics: ModelMetrics
+    companions: Mapping[str, Companion]
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    def why_not_ready(self) -> str | None:
+        parts = (self.engine, *self.companions.values())
+        return next((reason for part in parts if (reason := part.why_not_ready())), None)
+
+    def close(self, reason: str) -> None:
+        for part in (self.engine, *self.companions.values()):
+            part.close(reason)
+
+
+OpenCompanion = Callable[[Bundle, Settings, SessionMaker, Metrics], Companion | None]
+
+
+class Models:
+    """Every model of the process. Opening is synchronous (at start); the rest belongs to the event loop."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, companions: Mapping[str, OpenCompanion] | None = None
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._open_companion = companions or {}
+        self._by_name: dict[str, Model] = {}
+        self._folders: dict[str, Path] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        bundles = [load_bundle(folder) for folder in settings.bundles]
+        self._maker = session_maker(settings, bundles[0].graph_path("decoder"))
+        for bundle in bundles:
+            name = bundle.manifest.name
+            if name in self._by_name:
+                raise BundleError(f"{bundle.folder} and {self._folders[name]} are both named {name}: serve one of them")
+            self._folders[name] = bundle.folder
+            self._put(self._open(bundle))
+        self.default = bundles[0].manifest.name
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._by_name.values())
+
+    def get(self, name: str | None) -> Model:
+        model = self._by_name.get(name or self.default)
+        if model is None:
+            raise UnknownModel(f"No model {name!r}; there are {', '.join(self._by_name)}.")
+        return model
+
+    def why_not_ready(self) -> str | None:
+        for name, model in self._by_name.items():
+            if reason := model.why_not_ready():
+                return f"{name}: {reason}"
+        return None
+
+    async def reload(self, name: str) -> Model:
+        """Load the folder of `name` again and swap it in when it is checked and warm.
+
+        Raises:
+            UnknownModel: no such model. BundleError: the folder is not a good bundle; the old one goes on serving.
+        """
+        self.get(name)
+        try:
+            model = await asyncio.to_thread(self._load, name)
+        except Exception:
+            self._metrics.reloads.labels(name, "failed").inc()
+            raise
+        self._put(model)
+        self._metrics.reloads.labels(name, "swapped").inc()
+        log.info("model %s is now version %s", name, model.manifest.version[:12])
+        return model
+
+    def start(self) -> None:
+        """Watch the folders, where that is asked for, and where other workers may have been told to reload."""
+        period_s = self._settings.watch_bundles_s or (_FOLLOW_OTHER_WORKERS_S if self._settings.workers > 1 else 0.0)
+        if period_s:
+            self._spawn(self._watch(period_s))
+
+    def close(self, reason: str) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for model in self._by_name.values():
+            model.close(reason)
+
+    def _load(self, name: str) -> Model:
+        bundle = load_bundle(self._folders[name])
+        if bundle.manifest.name != name:
+            raise BundleError(f"{bundle.folder} is now named {bundle.manifest.name}, not {name}: restart to serve it")
+        return self._open(bundle)
+
+    def _open(self, bundle: Bundle) -> Model:
+        metrics = self._metrics.open_model(bundle.manifest, self._maker.provider)
+        engine = Engine(bundle, self._settings, self._maker, metrics, self._on_death)
+        opened = {
+            name: open_companion(bundle, self._settings, self._maker, self._metrics)
+            for name, open_companion in self._open_companion.items()
+        }
+        present = {name: companion for name, companion in opened.items() if companion is not None}
+        return Model(bundle, engine, open_codec(bundle, self._maker), metrics, present)
+
+    def _put(self, model: Model) -> None:
+        name = model.manifest.name
+        self._by_name[name] = model
+        self._metrics.models[name] = model.metrics
+
+    def _on_death(self, engine: Engine) -> None:
+        name = engine.bundle.manifest.name
+        self._metrics.engine_deaths.labels(name).inc()
+        if self._settings.on_engine_death == "exit":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif self._by_name[name].engine is engine:
+            self._spawn(self._restart(name))
+
+    async def _restart(self, name: str) -> None:
+        for pause_s in _RESTART_PAUSES_S:
+            await asyncio.sleep(pause_s)
+            try:
+                await self.reload(name)
+            except Exception as error:  # noqa: BLE001 - whatever keeps the engine down, the next attempt may succeed
+                log.error("restart of %s failed: %s", name, error)
+            else:
+                return
+        log.critical("%s could not be restarted; the process ends", name)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _watch(self, period_s: float) -> None:
+        seen = {name: _stamp(folder) for name, folder in self._folders.items()}
+        while True:
+            await asyncio.sleep(period_s)
+            for name, folder in self._folders.items():
+                stamp = _stamp(folder)
+                if stamp in (seen[name], None):
+                    continue
+                seen[name] = stamp
+                try:
+                    await self.reload(name)
+                except Exception as error:  # noqa: BLE001 - a bad bundle must not end the watch; the old one serves on
+                    log.error("%s has changed but cannot be served: %s", folder, error)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Changes when the manifest is written again; None while it is missing."""
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return None
+    state = path.stat()
+    return state.st_mtime_ns, state.st_ino

@@ -1,0 +1,50 @@
+"""Media types. In: a Content-Type or Accept header. Out: the bare type, or the offered type wanted most."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from service.errors import NotAcceptable
+
+
+def bare_type(content_type: str) -> str:
+    """`"text/html; charset=utf-8"` -> `"text/html"`."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+@lru_cache(maxsize=256)
+def choose(accept: str, offered: tuple[str, ...]) -> str:
+    """The offered type with the highest quality in `accept`; of equals the first offered; the first without Accept.
+
+    Raises:
+        NotAcceptable: nothing that is offered is accepted.
+    """
+    ranges = [_parse(part) for part in accept.split(",") if part.strip()] or [("*/*", 1.0)]
+    best, best_quality = None, 0.0
+    for media_type in offered:
+        quality = _quality(media_type, ranges)
+        if quality > best_quality:
+            best, best_quality = media_type, quality
+    if best is None:
+        raise NotAcceptable(f"Accept one of {', '.join(offered)}.")
+    return best
+
+
+def _parse(part: str) -> tuple[str, float]:
+    media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return media_range, float(parameter[2:])
+            except ValueError:
+                return media_range, 0.0
+    return media_range, 1.0
+
+
+def _quality(media_type: str, ranges: list[tuple[str, float]]) -> float:
+    """The quality of the most specific range that matches (RFC 9110, section 12.5.1)."""
+    for pattern in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+        for media_range, quality in ranges:
+            if media_range == pattern:
+                return quality
+    return 0.0

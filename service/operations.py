@@ -1,0 +1,92 @@
+"""The routes for operators: what is served, whether it is alive and ready, its metrics, and reload."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.bundle import BundleError
+from service.endpoints import Endpoint
+from service.errors import NotReady, ReloadFailed, UnknownModel
+from service.metrics import CONTENT_TYPE
+from service.models import Model
+from service.schemas import ModelAnswer, ModelsAnswer, StatusAnswer
+from service.service import Service, service_of
+
+JSON = "application/json"
+
+
+def json_response(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type=JSON)
+
+
+def describe(service: Service, model: Model) -> dict[str, object]:
+    manifest = model.manifest
+    answer = ModelAnswer(
+        name=manifest.name,
+        version=manifest.version,
+        family=manifest.family,
+        default=manifest.name == service.models.default,
+        provider=model.engine.provider,
+        picture=manifest.picture,
+        codes=manifest.codes,
+        labels=list(manifest.labels) if manifest.labels is not None else None,
+        prior=manifest.prior is not None,
+        codebook_colours=list(manifest.codebook_colours) if manifest.codebook_colours is not None else None,
+        quality=manifest.quality,
+    )
+    return answer.model_dump(mode="json")
+
+
+async def list_models(request: Request) -> Response:
+    service = service_of(request)
+    return json_response({"models": [describe(service, model) for model in service.models]})
+
+
+async def show_model(request: Request) -> Response:
+    service = service_of(request)
+    return json_response(describe(service, service.models.get(request.path_params["name"])))
+
+
+async def reload_model(request: Request) -> Response:
+    service, name = service_of(request), request.path_params["name"]
+    try:
+        model = await service.models.reload(name)
+    except BundleError as error:
+        raise ReloadFailed(f"The old version goes on serving. {error}") from error
+    return json_response(describe(service, model))
+
+
+async def healthz(request: Request) -> Response:
+    return json_response({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    reason = service_of(request).why_not_ready()
+    if reason is not None:
+        raise NotReady(f"Not ready: {reason}.", {"Retry-After": "1"})
+    return json_response({"status": "ready"})
+
+
+async def metrics(request: Request) -> Response:
+    return Response(service_of(request).metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+
+MODELS: dict[str, type[ModelAnswer]] = {JSON: ModelAnswer}
+ENDPOINTS = (
+    Endpoint("GET", "/models", list_models, "What is served", {JSON: ModelsAnswer}, tag="models"),
+    Endpoint("GET", "/models/{name}", show_model, "One model", MODELS, problems=(UnknownModel,), tag="models"),
+    Endpoint(
+        "POST",
+        "/models/{name}/reload",
+        reload_model,
+        "Load the bundle's folder again and swap it in once it is checked and warm",
+        MODELS,
+        problems=(UnknownModel, ReloadFailed),
+        tag="models",
+    ),
+    Endpoint("GET", "/healthz", healthz, "The process answers", {JSON: StatusAnswer}, tag="operations"),
+    Endpoint("GET", "/readyz", readyz, "The service can take work", {JSON: StatusAnswer}, tag="operations"),
+    Endpoint("GET", "/metrics", metrics, "Prometheus metrics", {"text/plain": {"type": "string"}}, tag="operations"),
+)

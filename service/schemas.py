@@ -1,0 +1,89 @@
+"""The JSON bodies of the API: requests that are validated here, and answers whose shape the OpenAPI file shows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.bundle import CodesSpec, PictureSpec, Quality
+
+Code = Annotated[int, Field(ge=0, lt=1 << 31)]
+Grid = list[list[Code]]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class DecodeRequest(_Body):
+    """One grid of codes (h,w), or several (B,h,w)."""
+
+    codes: Annotated[list[list[Code]] | list[list[list[Code]]], Field(min_length=1)]
+
+
+class EncodedPicture(_Body):
+    """`width` and `height` of the decoded picture, without the border of ?fit=pad; `shape` of the codes (h, w)."""
+
+    width: int
+    height: int
+    shape: tuple[int, int]
+    codes: Grid
+
+
+class EncodeAnswer(EncodedPicture):
+    """The codes of one picture."""
+
+    model: str
+    version: str
+    codebook_size: int
+
+
+class EncodeManyAnswer(_Body):
+    """The codes of several pictures, in their order."""
+
+    model: str
+    version: str
+    items: list[EncodedPicture]
+
+
+class DecodedPicture(_Body):
+    image: str = Field(description="A PNG file in base64.")
+
+
+class DecodeAnswer(_Body):
+    items: list[DecodedPicture]
+
+
+class ModelAnswer(_Body):
+    """One model, as its bundle describes it."""
+
+    name: str
+    version: str
+    family: str
+    default: bool
+    provider: str
+    picture: PictureSpec
+    codes: CodesSpec
+    labels: list[str] | None
+    prior: bool = Field(description="Whether it can generate and compress with its prior.")
+    codebook_colours: list[str] | None
+    quality: Quality
+
+
+class ModelsAnswer(_Body):
+    models: list[ModelAnswer]
+
+
+class StatusAnswer(_Body):
+    status: Literal["ok", "ready"]
+
+
+class ProblemAnswer(BaseModel):
+    """RFC 9457. `type` is stable; `detail` says what to do."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str

@@ -1,0 +1,99 @@
+"""The one place that makes onnxruntime sessions. In: a graph file and a device. Out: a session that runs where it says.
+
+onnxruntime falls back to the CPU silently in two ways: at creation, when CUDA cannot be loaded, and at run time, when a
+CUDA call fails. Both are switched off here; `auto` chooses before creation and says what it chose.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnxruntime as ort
+
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Provider = Literal["CUDAExecutionProvider", "CPUExecutionProvider"]
+CUDA: Provider = "CUDAExecutionProvider"
+CPU: Provider = "CPUExecutionProvider"
+_CGROUP_V2_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+# EXHAUSTIVE, the default, stalls at every new shape.
+_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
+
+
+class DeviceError(RuntimeError):
+    """The device that the settings ask for is not what would run; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class SessionMaker:
+    """Opens every session of a process on one provider with one number of threads."""
+
+    provider: Provider
+    threads: int
+
+    def open(self, path: Path) -> ort.InferenceSession:
+        """A session on exactly `provider`.
+
+        Raises:
+            DeviceError: onnxruntime made the session on another provider.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        # Spinning threads take the CPU away from the event loop between two runs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        providers = [(CUDA, _CUDA_OPTIONS)] if self.provider == CUDA else [(CPU, {})]
+        session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        session.disable_fallback()
+        taken = session.get_providers()[0]
+        if taken != self.provider:
+            raise DeviceError(f"{path.name} runs on {taken} instead of {self.provider}: {_CUDA_ADVICE}")
+        return session
+
+
+_CUDA_ADVICE = "install onnxruntime-gpu without onnxruntime, check nvidia-smi and the driver, or set VQSERVE_DEVICE=cpu"
+
+
+def session_maker(settings: Settings, probe: Path) -> SessionMaker:
+    """The maker for these settings; `probe` is a graph that is opened once to see whether CUDA really works.
+
+    Raises:
+        DeviceError: `cuda` was asked for and is not what runs.
+    """
+    threads = settings.threads or max(1, cpu_limit() // settings.workers)
+    if settings.device == "cpu":
+        return SessionMaker(CPU, threads)
+    maker = SessionMaker(CUDA, threads)
+    try:
+        _require_cuda()
+        maker.open(probe)
+    except (DeviceError, RuntimeError) as error:
+        if settings.device == "cuda":
+            raise DeviceError(f"VQSERVE_DEVICE=cuda: {error}") from error
+        maker = SessionMaker(CPU, threads)
+        log.info("device auto: CPU, because %s", error)
+    else:
+        log.info("device %s: CUDA", settings.device)
+    return maker
+
+
+def _require_cuda() -> None:
+    if CUDA not in ort.get_available_providers():
+        raise DeviceError(f"this onnxruntime has no {CUDA}: {_CUDA_ADVICE}")
+    ort.preload_dlls()  # finds CUDA and cuDNN where they came as wheels
+
+
+def cpu_limit(limit_file: Path = _CGROUP_V2_LIMIT) -> int:
+    """Whole CPUs that this process may use: the smaller of its affinity and its container's quota, at least 1."""
+    cpus = len(os.sched_getaffinity(0))
+    if not limit_file.is_file():
+        return cpus
+    quota, period = limit_file.read_text().split()
+    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))

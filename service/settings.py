@@ -1,0 +1,115 @@
+"""Settings: environment variables `VQSERVE_*` in, one frozen `Settings` out. Every default of the service stands here.
+
+docs/configuration.md is generated from this file (`python -m service --print-settings`); a test compares them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Device = Literal["auto", "cuda", "cpu"]
+
+
+class Settings(BaseSettings):
+    """Numbers carry their unit in the name; 0 means what the description says it means."""
+
+    model_config = SettingsConfigDict(env_prefix="VQSERVE_", frozen=True, extra="ignore")
+
+    bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (Path("models/mnist"),), description="Bundle folders, comma-separated. The first is the default model."
+    )
+    device: Device = Field(
+        "auto", description="`cuda` fails at start when CUDA is not what really runs; `auto` logs what it took."
+    )
+    threads: int = Field(
+        0, ge=0, description="onnxruntime threads a process; 0: the container's CPU limit divided by the workers."
+    )
+    workers: int = Field(1, ge=1, le=64, description="Server processes. Each opens its own sessions.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+
+    max_body_bytes: int = Field(32 << 20, gt=0, description="Largest request body; above it 413.")
+    max_pixels: int = Field(
+        1 << 24, gt=0, description="Most pixels of one picture, read from its header before decoding; above it 413."
+    )
+    max_pictures_per_request: int = Field(256, gt=0, description="Most pictures or code grids a request; above it 413.")
+    max_samples_per_request: int = Field(64, gt=0, description="Most samples of one /generate; above it 413.")
+    max_pixels_per_request: int = Field(
+        1 << 25, gt=0, description="Most pixels of all the pictures of a request together, in or out; above it 413."
+    )
+    max_queued_pictures: int = Field(
+        1024, gt=0, description="Most pictures waiting for one engine; above it 429 with Retry-After."
+    )
+    max_concurrent_requests: int = Field(
+        1024, gt=0, description="Most requests inside a process; above it 429. Probes and /metrics are exempt."
+    )
+    request_deadline_ms: int = Field(30_000, gt=0, description="A request that is not answered by then gets 504.")
+
+    max_batch: int = Field(64, gt=0, description="Most pictures a run. Larger requests run alone.")
+    max_wait_ms: float = Field(
+        0.0, ge=0, le=1000, description="How long an idle engine waits for company; 0: never. May help on a GPU."
+    )
+    inline_ms: float = Field(
+        1.0, ge=0, le=100, description="Work that is estimated to be shorter runs on the event loop, without a thread."
+    )
+    engine_stall_s: float = Field(60.0, gt=0, description="A run that takes longer turns /readyz to 503.")
+    on_engine_death: Literal["restart", "exit"] = Field(
+        "restart", description="What follows a dead engine: new sessions from the same bundle, or the process ends."
+    )
+    watch_bundles_s: float = Field(
+        0.0, ge=0, description="How often to look for a changed manifest and reload that bundle; 0: never."
+    )
+
+    drain_s: float = Field(
+        1.0, ge=0, description="After SIGTERM: how long /readyz says 503 before the listening socket closes."
+    )
+    grace_s: int = Field(20, ge=1, description="After that: how long requests in flight may take to finish.")
+
+    api_keys: SecretStr = Field(
+        SecretStr(""), description="`name:key` pairs, comma-separated. Empty: no key is asked. Names go to the log."
+    )
+    cors_origins: str = Field("", description="Origins that browsers may call from, comma-separated. Empty: none.")
+    access_log: bool = Field(False, description="One JSON log line a request. Server errors are logged in any case.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+
+    @field_validator("bundles", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("bundles")
+    @classmethod
+    def _at_least_one(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if not value:
+            raise ValueError("name at least one bundle folder, for example VQSERVE_BUNDLES=models/mnist")
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _pairs(cls, value: SecretStr) -> SecretStr:
+        parse_api_keys(value.get_secret_value())
+        return value
+
+
+def parse_api_keys(text: str) -> dict[str, bytes]:
+    """`"alice:s3cret,bob:hunter2"` -> name to key. The message of an error shows no key."""
+    keys: dict[str, bytes] = {}
+    for position, pair in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
+        name, colon, key = pair.partition(":")
+        if not (name and colon and len(key) >= 8) or name in keys:
+            raise ValueError(f"entry {position} must be name:key, each name once, a key of at least 8 characters")
+        keys[name] = key.encode()
+    return keys
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, for docs/configuration.md."""
+    rows = ["| variable | default | what it does |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+        rows.append(f"| `VQSERVE_{name.upper()}` | {f'`{default}`' if default else 'empty'} | {field.description} |")
+    return "\n".join(rows) + "\n"

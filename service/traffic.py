@@ -1,0 +1,74 @@
+"""What the traffic looks like to the codebook. In: the codes of every answer. Out: their perplexity, and their
+divergence from the histogram of the training set, which grows when the pictures are no longer like those of training.
+
+The counts forget: once a window is full they are halved. With several worker processes each keeps its counts in a file
+of a shared folder, and whoever is asked for metrics adds the files up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW_CODES = 1 << 20
+
+
+class CodeTraffic:
+    """Counts of the K codes of one model version, int64 (K,)."""
+
+    def __init__(self, model: str, version: str, codebook_size: int, shared_folder: Path | None = None) -> None:
+        self._pattern = f"codes_{model}_{version[:12]}_*.bin"
+        self._folder = shared_folder
+        self._size = codebook_size
+        self._counts: NDArray[np.int64]
+        if shared_folder is None:
+            self._counts = np.zeros(codebook_size, np.int64)
+        else:
+            path = shared_folder / self._pattern.replace("*", str(os.getpid()))
+            self._counts = np.memmap(path, np.int64, mode="w+", shape=(codebook_size,))
+        self._total = 0
+
+    def add(self, codes: NDArray[np.int64]) -> None:
+        self._counts += np.bincount(codes.ravel(), minlength=self._size)
+        self._total += codes.size
+        if self._total > WINDOW_CODES:
+            np.floor_divide(self._counts, 2, out=self._counts)
+            self._total = int(self._counts.sum())
+
+    def counts(self) -> NDArray[np.int64]:
+        """Of all the processes together, (K,)."""
+        if self._folder is None:
+            return self._counts.copy()
+        files = self._folder.glob(self._pattern)
+        total = np.zeros(self._size, np.int64)
+        for path in files:
+            total += np.fromfile(path, np.int64, self._size)
+        return total
+
+
+def perplexity(counts: NDArray[np.int64]) -> float:
+    """2 to the entropy in bits: from 1, one code only, to K, all alike. 0 when there is nothing to count."""
+    total = counts.sum()
+    if not total:
+        return 0.0
+    shares = counts[counts > 0] / total
+    return float(np.exp(-np.sum(shares * np.log(shares))))
+
+
+def divergence_bits(counts: NDArray[np.int64], training_counts: Sequence[int]) -> float:
+    """Jensen-Shannon divergence of traffic and training, in bits: 0 alike, 1 disjoint. 0 when nothing was counted."""
+    training = np.asarray(training_counts, np.float64)
+    if not counts.sum() or not training.sum():
+        return 0.0
+    p, q = counts / counts.sum(), training / training.sum()
+    middle = (p + q) / 2
+    return float((_relative_entropy_bits(p, middle) + _relative_entropy_bits(q, middle)) / 2)
+
+
+def _relative_entropy_bits(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    used = p > 0
+    return float(np.sum(p[used] * np.log2(p[used] / q[used])))

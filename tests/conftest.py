@@ -1,0 +1,81 @@
+"""Fixtures for every test of the service: tiny bundles, small real pictures, and a client of a running app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings
+from tests.tiny_bundle import Weights, write_tiny_bundle
+
+PICTURES = Path(__file__).parent / "fixtures" / "pictures"
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Two bundles on disk and the weights for their oracles."""
+
+    grey: Path  # "tiny": 28x28x1
+    grey_weights: Weights
+    colour: Path  # "tiny_colour": any multiple of 4, 3 channels
+    colour_weights: Weights
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"bundles": (self.grey, self.colour), "device": "cpu", "threads": 1}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp("bundles")
+    grey, colour = folder / "tiny", folder / "tiny_colour"
+    grey_weights = write_tiny_bundle(grey, "tiny")
+    return Tiny(grey, grey_weights, colour, write_tiny_bundle(colour, "tiny_colour", any_size=True))
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[TestClient]:
+    """A client of an app whose lifespan has started. Errors come back as answers, as they do over a socket."""
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client(tiny: Tiny) -> Iterator[TestClient]:
+    """One app with default limits for all tests that leave no trace in it."""
+    with running(Settings(**tiny.settings)) as shared:
+        yield shared
+
+
+@pytest.fixture
+def make_client(tiny: Tiny) -> Iterator[Callable[..., TestClient]]:
+    """`make_client(max_pixels=100)`: an app of its own with these settings."""
+    with_exit: list[Any] = []
+
+    def make(**settings: Any) -> TestClient:
+        context = running(Settings(**{**tiny.settings, **settings}))
+        with_exit.append(context)
+        return context.__enter__()
+
+    yield make
+    for context in with_exit:
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def digit() -> bytes:
+    """A real digit as PNG, 28x28 grey."""
+    return (PICTURES / "digit_7.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """A real photograph as JPEG, 96x64 RGB."""
+    return (PICTURES / "ladybird_crop.jpg").read_bytes()

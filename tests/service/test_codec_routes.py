@@ -1,0 +1,155 @@
+"""/encode and /decode against the numpy oracle of the tiny bundle, in every representation they speak."""
+
+from __future__ import annotations
+
+import base64
+import io
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from starlette.testclient import TestClient
+
+from tests.conftest import PICTURES, Tiny
+from tests.tiny_bundle import CODEBOOK_SIZE, oracle_codes, oracle_pixels
+
+NPY = "application/x-npy"
+CONTAINER = "application/vnd.vqserve.codes"
+
+
+def pixels_of(data: bytes) -> NDArray[np.uint8]:
+    """(H,W,C) uint8, read by Pillow without the service's code."""
+    pixels = np.asarray(Image.open(io.BytesIO(data)))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def npy(array: NDArray[np.generic]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def test_encode_a_form_answers_the_documented_json(client: TestClient, tiny: Tiny, digit: bytes) -> None:
+    response = client.post("/encode", files={"img": ("x.png", digit, "image/png")})
+    answer = response.json()
+    codes = answer.pop("codes")
+    version = client.get("/models/tiny").json()["version"]
+    assert answer == {
+        **{"model": "tiny", "version": version, "width": 28, "height": 28},
+        **{"codebook_size": CODEBOOK_SIZE, "shape": [7, 7]},
+    }
+    assert codes == oracle_codes(pixels_of(digit)[None], tiny.grey_weights)[0].tolist()
+
+
+def test_encode_a_raw_body_gives_the_same_as_a_form(client: TestClient, digit: bytes) -> None:
+    form = client.post("/encode", files={"img": digit})
+    raw = client.post("/encode", content=digit, headers={"content-type": "image/png"})
+    assert raw.content == form.content
+
+
+def test_encode_several_pictures_keeps_their_order(client: TestClient, tiny: Tiny) -> None:
+    files = [(PICTURES / f"digit_{n}.png").read_bytes() for n in (0, 1, 2, 4, 7)]
+    answer = client.post("/encode", files=[("img", file) for file in files]).json()
+    pixels = np.stack([pixels_of(file) for file in files])
+    assert set(answer) == {"model", "version", "items"}
+    assert [item["codes"] for item in answer["items"]] == oracle_codes(pixels, tiny.grey_weights).tolist()
+    assert all((i["width"], i["height"], i["shape"]) == (28, 28, [7, 7]) for i in answer["items"])
+
+
+def test_encode_pictures_of_different_sizes_in_one_request(client: TestClient, tiny: Tiny) -> None:
+    random = np.random.default_rng(3)
+    pictures = [random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((8, 12), (16, 4), (8, 12))]
+    streams = [io.BytesIO() for _ in pictures]
+    for picture, stream in zip(pictures, streams, strict=True):
+        Image.fromarray(picture).save(stream, "PNG")
+    files = [("img", stream.getvalue()) for stream in streams]
+    items = client.post("/encode?model=tiny_colour", files=files).json()["items"]
+    for picture, item in zip(pictures, items, strict=True):
+        assert item["codes"] == oracle_codes(picture[None], tiny.colour_weights)[0].tolist()
+
+
+def test_npy_batch_in_and_out(client: TestClient, tiny: Tiny) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (9, 28, 28, 1), np.uint8)
+    response = client.post("/encode", content=npy(pixels), headers={"content-type": NPY, "accept": NPY})
+    codes = np.load(io.BytesIO(response.content))
+    assert (codes.dtype, codes.shape) == (np.int32, (9, 7, 7))
+    assert (codes == oracle_codes(pixels, tiny.grey_weights)).all()
+    response = client.post("/decode", content=npy(codes), headers={"content-type": NPY, "accept": NPY})
+    assert (np.load(io.BytesIO(response.content)) == oracle_pixels(codes, tiny.grey_weights, 1)).all()
+
+
+def test_one_picture_as_npy_has_no_batch_axis(client: TestClient, digit: bytes) -> None:
+    response = client.post("/encode", content=digit, headers={"content-type": "image/png", "accept": NPY})
+    assert np.load(io.BytesIO(response.content)).shape == (7, 7)
+
+
+@pytest.mark.parametrize(("media_type", "format_name"), [("image/png", "PNG"), ("image/webp", "WEBP")])
+def test_decode_gives_a_lossless_picture(client: TestClient, tiny: Tiny, media_type: str, format_name: str) -> None:
+    codes = np.random.default_rng(5).integers(0, CODEBOOK_SIZE, (5, 6))
+    response = client.post("/decode?model=tiny_colour", json={"codes": codes.tolist()}, headers={"accept": media_type})
+    assert response.headers["content-type"] == media_type
+    assert Image.open(io.BytesIO(response.content)).format == format_name
+    assert (pixels_of(response.content) == oracle_pixels(codes[None], tiny.colour_weights, 3)[0]).all()
+
+
+def test_decode_answers_png_by_default_and_json_for_several(client: TestClient, tiny: Tiny) -> None:
+    codes = np.random.default_rng(6).integers(0, CODEBOOK_SIZE, (3, 7, 7))
+    one = client.post("/decode", json={"codes": codes[0].tolist()})
+    several = client.post("/decode", json={"codes": codes.tolist()})
+    assert one.headers["content-type"] == "image/png"
+    pictures = [base64.b64decode(item["image"]) for item in several.json()["items"]]
+    assert pictures[0] == one.content
+    expected = oracle_pixels(codes, tiny.grey_weights, 1)
+    assert (np.stack([pixels_of(picture) for picture in pictures]) == expected).all()
+
+
+def test_container_round_trip_crops_the_padding_away(client: TestClient, tiny: Tiny) -> None:
+    """A picture of 30x18 is padded to 32x20 for the model; the container remembers 30x18."""
+    pixels = np.random.default_rng(7).integers(0, 256, (18, 30, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    packed = client.post(
+        "/encode?model=tiny_colour&fit=pad",
+        content=stream.getvalue(),
+        headers={"content-type": "image/png", "accept": CONTAINER},
+    )
+    assert packed.headers["content-type"] == CONTAINER
+    response = client.post("/decode?model=tiny_colour", content=packed.content, headers={"content-type": CONTAINER})
+    padded = np.pad(pixels, ((0, 2), (0, 2), (0, 0)), mode="edge")
+    codes = oracle_codes(padded[None], tiny.colour_weights)
+    assert (pixels_of(response.content) == oracle_pixels(codes, tiny.colour_weights, 3)[0, :18, :30]).all()
+
+
+def test_a_photograph_survives_the_round_trip_in_shape(client: TestClient, photo: bytes) -> None:
+    answer = client.post("/encode?model=tiny_colour", files={"img": photo}).json()
+    assert (answer["width"], answer["height"], answer["shape"]) == (96, 64, [16, 24])
+    picture = client.post("/decode?model=tiny_colour", json={"codes": answer["codes"]})
+    assert pixels_of(picture.content).shape == (64, 96, 3)
+
+
+def test_models_and_probes(client: TestClient) -> None:
+    models = client.get("/models").json()["models"]
+    assert [(model["name"], model["default"]) for model in models] == [("tiny", True), ("tiny_colour", False)]
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_metrics_count_what_happened(client: TestClient, digit: bytes) -> None:
+    def value(line_start: str) -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(line_start))
+
+    before = value('vqserve_requests_total{route="/encode",status="200"}')
+    client.post("/encode", files={"img": digit})
+    assert value('vqserve_requests_total{route="/encode",status="200"}') == before + 1
+    assert value("vqserve_model_info{") == 2
+    assert 1 <= value('vqserve_traffic_codebook_perplexity{model="tiny"}') <= CODEBOOK_SIZE
+    buckets = [
+        float(line.rpartition(" ")[2])
+        for line in client.get("/metrics").text.splitlines()
+        if line.startswith("vqserve_stage_duration_seconds_bucket") and 'stage="run"' in line
+    ]
+    assert len(buckets) == 36
+    assert all(low <= high for low, high in pairwise(buckets))
