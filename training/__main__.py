@@ -20,6 +20,7 @@ from training.data import DataError
 
 def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and device lists
     options = _parser().parse_args(arguments)
     try:
         metrics = _evaluate(options) if options.job == "evaluate" else _fit(options)

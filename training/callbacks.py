@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from numpy.typing import NDArray
@@ -81,6 +83,34 @@ class LogSheet(Callback):
             return
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_image(self._tag, self._draw(), trainer.global_step, dataformats="HWC")
+
+
+class StageProgress(ProgressBar):
+    """One bar for the whole stage, with its last logged numbers; Lightning's own starts anew at each validation."""
+
+    def __init__(self, name: str, steps: int, refresh_every: int) -> None:
+        super().__init__()
+        self._name, self._steps, self._refresh_every = name, steps, refresh_every
+        self._bar: Tqdm | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        hidden = not trainer.is_global_zero
+        self._bar = Tqdm(desc=self._name, total=self._steps, initial=trainer.global_step, disable=hidden)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._bar is not None and trainer.global_step % self._refresh_every == 0:
+            self._bar.update(trainer.global_step - self._bar.n)
+            numbers = self.get_metrics(trainer, pl_module)
+            self._bar.set_postfix({name: value for name, value in numbers.items() if name != "v_num"})
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def disable(self) -> None:
+        """Lightning calls this on every process but the first; `on_train_start` has decided by then."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class ConfigError(ValueError):
@@ -44,8 +44,10 @@ class QuantizerConfig(_Section):
     commitment_cost: float = Field(default=0.25, ge=0)  # beta, eq. 3 of arXiv:1711.00937
     rate_weight: float = Field(default=0.0, ge=0)  # lambda of the entropy-constrained assignment
     usage_decay: float = Field(default=0.99, gt=0, lt=1)  # gamma, appendix A.1 of arXiv:1711.00937
-    restart_every: int = Field(default=100, ge=0)  # steps; 0: no restarts
-    restart_below: float = Field(default=0.03, ge=0, lt=1)  # of the mean usage
+    start_step: int = Field(default=200, ge=0)  # steps before the codebook starts from the encoder's latents
+    restart_every: int = Field(default=50, ge=0)  # steps; 0: no restarts
+    restart_below: float = Field(default=0.03, ge=0, lt=1)  # of the mean count since the last look
+    restart_until: float = Field(default=0.75, ge=0, le=1)  # of the steps; a code restarted later could not settle
     levels: tuple[int, ...] = (8, 8, 8)  # fsq only
 
 
@@ -75,7 +77,7 @@ class StageConfig(_Section):
     batch_size: int = Field(default=128, gt=0)  # over all processes
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=100, ge=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     gradient_clip: float = Field(default=1.0, ge=0)  # largest norm of the gradient; 0: no clipping
     validate_every: int = Field(default=500, gt=0)  # steps between validations; a checkpoint follows each
 
@@ -103,6 +105,15 @@ class RunConfig(_Section):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     prior: PriorConfig | None = PriorConfig()  # null: the autoencoder alone
     trainer: TrainerConfig = TrainerConfig()
+
+    @model_validator(mode="after")
+    def _codebook_is_trained(self) -> RunConfig:
+        start, steps = self.autoencoder.quantizer.start_step, self.trainer.autoencoder.steps
+        if start >= steps:
+            raise ValueError(
+                f"autoencoder.quantizer.start_step {start} must be below trainer.autoencoder.steps {steps}"
+            )
+        return self
 
     def grid(self, picture: tuple[int, int, int]) -> tuple[int, int]:
         """(h, w) of the codes of a picture of (C, H, W)."""
@@ -148,6 +159,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _explain(location: tuple[int | str, ...], problem: Mapping[str, Any]) -> str:
     key = ".".join(map(str, location))
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])  # our own check, which names its keys
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg']}, got {problem['input']!r}"
     names = _names_at(location[:-1])

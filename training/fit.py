@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from training.autoencoders import VQVAE
-from training.callbacks import AtomicCheckpointIO, LogSheet, Reseed, Sheet, StopAtNaN
+from training.callbacks import AtomicCheckpointIO, LogSheet, Reseed, Sheet, StageProgress, StopAtNaN
 from training.config import ConfigError, RunConfig, StageConfig
 from training.data import DataSet, Split, Stream, load_data
 from training.evaluation import encode_all
@@ -70,7 +71,8 @@ def fit_autoencoder(config: RunConfig, data: DataSet, folder: Path) -> System:
         stage = config.trainer.autoencoder
         look = config.data.crop, config.data.flip
         stream = partial(_stream, data.train, stage.batch_size, config.trainer.seed, *look)
-        job = AutoencoderJob(model, stage, config.trainer.log_every)
+        until = config.autoencoder.quantizer.restart_until
+        job = AutoencoderJob(model, stage, config.trainer.log_every, until)
         draw = partial(draw_reconstructions, model, data.validation)
         trainer = _trainer(config, folder, "autoencoder", stage, config.trainer.precision, ("reconstructions", draw))
         _train(trainer, job, StageData(stream, data.validation, stage), folder / "checkpoints" / "autoencoder.ckpt")
@@ -148,6 +150,7 @@ def _trainer(
             Reseed(settings.seed),
             StopAtNaN(folder / "checkpoints" / f"{name}.ckpt", settings.log_every),
             LogSheet(picture[0], picture[1], settings.sample_every),
+            StageProgress(name, stage.steps, settings.log_every),
             checkpoint,
         ],
         plugins=[AtomicCheckpointIO()],
@@ -164,7 +167,11 @@ def _train(trainer: Trainer, job: AutoencoderJob | PriorJob, data: StageData, ch
     resume_from = checkpoint if checkpoint.exists() else None
     if resume_from:
         logger.info("going on from %s", resume_from)
-    trainer.fit(job, data, ckpt_path=resume_from, weights_only=True)
+    with warnings.catch_warnings():
+        # Lightning 2.6 asks torch for pytree leaves in the old way, and the other stage's checkpoint is meant to stay
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+        warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
+        trainer.fit(job, data, ckpt_path=resume_from, weights_only=True)
 
 
 def _save(trainer: Trainer, model: torch.nn.Module, path: Path) -> None:

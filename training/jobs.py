@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
+from training.autoencoders import VQVAE
 from training.config import StageConfig
 from training.data import Batch, Split, Stream
 from training.prior import PixelCNN
@@ -24,7 +25,7 @@ StreamFactory = Callable[[int, int], Stream]  # rank, world size -> its share of
 
 def to_unit(images: Tensor) -> Tensor:
     """uint8 (B,C,H,W) -> float32 in [0,1]."""
-    return images.float() / 255
+    return images.float().div_(255)
 
 
 def learning_rate_factor(step: int, stage: StageConfig) -> float:
@@ -55,12 +56,17 @@ class _Job(LightningModule):
 
 
 class AutoencoderJob(_Job):
-    def __init__(self, model: System, stage: StageConfig, log_every: int) -> None:
+    """Any of the systems. `restart_until` is the part of the steps after which no dead code is restarted."""
+
+    def __init__(self, model: System, stage: StageConfig, log_every: int, restart_until: float) -> None:
         super().__init__(stage, log_every)
-        self.model = model
+        self.model: System = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
+        self._last_restart = int(restart_until * stage.steps)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
+        if self.global_step >= self._last_restart and isinstance(self.model, VQVAE):
+            self.model.quantizer.restart_every = 0
         output = self.model(to_unit(images), labels)
         self._log_step({"loss": output.loss.detach()} | output.metrics)
         loss: Tensor = output.loss

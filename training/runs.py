@@ -44,6 +44,7 @@ def build_quantizer(
         commitment_cost=config.commitment_cost,
         rate_weight=config.rate_weight,
         usage_decay=config.usage_decay,
+        start_step=config.start_step,
         restart_every=config.restart_every,
         restart_below=config.restart_below,
     )
