@@ -95,7 +95,9 @@ class PriorGraphs:
         weight = _array(layer.taps.quantized_weight()).reshape(len(VERTICAL_TAPS), self.channels, -1)
         order = [VERTICAL_TAPS.index((row, column)) for column in (-1, 0, 1) for row in (0, -1)]
         matrix = _fold_gate(weight[order].reshape(-1, 2 * self.channels))
-        return self.gated(graph, layer, rows, graph.op("Add", graph.op("MatMul", gathered, graph.constant(matrix)), bias))
+        return self.gated(
+            graph, layer, rows, graph.op("Add", graph.op("MatMul", gathered, graph.constant(matrix)), bias)
+        )
 
     def context(self, graph: GraphBuilder, above: str, labels: str, axes: int) -> str:
         """The vertical stack's word to every horizontal layer, label included: (..., N*2C)."""

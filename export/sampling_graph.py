@@ -32,20 +32,16 @@ def draw_code(
         frequencies = _filtered(graph, index, frequencies, controls, len(frequency_table))
     cumulative = graph.op("CumSum", frequencies, graph.constant(np.array(1, np.int64)))  # (B,K) int32, inclusive
     total = graph.slice(cumulative, 1, -1, np.iinfo(np.int64).max)  # (B,1)
-    point = graph.op("Min", _scaled_total(graph, total, uniform, UNIFORM_BITS), graph.op("Sub", total, _one(graph)))
+    point = _scaled_total(graph, total, uniform)  # below the total, since u < 1
     below = graph.cast(graph.op("LessOrEqual", cumulative, point), "int32")
     return graph.cast(graph.op("ReduceSum", below, graph.integers(1)), "int64")
 
 
-def _one(graph: GraphBuilder) -> str:
-    return graph.constant(np.array(1, np.int32))
-
-
-def _scaled_total(graph: GraphBuilder, total: str, fraction: str, bits: int) -> str:
-    """floor(total * fraction) in integers: total int32 (B,1), fraction float32 a multiple of 2^-bits -> int32 (B,1)."""
-    numerator = graph.cast(graph.op("Mul", fraction, graph.scalar(1 << bits)), "int64")
+def _scaled_total(graph: GraphBuilder, total: str, fraction: str) -> str:
+    """floor(total * fraction) in integers: total int32 (B,1), fraction float32 (B,1) cut to 24 bits -> int32 (B,1)."""
+    numerator = graph.cast(graph.op("Mul", fraction, graph.scalar(1 << UNIFORM_BITS)), "int64")
     product = graph.op("Mul", graph.cast(total, "int64"), numerator)
-    return graph.cast(graph.op("Div", product, graph.integers(1 << bits)), "int32")
+    return graph.cast(graph.op("Div", product, graph.integers(1 << UNIFORM_BITS)), "int32")
 
 
 def _filtered(graph: GraphBuilder, index: str, frequencies: str, controls: dict[str, str], length: int) -> str:
@@ -57,7 +53,7 @@ def _filtered(graph: GraphBuilder, index: str, frequencies: str, controls: dict[
     kept = _zero_beyond(graph, graph.op("GatherElements", frequencies, order, axis=1), ordered, k_threshold)
     mass = graph.op("CumSum", kept, graph.constant(np.array(1, np.int64)))  # (B,K)
     total = graph.slice(mass, 1, -1, np.iinfo(np.int64).max)
-    wanted = _scaled_total(graph, total, controls["top_p"], UNIFORM_BITS)
+    wanted = _scaled_total(graph, total, controls["top_p"])
     before = graph.cast(graph.op("Less", mass, wanted), "int32")  # 1 until the mass reaches p
     p_index = graph.cast(graph.op("ReduceSum", before, graph.integers(1)), "int64")
     p_threshold = graph.op("GatherElements", ordered, p_index, axis=1)

@@ -19,10 +19,18 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
 GraphName = Literal[
-    "encoder", "quantizer", "encoder_quantizer", "decoder", "prior", "prior_row", "prior_context", "prior_pixel"
+    "encoder",
+    "quantizer",
+    "encoder_quantizer",
+    "decoder",
+    "prior",
+    "prior_row",
+    "prior_row_unfiltered",
+    "prior_context",
+    "prior_pixel",
 ]
 REQUIRED_GRAPHS: tuple[GraphName, ...] = ("encoder", "quantizer", "encoder_quantizer", "decoder")
-PRIOR_GRAPHS: tuple[GraphName, ...] = ("prior", "prior_row", "prior_context", "prior_pixel")
+PRIOR_GRAPHS: tuple[GraphName, ...] = ("prior", "prior_row", "prior_row_unfiltered", "prior_context", "prior_pixel")
 
 
 class BundleError(ValueError):

@@ -1,0 +1,33 @@
+"""`python -m export RUN BUNDLE`: write the bundle of a finished run, verified against PyTorch on its test pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from export.build import ExportError, build_bundle
+from export.exactness import ExactnessError
+from export.verify import VerificationError
+from training.config import ConfigError
+from training.data import DataError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a finished `python -m training fit`")
+    parser.add_argument("bundle", type=Path, help="folder to write; an older bundle there is replaced")
+    options = parser.parse_args(arguments)
+    try:
+        manifest = build_bundle(options.run, options.bundle)
+    except (ConfigError, DataError, ExportError, ExactnessError, VerificationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    size = sum(path.stat().st_size for path in options.bundle.iterdir())
+    print(f"{options.bundle}: {manifest.name} {manifest.version[:12]}, {size / 1e6:.1f} MB")
+    print(manifest.model_dump_json(include={"quality", "parity"}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""A run folder becomes a bundle folder: graphs, proof, verification, manifest. All or nothing.
+
+In: the folder of a finished `python -m training fit`. Out: a bundle as docs/bundle-format.md describes it. Everything is
+written into a temporary folder beside the target and moved there last, so that a failed check leaves no bundle behind.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from export.autoencoder_graphs import autoencoder_graphs, shapes_of
+from export.cuda_coverage import uncovered
+from export.exactness import frequency_table, prove_exact
+from export.onnx_builder import OPSET
+from export.prior_graphs import PriorGraphs
+from export.verify import VerificationError, verify
+from service.bundle import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    CodesSpec,
+    GraphName,
+    GraphSpec,
+    Manifest,
+    Parity,
+    PictureSpec,
+    PriorSpec,
+    Provenance,
+    Quality,
+    TensorSpec,
+    load_bundle,
+    sha256_file,
+    version_of,
+)
+from training.autoencoders import VQVAE
+from training.data import load_data
+from training.prior import HORIZONTAL_TAPS, PixelCNN
+from training.runs import Run, load_run
+
+LIBRARIES = ("torch", "onnx", "onnxruntime", "numpy")
+
+
+class ExportError(ValueError):
+    """The run cannot become a bundle; the message says why."""
+
+
+def build_bundle(run_folder: Path, bundle_folder: Path) -> Manifest:
+    """Write the bundle of the run.
+
+    Raises:
+        ExportError: the run is not a VQ-VAE, or the target exists and is not a bundle.
+        ExactnessError, VerificationError: a check failed; nothing was written.
+    """
+    run = load_run(run_folder)
+    if not isinstance(run.autoencoder, VQVAE):
+        raise ExportError(f"{run_folder} holds a {run.config.autoencoder.system}: only a vqvae has codes to serve")
+    if bundle_folder.exists() and not (bundle_folder / MANIFEST_FILE).is_file():
+        raise ExportError(f"{bundle_folder} exists and is not a bundle: choose another folder")
+    table = frequency_table(run.autoencoder.quantizer.codebook_size).numpy()
+    models = _graphs(run, run.autoencoder, table)
+    _require_cuda_kernels(models)
+    prior_spec = _prior_spec(run.prior, run, table) if run.prior else None  # proves exactness
+    pictures, labels = _test_pictures(run)
+    parity = verify(run.autoencoder, run.prior, models, table, pictures, labels)
+    bundle_folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=bundle_folder.parent, prefix=".export-") as temporary:
+        folder = Path(temporary) / "bundle"
+        manifest = _write(run, run.autoencoder, models, prior_spec, parity, folder)
+        load_bundle(folder)
+        if bundle_folder.exists():
+            bundle_folder.rename(Path(temporary) / "previous")
+        shutil.move(folder, bundle_folder)
+    return manifest
+
+
+def any_size(run: Run) -> bool:
+    """A model trained on crops takes pictures of any size; one trained on whole pictures knows only theirs."""
+    return run.config.data.crop is not None
+
+
+def _picture(run: Run) -> tuple[int, int, int]:
+    channels, height, width = run.metrics["data"]["picture"]
+    return channels, height, width
+
+
+def _graphs(run: Run, vqvae: VQVAE, table: NDArray[np.int32]) -> dict[GraphName, onnx.ModelProto]:
+    dimension = vqvae.quantizer.codebook.shape[1]
+    shapes = shapes_of(_picture(run), run.config.autoencoder.downsampling, dimension, any_size=any_size(run))
+    models: dict[GraphName, onnx.ModelProto] = dict(autoencoder_graphs(vqvae, shapes))  # type: ignore[arg-type]
+    if run.prior is None:
+        return models
+    graphs, width = PriorGraphs(run.prior), run.config.grid(_picture(run))[1]
+    models["prior"] = graphs.teacher_forced()
+    models["prior_row"] = graphs.row(width, table, filters=True)
+    models["prior_row_unfiltered"] = graphs.row(width, table, filters=False)
+    models["prior_context"] = graphs.context_row()
+    models["prior_pixel"] = graphs.pixel()
+    return models
+
+
+def _require_cuda_kernels(models: dict[GraphName, onnx.ModelProto]) -> None:
+    missing = [f"{name}: {node}" for name, model in models.items() for node in uncovered(model)]
+    if missing:
+        raise VerificationError("; ".join(missing))
+
+
+def _prior_spec(prior: PixelCNN, run: Run, table: NDArray[np.int32]) -> PriorSpec:
+    width = run.config.grid(_picture(run))[1]
+    layers = len(prior.horizontal)
+    return PriorSpec(
+        frequency_table=tuple(int(f) for f in table),
+        label_count=prior.label_count,
+        cache_shape=(len(prior.vertical) + 1, width, prior.channels),
+        pixel_cache_shape=(layers, HORIZONTAL_TAPS - 1, prior.channels),
+        context_channels=2 * prior.channels * layers,
+        largest_partial_sum=prove_exact(prior),
+    )
+
+
+def _test_pictures(run: Run) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The whole test split: uint8 (N,H,W,C) and labels, `label_count` where there are none."""
+    split = load_data(run.config.data).test
+    assert isinstance(split.images, torch.Tensor)
+    return np.ascontiguousarray(split.images.permute(0, 2, 3, 1).numpy()), split.labels.numpy().astype(np.int64)
+
+
+def _tensors(values: object) -> tuple[TensorSpec, ...]:
+    specs = []
+    for value in values:  # type: ignore[attr-defined]
+        tensor = value.type.tensor_type
+        shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
+        dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower().replace("float", "float32")
+        specs.append(TensorSpec(name=value.name, dtype=dtype, shape=shape))
+    return tuple(specs)
+
+
+def _save(folder: Path, name: GraphName, model: onnx.ModelProto) -> GraphSpec:
+    path = folder / f"{name}.onnx"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return GraphSpec(
+        file=path.name,
+        sha256=sha256_file(path),
+        opset=OPSET,
+        inputs=_tensors(model.graph.input),
+        outputs=_tensors(model.graph.output),
+    )
+
+
+@torch.no_grad()
+def codebook_colours(vqvae: VQVAE) -> tuple[str, ...]:
+    """ "#rrggbb" for each code: the mean colour of a picture made of this code alone, for displays of code grids."""
+    codes = torch.arange(vqvae.quantizer.codebook_size)[:, None, None].expand(-1, 3, 3)
+    means = (vqvae.decode(codes).mean(dim=(2, 3)) * 255).round().int()  # (K,C)
+    return tuple("#" + "".join(f"{value:02x}" for value in row.expand(3).tolist()) for row in means)
+
+
+def _write(
+    run: Run,
+    vqvae: VQVAE,
+    models: dict[GraphName, onnx.ModelProto],
+    prior_spec: PriorSpec | None,
+    parity: Parity,
+    folder: Path,
+) -> Manifest:
+    folder.mkdir()
+    graphs = {name: _save(folder, name, model) for name, model in models.items()}
+    (channels, height, width), factor = _picture(run), run.config.autoencoder.downsampling
+    h, w = run.config.grid((channels, height, width))
+    quantizer, data = vqvae.quantizer, run.metrics["data"]
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        name=run.config.name,
+        version=version_of(graphs),
+        family="vqvae",
+        picture=PictureSpec(
+            height=height,
+            width=width,
+            channels=channels,
+            any_size=any_size(run),
+            multiple_of=factor,  # type: ignore[arg-type]
+        ),
+        codes=CodesSpec(
+            height=h, width=w, codebook_size=quantizer.codebook_size, dimension=quantizer.codebook.shape[1]
+        ),
+        labels=tuple(data["labels"]) or None,
+        graphs=graphs,
+        prior=prior_spec,
+        code_histogram=tuple(run.metrics["code_histogram"]),
+        codebook_colours=codebook_colours(vqvae),
+        quality=Quality(**run.metrics["quality"]),
+        parity=parity,
+        provenance=Provenance(
+            config=run.config.model_dump(mode="json"),
+            data_digest=data["digest"],
+            data_licence=data["licence"],
+            commit=run.metrics["commit"],
+            libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+        ),
+    )
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return manifest

@@ -1,0 +1,89 @@
+"""The proof that the prior is exact: no partial sum of any matrix product can reach 2^24 units of its grid.
+
+In: a trained `PixelCNN`. Out: the largest bound over all accumulators, or `ExactnessError` with the layer's name.
+
+A float32 holds every integer of magnitude up to 2^24. If sum(|w|) * max|a| + |bias| stays below that in units of the
+accumulator's grid, every partial sum in every order is an integer that float32 holds, so no order of summation can round
+(Balle, Johnston and Minnen, "Integer networks for data compression with latent-variable models", ICLR 2019).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.prior import (
+    EXACT_LIMIT,
+    GATE_LIMIT,
+    HEAD_LIMIT,
+    STREAM_LIMIT,
+    UNITS_PER_NAT,
+    WEIGHT_SCALE,
+    FixedPointLinear,
+    PixelCNN,
+    quantized_bias,
+)
+
+
+class ExactnessError(ValueError):
+    """A layer's sums may reach 2^24, so that float32 may round them and codes may differ between machines."""
+
+
+def _sums(linear: FixedPointLinear, largest_input: int) -> Tensor:
+    """(outputs,) in units of 1/128 of an activation unit: sum |w| * max |a| with w in integers."""
+    integers = (linear.quantized_weight().double() * WEIGHT_SCALE).abs()
+    return integers.sum(0) * largest_input
+
+
+def _units(bias: Tensor) -> Tensor:
+    return quantized_bias(bias).double().abs() * WEIGHT_SCALE
+
+
+@torch.no_grad()
+def partial_sum_bounds(prior: PixelCNN) -> dict[str, int]:
+    """The largest possible magnitude of a partial sum in each layer, in units of its accumulator's grid."""
+    gates = 2 * prior.channels
+    half = 4 * GATE_LIMIT // 2 * WEIGHT_SCALE  # the +1/2 of the hard sigmoid, before its division by 4
+    labels = _units(prior.label_bias).amax(0).split(gates)
+    contexts = _sums(prior.context, STREAM_LIMIT).split(gates)
+    bounds: dict[str, Tensor] = {}
+    for index, layer in enumerate(prior.vertical):
+        bounds[f"vertical.{index}.taps"] = _sums(layer.taps, STREAM_LIMIT) + labels[index] + half  # type: ignore[arg-type]
+    for index, layer in enumerate(prior.horizontal):
+        label = labels[len(prior.vertical) + index]
+        bounds[f"horizontal.{index}.taps"] = _sums(layer.taps, STREAM_LIMIT) + contexts[index] + label + half  # type: ignore[arg-type]
+    for stack in ("vertical", "horizontal"):
+        for index, layer in enumerate(getattr(prior, stack)):
+            bounds[f"{stack}.{index}.out"] = _sums(layer.out, GATE_LIMIT * GATE_LIMIT)
+    assert prior.hidden.bias is not None and prior.head.bias is not None
+    bounds["hidden"] = _sums(prior.hidden, STREAM_LIMIT) + _units(prior.hidden.bias)
+    bounds["head"] = _sums(prior.head, HEAD_LIMIT) + _units(prior.head.bias)
+    return {name: int(bound.max()) for name, bound in bounds.items()}
+
+
+def prove_exact(prior: PixelCNN) -> int:
+    """The largest bound of all layers.
+
+    Raises:
+        ExactnessError: a bound is 2^24 or more.
+    """
+    bounds = partial_sum_bounds(prior)
+    worst = max(bounds, key=bounds.__getitem__)
+    if bounds[worst] >= EXACT_LIMIT:
+        raise ExactnessError(
+            f"{worst}: partial sums may reach {bounds[worst]}, float32 is exact below {EXACT_LIMIT}: "
+            "train the prior with more weight decay or fewer channels"
+        )
+    return bounds[worst]
+
+
+def frequency_table(codebook_size: int) -> Tensor:
+    """int32 (L,): the frequency of a code whose logit lies d below the largest, round(2^F * exp(-d / 64)), at least 1.
+
+    F is the largest with K * 2^F < 2^31, so that a cumulative table fits int32; the table ends where it reaches 1.
+    """
+    top = 31 - codebook_size.bit_length()
+    distances = torch.arange(UNITS_PER_NAT * 24, dtype=torch.float64)
+    table = torch.round(2**top * torch.exp(-distances / UNITS_PER_NAT)).clamp(min=1).to(torch.int32)
+    first_one = int((table == 1).nonzero()[0])
+    return table[: first_one + 1]

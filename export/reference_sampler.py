@@ -1,0 +1,76 @@
+"""The oracle of the row sampler: one full teacher-forced forward a pixel, then inverse-CDF sampling in plain numpy.
+
+In: any function from codes and labels to integer logits. Out: the codes that the exported sampler must draw from the same
+uniforms, bit for bit. Slow on purpose: h * w forwards. It is also the naive loop that benchmarks compare to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.sampling_graph import UNIFORM_BITS
+
+Codes = NDArray[np.int64]
+LogitsOf = Callable[[Codes, Codes], NDArray[np.int32]]  # codes (B,h,w), labels (B,) -> logits (B,h,w,K)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """One value a sample: inverse_temperature float32 (B,), top_k int64 (B,), top_p float32 (B,)."""
+
+    inverse_temperature: NDArray[np.float32]
+    top_k: Codes
+    top_p: NDArray[np.float32]
+
+    @classmethod
+    def off(cls, batch: int, codebook_size: int) -> Controls:
+        ones = np.ones(batch, np.float32)
+        return cls(ones, np.full(batch, codebook_size, np.int64), ones)
+
+
+def _scaled(total: int, fraction: np.float32) -> int:
+    return total * int(fraction * np.float32(1 << UNIFORM_BITS)) >> UNIFORM_BITS
+
+
+def draw(
+    logits: NDArray[np.int32],
+    uniform: np.float32,
+    table: NDArray[np.int32],
+    inverse_temperature: np.float32,
+    top_k: int,
+    top_p: np.float32,
+) -> int:
+    """One code from the integer logits (K,) of one position."""
+    scaled = np.round((logits.max() - logits).astype(np.float32) * inverse_temperature)
+    index = np.minimum(scaled, len(table) - 1).astype(np.int64)
+    frequencies = table[index].astype(np.int64)
+    k_threshold = np.sort(index)[top_k - 1]
+    frequencies[index > k_threshold] = 0
+    order = np.argsort(index, kind="stable")
+    mass = np.cumsum(frequencies[order])
+    reached = int((mass < _scaled(int(mass[-1]), top_p)).sum())
+    frequencies[index > min(k_threshold, index[order][reached])] = 0
+    cumulative = np.cumsum(frequencies)
+    return int((cumulative <= _scaled(int(cumulative[-1]), uniform)).sum())
+
+
+def sample(
+    logits_of: LogitsOf,
+    uniforms: NDArray[np.float32],
+    labels: Codes,
+    table: NDArray[np.int32],
+    controls: Controls,
+) -> Codes:
+    """uniforms (B,h,w) -> codes (B,h,w)."""
+    codes = np.zeros(uniforms.shape, np.int64)
+    batch, height, width = uniforms.shape
+    for i, j in np.ndindex(height, width):
+        logits = logits_of(codes, labels)[:, i, j]
+        for b in range(batch):
+            filters = controls.inverse_temperature[b], int(controls.top_k[b]), controls.top_p[b]
+            codes[b, i, j] = draw(logits[b], uniforms[b, i, j], table, *filters)
+    return codes

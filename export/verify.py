@@ -1,0 +1,212 @@
+"""Does the bundle compute what the trained modules compute? Measured on real pictures, recorded in the manifest.
+
+In: a run, the ONNX models in memory, pictures uint8 (N,H,W,C) with labels. Out: `Parity`, or `VerificationError` with the
+first difference that is not allowed:
+
+    codes   at most 1 in 10,000 may differ, and only where two vectors are nearly as near (float rounding)
+    pixels  at most 1 of 255 levels apart
+    prior   logits bit-equal; sampled codes equal to the teacher-forced sampler's; pixel by pixel equal to the whole grid
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from export.reference_sampler import Codes, Controls, sample
+from service.bundle import Parity
+from training.autoencoders import VQVAE
+from training.prior import PixelCNN
+
+Pictures = NDArray[np.uint8]
+BATCH = 250
+LARGEST_PIXEL_DIFFERENCE = 1  # of 255: the two sides may round a half differently
+LARGEST_CODE_SHARE = 1e-4
+NEAR_TIE = 1e-3  # of the squared distance: float32 convolutions in another order differ by less
+SAMPLES = 16
+
+
+class VerificationError(RuntimeError):
+    """An exported graph does not compute what its module computes."""
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """One CPU session a graph."""
+
+    sessions: dict[str, ort.InferenceSession]
+
+    @classmethod
+    def of(cls, models: dict[str, onnx.ModelProto]) -> Sessions:
+        providers = ["CPUExecutionProvider"]
+        return cls(
+            {name: ort.InferenceSession(m.SerializeToString(), providers=providers) for name, m in models.items()}
+        )
+
+    def run(self, graph: str, **inputs: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+        outputs: list[NDArray[np.generic]] = self.sessions[graph].run(None, inputs)
+        return outputs
+
+
+def to_torch(pictures: Pictures) -> torch.Tensor:
+    """uint8 (B,H,W,C) -> float32 (B,C,H,W) in [0,1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def _batches(*arrays: NDArray[np.generic]) -> Iterator[tuple[NDArray[np.generic], ...]]:
+    for start in range(0, len(arrays[0]), BATCH):
+        yield tuple(array[start : start + BATCH] for array in arrays)
+
+
+@torch.no_grad()
+def verify(
+    vqvae: VQVAE,
+    prior: PixelCNN | None,
+    models: dict[str, onnx.ModelProto],
+    table: NDArray[np.int32],
+    pictures: Pictures,
+    labels: Codes,
+) -> Parity:
+    """Compare every graph with its module on all `pictures`.
+
+    Raises:
+        VerificationError: a difference beyond what the module docstring allows.
+    """
+    vqvae.eval()
+    run = Sessions.of(models)
+    codes = np.concatenate([vqvae.encode(to_torch(batch)).numpy() for (batch,) in _batches(pictures)])  # type: ignore[arg-type]
+    parity = Parity(
+        pictures=len(pictures),
+        codes_compared=codes.size,
+        codes_different=_compare_codes(vqvae, run, pictures, codes),
+        largest_pixel_difference=_compare_pixels(vqvae, run, codes),
+    )
+    if prior is None:
+        return parity
+    prior.eval()
+    compared = _compare_logits(prior, run, codes, labels)
+    _compare_pixel_by_pixel(run, codes[:SAMPLES], labels[:SAMPLES])
+    sampled = _compare_samplers(run, table, codes.shape[1:], prior)
+    return parity.model_copy(update={"prior_logits_compared": compared, "sampled_codes_compared": sampled})
+
+
+def _compare_codes(vqvae: VQVAE, run: Sessions, pictures: Pictures, codes: Codes) -> int:
+    different = 0
+    for batch, expected in _batches(pictures, codes):
+        latents = run.run("encoder", images=batch)[0]
+        (split,), (fused,) = run.run("quantizer", latents=latents), run.run("encoder_quantizer", images=batch)
+        for found in (split, fused):
+            _require_near_ties(vqvae, latents, found, expected)
+        different += max(int((split != expected).sum()), int((fused != expected).sum()))
+    if different > LARGEST_CODE_SHARE * codes.size:
+        raise VerificationError(f"{different} of {codes.size} codes differ between ONNX and PyTorch")
+    return different
+
+
+def _require_near_ties(
+    vqvae: VQVAE, latents: NDArray[np.generic], found: NDArray[np.generic], expected: NDArray[np.generic]
+) -> None:
+    where = found != expected
+    if not where.any():
+        return
+    rows, codebook = torch.from_numpy(latents[where]).double(), vqvae.quantizer.codebook.detach().double()
+    sides = [(rows - codebook[torch.from_numpy(c[where])]).square().sum(1) for c in (found, expected)]
+    gap = float(((sides[0] - sides[1]).abs() / (sides[0] + sides[1])).max())
+    if getattr(vqvae.quantizer, "rate_weight", 0) == 0 and gap > NEAR_TIE:
+        raise VerificationError(f"a code differs although its vector is {gap:.1%} nearer: this is no rounding")
+
+
+def _compare_pixels(vqvae: VQVAE, run: Sessions, codes: Codes) -> int:
+    largest = 0
+    for (batch,) in _batches(codes):
+        expected = torch.round(vqvae.decode(torch.from_numpy(batch)) * 255).permute(0, 2, 3, 1).numpy()
+        found = run.run("decoder", codes=batch)[0].astype(np.int64)
+        largest = max(largest, int(np.abs(found - expected).max()))
+    if largest > LARGEST_PIXEL_DIFFERENCE:
+        raise VerificationError(f"decoded pixels differ by {largest} of 255 levels")
+    return largest
+
+
+def _compare_logits(prior: PixelCNN, run: Sessions, codes: Codes, labels: Codes) -> int:
+    compared = 0
+    step = max(1, BATCH * 49 // (codes.shape[1] * codes.shape[2]))
+    for start in range(0, len(codes), step):
+        batch, label = codes[start : start + step], labels[start : start + step]
+        expected = prior(torch.from_numpy(batch), torch.from_numpy(label)).numpy()
+        found = run.run("prior", codes=batch, labels=label)[0]
+        if not np.array_equal(found, expected):
+            raise VerificationError("the prior's logits differ between ONNX and PyTorch: its sums are not exact")
+        compared += found.size
+    return compared
+
+
+def _compare_pixel_by_pixel(run: Sessions, codes: Codes, labels: Codes) -> None:
+    expected = run.run("prior", codes=codes, labels=labels)[0]
+    found = np.stack(list(pixel_by_pixel_logits(run, codes, labels)), axis=1).reshape(expected.shape)
+    if not np.array_equal(found, expected):
+        raise VerificationError("prior_context and prior_pixel disagree with the teacher-forced prior")
+
+
+def pixel_by_pixel_logits(run: Sessions, codes: Codes, labels: Codes) -> Iterator[NDArray[np.generic]]:
+    """The logits (B,K) of each position in raster order, as an entropy decoder computes them."""
+    batch, height, width = codes.shape
+    cache_shape = run.sessions["prior_context"].get_inputs()[2].shape
+    left_shape = run.sessions["prior_pixel"].get_inputs()[2].shape[1:]
+    caches: NDArray[np.generic] = np.zeros((batch, cache_shape[1], width, cache_shape[3]), np.float32)
+    none = np.full((batch, width), -1, np.int64)
+    for i in range(height):
+        above = codes[:, i - 1] if i else none
+        context, caches = run.run("prior_context", codes_above=above, labels=labels, caches=caches)
+        left: NDArray[np.generic] = np.zeros((batch, *left_shape), np.float32)
+        for j in range(width):
+            previous = codes[:, i, j - 1] if j else none[:, 0]
+            column = np.ascontiguousarray(context[:, j])
+            logits, left = run.run("prior_pixel", context=column, previous_codes=previous, left=left)
+            yield logits
+
+
+def sample_rows(run: Sessions, graph: str, uniforms: NDArray[np.float32], labels: Codes, controls: Controls) -> Codes:
+    """The exported sampler: one call a row. uniforms (B,h,w) -> codes (B,h,w)."""
+    batch, height, width = uniforms.shape
+    names = {value.name for value in run.sessions[graph].get_inputs()}
+    settings = {name: value for name, value in vars(controls).items() if name in names}
+    shape = next(value.shape for value in run.sessions[graph].get_inputs() if value.name == "caches")
+    caches: NDArray[np.generic] = np.zeros((batch, *shape[1:]), np.float32)
+    known = {"known_codes": np.zeros((batch, width), np.int64), "known_mask": np.zeros((batch, width), np.bool_)}
+    rows = []
+    for i in range(height):
+        row = np.ascontiguousarray(uniforms[:, i])
+        codes, caches = run.run(graph, uniforms=row, labels=labels, caches=caches, **known, **settings)
+        rows.append(codes)
+    return np.stack(rows, axis=1).astype(np.int64)
+
+
+def _compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, ...], prior: PixelCNN) -> int:
+    """A corner of the grid's height for large grids: the naive loop costs a forward a pixel."""
+    rng = np.random.default_rng(1)
+    height, width = min(grid[0], 8), grid[1]
+    uniforms = (rng.integers(0, 1 << 24, (SAMPLES, height, width)) / (1 << 24)).astype(np.float32)
+    labels = rng.integers(0, prior.label_count + 1, SAMPLES)
+    free = Controls.off(SAMPLES, prior.codebook_size)
+    filtered = Controls(
+        rng.uniform(0.5, 2, SAMPLES).astype(np.float32),
+        rng.integers(1, prior.codebook_size + 1, SAMPLES),
+        rng.uniform(0.1, 1, SAMPLES).astype(np.float32),
+    )
+
+    def logits_of(codes: Codes, labels: Codes) -> NDArray[np.int32]:
+        return run.run("prior", codes=codes, labels=labels)[0].astype(np.int32)
+
+    compared = 0
+    for graph, controls in (("prior_row", free), ("prior_row_unfiltered", free), ("prior_row", filtered)):
+        expected = sample(logits_of, uniforms, labels, table, controls)
+        if not np.array_equal(sample_rows(run, graph, uniforms, labels, controls), expected):
+            raise VerificationError(f"{graph} draws other codes than the teacher-forced sampler from the same uniforms")
+        compared += expected.size
+    return compared
