@@ -54,7 +54,8 @@ def nearest(latents: Tensor, codebook: Tensor, offsets: Tensor | None = None) ->
     dimensions, with z extended by 0 and e_j by sqrt(offset_j). ||z||^2 does not change the argmin and is left out of it.
     """
     half = 0.5 * (codebook.square().sum(1) if offsets is None else codebook.square().sum(1) + offsets)
-    codes = torch.argmin(half - latents @ codebook.T, dim=1)
+    with torch.autocast(latents.device.type, enabled=False):  # else mixed precision would round the distances
+        codes = torch.argmin(half - latents @ codebook.T, dim=1)
     return codes, (latents - codebook[codes]).square().sum(1)
 
 
@@ -293,10 +294,9 @@ class FiniteScalarQuantizer(nn.Module):
         self.register_buffer("levels", torch.tensor(levels))
         self.register_buffer("strides", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]))
 
-    def _bounded(self, latents: Tensor) -> Tensor:
-        """(B,D,h,w) -> each channel in (-0.5, levels-0.5), so that rounding gives 0..levels-1."""
-        top = (self.levels - 1).float()[:, None, None]
-        return (torch.tanh(latents.float()) + 1) / 2 * top
+    def bounded(self, latents: Tensor) -> Tensor:
+        """(B,D,h,w) -> tanh, in (-1,1): the codebook's vectors are `levels` even steps of each number."""
+        return torch.tanh(latents.float())
 
     @property
     def codebook(self) -> Tensor:
@@ -304,7 +304,8 @@ class FiniteScalarQuantizer(nn.Module):
         return self.lookup(torch.arange(self.codebook_size, device=self.levels.device)[None, None])[0, :, 0].T
 
     def assign(self, latents: Tensor) -> Tensor:
-        digits = torch.round(self._bounded(latents)).long()
+        steps = (self.levels - 1)[:, None, None]
+        digits = torch.round((self.bounded(latents) + 1) / 2 * steps).long()
         return (digits * self.strides[:, None, None]).sum(1)
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -312,8 +313,7 @@ class FiniteScalarQuantizer(nn.Module):
         return digits.float() / (self.levels - 1).float()[:, None, None] * 2 - 1
 
     def forward(self, latents: Tensor) -> Quantized:
-        scale = 2 / (self.levels - 1).float()[:, None, None]
-        bounded = self._bounded(latents) * scale - 1
+        bounded = self.bounded(latents)
         codes = self.assign(latents)
         counts = _sum_over_ranks(torch.bincount(codes.flatten(), minlength=self.codebook_size).float())
         metrics = {"perplexity": perplexity(counts), "codes_used": (counts > 0).sum().float()}
