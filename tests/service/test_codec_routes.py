@@ -37,8 +37,12 @@ def test_encode_a_form_answers_the_documented_json(client: TestClient, tiny: Tin
     codes = answer.pop("codes")
     version = client.get("/models/tiny").json()["version"]
     assert answer == {
-        **{"model": "tiny", "version": version, "width": 28, "height": 28},
-        **{"codebook_size": CODEBOOK_SIZE, "shape": [7, 7]},
+        "model": "tiny",
+        "version": version,
+        "width": 28,
+        "height": 28,
+        "codebook_size": CODEBOOK_SIZE,
+        "shape": [7, 7],
     }
     assert codes == oracle_codes(pixels_of(digit)[None], tiny.grey_weights)[0].tolist()
 

@@ -1,0 +1,68 @@
+"""Bytes and codes that the service must refuse or handle, made with Pillow and by hand."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE = 28
+
+
+def saved(image: Image.Image, format_name: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format_name, **options)
+    return stream.getvalue()
+
+
+def ramp() -> NDArray[np.uint8]:
+    """uint8 (28,28): every row and column differs, so that a rotation shows."""
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE]
+    return (rows * 8 + columns).astype(np.uint8)
+
+
+def palette() -> bytes:
+    image = Image.fromarray(ramp() // 2, "L").convert("P")
+    image.putpalette([level for index in range(256) for level in (255 - index,) * 3])
+    return saved(image)
+
+
+def transparent() -> bytes:
+    """Black; the left half is opaque, the right half fully transparent."""
+    pixels = np.zeros((SIDE, SIDE, 4), np.uint8)
+    pixels[:, : SIDE // 2, 3] = 255
+    return saved(Image.fromarray(pixels))
+
+
+def rotated() -> bytes:
+    """Stored lying on its side, with the EXIF orientation that tells viewers to turn it back."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    return saved(Image.fromarray(np.rot90(ramp()).copy()), exif=exif)
+
+
+def animated(format_name: str) -> bytes:
+    frames = [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("red", "blue")]
+    return saved(frames[0], format_name, save_all=True, append_images=frames[1:], duration=100)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few kilobytes whose header announces width x height black pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(bytes(1 << 20), 9))
+    return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()

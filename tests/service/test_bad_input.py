@@ -1,0 +1,254 @@
+"""Bad input, one test a row: the status and the problem type of each, and the service goes on serving afterwards."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from service.errors import PROBLEMS, problem_type
+from tests.conftest import PICTURES, Tiny
+from tests.service import bad_inputs as bad
+from tests.tiny_bundle import oracle_codes
+
+DIGIT = (PICTURES / "digit_7.png").read_bytes()
+PHOTO = (PICTURES / "ladybird_crop.jpg").read_bytes()
+PNG, JSON, NPY = "image/png", "application/json", "application/x-npy"
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    status: int
+    slug: str
+    body: bytes = DIGIT
+    content_type: str | None = PNG
+    path: str = "/encode"
+    method: str = "POST"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def codes_row(name: str, codes: Any, status: int = 422, slug: str = "invalid-codes") -> Row:
+    return Row(name, status, slug, json.dumps({"codes": codes}).encode(), JSON, "/decode")
+
+
+def npy_codes_row(name: str, codes: Any, slug: str = "invalid-codes", status: int = 422) -> Row:
+    return Row(name, status, slug, bad.npy(np.asarray(codes)), NPY, "/decode")
+
+
+FORM = "multipart/form-data; boundary=xx"
+ZEROS = [[0] * 7] * 7
+ROWS = (
+    Row("not a picture", 422, "not-a-picture", b"hello, world"),
+    Row("an SVG", 422, "not-a-picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+    Row("a GIF", 422, "not-a-picture", bad.saved(Image.new("L", (28, 28)), "GIF")),
+    Row("a TIFF", 422, "not-a-picture", bad.saved(Image.new("L", (28, 28)), "TIFF")),
+    Row("truncated PNG", 422, "not-a-picture", DIGIT[:150]),
+    Row("truncated JPEG", 422, "not-a-picture", PHOTO[:700], "image/jpeg", "/encode?model=tiny_colour"),
+    Row("only the signature", 422, "not-a-picture", DIGIT[:8]),
+    Row("wrong media type", 415, "unsupported-media-type", content_type="text/plain"),
+    Row("no media type", 415, "unsupported-media-type", content_type=None),
+    Row("GIF media type", 415, "unsupported-media-type", content_type="image/gif"),
+    Row("empty body", 400, "malformed-request", b""),
+    Row("wrong size", 422, "wrong-picture-size", bad.saved(Image.new("L", (27, 28)))),
+    Row(
+        "not a multiple",
+        422,
+        "wrong-picture-size",
+        bad.saved(Image.new("RGB", (30, 28))),
+        path="/encode?model=tiny_colour",
+    ),
+    Row("unknown fit", 422, "invalid-parameter", path="/encode?fit=stretch"),
+    Row("animated PNG", 422, "not-a-picture", bad.animated("PNG")),
+    Row("animated WebP", 422, "not-a-picture", bad.animated("WEBP"), "image/webp"),
+    Row("bomb above our limit", 413, "picture-too-large", bad.bomb(5000, 5000)),
+    Row("bomb above Pillow's limit", 413, "picture-too-large", bad.bomb(60_000, 60_000)),
+    Row("form without boundary", 400, "malformed-request", b"x", "multipart/form-data"),
+    Row(
+        "form that is cut off",
+        400,
+        "malformed-request",
+        b'--xx\r\nContent-Disposition: form-data; name="img"\r\n\r\nab',
+        FORM,
+    ),
+    Row("form that is noise", 400, "malformed-request", b"noise", FORM),
+    Row("form without a picture", 422, "invalid-parameter", b"--xx--\r\n", FORM),
+    Row(
+        "form with an unknown field",
+        422,
+        "invalid-parameter",
+        b'--xx\r\nContent-Disposition: form-data; name="picture"\r\n\r\nab\r\n--xx--\r\n',
+        FORM,
+    ),  # fmt: skip
+    Row("unknown query field", 422, "invalid-parameter", path="/encode?modle=tiny"),
+    Row("query field given twice", 422, "invalid-parameter", path="/encode?fit=pad&fit=exact"),
+    Row("unknown model", 404, "unknown-model", path="/encode?model=none"),
+    Row("unknown route", 404, "unknown-route", path="/encod"),
+    Row("wrong method", 405, "method-not-allowed", method="GET", body=b"", content_type=None),
+    Row("nothing acceptable", 406, "not-acceptable", headers={"accept": "text/html"}),
+    Row("npy of floats", 422, "wrong-picture-size", bad.npy(np.zeros((1, 28, 28, 1))), NPY),
+    Row("npy without batch axis", 422, "wrong-picture-size", bad.npy(np.zeros((28, 28, 1), np.uint8)), NPY),
+    Row("npy of nothing", 422, "wrong-picture-size", bad.npy(np.zeros((0, 28, 28, 1), np.uint8)), NPY),
+    Row("npy of objects", 400, "malformed-request", bad.npy(np.array([{}], object)), NPY),
+    Row("npy in Fortran order", 400, "malformed-request", bad.npy(np.zeros((2, 28, 28, 1), np.uint8, "F")), NPY),
+    Row("npy that is cut off", 400, "malformed-request", bad.npy(np.zeros((1, 28, 28, 1), np.uint8))[:-5], NPY),
+    Row("npy that is noise", 400, "malformed-request", b"noise", NPY),
+    Row(
+        "npy of a huge shape",
+        400,
+        "malformed-request",
+        bad.npy(np.zeros((1, 28, 28, 1), np.uint8)).replace(b"(1, 28, 28, 1)", b"(1<<60, 28, 1)"),
+        NPY,
+    ),  # fmt: skip
+    codes_row("code out of range", [[16] * 7] * 7),
+    codes_row("a code far out of range", [[2**70] * 7] * 7),
+    codes_row("negative code", [[-1] * 7] * 7),
+    codes_row("float codes", [[0.5] * 7] * 7),
+    codes_row("whole float codes", [[1.0] * 7] * 7),
+    codes_row("boolean codes", [[True] * 7] * 7),
+    codes_row("text codes", [["1"] * 7] * 7),
+    codes_row("null codes", None),
+    codes_row("wrong code shape", [[0] * 6] * 7),
+    codes_row("one row", [0] * 7),
+    codes_row("ragged rows", [[0] * 7] * 6 + [[0] * 6]),
+    codes_row("no codes", []),
+    codes_row("four axes", [[ZEROS]]),
+    codes_row("too many grids", [ZEROS] * 257, 413, "too-many-items"),
+    Row("NaN codes", 422, "invalid-codes", b'{"codes": [[NaN]]}', JSON, "/decode"),
+    Row("not JSON", 400, "malformed-request", b"{codes", JSON, "/decode"),
+    Row("empty JSON body", 400, "malformed-request", b"", JSON, "/decode"),
+    Row("JSON that is a list", 422, "invalid-codes", b"[]", JSON, "/decode"),
+    Row("unknown field", 422, "invalid-codes", json.dumps({"codes": ZEROS, "n": 1}).encode(), JSON, "/decode"),
+    Row("deep JSON", 400, "malformed-request", b'{"codes": ' + b"[" * 100_000, JSON, "/decode"),
+    Row("codes as text", 415, "unsupported-media-type", b"1 2 3", "text/plain", "/decode"),
+    Row(
+        "codes of a huge picture",
+        413,
+        "picture-too-large",
+        bad.npy(np.zeros((2000, 2000), np.uint8)),
+        NPY,
+        "/decode?model=tiny_colour",
+    ),  # fmt: skip
+    npy_codes_row("NaN codes in npy", np.full((7, 7), np.nan)),
+    npy_codes_row("float codes in npy", np.zeros((7, 7))),
+    npy_codes_row("boolean codes in npy", np.zeros((7, 7), bool)),
+    npy_codes_row("negative codes in npy", np.full((7, 7), -1)),
+    npy_codes_row("codes out of range in npy", np.full((7, 7), 2**63, np.uint64)),
+    npy_codes_row("dates in npy", np.zeros((7, 7), "datetime64[s]")),
+    Row("not a container", 422, "invalid-container", b"noise", "application/vnd.vqserve.codes", "/decode"),
+    Row(
+        "several codes as one PNG",
+        406,
+        "not-acceptable",
+        json.dumps({"codes": [ZEROS] * 2}).encode(),
+        JSON,
+        "/decode",
+        headers={"accept": PNG},
+    ),  # fmt: skip
+)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_bad_input_gets_its_problem_and_the_service_goes_on(client: TestClient, row: Row) -> None:
+    headers = {**row.headers, **({"content-type": row.content_type} if row.content_type else {})}
+    response = client.request(row.method, row.path, content=row.body, headers=headers)
+    problem = response.json()
+    assert (response.status_code, problem["type"]) == (row.status, problem_type(row.slug)), problem
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["status"] == row.status
+    assert len(problem["detail"]) > 10
+    assert client.post("/encode", content=DIGIT, headers={"content-type": PNG}).status_code == 200
+
+
+def encoded(client: TestClient, body: bytes, query: str = "", content_type: str = PNG) -> Any:
+    response = client.post(f"/encode{query}", content=body, headers={"content-type": content_type})
+    assert response.status_code == 200, response.text
+    return response.json()["codes"]
+
+
+def expected(tiny: Tiny, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
+    return oracle_codes(pixels.reshape(1, 28, 28, 1), tiny.grey_weights)[0].tolist()
+
+
+def test_sixteen_bit_keeps_the_high_byte(client: TestClient, tiny: Tiny) -> None:
+    wide = bad.ramp().astype(np.uint16) * 256 + 77
+    assert encoded(client, bad.saved(Image.fromarray(wide))) == expected(tiny, bad.ramp())
+
+
+def test_a_palette_becomes_its_colours(client: TestClient, tiny: Tiny) -> None:
+    assert encoded(client, bad.palette()) == expected(tiny, 255 - bad.ramp() // 2)
+
+
+def test_transparency_is_laid_over_white(client: TestClient, tiny: Tiny) -> None:
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[:, 14:] = 255
+    assert encoded(client, bad.transparent()) == expected(tiny, pixels)
+
+
+def test_cmyk_becomes_rgb(client: TestClient) -> None:
+    image = Image.open(io.BytesIO(PHOTO)).convert("CMYK")
+    assert np.shape(encoded(client, bad.saved(image, "JPEG"), "?model=tiny_colour", "image/jpeg")) == (16, 24)
+
+
+def test_exif_rotation_is_applied(client: TestClient, tiny: Tiny) -> None:
+    assert encoded(client, bad.rotated()) == expected(tiny, bad.ramp())
+
+
+def test_colour_becomes_grey_and_grey_becomes_colour(client: TestClient, tiny: Tiny) -> None:
+    grey = bad.ramp()
+    colour = bad.saved(Image.fromarray(np.repeat(grey[..., None], 3, axis=2)))
+    assert encoded(client, colour) == expected(tiny, grey)
+    codes = encoded(client, bad.saved(Image.fromarray(grey)), "?model=tiny_colour")
+    assert codes == oracle_codes(np.repeat(grey[None, ..., None], 3, axis=3), tiny.colour_weights)[0].tolist()
+
+
+def test_fit_resize_gives_the_models_size(client: TestClient, photo: bytes) -> None:
+    answer = client.post("/encode?fit=resize", files={"img": photo}).json()
+    assert (answer["width"], answer["height"], answer["shape"]) == (28, 28, [7, 7])
+
+
+def test_fit_pad_centres_a_small_picture_on_black(client: TestClient, tiny: Tiny) -> None:
+    canvas = np.zeros((28, 28), np.uint8)
+    canvas[9:19, 4:24] = 200
+    assert encoded(client, bad.saved(Image.new("L", (20, 10), 200)), "?fit=pad") == expected(tiny, canvas)
+
+
+def test_fit_pad_shrinks_a_large_picture_and_keeps_its_proportions(client: TestClient, tiny: Tiny) -> None:
+    canvas = np.zeros((28, 28), np.uint8)
+    canvas[7:21] = 200
+    assert encoded(client, bad.saved(Image.new("L", (112, 56), 200)), "?fit=pad") == expected(tiny, canvas)
+
+
+def test_fit_resize_of_any_size_goes_to_the_next_multiple(client: TestClient) -> None:
+    image = bad.saved(Image.new("RGB", (30, 17)))
+    answer = client.post("/encode?model=tiny_colour&fit=resize", files={"img": image}).json()
+    assert (answer["width"], answer["height"], answer["shape"]) == (32, 20, [5, 8])
+
+
+def test_an_unexpected_fault_reveals_nothing(
+    make_client: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_client()
+
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("the secret of /etc/passwd")
+
+    monkeypatch.setattr("service.encoding.read_upload", broken)
+    response = client.post("/encode", content=DIGIT, headers={"content-type": PNG})
+    assert (response.status_code, response.json()["type"]) == (500, problem_type("internal-error"))
+    assert "secret" not in response.text
+    assert "Zero" not in response.text
+    monkeypatch.undo()
+    assert client.post("/encode", content=DIGIT, headers={"content-type": PNG}).status_code == 200
+
+
+def test_problem_slugs_are_unique() -> None:
+    slugs = [problem.slug for problem in PROBLEMS]
+    assert len(set(slugs)) == len(slugs)
