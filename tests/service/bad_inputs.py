@@ -23,7 +23,8 @@ def saved(image: Image.Image, format_name: str = "PNG", **options: Any) -> bytes
 def ramp() -> NDArray[np.uint8]:
     """uint8 (28,28): every row and column differs, so that a rotation shows."""
     rows, columns = np.mgrid[0:SIDE, 0:SIDE]
-    return (rows * 8 + columns).astype(np.uint8)
+    ramp: NDArray[np.uint8] = (rows * 8 + columns).astype(np.uint8)
+    return ramp
 
 
 def palette() -> bytes:

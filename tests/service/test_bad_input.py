@@ -86,7 +86,7 @@ ROWS = (
         "invalid-parameter",
         b'--xx\r\nContent-Disposition: form-data; name="picture"\r\n\r\nab\r\n--xx--\r\n',
         FORM,
-    ),  # fmt: skip
+    ),
     Row("unknown query field", 422, "invalid-parameter", path="/encode?modle=tiny"),
     Row("query field given twice", 422, "invalid-parameter", path="/encode?fit=pad&fit=exact"),
     Row("unknown model", 404, "unknown-model", path="/encode?model=none"),
@@ -106,7 +106,7 @@ ROWS = (
         "malformed-request",
         bad.npy(np.zeros((1, 28, 28, 1), np.uint8)).replace(b"(1, 28, 28, 1)", b"(1<<60, 28, 1)"),
         NPY,
-    ),  # fmt: skip
+    ),
     codes_row("code out of range", [[16] * 7] * 7),
     codes_row("a code far out of range", [[2**70] * 7] * 7),
     codes_row("negative code", [[-1] * 7] * 7),
@@ -135,7 +135,7 @@ ROWS = (
         bad.npy(np.zeros((2000, 2000), np.uint8)),
         NPY,
         "/decode?model=tiny_colour",
-    ),  # fmt: skip
+    ),
     npy_codes_row("NaN codes in npy", np.full((7, 7), np.nan)),
     npy_codes_row("float codes in npy", np.zeros((7, 7))),
     npy_codes_row("boolean codes in npy", np.zeros((7, 7), bool)),
@@ -151,7 +151,7 @@ ROWS = (
         JSON,
         "/decode",
         headers={"accept": PNG},
-    ),  # fmt: skip
+    ),
 )
 
 
