@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -140,7 +141,7 @@ def _trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.nodes,
-        strategy=settings.strategy,
+        strategy=_strategy(config),
         precision=precision,  # type: ignore[arg-type]
         max_epochs=-(-stage.steps // stage.validate_every),
         gradient_clip_val=stage.gradient_clip or None,
@@ -161,6 +162,17 @@ def _trainer(
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
+
+
+def _strategy(config: RunConfig) -> str | DDPStrategy:
+    """Lightning's choice, with two facts it cannot know: the quantizer keeps its buffers equal on all processes itself,
+    and the codebook of `gradient` has no gradient before `start_step`."""
+    settings = config.trainer
+    devices = torch.cuda.device_count() if settings.devices == "auto" else settings.devices
+    if settings.strategy not in ("auto", "ddp") or devices * settings.nodes <= 1:
+        return settings.strategy
+    unused = config.autoencoder.quantizer.kind == "gradient"
+    return DDPStrategy(broadcast_buffers=False, find_unused_parameters=unused)
 
 
 def _train(trainer: Trainer, job: AutoencoderJob | PriorJob, data: StageData, checkpoint: Path) -> None:

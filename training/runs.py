@@ -55,12 +55,9 @@ def build_autoencoder(config: AutoencoderConfig, picture: tuple[int, int, int], 
     image_channels, height, width = picture
     fsq = config.system == "vqvae" and config.quantizer.kind == "fsq"
     dimension = len(config.quantizer.levels) if fsq else config.dimension
-    shape = {
-        "channels": config.channels,
-        "residual_blocks": config.residual_blocks,
-        "downsampling": config.downsampling,
-    }
-    encoder, decoder = Encoder(image_channels, dimension, **shape), Decoder(image_channels, dimension, **shape)
+    shape = {"residual_blocks": config.residual_blocks, "downsampling": config.downsampling}
+    encoder = Encoder(image_channels, dimension, channels=config.channels, **shape)
+    decoder = Decoder(image_channels, dimension, channels=config.decoder_channels or config.channels, **shape)
     if config.system == "ae":
         return Autoencoder(encoder, decoder)
     if config.system == "vqvae":

@@ -62,7 +62,7 @@ def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: 
         scale = side / min(picture.size)
         size = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
-    pixels = np.asarray(picture, dtype=np.uint8)
+    pixels = np.array(picture, dtype=np.uint8)
     channels_last = pixels if pixels.ndim == 3 else pixels[..., None]
     return torch.from_numpy(np.ascontiguousarray(channels_last.transpose(2, 0, 1)))
 

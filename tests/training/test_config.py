@@ -1,0 +1,64 @@
+"""The configuration: overrides, defaults, and messages that name the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.config import ConfigError, RunConfig, load_config, parse_config
+
+CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid_and_named_after_its_file(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("")
+    assert load_config(path) == RunConfig()
+
+
+def test_overrides_are_yaml_values_of_dotted_keys(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("trainer: {seed: 5}\n")
+    overrides = ["trainer.autoencoder.learning_rate=3e-4", "autoencoder.quantizer.levels=[4, 4]", "prior=null"]
+    config = load_config(path, overrides)
+    assert config.trainer.seed == 5 and config.trainer.autoencoder.learning_rate == 3e-4
+    assert config.autoencoder.quantizer.levels == (4, 4) and config.prior is None
+
+
+def test_a_resolved_config_reads_back_as_itself() -> None:
+    config = parse_config({"data": {"crop": 64}, "trainer": {"seed": 3}})
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainr.seed=1", "trainr is unknown; the nearest name is trainer"),
+        ("trainer.autoencoder.learning_rat=1", "nearest name is trainer.autoencoder.learning_rate"),
+        ("prior.chanels=4", "nearest name is prior.channels"),
+        ("trainer.seed=many", "trainer.seed: .*integer.*'many'"),
+        ("autoencoder.downsampling=3", "autoencoder.downsampling: .*2, 4 or 8"),
+        ("data.validation_fraction=1.5", "data.validation_fraction: .*less than 1"),
+        ("trainer.seed", "is not section.key=value"),
+        ("data.source.path=x", "source has no keys of its own"),
+        ("data.source=[", "the value is not YAML"),
+        ("autoencoder.quantizer.start_step=50", "start_step 50 must be below"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_the_fix(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(CONFIGS[-1].with_name("tiny.yaml"), ["data.source=x", override])
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"- 1\n", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load_config(path)
