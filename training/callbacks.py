@@ -105,7 +105,13 @@ class StageProgress(ProgressBar):
             numbers = self.get_metrics(trainer, pl_module)
             self._bar.set_postfix({name: value for name, value in numbers.items() if name != "v_num"})
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -19,8 +19,6 @@ from training.config import StageConfig
 from training.data import Batch, Split, Stream
 from training.prior import PixelCNN
 from training.runs import System
-
-StreamFactory = Callable[[int, int], Stream]  # rank, world size -> its share of the stream
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -36,8 +34,10 @@ def learning_rate_factor(step: int, stage: StageConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-class _Job(LightningModule):
-    """What both stages share: AdamW with its schedule, and logging that costs nothing between `log_every` steps."""
+class Job(LightningModule):
+    """What all stages share: AdamW with its schedule, and logging that costs nothing between `log_every` steps."""
+
+    model: nn.Module  # what is trained and kept
 
     def __init__(self, stage: StageConfig, log_every: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class _Job(LightningModule):
             self.log("loss", metrics["loss"], prog_bar=True, logger=False)
 
 
-class AutoencoderJob(_Job):
+class AutoencoderJob(Job):
     """Any of the systems. `restart_until` is the part of the steps after which no dead code is restarted."""
 
     def __init__(self, model: System, stage: StageConfig, log_every: int, restart_until: float) -> None:
@@ -83,8 +83,10 @@ class AutoencoderJob(_Job):
         self.log("mse", metrics["mse"], batch_size=batch_size, on_epoch=True, prog_bar=True, logger=False)
 
 
-class PriorJob(_Job):
+class PriorJob(Job):
     """Teacher forcing on codes. Pictures are encoded first by the finished autoencoder, which never changes."""
+
+    model: PixelCNN
 
     def __init__(
         self, model: PixelCNN, encoder: nn.Module, stage: StageConfig, log_every: int, label_dropout: float
@@ -131,6 +133,12 @@ class _Batches:
         return map(self._make, range(self._count))
 
 
+class StreamFactory(Protocol):
+    """A process's share of the training batches."""
+
+    def __call__(self, *, rank: int, world_size: int) -> Stream: ...
+
+
 class StageData(LightningDataModule):
     """The batches of one Lightning epoch, which is the stretch between two validations and may be the shorter last one.
 
@@ -147,7 +155,7 @@ class StageData(LightningDataModule):
         assert self.trainer is not None
         stage = self._stage
         first = self.trainer.current_epoch * stage.validate_every
-        stream = self._stream(self.trainer.global_rank, self.trainer.world_size)
+        stream = self._stream(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
         return _Batches(lambda index: stream.batch(first + index), min(stage.validate_every, stage.steps - first))
 
     def val_dataloader(self) -> _Batches:

@@ -8,24 +8,29 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lightning.pytorch import Trainer
-from torch import nn
+from lightning.pytorch import LightningModule, Trainer
 
-import training.fit
+import training.stages
 from tests.training.conftest import tiny_config
+from training.callbacks import Reseed
 from training.data import load_data
+from training.fit import fit_autoencoder
 from training.runs import save_weights
 
-save = training.fit._save
 
+class ReseedAndSave(Reseed):
+    """Takes the place of a callback that every process has."""
 
-def save_on_every_rank(trainer: Trainer, model: nn.Module, path: Path) -> None:
-    save_weights(model.cpu(), path.with_name(f"rank{trainer.global_rank}.safetensors"))
-    save(trainer, model, path)
+    folder: Path
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_weights(pl_module.model, self.folder / f"rank{trainer.global_rank}.safetensors")
 
 
 def main(folder: Path, devices: int) -> None:
-    training.fit._save = save_on_every_rank
+    ReseedAndSave.folder = folder
+    training.stages.Reseed = ReseedAndSave  # type: ignore[misc]
     config = tiny_config(
         f"trainer.devices={devices}",
         "autoencoder.quantizer.start_step=2",
@@ -33,7 +38,7 @@ def main(folder: Path, devices: int) -> None:
         "trainer.autoencoder.steps=12",
         "trainer.autoencoder.validate_every=6",
     )
-    training.fit.fit_autoencoder(config, load_data(config.data), folder)
+    fit_autoencoder(config, load_data(config.data), folder)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""One stage of training: a Lightning job run to its end, or resumed, and its weights written to the run folder.
+
+In: a job, its data and the run's config. Out: `<stage>.safetensors` in the run folder, and below it the checkpoint and
+the TensorBoard log of the training.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from training.callbacks import AtomicCheckpointIO, LogSheet, Reseed, Sheet, StageProgress, StopAtNaN
+from training.config import RunConfig
+from training.jobs import Job, StageData
+from training.runs import save_weights
+
+logger = logging.getLogger(__name__)
+
+
+def run_stage(
+    name: str,
+    job: Job,
+    data: StageData,
+    config: RunConfig,
+    folder: Path,
+    *,
+    precision: str = "32-true",
+    sheet: tuple[str, Sheet] | None = None,
+) -> None:
+    """Train `job.model`, from the stage's checkpoint where there is one, and write `folder/name.safetensors`."""
+    checkpoint = folder / "checkpoints" / f"{name}.ckpt"
+    trainer = _trainer(name, job, config, folder, checkpoint, precision, sheet)
+    resume_from = checkpoint if checkpoint.exists() else None
+    if resume_from:
+        logger.info("going on from %s", resume_from)
+    with warnings.catch_warnings():
+        # Lightning 2.6 asks torch for pytree leaves in the old way, and the other stage's checkpoint is meant to stay
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+        warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
+        trainer.fit(job, data, ckpt_path=resume_from, weights_only=True)
+    model = job.model.cpu()
+    if trainer.is_global_zero:
+        save_weights(model, folder / f"{name}.safetensors")
+    trainer.strategy.barrier()
+
+
+def _trainer(
+    name: str,
+    job: Job,
+    config: RunConfig,
+    folder: Path,
+    checkpoint: Path,
+    precision: str,
+    sheet: tuple[str, Sheet] | None,
+) -> Trainer:
+    settings, stage = config.trainer, job.stage
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=_strategy(config),
+        precision=precision,  # type: ignore[arg-type]
+        max_epochs=-(-stage.steps // stage.validate_every),
+        gradient_clip_val=stage.gradient_clip or None,
+        log_every_n_steps=settings.log_every,
+        logger=TensorBoardLogger(folder, "logs", name),
+        callbacks=[
+            Reseed(settings.seed),
+            StopAtNaN(checkpoint, settings.log_every),
+            *([LogSheet(*sheet, settings.sample_every)] if sheet else []),
+            StageProgress(name, stage.steps, settings.log_every),
+            ModelCheckpoint(
+                checkpoint.parent, checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
+            ),
+        ],
+        plugins=[AtomicCheckpointIO()],
+        deterministic="warn",
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+
+
+def _strategy(config: RunConfig) -> str | DDPStrategy:
+    """Lightning's choice, with two facts it cannot know: the quantizer keeps its buffers equal on all processes itself,
+    and the codebook of `gradient` has no gradient before `start_step`."""
+    settings = config.trainer
+    devices = torch.cuda.device_count() if settings.devices == "auto" else settings.devices
+    if settings.strategy not in ("auto", "ddp") or devices * settings.nodes <= 1:
+        return settings.strategy
+    unused = config.autoencoder.quantizer.kind == "gradient"
+    return DDPStrategy(broadcast_buffers=False, find_unused_parameters=unused)
