@@ -6,7 +6,7 @@ checksum: the container around them does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,9 @@ def encode_stream(model: CodecModel, mode: Mode, codes: Codes, labels: Codes | N
     assert model.prior is not None
     if labels is not None:
         encoder.encode_all((label, 1, model.prior.label_count + 1) for label in labels.tolist())
-    for group in groups_of(tiles_of(len(codes), codes.shape[1:], model.native_grid)):
-        grids, group_labels = _cut(codes, group), _labels_of(model.prior, group, labels)
-        for row in intervals(model.prior, grids, group_labels).transpose(1, 2, 0, 3):  # (w, B, 3) a row
+    tiles = tiles_of(len(codes), codes.shape[1:], model.native_grid)
+    for _, found in group_intervals(model.prior, codes, tiles, labels):
+        for row in found.transpose(1, 2, 0, 3):  # (w, B, 3) a row
             encoder.encode_all(row.reshape(-1, 3).tolist())
     return encoder.finish()
 
@@ -45,13 +45,21 @@ def encode_tiles(model: CodecModel, mode: Mode, codes: Codes, tiles: list[Tile])
         return [encode_stream(model, mode, codes[tile.where], None) for tile in tiles]
     assert model.prior is not None
     streams = {}
-    for group in groups_of(tiles):
-        found = intervals(model.prior, _cut(codes, group), _labels_of(model.prior, group, None))
+    for group, found in group_intervals(model.prior, codes, tiles, None):
         for tile, of_tile in zip(group, found, strict=True):
             encoder = RangeEncoder()
             encoder.encode_all(of_tile.reshape(-1, 3).tolist())
             streams[tile] = encoder.finish()
     return [streams[tile] for tile in tiles]
+
+
+def group_intervals(
+    prior: IntegerPrior, codes: Codes, tiles: list[Tile], labels: Codes | None
+) -> Iterator[tuple[list[Tile], NDArray[np.int64]]]:
+    """Group by group: its tiles, and (B,h,w,3) cumulative, frequency, total of every code."""
+    for group in groups_of(tiles):
+        grids = np.stack([codes[tile.where] for tile in group])
+        yield group, intervals(prior, grids, _labels_of(prior, group, labels))
 
 
 def decode_stream(model: CodecModel, mode: Mode, data: bytes, tiles: list[Tile], codes: Codes) -> Codes | None:
@@ -99,10 +107,6 @@ def _decode_prior(
     grids = decode_group(prior, decoders, group[0].height, group[0].width, _labels_of(prior, group, labels))
     for tile, grid in zip(group, grids, strict=True):
         codes[tile.where] = grid
-
-
-def _cut(codes: Codes, group: Iterable[Tile]) -> Codes:
-    return np.stack([codes[tile.where] for tile in group])
 
 
 def _labels_of(prior: IntegerPrior, group: list[Tile], labels: Codes | None) -> Codes:

@@ -1,0 +1,126 @@
+"""The asyncio client. In: Python values. Out: answers, or `ProblemError` when the service refuses for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, TypeVar, Unpack
+
+import httpx
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from client import operations
+from client.answers import Encoded, Generation, ModelInfo, Row, Score
+from client.operations import Operation, Picture, Wanted
+from client.problems import problem_of
+from client.retries import RETRIED_ERRORS, Retries
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """One connection pool to one service. `key` is an API key; `transport` replaces the network, for tests."""
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: Retries = Retries(),  # noqa: B008 - frozen
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        headers = operations.key_header(key)
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        self._retries = retries
+
+    async def encode(self, *pictures: Picture, model: str | None = None, fit: str | None = None) -> list[Encoded]:
+        """Picture files to codes. `fit`: exact (default), resize or pad, where the size differs from the model's."""
+        return await self._run(operations.encode(pictures, model, fit))
+
+    async def encode_array(self, pixels: NDArray[np.uint8], *, model: str | None = None) -> NDArray[np.int64]:
+        """uint8 (B,H,W,C) -> codes (B,h,w)."""
+        return await self._run(operations.encode_array(pixels, model))
+
+    async def compress(self, *pictures: Picture, model: str | None = None, fit: str | None = None) -> bytes:
+        """Picture files of one size to one container."""
+        return await self._run(operations.compress(pictures, model, fit))
+
+    async def compress_array(self, pixels: NDArray[np.uint8], *, model: str | None = None) -> bytes:
+        """uint8 (B,H,W,C) to one container."""
+        return await self._run(operations.compress_array(pixels, model))
+
+    async def decode(self, codes: ArrayLike, *, model: str | None = None) -> NDArray[np.uint8]:
+        """Codes (h,w) or (B,h,w) -> uint8 (B,H,W,C)."""
+        return await self._run(operations.decode(codes, model))
+
+    async def decode_png(self, codes: ArrayLike, *, model: str | None = None) -> bytes:
+        """Codes (h,w) -> a PNG file."""
+        return await self._run(operations.decode_png(codes, model))
+
+    async def decompress(self, container: bytes, *, model: str | None = None) -> NDArray[np.uint8]:
+        """A container -> uint8 (B,H,W,C)."""
+        return await self._run(operations.decompress(container, model))
+
+    async def generate(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> Generation:
+        """New pictures: `n`, `label`, `seed`, `temperature`, `top_k`, `top_p`, `known`."""
+        return await self._run(operations.generate(model, wanted))
+
+    async def stream(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> AsyncIterator[Row | Generation]:
+        """As `generate`: a `Row` as soon as it is drawn, and at last the `Generation`."""
+        operation, events = operations.stream(model, wanted), operations.Events()
+        response = await self._send(operation, stream=True)
+        try:
+            async for line in response.aiter_lines():
+                for value in events.feed(line):
+                    yield value
+            events.finish()
+        finally:
+            await response.aclose()
+
+    async def score(self, *pictures: Picture, model: str | None = None, fit: str | None = None) -> list[Score]:
+        """How many bits the prior needs for each picture."""
+        return await self._run(operations.score(pictures, model, fit))
+
+    async def models(self) -> list[ModelInfo]:
+        return await self._run(operations.models())
+
+    async def model(self, name: str) -> ModelInfo:
+        return await self._run(operations.model(name))
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, operation: Operation[T]) -> T:
+        return operation.value(await self._send(operation))
+
+    async def _send(self, operation: Operation[Any], stream: bool = False) -> httpx.Response:
+        """The first answer that is a success, after the retries that the service or the network makes necessary."""
+        attempt = 0
+        while True:
+            attempt += 1
+            response: httpx.Response | None = None
+            try:
+                response = await self._http.send(operation.request(self._http), stream=stream)
+                if response.is_success:
+                    return response
+                await response.aread()
+            except RETRIED_ERRORS:
+                pause_s = self._retries.pause_s(attempt, None)
+                if pause_s is None:
+                    raise
+            else:
+                pause_s = self._retries.pause_s(attempt, response)
+                if pause_s is None:
+                    raise problem_of(response)
+            await asyncio.sleep(pause_s)

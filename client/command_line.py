@@ -1,0 +1,239 @@
+"""The `vqserve` command: pictures to containers and back, new pictures, and how likely a picture is.
+
+    vqserve encode --bundle models/mnist digits/ -o codes/
+    vqserve decode --url http://localhost:8000 codes/ -o pictures/
+    cat digit.png | vqserve encode --url http://localhost:8000 - > digit.vqc
+    vqserve generate --url http://localhost:8000 --n 16 --label 3 -o threes/
+    vqserve score --bundle models/mnist digits/
+    vqserve info digit.vqc
+
+In: files, folders or `-` for standard input. Out: files beside the output's name, `-` for standard output. The exit
+status is 0, or 1 with a message when something could not be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from client.backends import Backend, Offline, Online, Pixels
+from client.operations import Wanted
+from client.problems import VqserveError
+from client.progress import Progress
+from client.synchronous import Client
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+CONTAINER_SUFFIX = ".vqc"
+STANDARD = "-"
+FITS = ("exact", "resize", "pad")
+TOGETHER = 256  # pictures a container: the service's limit of one request
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (VqserveError, OSError, httpx.HTTPError, Image.DecompressionBombError) as error:
+        print(f"vqserve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def encode(options: argparse.Namespace) -> None:
+    inputs = list(_inputs(options.inputs, PICTURE_SUFFIXES))
+    with _backend(options) as backend:
+        if options.together:
+            _encode_together(backend, inputs, options)
+            return
+        for path in Progress(inputs, "encode"):
+            picture = _read(path)
+            if options.codes:
+                data, suffix = _json_of(backend.encode([picture], options.fit)[0]), ".json"
+            else:
+                data, suffix = backend.compress([picture], options.fit), CONTAINER_SUFFIX
+            _write(options.output, path, path.stem + suffix, data, single=len(inputs) == 1)
+
+
+def _encode_together(backend: Backend, inputs: list[Path], options: argparse.Namespace) -> None:
+    starts = range(0, len(inputs), TOGETHER)
+    for number, start in enumerate(Progress(starts, "encode")):
+        group = inputs[start : start + TOGETHER]
+        name = "pictures" if len(starts) == 1 else f"pictures-{number:03d}"
+        data = backend.compress([_read(path) for path in group], options.fit)
+        _write(options.output, group[0], name + CONTAINER_SUFFIX, data, single=len(starts) == 1)
+
+
+def decode(options: argparse.Namespace) -> None:
+    inputs = list(_inputs(options.inputs, (CONTAINER_SUFFIX,)))
+    with _backend(options) as backend:
+        for path in Progress(inputs, "decode"):
+            pictures = backend.decompress(_read(path))
+            single = len(inputs) == 1 and len(pictures) == 1
+            for index, pixels in enumerate(pictures):
+                name = path.stem if len(pictures) == 1 else f"{path.stem}-{index:03d}"
+                _write(options.output, path, name + ".png", _png(pixels), single)
+
+
+def generate(options: argparse.Namespace) -> None:
+    wishes = {name: getattr(options, name) for name in Wanted.__annotations__ if name in options}
+    given = {name: value for name, value in wishes.items() if value is not None}
+    with _backend(options) as backend:
+        generation = backend.generate(cast(Wanted, given))
+    for index, item in enumerate(generation.items):
+        name = f"seed{generation.seed}-{index:03d}.png"
+        _write(options.output, Path(name), name, item.png, single=len(generation.items) == 1)
+
+
+def score(options: argparse.Namespace) -> None:
+    """One line of JSON a picture, so that the output sorts and filters with other tools."""
+    with _backend(options) as backend:
+        for path in Progress(list(_inputs(options.inputs, PICTURE_SUFFIXES)), "score"):
+            found = backend.score([_read(path)], options.fit)[0]
+            line = {"file": str(path), "bits": round(found.bits, 3), "bits_per_code": round(found.bits_per_code, 4)}
+            print(json.dumps(line))
+
+
+def info(options: argparse.Namespace) -> None:
+    """Of a container: its header, which needs no model. Otherwise: the models of the service or the bundle."""
+    for path in _inputs(options.inputs, (CONTAINER_SUFFIX,)):
+        print(json.dumps(_header_fields(path)))
+    if not options.inputs:
+        with _backend(options) as backend:
+            print(json.dumps(backend.info(), indent=2))
+
+
+def _header_fields(path: Path) -> dict[str, object]:
+    from service.container import read_header
+    from service.container_errors import ContainerError
+
+    data = _read(path)
+    try:
+        header, start = read_header(data)
+    except ContainerError as error:
+        raise VqserveError(f"{path}: {error}") from error
+    fields = {
+        "file": str(path),
+        "mode": header.mode.name.lower(),
+        "model": header.model.hex(),
+        "name": header.name,
+        "pictures": header.pictures,
+        "size": header.size,
+        "indexed": header.indexed,
+        "header_bytes": start,
+        "bytes": len(data),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vqserve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for run, summary in (
+        (encode, "pictures to containers"),
+        (decode, "containers to PNG pictures"),
+        (generate, "new pictures from the prior"),
+        (score, "bits that the prior needs for a picture"),
+        (info, "the header of a container, or the models there are"),
+    ):
+        command = commands.add_parser(run.__name__, help=summary, description=summary)
+        command.set_defaults(run=run)
+        if run is not generate:
+            some = "*" if run is info else "+"
+            command.add_argument("inputs", nargs=some, metavar="INPUT", help="file, folder, or - for standard input")
+        where = command.add_mutually_exclusive_group()
+        where.add_argument("--url", help="a running service (default: $VQSERVE_URL)")
+        where.add_argument("--bundle", type=Path, help="a bundle folder, to work without a service")
+        command.add_argument("--model", help="name of the service's model; its default one without it")
+        command.add_argument("--key", help="API key (default: $VQSERVE_KEY)")
+        if run in (encode, score):
+            command.add_argument("--fit", choices=FITS, default="exact", help="where the size differs from the model's")
+        if run in (encode, decode, generate):
+            help_text = "file, folder, or - for standard output (default: beside the input)"
+            command.add_argument("-o", "--output", help=help_text)
+        if run is encode:
+            command.add_argument("--together", action="store_true", help="pictures of one size into one container")
+            command.add_argument("--codes", action="store_true", help="write the codes as JSON instead of a container")
+        if run is generate:
+            _add_wishes(command)
+    return parser
+
+
+def _add_wishes(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--n", type=int, default=1, help="how many")
+    command.add_argument("--label", type=int, help="number of the label")
+    command.add_argument("--seed", type=int, help="reproduces the pictures; part of the file names")
+    command.add_argument("--temperature", type=float)
+    command.add_argument("--top-k", type=int)
+    command.add_argument("--top-p", type=float)
+
+
+@contextmanager
+def _backend(options: argparse.Namespace) -> Iterator[Backend]:
+    url = options.url or os.environ.get("VQSERVE_URL")
+    if options.bundle is not None:
+        yield Offline(options.bundle)
+    elif url:
+        with Client(url, key=options.key or os.environ.get("VQSERVE_KEY")) as client:
+            yield Online(client, options.model)
+    else:
+        raise VqserveError("say where to work: --bundle FOLDER, --url URL, or the variable VQSERVE_URL")
+
+
+def _inputs(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Files as they are named, and the files of folders whose suffix fits, in alphabetical order."""
+    for name in names:
+        path = Path(name)
+        if name == STANDARD or not path.is_dir():
+            yield path
+            continue
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+        if not found:
+            raise VqserveError(f"{path} holds no file that ends in {', '.join(suffixes)}")
+        yield from found
+
+
+def _read(path: Path) -> bytes:
+    return sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
+
+
+def _write(output: str | None, source: Path, name: str, data: bytes, single: bool) -> None:
+    """To standard output, to the file `output`, or as `name` into the folder `output` or beside its source."""
+    if output == STANDARD or (output is None and str(source) == STANDARD):
+        if not single:
+            raise VqserveError("several results do not fit standard output: pass a folder with --output")
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    elif output is None:
+        source.with_name(name).write_bytes(data)
+    elif single and not Path(output).is_dir() and not output.endswith("/"):
+        Path(output).write_bytes(data)
+    else:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        (Path(output) / name).write_bytes(data)
+
+
+def _png(pixels: Pixels) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _json_of(codes: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> bytes:
+    return (json.dumps({"codes": codes.tolist()}) + "\n").encode("ascii")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""The calls of the API without any network. In: Python values. Out: an `Operation`: what to send, how to read.
+
+Both clients run these, so a call exists once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypedDict, TypeVar
+
+import httpx
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from client.answers import Encoded, Generation, ModelInfo, Row, Score
+from client.problems import UnexpectedAnswerError
+
+T = TypeVar("T")
+Picture = bytes | Path  # a PNG, JPEG, WebP or BMP file
+
+JSON, NPY, CONTAINER, PNG = "application/json", "application/x-npy", "application/vnd.vqserve.codes", "image/png"
+EVENTS = "text/event-stream"
+
+
+class Wanted(TypedDict, total=False):
+    """What /generate may be asked for; the service knows the defaults."""
+
+    n: int
+    label: int
+    seed: int
+    temperature: float
+    top_k: int
+    top_p: float
+    known: list[list[int | None]]
+
+
+@dataclass(frozen=True)
+class Operation(Generic[T]):
+    """One request, and `read`, which turns its successful answer into a value."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    files: Sequence[tuple[str, tuple[str, bytes, str]]] | None = None
+    body: Any = None  # sent as JSON
+
+    def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """A new request for each attempt."""
+        return client.build_request(
+            self.method,
+            self.path,
+            params=self.params,
+            headers=self.headers,
+            content=self.content,
+            files=self.files,
+            json=self.body,
+        )
+
+    def value(self, response: httpx.Response) -> T:
+        """Raises UnexpectedAnswerError when the body is not what the service of this version answers."""
+        try:
+            return self.read(response)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnexpectedAnswerError(f"{self.method} {self.path} gave an unknown answer: {error!r}") from error
+
+
+def encode(pictures: Sequence[Picture], model: str | None, fit: str | None) -> Operation[list[Encoded]]:
+    return Operation(
+        "POST", "/encode", _read_encoded, _params(model=model, fit=fit), {"Accept": JSON}, files=_form(pictures)
+    )
+
+
+def compress(pictures: Sequence[Picture], model: str | None, fit: str | None) -> Operation[bytes]:
+    params, headers = _params(model=model, fit=fit), {"Accept": CONTAINER}
+    return Operation("POST", "/encode", _read_bytes, params, headers, files=_form(pictures))
+
+
+def encode_array(pixels: NDArray[np.uint8], model: str | None) -> Operation[NDArray[np.int64]]:
+    return _send_array("/encode", pixels, model, NPY, lambda answer: _read_array(answer).astype(np.int64))
+
+
+def compress_array(pixels: NDArray[np.uint8], model: str | None) -> Operation[bytes]:
+    return _send_array("/encode", pixels, model, CONTAINER, _read_bytes)
+
+
+def decode(codes: ArrayLike, model: str | None) -> Operation[NDArray[np.uint8]]:
+    grids = np.asarray(codes, np.int32)
+    return _send_array("/decode", grids[None] if grids.ndim == 2 else grids, model, NPY, _read_array)
+
+
+def decompress(container: bytes, model: str | None) -> Operation[NDArray[np.uint8]]:
+    headers = {"Content-Type": CONTAINER, "Accept": NPY}
+    return Operation("POST", "/decode", _read_pictures, _params(model=model), headers, container)
+
+
+def decode_png(codes: ArrayLike, model: str | None) -> Operation[bytes]:
+    return _send_array("/decode", np.asarray(codes, np.int32), model, PNG, _read_bytes)
+
+
+def generate(model: str | None, wanted: Wanted) -> Operation[Generation]:
+    headers = {"Accept": JSON}
+    return Operation("POST", "/generate", _read_generation, _params(model=model), headers, body=dict(wanted))
+
+
+def stream(model: str | None, wanted: Wanted) -> Operation[None]:
+    """Read with `Events`, line by line."""
+    headers = {"Accept": EVENTS}
+    return Operation("POST", "/generate", lambda _: None, _params(model=model), headers, body=dict(wanted))
+
+
+def score(pictures: Sequence[Picture], model: str | None, fit: str | None) -> Operation[list[Score]]:
+    params = _params(model=model, fit=fit)
+    return Operation("POST", "/score", _read_scores, params, {"Accept": JSON}, files=_form(pictures))
+
+
+def models() -> Operation[list[ModelInfo]]:
+    return Operation("GET", "/models", lambda answer: [ModelInfo.of(one) for one in answer.json()["models"]])
+
+
+def model(name: str) -> Operation[ModelInfo]:
+    return Operation("GET", f"/models/{name}", lambda answer: ModelInfo.of(answer.json()))
+
+
+class Events:
+    """Lines of `text/event-stream` to values: `Row`s, then one `Generation`."""
+
+    def __init__(self) -> None:
+        self._event = "message"
+        self._data: list[str] = []
+        self._done = False
+
+    def feed(self, line: str) -> Iterator[Row | Generation]:
+        """The value that this line, without its line end, completes: none or one."""
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "event":
+            self._event = value
+        elif name == "data":
+            self._data.append(value)
+        elif line == "" and self._data:
+            event, data = self._event, json.loads("\n".join(self._data))
+            self._event, self._data = "message", []
+            yield from self._complete(event, data)
+
+    def finish(self) -> None:
+        """Call it when the lines end. Raises UnexpectedAnswerError unless the answer was complete."""
+        if not self._done:
+            raise UnexpectedAnswerError("the stream ended before its last event")
+
+    def _complete(self, event: str, data: dict[str, Any]) -> Iterator[Row | Generation]:
+        if event == "row":
+            yield Row.of(data)
+        elif event == "done":
+            self._done = True
+            yield Generation.of(data)
+        elif event == "error":
+            raise UnexpectedAnswerError(f"the stream broke off: {data.get('detail', data)}")
+
+
+def key_header(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+def _form(pictures: Sequence[Picture]) -> list[tuple[str, tuple[str, bytes, str]]]:
+    if not pictures:
+        raise ValueError("pass at least one picture")
+    return [("img", _file(picture)) for picture in pictures]
+
+
+def _file(picture: Picture) -> tuple[str, bytes, str]:
+    if isinstance(picture, Path):
+        return picture.name, picture.read_bytes(), "application/octet-stream"
+    return "picture", picture, "application/octet-stream"
+
+
+def _send_array(
+    path: str, array: NDArray[Any], model: str | None, accept: str, read: Callable[[httpx.Response], T]
+) -> Operation[T]:
+    stream = io.BytesIO()
+    np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+    headers = {"Content-Type": NPY, "Accept": accept}
+    return Operation("POST", path, read, _params(model=model), headers, stream.getvalue())
+
+
+def _params(**values: str | None) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _read_bytes(response: httpx.Response) -> bytes:
+    return response.content
+
+
+def _read_array(response: httpx.Response) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(io.BytesIO(response.content), allow_pickle=False)
+    return array
+
+
+def _read_pictures(response: httpx.Response) -> NDArray[np.uint8]:
+    """(B,H,W,C), also where the service answers one picture as (H,W,C)."""
+    pixels = _read_array(response)
+    return pixels[None] if pixels.ndim == 3 else pixels
+
+
+def _read_encoded(response: httpx.Response) -> list[Encoded]:
+    answer = response.json()
+    items = answer.get("items", [answer])  # one picture comes without a list
+    return [Encoded.of(answer["model"], answer["version"], item) for item in items]
+
+
+def _read_generation(response: httpx.Response) -> Generation:
+    return Generation.of(response.json())
+
+
+def _read_scores(response: httpx.Response) -> list[Score]:
+    return [Score(item["bits"], item["bits_per_code"]) for item in response.json()["items"]]

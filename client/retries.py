@@ -1,0 +1,55 @@
+"""When to try again, and how long to wait. In: an answer or a lost connection. Out: a pause in seconds, or None.
+
+Every call of the API is a pure function of its input, so repeating one is safe even if the first attempt arrived.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+RETRIED_STATUSES = frozenset({429, 502, 503})
+RETRIED_ERRORS = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.ReadError,
+    httpx.WriteError,
+    httpx.RemoteProtocolError,
+)
+
+
+@dataclass(frozen=True)
+class Retries:
+    """At most `attempts` tries. A Retry-After is waited for in full, or, above `max_pause_s`, not at all."""
+
+    attempts: int = 4
+    first_pause_s: float = 0.25  # doubles at each attempt, less a random part of up to a half
+    max_pause_s: float = 30.0
+
+    def pause_s(self, attempt: int, response: httpx.Response | None) -> float | None:
+        """The pause after attempt number `attempt` (from 1), None to give up. Without a response, it was lost."""
+        if attempt >= self.attempts or (response is not None and response.status_code not in RETRIED_STATUSES):
+            return None
+        asked = None if response is None else retry_after_s(response)
+        if asked is not None:
+            return asked if asked <= self.max_pause_s else None
+        longest = min(self.max_pause_s, self.first_pause_s * 2 ** (attempt - 1))
+        return float(longest * random.uniform(0.5, 1.0))
+
+
+def retry_after_s(response: httpx.Response) -> float | None:
+    """Seconds, from a number or an HTTP date; None where the header is absent or neither."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:  # "-0000" in the header: UTC of unknown origin
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,220 @@
+"""Both clients against a real server, and their retries and streams against a scripted one."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from client import AsyncClient, Client, Generation, ProblemError, Retries, Row, UnexpectedAnswerError
+from tests.client.conftest import KEY
+from tests.conftest import PICTURES, Tiny
+from tests.tiny_bundle import oracle_codes, oracle_pixels
+
+DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
+ITEM = {"label": 3, "bits": 12.5, "codes": [[1, 2], [3, 4]], "image": "iVBORw=="}
+DONE = {"model": "tiny", "version": "ab", "seed": 7, "items": [ITEM]}
+
+
+def pixels_of(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.asarray(Image.open(path))[..., None]
+
+
+def test_pictures_go_there_and_back(server_url: str, tiny: Tiny) -> None:
+    pixels = np.stack([pixels_of(path) for path in DIGITS])
+    codes = oracle_codes(pixels, tiny.grey_weights)
+    decoded = oracle_pixels(codes, tiny.grey_weights, 1)
+    with Client(server_url, key=KEY) as client:
+        assert all(np.array_equal(one.codes, grid) for one, grid in zip(client.encode(*DIGITS), codes, strict=True))
+        assert np.array_equal(client.encode_array(pixels), codes)
+        assert np.array_equal(client.decode(codes), decoded)
+        assert np.array_equal(client.decode(codes[0]), decoded[:1])
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(client.decode_png(codes[0])))), decoded[0, :, :, 0])
+        assert np.array_equal(client.decompress(client.compress(*DIGITS)), decoded)
+        assert np.array_equal(client.decompress(client.compress(DIGITS[0].read_bytes())), decoded[:1])
+        assert client.compress_array(pixels) == client.compress(*DIGITS)
+
+
+def test_models_describe_themselves(server_url: str) -> None:
+    with Client(server_url, key=KEY) as client:
+        names = [model.name for model in client.models()]
+        assert names == ["tiny", "tiny_colour"]
+        assert client.model("tiny_colour").details["picture"]["any_size"] is True
+        (encoded,) = client.encode(PICTURES / "ladybird_crop.jpg", model="tiny_colour")
+        assert (encoded.width, encoded.height, encoded.codes.shape) == (96, 64, (16, 24))
+
+
+def test_a_refusal_is_a_problem(server_url: str) -> None:
+    with Client(server_url, key=KEY) as client:
+        with pytest.raises(ProblemError, match="none of them") as raised:
+            client.encode(b"not a picture")
+        assert (raised.value.status, raised.value.type) == (422, "urn:vqserve:problem:not-a-picture")
+        assert raised.value.request_id
+    with Client(server_url) as stranger, pytest.raises(ProblemError, match="401"):
+        stranger.models()
+
+
+def test_the_asynchronous_client_gives_the_same(server_url: str) -> None:
+    async def together() -> list[bytes]:
+        async with AsyncClient(server_url, key=KEY) as client:
+            return await asyncio.gather(*(client.compress(path) for path in DIGITS))
+
+    with Client(server_url, key=KEY) as client:
+        assert asyncio.run(together()) == [client.compress(path) for path in DIGITS]
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    for name, method in inspect.getmembers(Client, inspect.isfunction):
+        if not name.startswith("_"):
+            assert inspect.signature(getattr(AsyncClient, name)).parameters == inspect.signature(method).parameters
+
+
+def scripted(*answers: httpx.Response | Exception) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        answer = answers[len(seen) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return httpx.MockTransport(handle), seen
+
+
+MODELS = {"models": [{"name": "m", "version": "v", "labels": None}]}
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("client.synchronous.time.sleep", slept.append)
+    monkeypatch.setattr("client.asynchronous.asyncio.sleep", sleep)
+    return slept
+
+
+def run_models(transport: httpx.MockTransport, asynchronous: bool, retries: Retries) -> Any:
+    if not asynchronous:
+        with Client("http://x", transport=transport, retries=retries) as client:
+            return client.models()
+
+    async def call() -> Any:
+        async with AsyncClient("http://x", transport=transport, retries=retries) as client:
+            return await client.models()
+
+    return asyncio.run(call())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_retry_after_is_honoured(asynchronous: bool, pauses: list[float]) -> None:
+    full = httpx.Response(429, headers={"Retry-After": "3"})
+    transport, seen = scripted(
+        full, httpx.Response(503, headers={"Retry-After": "1"}), httpx.Response(200, json=MODELS)
+    )
+    (model,) = run_models(transport, asynchronous, Retries())
+    assert (model.name, len(seen), pauses) == ("m", 3, [3.0, 1.0])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_without_retry_after_the_pause_doubles(asynchronous: bool, pauses: list[float]) -> None:
+    lost = httpx.ConnectError("refused")
+    transport, seen = scripted(lost, httpx.Response(502), lost, httpx.Response(200, json=MODELS))
+    run_models(transport, asynchronous, Retries(first_pause_s=1.0))
+    assert len(seen) == 4
+    assert all(low <= pause <= 2 * low for pause, low in zip(pauses, (0.5, 1.0, 2.0), strict=True))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_it_gives_up(asynchronous: bool, pauses: list[float]) -> None:
+    busy = httpx.Response(429, headers={"Retry-After": "1"})
+    for answers, attempts in (
+        ([busy] * 4, 4),
+        ([httpx.Response(503, headers={"Retry-After": "31"})], 1),  # longer than the longest pause
+        ([httpx.Response(404)], 1),  # would not help
+        ([httpx.Response(504)], 1),  # the service took its time once already
+    ):
+        transport, seen = scripted(*answers)
+        with pytest.raises(ProblemError):
+            run_models(transport, asynchronous, Retries())
+        assert len(seen) == attempts
+    transport, seen = scripted(*[httpx.ConnectError("refused")] * 4)
+    with pytest.raises(httpx.ConnectError):
+        run_models(transport, asynchronous, Retries())
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"),
+    [("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("nonsense", 0.1, 0.3), ("", 0.1, 0.3), ("0", 0, 0)],
+)
+def test_retry_after_may_be_a_date(value: str, low: float, high: float) -> None:
+    pause = Retries().pause_s(1, httpx.Response(429, headers={"Retry-After": value}))
+    assert pause is not None and low <= pause <= high
+
+
+def events(*parts: tuple[str, Any]) -> str:
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in parts)
+
+
+ROWS = [("row", {"row": row, "items": [{"codes": [row, row + 1]}]}) for row in range(2)]
+
+
+def stream(text: str, asynchronous: bool) -> list[Row | Generation]:
+    transport, seen = scripted(httpx.Response(200, text=text, headers={"Content-Type": "text/event-stream"}))
+    if asynchronous:
+
+        async def call() -> list[Row | Generation]:
+            async with AsyncClient("http://x", transport=transport) as client:
+                return [value async for value in client.stream(n=1, seed=7)]
+
+        values = asyncio.run(call())
+    else:
+        with Client("http://x", transport=transport) as client:
+            values = list(client.stream(n=1, seed=7))
+    assert json.loads(seen[0].content) == {"n": 1, "seed": 7}
+    return values
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stream_gives_rows_and_then_the_generation(asynchronous: bool) -> None:
+    first, second, last = stream(": hello\n\n" + events(*ROWS, ("done", DONE)), asynchronous)
+    assert isinstance(first, Row) and isinstance(second, Row) and isinstance(last, Generation)
+    assert (second.row, second.codes.tolist()) == (1, [[1, 2]])
+    assert (last.seed, last.items[0].bits, last.items[0].png) == (7, 12.5, b"\x89PNG")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stream_that_breaks_off_is_an_error(asynchronous: bool) -> None:
+    with pytest.raises(UnexpectedAnswerError, match="before its last event"):
+        stream(events(*ROWS), asynchronous)
+    with pytest.raises(UnexpectedAnswerError, match="the engine has failed"):
+        stream(events(*ROWS, ("error", {"detail": "the engine has failed"})), asynchronous)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.models(),
+        lambda client: client.encode(b"x"),
+        lambda client: client.decode([[1]]),
+        lambda client: client.generate(),
+        lambda client: client.score(b"x"),
+    ],
+)
+def test_an_unknown_answer_is_an_error(call: Callable[[Client], Any]) -> None:
+    transport, _ = scripted(httpx.Response(200, json={"unknown": 1}))
+    with Client("http://x", transport=transport) as client, pytest.raises(UnexpectedAnswerError):
+        call(client)

@@ -1,0 +1,130 @@
+"""The `vqserve` command, offline and online, with files, folders and pipes."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from client.command_line import main
+from tests.client.conftest import KEY
+from tests.conftest import PICTURES, Tiny
+from tests.tiny_bundle import oracle_codes, oracle_pixels
+
+DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
+
+
+@pytest.fixture(params=["offline", "online"])
+def where(request: pytest.FixtureRequest, tiny: Tiny, server_url: str) -> list[str]:
+    return ["--bundle", str(tiny.grey)] if request.param == "offline" else ["--url", server_url, "--key", KEY]
+
+
+def expected(path: Path, tiny: Tiny) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    pixels = np.asarray(Image.open(path))[None, ..., None]
+    return oracle_pixels(oracle_codes(pixels, tiny.grey_weights), tiny.grey_weights, 1)[0, :, :, 0]
+
+
+def test_a_folder_goes_there_and_back(where: list[str], tiny: Tiny, tmp_path: Path) -> None:
+    digits = tmp_path / "digits"
+    digits.mkdir()
+    for path in DIGITS:
+        (digits / path.name).write_bytes(path.read_bytes())
+    (digits / "notes.txt").write_text("not a picture")
+    assert main(["encode", *where, str(digits), "-o", str(tmp_path / "codes")]) == 0
+    assert main(["decode", *where, str(tmp_path / "codes"), "-o", str(tmp_path / "pictures")]) == 0
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [path.name for path in DIGITS]
+    for path in DIGITS:
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "pictures" / path.name)), expected(path, tiny))
+
+
+def test_pictures_together_make_one_smaller_container(where: list[str], tmp_path: Path) -> None:
+    names = [str(path) for path in DIGITS]
+    assert main(["encode", *where, *names, "-o", f"{tmp_path}/one/"]) == 0
+    assert main(["encode", *where, *names, "--together", "-o", str(tmp_path / "all.vqc")]) == 0
+    alone = sum(path.stat().st_size for path in (tmp_path / "one").iterdir())
+    assert (tmp_path / "all.vqc").stat().st_size < alone
+    assert main(["decode", *where, str(tmp_path / "all.vqc"), "-o", str(tmp_path / "back")]) == 0
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == [f"all-{index:03d}.png" for index in range(3)]
+
+
+def test_pipes(tiny: Tiny) -> None:
+    command = [sys.executable, "-m", "client"]
+    where = ["--bundle", str(tiny.grey)]
+    picture = DIGITS[0].read_bytes()
+    container = subprocess.run([*command, "encode", *where, "-"], input=picture, capture_output=True, check=True)
+    decoded = subprocess.run([*command, "decode", *where, "-"], input=container.stdout, capture_output=True, check=True)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(decoded.stdout))), expected(DIGITS[0], tiny))
+    assert container.stderr == decoded.stderr == b""
+
+
+def test_codes_as_json(where: list[str], tiny: Tiny, tmp_path: Path) -> None:
+    assert main(["encode", *where, str(DIGITS[0]), "--codes", "-o", str(tmp_path / "codes.json")]) == 0
+    codes = np.array(json.loads((tmp_path / "codes.json").read_text())["codes"])
+    pixels = np.asarray(Image.open(DIGITS[0]))[None, ..., None]
+    assert np.array_equal(codes, oracle_codes(pixels, tiny.grey_weights)[0])
+
+
+def test_offline_and_online_write_the_same_bytes(tiny: Tiny, server_url: str, tmp_path: Path) -> None:
+    names = [str(path) for path in DIGITS]
+    assert main(["encode", "--bundle", str(tiny.grey), *names, "-o", f"{tmp_path}/a/"]) == 0
+    assert main(["encode", "--url", server_url, "--key", KEY, *names, "-o", f"{tmp_path}/b/"]) == 0
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_info_reads_a_header_without_a_model(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["encode", *where, *(map(str, DIGITS)), "--together", "-o", str(tmp_path / "all.vqc")]) == 0
+    assert main(["info", str(tmp_path / "all.vqc")]) == 0
+    header = json.loads(capsys.readouterr().out)
+    assert (header["pictures"], header["header_bytes"]) == (3, 11)
+    assert main(["info", *where]) == 0
+    models = json.loads(capsys.readouterr().out)
+    assert models[0]["name"] == "tiny" and models[0]["version"].startswith(header["model"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encode", "x.png"], "--bundle FOLDER, --url URL, or the variable VQSERVE_URL"),
+        (["encode", "--bundle", "nowhere", "x.png"], "does not exist: make a bundle"),
+        (["encode", "--url", "http://127.0.0.1:9", "missing.png"], "No such file"),
+        (["info", str(DIGITS[0])], "not a container"),
+    ],
+)
+def test_mistakes_have_a_message_and_status_1(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VQSERVE_URL", raising=False)
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("vqserve: ") and message in captured.err
+
+
+def test_what_cannot_be_decoded_says_why(where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", *where, str(DIGITS[0]), "-o", str(tmp_path / "x.vqc")]) == 0
+    data = bytearray((tmp_path / "x.vqc").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "x.vqc").write_bytes(data)
+    assert main(["decode", *where, str(tmp_path / "x.vqc")]) == 1
+    assert "damaged" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["decode", *where, str(tmp_path / "empty")]) == 1
+    assert "holds no file that ends in .vqc" in capsys.readouterr().err
+
+
+def test_the_online_command_needs_neither_the_service_nor_torch() -> None:
+    """A machine that only calls the service installs httpx, numpy and pillow."""
+    program = (
+        "import sys, client.command_line, client; "
+        "heavy = {'torch', 'onnxruntime', 'onnx', 'starlette', 'service'} & set(sys.modules); "
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
