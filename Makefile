@@ -66,10 +66,9 @@ $(SERVE)/installed: EXTRAS = service,$(PROVIDER)
 $(RAY)/installed: EXTRAS = service,cpu,ray,test
 $(PEERS)/installed: EXTRAS = service,cpu,peers,test
 
-%/installed: pyproject.toml constraints.txt constraints-gpu.txt
+%/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "vqserve needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $*
-	$*/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt $(if $(findstring gpu,$*),-c constraints-gpu.txt) -e ".[$(EXTRAS)]"
+	$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $@

@@ -231,7 +231,7 @@ def gpu_image_is_whole(_: Compose) -> Facts:
     try:
         on_cpu = Container(name)
         wait_for("the GPU image is ready on CPU", lambda: on_cpu.health == "healthy", 120)
-        status, _, _ = ask(on_cpu.address, "POST", "/encode", png_of_a_digit(), {"Content-Type": "image/png"})
+        status = ask(on_cpu.address, "POST", "/encode", png_of_a_digit(), {"Content-Type": "image/png"})[0]
     finally:
         docker("kill", name)
     require(status == 200, f"/encode on CPU answers {status}")
