@@ -1,7 +1,8 @@
-"""`python -m training fit|evaluate`: the command line of the training jobs.
+"""`python -m training fit|evaluate|compare`: the command line of the training jobs.
 
     python -m training fit --config FILE [--data D] [--out runs/NAME] [--resume] [key.sub=value ...]
-    python -m training evaluate RUN [--data D]
+    python -m training evaluate --config FILE | --run RUN [--data D]
+    python -m training compare --config FILE [--data D] [--out runs/NAME] [--docs docs] [key.sub=value ...]
 
 In: a YAML config and overrides, or a run folder. Out: the run folder; one line of JSON with the metrics on stdout.
 """
@@ -14,7 +15,7 @@ import logging
 import sys
 from pathlib import Path
 
-from training.config import ConfigError, load_config
+from training.config import ConfigError, RunConfig, load_config
 from training.data import DataError
 
 
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and device lists
     options = _parser().parse_args(arguments)
     try:
-        metrics = _evaluate(options) if options.job == "evaluate" else _fit(options)
+        metrics = JOBS[options.job](options)
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -36,30 +37,57 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train and evaluate models for vqserve.")
     jobs = parser.add_subparsers(dest="job", required=True)
     fit = jobs.add_parser("fit", help="train an autoencoder and its prior into a run folder")
-    fit.add_argument("--config", type=Path, required=True, help="a YAML file, for example training/configs/mnist.yaml")
-    fit.add_argument("--data", help="a path or a name in place of the config's data.source")
-    fit.add_argument("--out", type=Path, help="the run folder; runs/NAME of the config if not given")
     fit.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    fit.add_argument("overrides", nargs="*", metavar="key.sub=value", help="for example trainer.seed=2")
+    compare = jobs.add_parser("compare", help="train and measure the lecture's systems side by side")
+    compare.add_argument("--docs", type=Path, help="write numbers, pictures and model-report.md into this folder too")
+    for job in (fit, compare):
+        job.add_argument("--config", type=Path, required=True, help="a YAML file, such as training/configs/mnist.yaml")
+        job.add_argument("--data", help="a path or a name in place of the config's data.source")
+        job.add_argument("--out", type=Path, help="the run folder; runs/NAME of the config if not given")
+        job.add_argument("overrides", nargs="*", metavar="key.sub=value", help="for example trainer.seed=2")
     evaluate = jobs.add_parser("evaluate", help="measure a finished run again and rewrite its metrics.json")
-    evaluate.add_argument("run", type=Path, help="a run folder")
+    which = evaluate.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path, help="a run folder")
+    which.add_argument("--config", type=Path, help="the config whose run is in runs/NAME")
     evaluate.add_argument("--data", help="a path or a name in place of the run's data.source")
     return parser
 
 
-def _fit(options: argparse.Namespace) -> dict[str, object]:
-    from training.fit import fit  # Lightning takes seconds to import: not for --help or a config error
-
+def _config_and_folder(options: argparse.Namespace) -> tuple[RunConfig, Path]:
     overrides = options.overrides + ([f"data.source={json.dumps(options.data)}"] if options.data else [])
     config = load_config(options.config, overrides)
-    folder = options.out or Path("runs") / config.name
+    return config, options.out or Path("runs") / config.name
+
+
+# Lightning takes seconds to import: each job imports it when it runs, not for --help or a mistake in the config.
+
+
+def _fit(options: argparse.Namespace) -> dict[str, object]:
+    config, folder = _config_and_folder(options)
+    from training.fit import fit
+
     return _headline(fit(config, folder, resume=options.resume), folder)
 
 
 def _evaluate(options: argparse.Namespace) -> dict[str, object]:
     from training.report import evaluate
 
-    return _headline(evaluate(options.run, options.data), options.run)
+    folder = options.run or Path("runs") / load_config(options.config).name
+    return _headline(evaluate(folder, options.data), folder)
+
+
+def _compare(options: argparse.Namespace) -> dict[str, object]:
+    config, folder = _config_and_folder(options)
+    from training.compare import compare
+    from training.model_report import write_model_report
+
+    result = compare(config, folder)
+    if options.docs:
+        write_model_report(folder, options.docs)
+    return {"run": str(folder)} | {name: result[name] for name in ("classifier", "systems")}
+
+
+JOBS = {"fit": _fit, "evaluate": _evaluate, "compare": _compare}
 
 
 def _headline(metrics: dict[str, object], folder: Path) -> dict[str, object]:

@@ -98,6 +98,14 @@ class TrainerConfig(_Section):
     prior: StageConfig = StageConfig()
 
 
+class CompareConfig(_Section):
+    """What `compare` needs beyond the runs of the systems it compares."""
+
+    samples: int = Field(default=5000, gt=0)  # drawn from each system, and taken of the real pictures
+    neighbours: int = Field(default=3, gt=0)  # k of the manifolds of precision and recall
+    classifier: StageConfig = StageConfig(steps=2000, validate_every=1000)
+
+
 class RunConfig(_Section):
     """Everything that `fit` needs beside the code and the data."""
 
@@ -106,6 +114,7 @@ class RunConfig(_Section):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     prior: PriorConfig | None = PriorConfig()  # null: the autoencoder alone
     trainer: TrainerConfig = TrainerConfig()
+    compare: CompareConfig = CompareConfig()
 
     @model_validator(mode="after")
     def _codebook_is_trained(self) -> RunConfig:

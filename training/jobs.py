@@ -98,6 +98,9 @@ class PriorJob(Job):
     def on_fit_start(self) -> None:
         self._encoder[0].to(self.device).eval()
 
+    def on_fit_end(self) -> None:
+        self._encoder[0].cpu()
+
     def _codes(self, batch: Tensor) -> Tensor:
         if batch.dtype != torch.uint8:
             return batch

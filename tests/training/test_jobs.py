@@ -258,9 +258,9 @@ def test_the_commands_print_json_and_turn_mistakes_into_messages(
     assert "pass --resume" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
     capsys.readouterr()
-    assert main(["evaluate", str(run)]) == 0
+    assert main(["evaluate", "--run", str(run)]) == 0
     assert json.loads(capsys.readouterr().out)["run"] == str(run)
-    assert main(["evaluate", str(tmp_path)]) == 2
+    assert main(["evaluate", "--run", str(tmp_path)]) == 2
     assert "config.json does not exist" in capsys.readouterr().err
 
 

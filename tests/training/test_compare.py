@@ -1,0 +1,166 @@
+"""The comparison: its yardsticks against closed forms, and the whole job on a few digits."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.conftest import DIGITS, TINY, tiny_config
+from training.__main__ import main
+from training.compare import count_parameters, variants
+from training.config import ConfigError, RunConfig
+from training.data import load_data
+from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
+from training.model_report import CLEAR, END, START, section, verdicts, write_model_report
+from training.runs import build_autoencoder, build_prior
+
+SYSTEMS = ("ae", "vae", "vae-large", "cvae", "cvae-large", "vqvae-gradient", "vqvae-ema", "vqvae-fsq")
+FEW_STEPS = (
+    "trainer.autoencoder.steps=20",
+    "trainer.prior.steps=10",
+    "autoencoder.quantizer.levels=[4,4]",
+    "autoencoder.channels=16",
+    "compare.samples=60",
+    "compare.classifier.steps=60",
+    "compare.classifier.batch_size=32",
+)
+
+
+def normal(count: int, dimensions: int, seed: int) -> Tensor:
+    return torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed))
+
+
+def exact_moments(points: Tensor) -> Tensor:
+    """The same points with mean 0 and covariance I to rounding, so that closed forms hold without sampling error."""
+    centred = points.double() - points.double().mean(0)
+    factor = torch.linalg.cholesky(torch.cov(centred.T))
+    whitened: Tensor = torch.linalg.solve_triangular(factor, centred.T, upper=False).T
+    return whitened
+
+
+def test_frechet_distance_of_two_gaussians_is_the_closed_form() -> None:
+    points = exact_moments(normal(500, 4, 1))
+    other = exact_moments(normal(400, 4, 2))
+    shift, scale = torch.tensor([1.0, -2.0, 0.0, 0.5]).double(), torch.tensor([1.0, 2.0, 0.5, 3.0]).double()
+    # diagonal covariances commute: |m|^2 + sum (s_1 - s_2)^2
+    expected = float(shift.square().sum() + (scale - 1).square().sum())
+    assert frechet_distance(points, other * scale + shift) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(points, points) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_of_full_covariances_agrees_with_a_general_matrix_root() -> None:
+    one, two = normal(300, 5, 3) @ normal(5, 5, 4), normal(300, 5, 5) @ normal(5, 5, 6) + 1
+    a, b = np.cov(one.double().numpy().T), np.cov(two.double().numpy().T)
+    root = np.sqrt(np.linalg.eigvals(a @ b).astype(complex)).sum().real
+    gap = (one.double().mean(0) - two.double().mean(0)).square().sum().item()
+    expected = gap + np.trace(a) + np.trace(b) - 2 * root
+    assert frechet_distance(one, two) == pytest.approx(expected, rel=1e-6)
+
+
+def test_precision_and_recall_tell_missing_from_invented() -> None:
+    left, right = normal(200, 2, 1), normal(200, 2, 2) + 100
+    both = torch.cat([left, right])
+    half, invented = normal(200, 2, 3), torch.cat([normal(200, 2, 4), normal(200, 2, 5) - 100])
+    precision, recall = precision_and_recall(both, half, neighbours=3)
+    assert precision > 0.9 and 0.4 < recall < 0.51  # one of the two real clusters is never drawn
+    precision, recall = precision_and_recall(left, invented, neighbours=3)
+    assert 0.4 < precision < 0.51 and recall > 0.9  # half of what is drawn does not exist
+
+
+def test_precision_and_recall_are_what_a_loop_over_pairs_finds() -> None:
+    real, made = normal(30, 3, 1), normal(25, 3, 2) * 1.5
+
+    def reach(points: Tensor) -> list[float]:
+        return [sorted(math.dist(p, q) for q in points.tolist())[2] for p in points.tolist()]
+
+    def covered(points: Tensor, centres: Tensor) -> float:
+        balls = list(zip(centres.tolist(), reach(centres), strict=True))
+        return np.mean([any(math.dist(p, c) <= r for c, r in balls) for p in points.tolist()]).item()
+
+    assert precision_and_recall(real, made, neighbours=2) == (covered(made, real), covered(real, made))
+
+
+def test_spread_is_the_mean_distance_of_pairs_within_a_class() -> None:
+    points = torch.tensor([[0.0, 0], [3, 4], [10, 10], [10, 12], [10, 16], [99, 99]])
+    labels = torch.tensor([0, 0, 1, 1, 1, 2])
+    assert spread_within_classes(points, labels) == pytest.approx((5 + (2 + 4 + 6) / 3) / 2)
+
+
+def test_the_systems_have_one_budget() -> None:
+    config = RunConfig(data=tiny_config().data)
+    data = load_data(config.data)
+    found = variants(config, data)
+    assert tuple(found) == SYSTEMS
+    assert config.prior is not None
+    prior = count_parameters(build_prior(config.prior, 512, 10))
+    sizes = {
+        name: count_parameters(build_autoencoder(variant.autoencoder, data.picture, 10))
+        for name, variant in found.items()
+    }
+    steps = {name: variant.trainer.autoencoder.steps for name, variant in found.items()}
+    whole = sizes["vqvae-ema"] + prior
+    for name in SYSTEMS:
+        large = name.endswith("-large")
+        margin = 0.12 if name == "vqvae-fsq" else 0.05  # fsq has no codebook, and latents of three channels
+        assert sizes[name] == pytest.approx(whole if large else sizes["vqvae-ema"], rel=margin), name
+        assert steps[name] == 16000 if large else steps[name] == 8000
+        assert (found[name].prior is not None) == name.startswith("vqvae")
+
+
+def test_compare_needs_a_vqvae_to_start_from() -> None:
+    config = tiny_config("autoencoder.system=vae")
+    with pytest.raises(ConfigError, match="ema quantizer and a prior"):
+        variants(config, load_data(config.data))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison with its page: OUT and OUT/docs."""
+    out = tmp_path_factory.mktemp("compare")
+    docs = out / "docs"
+    docs.mkdir()
+    (docs / "model-report.md").write_text("# Mine\n\nbefore\n\nafter\n")
+    command = ["compare", "--config", str(TINY), "--data", str(DIGITS), "--out", str(out), "--docs", str(docs)]
+    assert main([*command, *FEW_STEPS]) == 0
+    return out
+
+
+def test_compare_measures_every_system(compared: Path) -> None:
+    result = json.loads((compared / "compare.json").read_text())
+    assert tuple(result["systems"]) == SYSTEMS
+    assert result["classifier"]["test_accuracy"] > 0.5  # ten classes: chance is 0.1
+    assert result["real"]["frechet"] < min(system["frechet"] for system in result["systems"].values())
+    for name, numbers in result["systems"].items():
+        conditional = name.startswith(("cvae", "vqvae"))
+        assert (numbers["class_agreement"] is not None) == conditional
+        assert (numbers["elbo_nats"] is not None) == ("vae" in name and "vq" not in name)
+        assert (numbers["bits_per_picture"] is not None) == ("vq" in name)
+        assert 0 <= numbers["precision"] <= 1 and 0 <= numbers["recall"] <= 1
+        assert (compared / f"samples-{name}.png").stat().st_size > 0
+
+
+def test_the_page_shows_the_numbers_and_keeps_what_others_wrote(compared: Path) -> None:
+    page = compared / "docs" / "model-report.md"
+    result = json.loads((compared / "docs" / "results" / "compare.json").read_text())
+    text = page.read_text()
+    assert text.startswith("# Mine\n\nbefore\n\nafter\n") and text.count(START) == text.count(END) == 1
+    for name in SYSTEMS:
+        assert f"| {name} | {result['systems'][name]['parameters']:,d} |" in text
+        assert (page.parent / "pictures" / f"compare-{name}.png").is_file()
+    assert section(result) in text
+    write_model_report(compared, page.parent)
+    assert page.read_text() == text
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.1, "claim holds."), (CLEAR / 2, "less than"), (-0.1, "not hold.")])
+def test_the_verdict_follows_the_numbers(gap: float, verdict: str) -> None:
+    keys = ("recall", "spread", "precision", "class_agreement")
+    systems = {name: dict.fromkeys(keys, 0.5) for name in ("vae", "vae-large", "cvae", "cvae-large")}
+    systems["vqvae-ema"] = dict.fromkeys(keys, 0.5 + gap)
+    assert all(verdict in sentence for sentence in verdicts(systems))

@@ -1,0 +1,92 @@
+"""A small classifier of the data set's labels: its features measure samples, its answers check conditional ones.
+
+In: pictures float32 (B,C,H,W) in [0,1], H and W multiples of 4. Out: features (B,128), logits (B,labels).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning.pytorch import seed_everything
+from torch import Tensor, nn
+
+from training.config import RunConfig, StageConfig
+from training.data import Batch, DataSet, Split, Stream
+from training.jobs import Job, StageData, to_unit
+from training.runs import load_weights
+from training.stages import run_stage
+
+FEATURES = 128
+SHIFT = 2  # pixels: training digits are moved by up to this much in each direction
+BATCH_SIZE = 500
+
+
+class Classifier(nn.Module):
+    def __init__(self, picture: tuple[int, int, int], label_count: int) -> None:
+        super().__init__()
+        channels, height, width = picture
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+        )
+        self.to_features = nn.Linear(64 * (height // 4) * (width // 4), FEATURES)
+        self.dropout = nn.Dropout(0.5)
+        self.to_logits = nn.Linear(FEATURES, label_count)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B,C,H,W) in [0,1] -> (B,128), not negative."""
+        features: Tensor = torch.relu(self.to_features(self.convolutions(images)))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.to_logits(self.dropout(self.features(images)))
+        return logits
+
+
+class ClassifierJob(Job):
+    model: Classifier
+
+    def __init__(self, model: Classifier, stage: StageConfig, log_every: int) -> None:
+        super().__init__(stage, log_every)
+        self.model = model
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        images, labels = batch
+        loss = nn.functional.cross_entropy(self.model(to_unit(images)), labels)
+        self._log_step({"loss": loss.detach()})
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        images, labels = batch
+        accuracy = (self.model(to_unit(images)).argmax(1) == labels).float().mean()
+        self.log("validation/accuracy", accuracy, batch_size=len(labels), on_epoch=True, on_step=False)
+
+
+def fit_classifier(config: RunConfig, data: DataSet, folder: Path) -> Classifier:
+    """Train on randomly shifted pictures, or load what an earlier call has trained."""
+    seed_everything(config.trainer.seed, verbose=False)
+    model = Classifier(data.picture, len(data.label_names))
+    path = folder / "classifier.safetensors"
+    if not path.exists():
+        assert isinstance(data.train.images, Tensor)
+        padded = Split(nn.functional.pad(data.train.images, (SHIFT,) * 4), data.train.labels)
+        stage = config.compare.classifier
+        stream = partial(Stream, padded, stage.batch_size, config.trainer.seed, crop=data.picture[1])
+        job = ClassifierJob(model, stage, config.trainer.log_every)
+        run_stage("classifier", job, StageData(stream, data.validation, stage), config, folder)
+    load_weights(model, path)
+    return model
+
+
+@torch.no_grad()
+def describe(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures (N,C,H,W) in [0,1] -> features (N,128) and the label that the classifier sees, (N,)."""
+    features = torch.cat([model.features(part) for part in torch.split(images, BATCH_SIZE)])
+    return features, model.to_logits(features).argmax(1)

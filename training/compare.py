@@ -1,0 +1,211 @@
+"""`compare`: the lecture's systems on one data set, at one budget, measured by the same yardsticks.
+
+In: a config whose autoencoder is the VQ-VAE to compare with, and a folder. Out: one run folder a system, `compare.json`
+with every number, and a sheet of samples a system. A second call goes on where the first stopped.
+
+The autoencoders have nearly the same number of parameters and the same steps. The VQ-VAEs have a trained prior on top;
+so `vae-large` and `cvae-large` get as many parameters and steps as a VQ-VAE and its prior have together.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+from torch import Tensor, nn
+
+from training.autoencoders import VAE, VQVAE
+from training.classifier import Classifier, describe, fit_classifier
+from training.config import AutoencoderConfig, ConfigError, RunConfig
+from training.data import DataSet, load_data
+from training.evaluation import sample_codes
+from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
+from training.fit import fit
+from training.jobs import to_unit
+from training.report import LIBRARIES
+from training.runs import METRICS_FILE, Run, build_autoencoder, build_prior, load_run, write_json
+from training.sheets import sheet, write_png
+
+COMPARE_FILE = "compare.json"
+SAMPLE_BATCH = 250
+SHEET_COLUMNS = 10
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Of samples, in the classifier's features; None where a system takes no label."""
+
+    frechet: float
+    precision: float
+    recall: float
+    spread: float  # within a class, as a part of the spread of real pictures
+    class_agreement: float | None  # part of conditional samples that the classifier puts in the class asked for
+
+
+def compare(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Train and measure every system; returns the content of compare.json."""
+    data = load_data(config.data)
+    if not data.label_names:
+        raise ConfigError("compare needs labels: choose data with labels, such as mnist")
+    folder.mkdir(parents=True, exist_ok=True)
+    classifier = fit_classifier(config, data, folder)
+    yardstick = Yardstick(config, data, classifier)
+    systems = {}
+    for name, variant in variants(config, data).items():
+        run_folder = folder / name
+        if not (run_folder / METRICS_FILE).exists():
+            fit(variant, run_folder, resume=True)
+        seed_everything(config.trainer.seed, verbose=False)
+        systems[name] = measure_system(load_run(run_folder), data, yardstick, folder / f"samples-{name}.png")
+    result = {
+        "command": shlex.join(["python", "-m", "training", *sys.argv[1:]]),
+        "config": config.model_dump(mode="json"),
+        "data": {"digest": data.digest, "test_pictures": len(data.test)},
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "classifier": {"test_accuracy": yardstick.accuracy, "parameters": count_parameters(classifier)},
+        "real": asdict(yardstick.real),
+        "systems": systems,
+    }
+    write_json(folder / COMPARE_FILE, result)
+    return result
+
+
+def variants(config: RunConfig, data: DataSet) -> dict[str, RunConfig]:
+    """The systems by name. Every one starts from `config` and differs in what its name says."""
+    if config.prior is None or config.autoencoder.system != "vqvae" or config.autoencoder.quantizer.kind != "ema":
+        raise ConfigError("compare starts from a vqvae with an ema quantizer and a prior: correct the config")
+    vqvae = _parameters(config.autoencoder, data)
+    codebook_size = config.autoencoder.quantizer.codebook_size
+    prior = count_parameters(build_prior(config.prior, codebook_size, len(data.label_names)))
+    systems = {"ae": _single(config, data, "ae", vqvae)}
+    for system in ("vae", "cvae"):
+        systems[system] = _single(config, data, system, vqvae)
+        systems[f"{system}-large"] = _large(config, data, system, vqvae + prior)
+    for kind in ("gradient", "ema", "fsq"):
+        quantizer = config.autoencoder.quantizer.model_copy(update={"kind": kind})
+        systems[f"vqvae-{kind}"] = _with(config, quantizer=quantizer)
+    return {name: variant.model_copy(update={"name": name}) for name, variant in systems.items()}
+
+
+def _with(config: RunConfig, **autoencoder: object) -> RunConfig:
+    return config.model_copy(update={"autoencoder": config.autoencoder.model_copy(update=autoencoder)})
+
+
+def _single(config: RunConfig, data: DataSet, system: str, parameters: int) -> RunConfig:
+    """A system without a prior; its latents are as wide as brings its size nearest to `parameters`."""
+    candidates = [_with(config, system=system, dimension=width) for width in range(4, 129, 4)]
+    nearest = min(candidates, key=lambda variant: abs(_parameters(variant.autoencoder, data) - parameters))
+    return nearest.model_copy(update={"prior": None})
+
+
+def _large(config: RunConfig, data: DataSet, system: str, parameters: int) -> RunConfig:
+    """A system of `parameters` in all, trained for the steps of both stages."""
+    widths = range(16, 1025, 8)
+    wide = [_with(config, system=system, dimension=16, channels=width, decoder_channels=None) for width in widths]
+    nearest = min(wide, key=lambda variant: abs(_parameters(variant.autoencoder, data) - parameters))
+    trainer = config.trainer
+    steps = trainer.autoencoder.steps + trainer.prior.steps
+    stage = trainer.autoencoder.model_copy(update={"steps": steps})
+    return nearest.model_copy(
+        update={"prior": None, "trainer": trainer.model_copy(update={"autoencoder": stage})},
+    )
+
+
+def _parameters(config: AutoencoderConfig, data: DataSet) -> int:
+    with torch.device("meta"):
+        return count_parameters(build_autoencoder(config, data.picture, len(data.label_names)))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """All that training learns: the parameters, and a codebook kept by moving averages."""
+    codebooks = (tensor for name, tensor in module.named_buffers() if name == "quantizer.codebook")
+    return sum(tensor.numel() for tensor in (*module.parameters(), *codebooks))
+
+
+class Yardstick:
+    """The real pictures as the classifier sees them: the test split, and as many training pictures for comparison."""
+
+    def __init__(self, config: RunConfig, data: DataSet, classifier: Classifier) -> None:
+        self._classifier, self._neighbours = classifier, config.compare.neighbours
+        self.count = min(config.compare.samples, len(data.test), len(data.train))
+        assert isinstance(data.test.images, Tensor) and isinstance(data.train.images, Tensor)
+        features, seen = describe(classifier, to_unit(data.test.images))
+        self.accuracy = float((seen == data.test.labels).double().mean())
+        self._features, self._spread = features[: self.count], 1.0
+        self._spread = spread_within_classes(self._features, seen[: self.count])
+        self.real = self.measure(to_unit(data.train.images[: self.count]), data.train.labels[: self.count])
+
+    def measure(self, samples: Tensor, labels: Tensor | None) -> Fidelity:
+        """Samples (N,C,H,W) in [0,1] and the classes asked for, or None."""
+        features, seen = describe(self._classifier, samples)
+        precision, recall = precision_and_recall(self._features, features, self._neighbours)
+        return Fidelity(
+            frechet=frechet_distance(self._features, features),
+            precision=precision,
+            recall=recall,
+            spread=spread_within_classes(features, seen) / self._spread,
+            class_agreement=None if labels is None else float((seen == labels).double().mean()),
+        )
+
+
+def measure_system(run: Run, data: DataSet, yardstick: Yardstick, sheet_path: Path) -> dict[str, Any]:
+    """The numbers of one system, and its sheet: ten rows, one a class where it takes labels."""
+    label_count = len(data.label_names)
+    labels = torch.arange(yardstick.count) % label_count
+    conditional = run.prior is not None or (isinstance(run.autoencoder, VAE) and run.autoencoder.label_count > 0)
+    draw = sampler(run, data)
+    samples = torch.cat([draw(part) for part in torch.split(labels, SAMPLE_BATCH)])
+    rows = torch.arange(label_count).repeat_interleave(SHEET_COLUMNS)
+    write_png(sheet(draw(rows), SHEET_COLUMNS), sheet_path)
+    quality, stages = run.metrics.get("quality", {}), run.config.trainer
+    codes_a_picture = run.config.grid(data.picture)[0] * run.config.grid(data.picture)[1]
+    bits_per_code = quality.get("bits_per_code")
+    return {
+        "parameters": count_parameters(run.autoencoder),
+        "prior_parameters": count_parameters(run.prior) if run.prior else 0,
+        "steps": stages.autoencoder.steps,
+        "prior_steps": stages.prior.steps if run.prior else 0,
+        "mse": run.metrics["test"]["mse"],
+        "psnr_db": run.metrics["test"]["psnr_db"],
+        "elbo_nats": run.metrics["test"]["elbo_nats"],
+        "perplexity": quality.get("perplexity"),
+        "bits_per_code": bits_per_code,
+        "bits_per_picture": bits_per_code * codes_a_picture if bits_per_code is not None else None,
+        **asdict(yardstick.measure(samples, labels if conditional else None)),
+        "seconds": sum(run.metrics["seconds"].values()),
+    }
+
+
+def sampler(run: Run, data: DataSet) -> Callable[[Tensor], Tensor]:
+    """labels (B,) -> pictures (B,C,H,W) in [0,1]; a system without labels ignores them."""
+    model, prior = run.autoencoder, run.prior
+    if isinstance(model, VAE):
+        return lambda labels: model.sample(len(labels), labels)
+    if isinstance(model, VQVAE):
+        assert prior is not None
+        height, width = run.config.grid(data.picture)
+        generator = torch.Generator().manual_seed(run.config.trainer.seed)
+        return lambda labels: model.decode(sample_codes(prior, labels, height, width, generator))
+    return _gaussian_sampler(model.encoder, model.decoder, data)
+
+
+@torch.no_grad()
+def _gaussian_sampler(encoder: nn.Module, decoder: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
+    """An AE has no distribution of its latents: take each as normal, with its mean and deviation on real pictures."""
+    assert isinstance(data.train.images, Tensor)
+    latents = encoder(to_unit(data.train.images[:2000]))  # (N,D,h,w)
+    mean, deviation = latents.mean(0), latents.std(0)
+
+    @torch.no_grad()
+    def draw(labels: Tensor) -> Tensor:
+        made: Tensor = decoder(mean + deviation * torch.randn(len(labels), *mean.shape)).clamp(0, 1)
+        return made
+
+    return draw

@@ -1,0 +1,114 @@
+"""The comparison as a page: compare.json -> a section of docs/model-report.md, with its pictures.
+
+In: the folder that `compare` has filled. Out: `docs/results/compare.json`, `docs/pictures/compare-*.png` and, between
+two markers in `docs/model-report.md`, the section that these numbers make. What stands outside the markers stays.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from training.compare import COMPARE_FILE
+from training.runs import read_json
+
+START, END = "<!-- compare: written by `python -m training compare`, do not edit -->", "<!-- /compare -->"
+TITLE = "# Model report\n\nMSE is the mean over pixels on [0,1].\n\n"
+CLEAR = 0.02  # two shares closer than this are called equal
+
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("parameters", "parameters", ",d"),
+    ("prior", "prior_parameters", ",d"),
+    ("steps", "steps", ",d"),
+    ("prior steps", "prior_steps", ",d"),
+    ("MSE", "mse", ".5f"),
+    ("PSNR, dB", "psnr_db", ".2f"),
+    ("ELBO, nats", "elbo_nats", ".1f"),
+    ("perplexity", "perplexity", ".1f"),
+    ("bits/code", "bits_per_code", ".3f"),
+    ("bits/picture", "bits_per_picture", ".1f"),
+)
+SAMPLE_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("Fréchet distance", "frechet", ".2f"),
+    ("precision", "precision", ".3f"),
+    ("recall", "recall", ".3f"),
+    ("spread within a class", "spread", ".3f"),
+    ("class agreement", "class_agreement", ".1%"),
+)
+
+
+def write_model_report(folder: Path, docs: Path) -> None:
+    """Copy the numbers and the pictures into `docs` and rewrite the section of the page."""
+    result = read_json(folder / COMPARE_FILE)
+    for sub_folder in ("results", "pictures"):
+        (docs / sub_folder).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / COMPARE_FILE, docs / "results" / COMPARE_FILE)
+    for name in result["systems"]:
+        shutil.copyfile(folder / f"samples-{name}.png", docs / "pictures" / f"compare-{name}.png")
+    page = docs / "model-report.md"
+    text = page.read_text(encoding="utf-8") if page.exists() else f"{TITLE}{START}\n{END}\n"
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        before, after = f"{text.rstrip()}\n\n", "\n"
+    page.write_text(f"{before}{START}\n{section(result)}{END}{after}", encoding="utf-8")
+
+
+def section(result: dict[str, Any]) -> str:
+    """The section as Markdown; every number in it comes from `result`."""
+    systems, real, classifier = result["systems"], result["real"], result["classifier"]
+    count = result["config"]["compare"]["samples"]
+    parts = [
+        "## The lecture's systems side by side\n",
+        f"`{result['command']}` trained and measured what follows: [compare.json](results/compare.json).",
+        "One encoder and decoder serves all systems. `vae-large` and `cvae-large` have as many parameters and training "
+        "steps as a VQ-VAE and its prior together.\n",
+        _table(COLUMNS, systems),
+        f"Samples, {count:,} from each system, in the features of a classifier with {classifier['test_accuracy']:.2%} "
+        "accuracy on the test set. `real` is as many training pictures, measured in the same way: no system can be "
+        "expected to do better. Spread is the mean distance of two samples of a class, real pictures being 1.\n",
+        _table(SAMPLE_COLUMNS, {"real": real} | systems),
+        "The VQ-VAEs draw codes from their class-conditional priors, the VAEs a latent from N(0, I), and the AE, which "
+        "has no distribution to draw from, each latent from a normal distribution fitted to it.\n",
+        "### What becomes of the lecture's claim\n",
+        "It says that the VAE's fixed normal prior and continuous latents give weak diversity and weak control.\n",
+        *(f"- {verdict}" for verdict in verdicts(systems)),
+        "\n### Samples\n",
+        *(f"**{name}**\n\n![samples of {name}](pictures/compare-{name}.png)\n" for name in systems),
+    ]
+    return "\n".join(parts)
+
+
+def verdicts(systems: dict[str, Any]) -> list[str]:
+    """Where the claim holds, for the EMA VQ-VAE against the systems with a normal prior."""
+    normal = ("vae", "vae-large", "cvae", "cvae-large")
+    conditional = ("cvae", "cvae-large")
+    return [
+        _verdict("Coverage of the real pictures (recall)", "recall", ".3f", systems, normal),
+        _verdict("Diversity within a class (spread)", "spread", ".3f", systems, normal),
+        _verdict("Samples that look real (precision)", "precision", ".3f", systems, normal),
+        _verdict("Control (class agreement)", "class_agreement", ".1%", systems, conditional),
+    ]
+
+
+def _verdict(what: str, key: str, form: str, systems: dict[str, Any], others: tuple[str, ...]) -> str:
+    ours = systems["vqvae-ema"][key]
+    theirs = {name: systems[name][key] for name in others}
+    listed = ", ".join(f"{format(value, form)} for {name}" for name, value in theirs.items())
+    gap = ours - max(theirs.values())
+    verdict = "the claim holds" if gap > CLEAR else "the claim does not hold"
+    if abs(gap) <= CLEAR:
+        verdict += f": the best differs by less than {CLEAR:g}"
+    return f"{what}: {format(ours, form)} for the VQ-VAE (EMA), {listed}; here {verdict}."
+
+
+def _table(columns: tuple[tuple[str, str, str], ...], systems: dict[str, Any]) -> str:
+    head = ["system", *(title for title, _, _ in columns)]
+    rows = [[name, *(_cell(values.get(key), form) for _, key, form in columns)] for name, values in systems.items()]
+    lines = [head, ["---", *("---:" for _ in columns)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
