@@ -1,8 +1,8 @@
 """Encoder, quantizer and decoder as ONNX, with pixel scaling inside: uint8 pictures in, uint8 pictures out.
 
-In: a trained `training.autoencoders.VQVAE`. Out: ONNX models as docs/bundle-format.md lists them, batch dynamic, height and
-width dynamic where `any_size`. Pictures are (B,H,W,C) outside and (B,C,H,W) inside. Each function mirrors the forward pass
-of the module it takes, line by line; `export.verify` compares what both compute.
+In: a trained `training.autoencoders.VQVAE`. Out: ONNX models as docs/bundle-format.md lists them, batch dynamic,
+height and width dynamic where `any_size`. Pictures are (B,H,W,C) outside and (B,C,H,W) inside. Each function mirrors
+the forward pass of the module it takes, line by line; `export.verify` compares what both compute.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.onnx_builder import GraphBuilder
+from service.bundle import GraphName
 from training.autoencoders import VQVAE
 from training.networks import Decoder, Encoder, ResidualBlock
 from training.quantizers import FiniteScalarQuantizer
@@ -46,9 +47,7 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
 def _conv(graph: GraphBuilder, conv: nn.Module, x: str) -> str:
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     weight, bias = graph.constant(_array(conv.weight)), graph.constant(_array(conv.bias))
-    (top, left), (down, across) = conv.padding, conv.stride
-    assert isinstance(top, int) and isinstance(left, int)
-    return graph.op("Conv", x, weight, bias, pads=[top, left, top, left], strides=[down, across])
+    return graph.op("Conv", x, weight, bias, pads=[*conv.padding, *conv.padding], strides=list(conv.stride))
 
 
 def _residual(graph: GraphBuilder, block: nn.Module, x: str) -> str:
@@ -103,7 +102,7 @@ def _decode_vectors(graph: GraphBuilder, decoder: Decoder, vectors: str) -> str:
     return graph.op("Div", graph.op("Add", x, graph.scalar(1)), graph.scalar(2))
 
 
-def autoencoder_graphs(vqvae: VQVAE, shapes: Shapes) -> dict[str, onnx.ModelProto]:
+def autoencoder_graphs(vqvae: VQVAE, shapes: Shapes) -> dict[GraphName, onnx.ModelProto]:
     """The graphs encoder, quantizer, encoder_quantizer (both in one session) and decoder."""
     return {
         "encoder": _encoder(vqvae, shapes),

@@ -1,7 +1,8 @@
 """A run folder becomes a bundle folder: graphs, proof, verification, manifest. All or nothing.
 
-In: the folder of a finished `python -m training fit`. Out: a bundle as docs/bundle-format.md describes it. Everything is
-written into a temporary folder beside the target and moved there last, so that a failed check leaves no bundle behind.
+In: the folder of a finished `python -m training fit`. Out: a bundle as docs/bundle-format.md describes it. Everything
+is written into a temporary folder beside the target and moved there last, so that a failed check leaves no bundle
+behind.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +95,7 @@ def _picture(run: Run) -> tuple[int, int, int]:
 def _graphs(run: Run, vqvae: VQVAE, table: NDArray[np.int32]) -> dict[GraphName, onnx.ModelProto]:
     dimension = vqvae.quantizer.codebook.shape[1]
     shapes = shapes_of(_picture(run), run.config.autoencoder.downsampling, dimension, any_size=any_size(run))
-    models: dict[GraphName, onnx.ModelProto] = dict(autoencoder_graphs(vqvae, shapes))  # type: ignore[arg-type]
+    models = autoencoder_graphs(vqvae, shapes)
     if run.prior is None:
         return models
     graphs, width = PriorGraphs(run.prior), run.config.grid(_picture(run))[1]
@@ -131,9 +133,9 @@ def _test_pictures(run: Run) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return np.ascontiguousarray(split.images.permute(0, 2, 3, 1).numpy()), split.labels.numpy().astype(np.int64)
 
 
-def _tensors(values: object) -> tuple[TensorSpec, ...]:
+def _tensors(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
     specs = []
-    for value in values:  # type: ignore[attr-defined]
+    for value in values:
         tensor = value.type.tensor_type
         shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
         dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower().replace("float", "float32")
@@ -184,7 +186,7 @@ def _write(
             width=width,
             channels=channels,
             any_size=any_size(run),
-            multiple_of=factor,  # type: ignore[arg-type]
+            multiple_of=factor,
         ),
         codes=CodesSpec(
             height=h, width=w, codebook_size=quantizer.codebook_size, dimension=quantizer.codebook.shape[1]

@@ -1,10 +1,10 @@
 """Which nodes of a graph have no kernel on onnxruntime's CUDA execution provider. Needs no GPU.
 
 In: an ONNX model. Out: a list of `Uncovered` nodes, empty when the whole graph runs on CUDA. Sub-graphs of If, Loop and
-Scan are checked too. `cuda_kernels.json` lists the kernels that onnxruntime-gpu registers, read from its wheel: for each
-operator [first version, last version, {type constraint: types}]. As in onnxruntime's registry, a kernel with an open last
-version (2147483647) covers only nodes whose schema has exactly its first version: a newer schema is not covered until a
-kernel is registered for it.
+Scan are checked too. `cuda_kernels.json` lists the kernels that onnxruntime-gpu registers, read from its wheel: for
+each operator [first version, last version, {type constraint: types}]. As in onnxruntime's registry, a kernel with an
+open last version (2147483647) covers only nodes whose schema has exactly its first version: a newer schema is not
+covered until a kernel is registered for it.
 
     python -m export.cuda_coverage models/mnist/*.onnx
 """
@@ -73,7 +73,8 @@ def _value_types(graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def _type_name(element: int) -> str:
-    return onnx.TensorProto.DataType.Name(element).lower()
+    name: str = onnx.TensorProto.DataType.Name(element)
+    return name.lower()
 
 
 def _bound_types(node: onnx.NodeProto, schema: Any, types: dict[str, str]) -> dict[str, str]:

@@ -3,8 +3,8 @@
 In: a trained `PixelCNN`. Out: the largest bound over all accumulators, or `ExactnessError` with the layer's name.
 
 A float32 holds every integer of magnitude up to 2^24. If sum(|w|) * max|a| + |bias| stays below that in units of the
-accumulator's grid, every partial sum in every order is an integer that float32 holds, so no order of summation can round
-(Balle, Johnston and Minnen, "Integer networks for data compression with latent-variable models", ICLR 2019).
+accumulator's grid, every partial sum in every order is an integer that float32 holds, so no order of summation can
+round (Balle, Johnston and Minnen, "Integer networks for data compression with latent-variable models", ICLR 2019).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def partial_sum_bounds(prior: PixelCNN) -> dict[str, int]:
     """The largest possible magnitude of a partial sum in each layer, in units of its accumulator's grid."""
     gates = 2 * prior.channels
     half = 4 * GATE_LIMIT // 2 * WEIGHT_SCALE  # the +1/2 of the hard sigmoid, before its division by 4
-    labels = _units(prior.label_bias).amax(0).split(gates)
-    contexts = _sums(prior.context, STREAM_LIMIT).split(gates)
+    labels = torch.split(_units(prior.label_bias).amax(0), gates)
+    contexts = torch.split(_sums(prior.context, STREAM_LIMIT), gates)
     bounds: dict[str, Tensor] = {}
     for index, layer in enumerate(prior.vertical):
         bounds[f"vertical.{index}.taps"] = _sums(layer.taps, STREAM_LIMIT) + labels[index] + half  # type: ignore[arg-type]

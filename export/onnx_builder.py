@@ -1,12 +1,13 @@
 """A small writer of ONNX graphs: each method adds one node and returns the name of its output.
 
-Used for the prior, whose graphs are written by hand: the row sampler unrolls w columns, which a tracer takes a minute for
-and this does in milliseconds, and every node is one that the exactness proof knows.
+Used for the prior, whose graphs are written by hand: the row sampler unrolls w columns, which a tracer takes a minute
+for and this does in milliseconds, and every node is one that the exactness proof knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -58,10 +59,10 @@ class GraphBuilder:
     def scalar(self, value: float) -> str:
         return self.constant(np.array(value, np.float32))
 
-    def op(self, operator: str, *inputs: str, **attributes: object) -> str:
+    def op(self, operator: str, *inputs: str, **attributes: Any) -> str:
         return self.ops(operator, *inputs, count=1, **attributes)[0]
 
-    def ops(self, operator: str, *inputs: str, count: int, **attributes: object) -> list[str]:
+    def ops(self, operator: str, *inputs: str, count: int, **attributes: Any) -> list[str]:
         stem = f"{operator.lower()}_{len(self._nodes)}"
         outputs = [stem] if count == 1 else [f"{stem}_{i}" for i in range(count)]
         self._nodes.append(helper.make_node(operator, list(inputs), outputs, name=stem, **attributes))

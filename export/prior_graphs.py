@@ -2,7 +2,8 @@
 
 In: a trained `training.prior.PixelCNN`. Out: ONNX models whose inputs and outputs docs/bundle-format.md lists. They all
 compute what `PixelCNN.forward` computes, bit for bit. What differs is what is remembered: `prior` sees the whole grid,
-`prior_row` keeps one row of each vertical layer in `caches`, `prior_pixel` two columns of each horizontal layer in `left`.
+`prior_row` keeps one row of each vertical layer in `caches`, `prior_pixel` two columns of each horizontal layer in
+`left`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class PriorGraphs:
     def __init__(self, prior: PixelCNN) -> None:
         self.prior = prior
         self.channels = prior.channels
-        self.layers: list[GatedLayer] = [*prior.vertical, *prior.horizontal]  # type: ignore[list-item]
+        self.layers: list[GatedLayer] = [*prior.vertical, *prior.horizontal]
         zero = np.zeros((1, self.channels), np.float32)
         self.embedding = np.concatenate([zero, _array(prior.quantized_embedding())])  # row 0 stands for "no code"
         bias = _array(quantized_bias(prior.label_bias)).reshape(-1, len(self.layers), 2 * self.channels)
@@ -175,7 +176,7 @@ class PriorGraphs:
         return graph.slice(graph.op("Pad", x, graph.integers(*begin, 0, 0, 0, 0)), axis, 0, -1)
 
     def row(self, w: int, frequency_table: NDArray[np.int32], *, filters: bool) -> onnx.ModelProto:
-        """The sampler: all w columns of one row, unrolled. Without `filters` top_k and top_p are ignored inputs-less."""
+        """The sampler: all w columns of one row, unrolled. Without `filters` it has no top_k and top_p."""
         prior = self.prior
         graph = GraphBuilder("prior_row" if filters else "prior_row_unfiltered")
         uniforms = graph.input("uniforms", "float32", ("B", w))

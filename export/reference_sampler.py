@@ -1,7 +1,7 @@
 """The oracle of the row sampler: one full teacher-forced forward a pixel, then inverse-CDF sampling in plain numpy.
 
-In: any function from codes and labels to integer logits. Out: the codes that the exported sampler must draw from the same
-uniforms, bit for bit. Slow on purpose: h * w forwards. It is also the naive loop that benchmarks compare to.
+In: any function from codes and labels to integer logits. Out: the codes that the exported sampler must draw from the
+same uniforms, bit for bit. Slow on purpose: h * w forwards. It is also the naive loop that benchmarks compare to.
 """
 
 from __future__ import annotations

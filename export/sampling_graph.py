@@ -1,8 +1,9 @@
 """Inverse-CDF sampling on integers, as ONNX nodes: logits -> frequencies -> cumulative table -> code.
 
 The same integers as the entropy coder's (docs/bundle-format.md). The filters keep the codes whose distance from the
-largest logit is at most a threshold: top-k takes the k-th smallest distance, top-p the smallest distance at which the kept
-mass reaches p. Codes at equal distance are kept or dropped together, so that the order of the codebook decides nothing.
+largest logit is at most a threshold: top-k takes the k-th smallest distance, top-p the smallest distance at which the
+kept mass reaches p. Codes at equal distance are kept or dropped together, so that the order of the codebook decides
+nothing.
 """
 
 from __future__ import annotations

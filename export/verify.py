@@ -1,16 +1,17 @@
 """Does the bundle compute what the trained modules compute? Measured on real pictures, recorded in the manifest.
 
-In: a run, the ONNX models in memory, pictures uint8 (N,H,W,C) with labels. Out: `Parity`, or `VerificationError` with the
-first difference that is not allowed:
+In: a run, the ONNX models in memory, pictures uint8 (N,H,W,C) with labels. Out: `Parity`, or `VerificationError` with
+the first difference that is not allowed:
 
     codes   at most 1 in 10,000 may differ, and only where two vectors are nearly as near (float rounding)
     pixels  at most 1 of 255 levels apart
-    prior   logits bit-equal; sampled codes equal to the teacher-forced sampler's; pixel by pixel equal to the whole grid
+    prior   logits bit-equal; sampled codes equal to the teacher-forced sampler's; pixel by pixel equal to the whole
+    grid
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.reference_sampler import Codes, Controls, sample
-from service.bundle import Parity
+from service.bundle import GraphName, Parity
 from training.autoencoders import VQVAE
 from training.prior import PixelCNN
 
@@ -40,16 +41,16 @@ class VerificationError(RuntimeError):
 class Sessions:
     """One CPU session a graph."""
 
-    sessions: dict[str, ort.InferenceSession]
+    sessions: dict[GraphName, ort.InferenceSession]
 
     @classmethod
-    def of(cls, models: dict[str, onnx.ModelProto]) -> Sessions:
+    def of(cls, models: Mapping[GraphName, onnx.ModelProto]) -> Sessions:
         providers = ["CPUExecutionProvider"]
         return cls(
             {name: ort.InferenceSession(m.SerializeToString(), providers=providers) for name, m in models.items()}
         )
 
-    def run(self, graph: str, **inputs: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+    def run(self, graph: GraphName, **inputs: NDArray[np.generic]) -> list[NDArray[np.generic]]:
         outputs: list[NDArray[np.generic]] = self.sessions[graph].run(None, inputs)
         return outputs
 
@@ -68,7 +69,7 @@ def _batches(*arrays: NDArray[np.generic]) -> Iterator[tuple[NDArray[np.generic]
 def verify(
     vqvae: VQVAE,
     prior: PixelCNN | None,
-    models: dict[str, onnx.ModelProto],
+    models: Mapping[GraphName, onnx.ModelProto],
     table: NDArray[np.int32],
     pictures: Pictures,
     labels: Codes,
@@ -171,7 +172,9 @@ def pixel_by_pixel_logits(run: Sessions, codes: Codes, labels: Codes) -> Iterato
             yield logits
 
 
-def sample_rows(run: Sessions, graph: str, uniforms: NDArray[np.float32], labels: Codes, controls: Controls) -> Codes:
+def sample_rows(
+    run: Sessions, graph: GraphName, uniforms: NDArray[np.float32], labels: Codes, controls: Controls
+) -> Codes:
     """The exported sampler: one call a row. uniforms (B,h,w) -> codes (B,h,w)."""
     batch, height, width = uniforms.shape
     names = {value.name for value in run.sessions[graph].get_inputs()}
@@ -204,7 +207,9 @@ def _compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, 
         return run.run("prior", codes=codes, labels=labels)[0].astype(np.int32)
 
     compared = 0
-    for graph, controls in (("prior_row", free), ("prior_row_unfiltered", free), ("prior_row", filtered)):
+    cases: list[tuple[GraphName, Controls]]
+    cases = [("prior_row", free), ("prior_row_unfiltered", free), ("prior_row", filtered)]
+    for graph, controls in cases:
         expected = sample(logits_of, uniforms, labels, table, controls)
         if not np.array_equal(sample_rows(run, graph, uniforms, labels, controls), expected):
             raise VerificationError(f"{graph} draws other codes than the teacher-forced sampler from the same uniforms")

@@ -86,7 +86,7 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def gaussian_log_likelihood(images: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log N(x; mu', sigma'^2 I) in nats, (B,C,H,W) -> (B,): the lecture's second term, with one sigma' for all pixels."""
+    """log N(x; mu', sigma'^2 I) in nats, (B,C,H,W) -> (B,): the lecture's second term, one sigma' for all pixels."""
     squares = (images - mean).square().flatten(1)  # (B, C*H*W)
     return -0.5 * (squares / log_variance.exp() + log_variance + math.log(2 * math.pi)).sum(1)
 

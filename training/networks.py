@@ -6,6 +6,8 @@ Fully convolutional and without normalisation layers: any size works, and one pi
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.conv3x3(torch.relu(x))
-        return x + self.conv1x1(torch.relu(hidden))
+        update: Tensor = self.conv1x1(torch.relu(hidden))
+        return x + update
 
 
 def _halvings(downsampling: int) -> int:
@@ -50,8 +53,7 @@ class Encoder(nn.Module):
         halvings = _halvings(downsampling)
         widths = [image_channels] + [max(channels >> (halvings - 1 - i), 32) for i in range(halvings)]
         self.down = nn.ModuleList(
-            nn.Conv2d(before, after, 4, stride=2, padding=1)
-            for before, after in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(before, after, 4, stride=2, padding=1) for before, after in pairwise(widths)
         )
         self.mix = nn.Conv2d(widths[-1], channels, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(channels, channels // 2) for _ in range(residual_blocks))
@@ -64,7 +66,8 @@ class Encoder(nn.Module):
         x = self.mix(x)  # (B,channels,h,w)
         for block in self.blocks:
             x = block(x)
-        return self.project(torch.relu(x))
+        latents: Tensor = self.project(torch.relu(x))
+        return latents
 
 
 class Decoder(nn.Module):
@@ -88,12 +91,10 @@ class Decoder(nn.Module):
         self.mix = nn.Conv2d(latent_channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(channels, channels // 2) for _ in range(residual_blocks))
         widths = [channels] + [max(channels >> (i + 1), 32) for i in range(doublings - 1)] + [image_channels]
-        self.up = nn.ModuleList(
-            nn.Conv2d(before, 4 * after, 3, padding=1) for before, after in zip(widths, widths[1:], strict=False)
-        )
+        self.up = nn.ModuleList(nn.Conv2d(before, 4 * after, 3, padding=1) for before, after in pairwise(widths))
 
     def forward(self, latents: Tensor) -> Tensor:
-        x = self.mix(latents)  # (B,channels,h,w)
+        x: Tensor = self.mix(latents)  # (B,channels,h,w)
         for block in self.blocks:
             x = block(x)
         for conv in self.up:

@@ -1,13 +1,13 @@
 """The prior: a Gated PixelCNN over code grids (arXiv:1606.05328) whose arithmetic is exact on every machine.
 
-In: codes int64 (B,h,w), labels int64 (B,). Out: integer logits float32 (B,h,w,K) for each position, given the codes before
-it in raster order; one unit is 1/64 nat.
+In: codes int64 (B,h,w), labels int64 (B,). Out: integer logits float32 (B,h,w,K) for each position, given the codes
+before it in raster order; one unit is 1/64 nat.
 
 Every activation is an integer held in float32, every weight a multiple of 2^-7 of magnitude below 1. Products and sums
-are then multiples of a power of two, and while they stay below 2^24 of those units float32 adds them without rounding, so
-in any order: any batch, thread count, device or library gives the same bits (integer networks: Balle, Johnston and Minnen,
-ICLR 2019; `export.exactness` proves the bound for trained weights). Rounding happens only where `round_half_even` says so.
-Two stacks without a blind spot:
+are then multiples of a power of two, and while they stay below 2^24 of those units float32 adds them without rounding,
+so in any order: any batch, thread count, device or library gives the same bits (integer networks: Balle, Johnston and
+Minnen, ICLR 2019; `export.exactness` proves the bound for trained weights). Rounding happens only where
+`round_half_even` says so. Two stacks without a blind spot:
 
     codes above --shift down--> [vertical layer] x V --context, once a row--+
     codes to the left --------------------------------------------> [horizontal layer] x N --> head --> logits
@@ -40,7 +40,7 @@ class _RoundHalfEven(torch.autograd.Function):
         return torch.round(x)
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
         return gradient
 
 
@@ -148,7 +148,9 @@ class PixelCNN(nn.Module):
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Codes int64 (B,h,w) in [0,K), labels int64 (B,) in [0,label_count] -> integer logits float32 (B,h,w,K)."""
         embedded = self.quantized_embedding()[codes]  # (B,h,w,C)
-        biases = quantized_bias(self.label_bias)[labels][:, None, None].chunk(len(self.vertical) + len(self.horizontal), -1)
+        biases = quantized_bias(self.label_bias)[labels][:, None, None].chunk(
+            len(self.vertical) + len(self.horizontal), -1
+        )
         above = shift(embedded, -1, 0)
         for layer, bias in zip(self.vertical, biases, strict=False):
             above = layer(above, torch.cat([shift(above, *tap) for tap in VERTICAL_TAPS], dim=-1), bias)

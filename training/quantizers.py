@@ -51,7 +51,7 @@ def nearest(latents: Tensor, codebook: Tensor, offsets: Tensor | None = None) ->
     """(N,D), (K,D) -> codes (N,) int64 and squared distances (N,) float32; ties go to the lowest index.
 
     k = argmin_j ||z - e_j||^2 + offset_j. With offset_j = lambda * bits_j >= 0 this is the nearest vector in D+1
-    dimensions, with z extended by 0 and e_j by sqrt(offset_j). ||z||^2 does not change the argmin and is left out of it.
+    dimensions, z extended by 0 and e_j by sqrt(offset_j). ||z||^2 does not change the argmin and is left out of it.
     """
     half = 0.5 * (codebook.square().sum(1) if offsets is None else codebook.square().sum(1) + offsets)
     with torch.autocast(latents.device.type, enabled=False):  # else mixed precision would round the distances
@@ -118,7 +118,8 @@ class VectorQuantizer(nn.Module):
             bit; 0 is the plain nearest neighbour.
         usage_decay: decay of the usage statistics a step.
         start_step: steps in which latents pass unquantized, so that the codebook starts from a trained encoder's
-            latents; the first ones lie in a tiny ball that the encoder leaves at once, and the codebook would die there.
+            latents; the first ones lie in a tiny ball that the encoder leaves at once, and the codebook would die
+            there.
         restart_every: steps between looks for dead codes; 0 switches restarts off.
         restart_below: a code is dead when fewer than this part of the mean count chose it since the last look.
     """
@@ -220,7 +221,7 @@ class VectorQuantizer(nn.Module):
             self._restart_dead_codes(_gather_over_ranks(rows), _gather_over_ranks(errors))
 
     def _restart_dead_codes(self, rows: Tensor, errors: Tensor) -> None:
-        """Move dead codes to latents drawn in proportion to their error: where the codebook is poor, not where it is busy."""
+        """Move dead codes to latents drawn in proportion to their error: where the codebook is poor, not busy."""
         dead = torch.nonzero(self.window_counts < self.restart_below * self.window_counts.mean()).flatten()
         self.window_counts.zero_()
         dead = dead[: int((errors > 0).sum())]

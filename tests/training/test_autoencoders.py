@@ -1,0 +1,106 @@
+"""The lecture's formulas against torch.distributions and finite arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from training.autoencoders import (
+    VAE,
+    VQVAE,
+    Autoencoder,
+    gaussian_kl,
+    gaussian_log_likelihood,
+    reparameterise,
+)
+from training.networks import Decoder, Encoder
+from training.quantizers import EMAQuantizer
+
+
+def networks(channels: int = 1, downsampling: int = 4) -> tuple[Encoder, Decoder]:
+    options = {"channels": 32, "residual_blocks": 1, "downsampling": downsampling}
+    return Encoder(channels, 4, **options), Decoder(channels, 4, **options)
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_kl_is_the_closed_form() -> None:
+    mean, log_variance = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(1))
+    expected = kl_divergence(
+        Independent(Normal(mean, torch.exp(log_variance / 2)), 1), Independent(Normal(torch.zeros(7, 6), 1.0), 1)
+    )
+    torch.testing.assert_close(gaussian_kl(mean, log_variance), expected)
+
+
+def test_log_likelihood_is_the_gaussians() -> None:
+    x, mean = images(3, 1, 4, 4), images(3, 1, 4, 4).flip(0)
+    log_variance = torch.tensor(-1.3)
+    expected = Independent(Normal(mean, torch.exp(log_variance / 2)), 3).log_prob(x)
+    torch.testing.assert_close(gaussian_log_likelihood(x, mean, log_variance), expected)
+
+
+def test_reparameterised_samples_have_the_posteriors_moments() -> None:
+    torch.manual_seed(0)
+    mean, log_variance = torch.full((20000, 1), 2.0), torch.full((20000, 1), -1.0)
+    z = reparameterise(mean, log_variance)
+    # standard errors of 20,000 samples: 0.004 for the mean, 0.01 for the relative variance; five of them
+    assert z.mean().item() == pytest.approx(2.0, abs=0.022)
+    assert z.var().item() == pytest.approx(0.3679, rel=0.05)
+
+
+def test_the_vaes_loss_is_the_negative_elbo_a_pixel() -> None:
+    torch.manual_seed(0)
+    vae = VAE(*networks(), grid=(4, 7, 7), latent_dimension=3)
+    x = images(5, 1, 28, 28)
+    output = vae(x)
+    torch.testing.assert_close(output.loss * 784, -output.metrics["elbo"])
+    assert output.metrics["elbo"] < -0.0 or output.metrics["kl"] >= 0
+
+
+def test_a_cvae_needs_its_label_and_uses_it() -> None:
+    torch.manual_seed(0)
+    cvae = VAE(*networks(), grid=(4, 7, 7), latent_dimension=3, label_count=10)
+    with pytest.raises(ValueError, match="needs labels"):
+        cvae(images(2, 1, 28, 28))
+    z = torch.zeros(2, 3)
+    one, two = cvae.decode(z, torch.tensor([1, 2]))
+    assert not torch.equal(one, two)
+
+
+def test_vqvae_loss_is_reconstruction_plus_commitment() -> None:
+    torch.manual_seed(0)
+    encoder, decoder = networks()
+    vqvae = VQVAE(encoder, EMAQuantizer(16, 4, start_step=0), decoder, data_variance=0.1)
+    x = images(4, 1, 28, 28)
+    output = vqvae(x)
+    torch.testing.assert_close(output.loss.detach(), output.metrics["mse"] / 0.1 + 0.25 * output.metrics["commitment"])
+    assert vqvae.encode(x).shape == (4, 7, 7)
+    decoded = vqvae.decode(vqvae.encode(x))
+    assert decoded.shape == x.shape
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+
+
+@pytest.mark.parametrize(("downsampling", "side"), [(2, 6), (4, 20), (8, 40)])
+def test_networks_take_any_multiple_of_the_downsampling(downsampling: int, side: int) -> None:
+    encoder, decoder = networks(3, downsampling)
+    x = images(2, 3, side, 2 * side)
+    z = encoder(x)
+    assert z.shape == (2, 4, side // downsampling, 2 * side // downsampling)
+    assert decoder(z).shape == x.shape
+    assert Autoencoder(encoder, decoder)(x).loss.ndim == 0
+
+
+def test_an_unknown_downsampling_is_refused() -> None:
+    with pytest.raises(ValueError, match="downsampling is 3"):
+        Encoder(1, 4, downsampling=3)
+
+
+def test_one_picture_never_depends_on_its_batch() -> None:
+    """No layer normalises over the batch: the same picture gives the same latents among strangers."""
+    encoder, _ = networks()
+    x = images(3, 1, 28, 28)
+    torch.testing.assert_close(encoder(x)[:1], encoder(x[:1]))
