@@ -23,14 +23,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.routing import Route
 
-from service import __version__
+from service import __version__, playground
 from service.decoding import DECODE
 from service.encoding import ENCODE
 from service.endpoints import Endpoint, openapi
+from service.generation import GENERATE
+from service.generator import NAME as GENERATOR
+from service.generator import open_generator
 from service.metrics import Metrics
 from service.middleware import Admission, ApiKeys, Observe, Problems, http_problem
 from service.models import Models, OpenCompanion
 from service.operations import ENDPOINTS as OPERATIONS
+from service.scoring import SCORE
 from service.service import Service
 from service.settings import Settings, parse_api_keys
 
@@ -38,8 +42,8 @@ log = logging.getLogger(__name__)
 
 TITLE = "vqserve"
 DESCRIPTION = "A learned image codec and generator (VQ-VAE + PixelCNN prior) behind an HTTP call."
-ENDPOINTS: tuple[Endpoint, ...] = (ENCODE, DECODE, *OPERATIONS)
-COMPANIONS: Mapping[str, OpenCompanion] = {}
+ENDPOINTS: tuple[Endpoint, ...] = (ENCODE, DECODE, GENERATE, SCORE, *OPERATIONS)
+COMPANIONS: Mapping[str, OpenCompanion] = {GENERATOR: open_generator}
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -57,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         exception_handlers={HTTPException: _raise_problem},
     )
     app.router.routes[:0] = [Route(e.path, e.handler, methods=[e.method], name=e.name) for e in ENDPOINTS]
+    app.router.routes += playground.routes()
     document = openapi(ENDPOINTS, TITLE, __version__, DESCRIPTION)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
@@ -73,7 +78,7 @@ def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         layers.append(Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]))
     layers.append(Middleware(Admission, settings.max_concurrent_requests))
     if keys := parse_api_keys(settings.api_keys.get_secret_value()):
-        layers.append(Middleware(ApiKeys, keys))
+        layers.append(Middleware(ApiKeys, keys, playground.PATHS))
     return layers
 
 

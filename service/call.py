@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,7 +16,8 @@ class Call:
     request_id: str
     trace_id: str | None  # of the caller's W3C traceparent
     started: float  # time.perf_counter()
-    deadline: float  # the event loop's time
+    timer: asyncio.Timeout  # ends the request at its deadline, or when its client has left
+    client_left: bool = False
     key_name: str | None = None  # of the API key that was used
 
 

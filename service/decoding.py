@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import containers, images, npy
-from service.call import call_of
 from service.encoding import INLINE_PIXELS, JSON, MODEL_QUERY, check_count, check_total_pixels
 from service.endpoints import BINARY, Endpoint
 from service.errors import (
@@ -57,16 +56,16 @@ class Wanted:
 
 
 async def decode(request: Request) -> Response:
-    service, call = service_of(request), call_of(request.scope)
+    service = service_of(request)
     model = service.models.get(read_query(request, ("model",)).get("model"))
     stages = service.metrics.stages
     started = perf_counter()
-    body = await read_body(request, service.settings.max_body_bytes, call.deadline)
+    body = await read_body(request, service.settings.max_body_bytes)
     service.metrics.received.inc(len(body))
     stages["read"].observe(perf_counter() - started)
     wanted = await read_codes(request, service, model, body)
     media_type = choose(request.headers.get("accept", ""), SEVERAL_ANSWERS if wanted.several else ONE_ANSWERS)
-    (pixels,) = await finish([model.engine.decode(wanted.codes)], request.receive, call.deadline)
+    (pixels,) = await finish([model.engine.decode(wanted.codes)], request)
     ran = perf_counter()
     if wanted.size is not None:
         pixels = pixels[:, : wanted.size[0], : wanted.size[1]]
@@ -83,7 +82,7 @@ async def read_codes(request: Request, service: Service, model: Model, body: byt
         return checked(service, model, npy.read_npy(body))
     if media_type == containers.MEDIA_TYPE:
         unpack = partial(containers.unpack, model.codec, body, service.settings)
-        (decoded,) = await finish([service.in_thread(unpack)], request.receive, call_of(request.scope).deadline)
+        (decoded,) = await finish([service.in_thread(unpack)], request)
         return Wanted(decoded.codes, len(decoded.codes) > 1, decoded.size)
     raise UnsupportedMediaType(f"Send {', '.join(REQUESTS)}.")
 
@@ -143,7 +142,7 @@ async def _answer(request: Request, service: Service, wanted: Wanted, pixels: Pi
     if pixels.size <= INLINE_PIXELS:
         files = write()
     else:
-        (files,) = await finish([service.in_thread(write)], request.receive, call_of(request.scope).deadline)
+        (files,) = await finish([service.in_thread(write)], request)
     if media_type == JSON:
         return Response(
             orjson.dumps({"items": [{"image": base64.b64encode(f).decode()} for f in files]}), 200, None, JSON

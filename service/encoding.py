@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import containers, images, npy
-from service.call import call_of
 from service.endpoints import BINARY, Endpoint
 from service.errors import (
     BodyTooLarge,
@@ -55,16 +54,16 @@ class Upload:
 
 
 async def encode(request: Request) -> Response:
-    service, call = service_of(request), call_of(request.scope)
+    service = service_of(request)
     query = read_query(request, ("model", "fit"))
     model = service.models.get(query.get("model"))
     media_type = choose(request.headers.get("accept", ""), ANSWERS)
     stages = service.metrics.stages
     started = perf_counter()
-    body = await read_body(request, service.settings.max_body_bytes, call.deadline)
+    body = await read_body(request, service.settings.max_body_bytes)
     service.metrics.received.inc(len(body))
     read = perf_counter()
-    upload = await read_upload(request, service, model, body, _fit(query.get("fit", "exact")))
+    upload = await read_upload(request, service, model, body, fit_of(query.get("fit", "exact")))
     decoded = perf_counter()
     codes = await encode_pictures(request, model, upload.pictures)
     ran = perf_counter()
@@ -75,7 +74,7 @@ async def encode(request: Request) -> Response:
     return response
 
 
-def _fit(value: str) -> Fit:
+def fit_of(value: str) -> Fit:
     for fit in images.FITS:
         if fit == value:
             return fit
@@ -107,7 +106,7 @@ async def decode_files(
     if pixels <= INLINE_PIXELS:
         return [images.to_picture(image, spec, fit) for image in opened]
     work = [service.in_thread(partial(images.to_picture, image, spec, fit)) for image in opened]
-    return await finish(work, request.receive, call_of(request.scope).deadline)
+    return await finish(work, request)
 
 
 def check_total_pixels(service: Service, pixels: int) -> None:
@@ -144,8 +143,9 @@ async def encode_pictures(request: Request, model: Model, pictures: Sequence[Pic
     futures = []
     try:
         for positions in by_shape.values():
-            futures.append(model.engine.encode(np.stack([pictures[p].pixels for p in positions])))  # noqa: PERF401
-        results = await finish(futures, request.receive, call_of(request.scope).deadline)
+            same = [pictures[position].pixels for position in positions]
+            futures.append(model.engine.encode(np.stack(same) if len(same) > 1 else same[0][None]))
+        results = await finish(futures, request)
     finally:
         for future in futures:
             future.cancel()  # of those that went in before a full queue refused the next
@@ -168,7 +168,7 @@ async def _answer(
     if len(sizes) > 1:
         raise InvalidParameter("One container holds pictures of one size; send the others in their own request.")
     pack = partial(containers.pack, model.codec, stack_alike(codes, "codes"), sizes.pop())
-    (content,) = await finish([service.in_thread(pack)], request.receive, call_of(request.scope).deadline)
+    (content,) = await finish([service.in_thread(pack)], request)
     return Response(content, media_type=containers.MEDIA_TYPE)
 
 

@@ -45,6 +45,7 @@ class Engine:
     ) -> None:
         self.bundle = bundle
         self.provider = maker.provider
+        self._scale = bundle.manifest.picture.multiple_of
         self._settings = settings
         self._metrics = metrics
         self._on_death = on_death

@@ -87,6 +87,10 @@ class InvalidParameter(Problem):
     status, slug, title = 422, "invalid-parameter", "A parameter has an impossible value"
 
 
+class NoPrior(Problem):
+    status, slug, title = 422, "no-prior", "The model has no prior"
+
+
 class ReloadFailed(Problem):
     status, slug, title = 422, "reload-failed", "The bundle on disk cannot be served"
 

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from service.batching import Item
 from service.bundle import Manifest
+from service.generation_metrics import GenerationMetrics
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -67,6 +68,7 @@ class Metrics:
             "reloads", "Reloads of a bundle, by outcome: swapped or failed.", "model", "outcome"
         )
         self.engine_deaths = self.counter("engine_deaths", "Engines that failed on known input.", "model")
+        self.generation = GenerationMetrics(self)
         self.model_collector = _ModelCollector(self)
         self.registry.register(self.model_collector)
         self.stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}

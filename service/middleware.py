@@ -23,6 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.call import Call, call_of, remember
 from service.endpoints import Handler
 from service.errors import (
+    ClientClosed,
+    DeadlinePassed,
     MalformedRequest,
     MethodNotAllowed,
     NotReady,
@@ -104,8 +106,8 @@ class Observe:
         else:
             request_id = f"{self._prefix}-{next(self._numbers):x}"
         parent = _TRACEPARENT.fullmatch(trace) if trace else None
-        deadline = asyncio.get_running_loop().time() + self._deadline_s
-        return Call(request_id, parent[1].decode() if parent else None, perf_counter(), deadline)
+        timer = asyncio.timeout(self._deadline_s)  # counts from here, entered by `Problems`
+        return Call(request_id, parent[1].decode() if parent else None, perf_counter(), timer)
 
     def _record(self, scope: Scope, call: Call, status: int) -> None:
         route = (
@@ -132,7 +134,10 @@ class Observe:
 
 
 class Problems:
-    """Turns every exception into a problem document. What is not a `Problem` is logged and answered with a bare 500."""
+    """Turns every exception into a problem document, and ends a request at its deadline.
+
+    What is not a `Problem` is logged and answered with a bare 500.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -142,7 +147,7 @@ class Problems:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        started, call = False, call_of(scope)
 
         async def send_watched(message: Message) -> None:
             nonlocal started
@@ -150,18 +155,25 @@ class Problems:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_watched)
+            async with call.timer:
+                await self._app(scope, receive, send_watched)
         except Problem as caught:
-            problem = caught
-        except Exception:
-            call = call_of(scope)
-            log.exception("unhandled error", extra={FIELDS: {"request_id": call.request_id, "path": scope["path"]}})
-            problem = internal_error()
+            problem: Problem = caught
+        except Exception as error:  # noqa: BLE001 - the last place where a fault can still become an answer
+            problem = self._of(error, call, scope["path"])
         else:
             return
         self._metrics.refused.labels(problem.slug).inc()
         if not started:  # half an answer cannot be taken back; the server closes the connection
-            await problem_response(problem, call_of(scope).request_id)(scope, receive, send)
+            await problem_response(problem, call.request_id)(scope, receive, send)
+
+    def _of(self, error: Exception, call: Call, path: str) -> Problem:
+        if isinstance(error, TimeoutError) and call.timer.expired():
+            if call.client_left:
+                return ClientClosed("The client closed the connection.")
+            return DeadlinePassed("The request took longer than its deadline allows; send less, or try later.")
+        log.error("unhandled error", exc_info=error, extra={FIELDS: {"request_id": call.request_id, "path": path}})
+        return internal_error()
 
 
 def http_problem(error: HTTPException) -> Problem:
@@ -199,12 +211,13 @@ class Admission:
 class ApiKeys:
     """Asks for `Authorization: Bearer KEY` or `X-API-Key: KEY`. Compares all keys, each in constant time."""
 
-    def __init__(self, app: ASGIApp, keys: Mapping[str, bytes]) -> None:
+    def __init__(self, app: ASGIApp, keys: Mapping[str, bytes], open_paths: frozenset[str]) -> None:
         self._app = app
+        self._open = ALWAYS_OPEN | open_paths
         self._digests = {name: hashlib.sha256(key).digest() for name, key in keys.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in ALWAYS_OPEN:
+        if scope["type"] == "http" and scope["path"] not in self._open:
             given = hashlib.sha256(_key_in(scope)).digest()
             names = [name for name, digest in self._digests.items() if hmac.compare_digest(digest, given)]
             if not names:

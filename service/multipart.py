@@ -1,69 +1,16 @@
 """multipart/form-data. In: a complete body and its Content-Type. Out: the bytes of each file part named `img`.
 
-python-multipart's parser does the work, called directly: the body is bounded and in memory already, so there is no
-temporary file and no task to wait for.
+The parser of the `multipart` package does the work, called directly: the body is bounded and in memory already, so
+there is no temporary file and no task to wait for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import parse_options_header
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from service.errors import InvalidParameter, MalformedRequest, TooManyItems
 
 FIELD = "img"
-_MAX_HEADERS = 16
-
-
-class _Parts:
-    """Collects the parts as the parser's callbacks announce them."""
-
-    def __init__(self, max_parts: int) -> None:
-        self.pictures: list[bytes] = []
-        self._max_parts = max_parts
-        self._name = self._value = b""
-        self._disposition = b""
-        self._chunks: list[bytes] = []
-        self.ended = False
-
-    def on_part_begin(self) -> None:
-        if len(self.pictures) == self._max_parts:
-            raise TooManyItems(f"At most {self._max_parts} pictures a request; send the rest in another one.")
-        self._disposition = b""
-        self._chunks = []
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def on_header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._name = self._value = b""
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._chunks.append(data[start:end])
-
-    def on_part_end(self) -> None:
-        name = parse_options_header(self._disposition)[1].get(b"name", b"").decode("utf-8", "replace")
-        if name != FIELD:
-            raise InvalidParameter(f"Unknown form field {name[:40]!r}; send each picture as {FIELD}.")
-        self.pictures.append(self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks))
-
-    def on_end(self) -> None:
-        self.ended = True
-
-    def callbacks(self) -> dict[str, Callable[..., None]]:
-        names = (
-            *("on_part_begin", "on_header_field", "on_header_value", "on_header_end"),
-            *("on_part_data", "on_part_end", "on_end"),
-        )
-        return {name: getattr(self, name) for name in names}
 
 
 def pictures_of_form(body: bytes, content_type: str, max_parts: int) -> list[bytes]:
@@ -74,18 +21,31 @@ def pictures_of_form(body: bytes, content_type: str, max_parts: int) -> list[byt
         InvalidParameter: a field with another name than `img`, or none at all.
         TooManyItems: more than `max_parts` parts.
     """
-    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
-    if not boundary or len(boundary) > 70:  # RFC 2046, section 5.1.1
+    boundary = parse_options_header(content_type)[1].get("boundary", "")
+    if not 0 < len(boundary) <= 70:  # RFC 2046, section 5.1.1
         raise MalformedRequest("multipart/form-data needs a boundary of 1 to 70 characters in Content-Type.")
-    parts = _Parts(max_parts)
-    parser = MultipartParser(boundary, parts.callbacks(), max_header_count=_MAX_HEADERS)  # type: ignore[arg-type]
+    pictures: list[bytes] = []
     try:
-        parser.write(body)
-        parser.finalize()
-    except MultipartParseError as error:
-        raise MalformedRequest(f"The body is not multipart/form-data: {error}") from error
-    if not parts.ended:
-        raise MalformedRequest("The form ends before its closing boundary; was the upload cut off?")
-    if not parts.pictures:
+        _collect(body, boundary, max_parts, pictures)
+    except (MultipartError, UnicodeError) as error:
+        raise MalformedRequest(f"The body is not a complete multipart/form-data: {error}") from error
+    if not pictures:
         raise InvalidParameter(f"The form has no picture; send at least one as {FIELD}: curl -F {FIELD}=@x.png")
-    return parts.pictures
+    return pictures
+
+
+def _collect(body: bytes, boundary: str, max_parts: int, pictures: list[bytes]) -> None:
+    chunks: list[bytearray] = []
+    with PushMultipartParser(boundary, content_length=len(body), max_segment_count=max_parts + 1) as parser:
+        for event in parser.parse(body):
+            if isinstance(event, MultipartSegment):
+                if len(pictures) == max_parts:
+                    raise TooManyItems(f"At most {max_parts} pictures a request; send the rest in another one.")
+                if event.name != FIELD:
+                    raise InvalidParameter(f"Unknown form field {event.name[:40]!r}; send each picture as {FIELD}.")
+                chunks = []
+            elif event is not None:
+                chunks.append(event)
+            else:  # the end of a part
+                pictures.append(b"".join(chunks))
+        parser.parse(b"")  # the end of the body: complains when the closing boundary is missing

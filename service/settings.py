@@ -37,12 +37,15 @@ class Settings(BaseSettings):
         1 << 24, gt=0, description="Most pixels of one picture, read from its header before decoding; above it 413."
     )
     max_pictures_per_request: int = Field(256, gt=0, description="Most pictures or code grids a request; above it 413.")
-    max_samples_per_request: int = Field(64, gt=0, description="Most samples of one /generate; above it 413.")
+    max_samples_per_request: int = Field(64, gt=0, description="Most samples of one /generate; above it 422.")
     max_pixels_per_request: int = Field(
         1 << 25, gt=0, description="Most pixels of all the pictures of a request together, in or out; above it 413."
     )
     max_queued_pictures: int = Field(
         1024, gt=0, description="Most pictures waiting for one engine; above it 429 with Retry-After."
+    )
+    max_queued_samples: int = Field(
+        1024, gt=0, description="Most samples inside one generator; above it 429 with Retry-After."
     )
     max_concurrent_requests: int = Field(
         1024, gt=0, description="Most requests inside a process; above it 429. Probes and /metrics are exempt."
@@ -50,6 +53,7 @@ class Settings(BaseSettings):
     request_deadline_ms: int = Field(30_000, gt=0, description="A request that is not answered by then gets 504.")
 
     max_batch: int = Field(64, gt=0, description="Most pictures a run. Larger requests run alone.")
+    max_generate_batch: int = Field(64, gt=0, description="Most samples that one call of the row graph advances.")
     max_wait_ms: float = Field(
         0.0, ge=0, le=1000, description="How long an idle engine waits for company; 0: never. May help on a GPU."
     )

@@ -1,0 +1,232 @@
+"""The batcher with runs that record what they were given: no model, no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.batching import Array, Batcher, BatchLimits
+from service.errors import NotReady, QueueFull
+
+
+class Recorder:
+    """Doubles its input, remembers each batch's shape, and can be held up or made to fail."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.threads: set[str] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Event()
+
+    def __call__(self, array: Array) -> Array:
+        self.shapes.append(array.shape)
+        self.threads.add(threading.current_thread().name)
+        self.started.set()
+        self.gate.wait(10)
+        if (array == 13).any():
+            raise RuntimeError("thirteen")
+        return array * 2
+
+
+def ones(count: int, width: int = 2, value: int = 1) -> Array:
+    return np.full((count, width), value)
+
+
+def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(10):
+            await work()
+
+    asyncio.run(bounded())
+
+
+async def hold(batcher: Batcher, recorder: Recorder) -> asyncio.Future[Array]:
+    """Start a run that stays inside the engine until the gate opens."""
+    recorder.gate.clear()
+    future = batcher.submit(ones(1))
+    await asyncio.to_thread(recorder.started.wait, 10)
+    return future
+
+
+def test_what_queues_while_the_engine_is_busy_goes_as_one_batch() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(max_batch=64, max_queued=100))
+        first = await hold(batcher, recorder)
+        rest = [batcher.submit(ones(1, value=n)) for n in range(5)]
+        recorder.gate.set()
+        results = await asyncio.gather(first, *rest)
+        assert recorder.shapes == [(1, 2), (5, 2)]
+        assert [int(result[0, 0]) for result in results] == [2, 0, 2, 4, 6, 8]
+
+    run(work)
+
+
+def test_an_idle_batcher_starts_without_waiting_and_inline_when_small() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(max_batch=64, max_queued=100))
+        batcher.inline_elements = 4
+        await batcher.submit(ones(2))
+        await batcher.submit(ones(3))
+        assert recorder.shapes == [(2, 2), (3, 2)]
+        assert threading.current_thread().name in recorder.threads  # four elements: on the event loop
+        assert any(name.startswith("engine") for name in recorder.threads)  # six: in the thread
+
+    run(work)
+
+
+def test_one_turn_of_the_loop_makes_one_batch() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(max_batch=64, max_queued=100))
+        await asyncio.gather(*(batcher.submit(ones(1)) for _ in range(7)))
+        assert recorder.shapes == [(7, 2)]
+
+    run(work)
+
+
+@pytest.mark.parametrize(("count", "batches"), [(3, [3]), (4, [4]), (5, [4, 1])])
+def test_max_batch_below_at_and_above(count: int, batches: list[int]) -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(max_batch=4, max_queued=100))
+        await asyncio.gather(*(batcher.submit(ones(1)) for _ in range(count)))
+        assert [shape[0] for shape in recorder.shapes] == batches
+
+    run(work)
+
+
+def test_a_request_larger_than_max_batch_runs_alone() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(max_batch=4, max_queued=100))
+        await asyncio.gather(batcher.submit(ones(1)), batcher.submit(ones(9)), batcher.submit(ones(1)))
+        assert [shape[0] for shape in recorder.shapes] == [1, 9, 1]
+
+    run(work)
+
+
+def test_different_shapes_go_in_different_batches_and_take_turns() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(max_batch=2, max_queued=100))
+        await asyncio.gather(*(batcher.submit(ones(1, width)) for width in (2, 2, 2, 3)))
+        assert recorder.shapes == [(2, 2), (1, 3), (1, 2)]
+
+    run(work)
+
+
+def test_a_bad_item_fails_alone() -> None:
+    async def work() -> None:
+        failures: list[Exception] = []
+        batcher = Batcher(Recorder(), BatchLimits(64, 100), on_failure=failures.append)
+        futures = [batcher.submit(ones(1, value=value)) for value in (1, 13, 3)]
+        results = await asyncio.gather(*futures, return_exceptions=True)
+        assert isinstance(results[1], RuntimeError)
+        assert [int(np.asarray(results[n])[0, 0]) for n in (0, 2)] == [2, 6]
+        assert failures == []
+
+    run(work)
+
+
+def test_a_failed_run_reaches_every_caller_and_is_reported() -> None:
+    async def work() -> None:
+        failures: list[Exception] = []
+        batcher = Batcher(Recorder(), BatchLimits(64, 100), on_failure=failures.append)
+        results = await asyncio.gather(*(batcher.submit(ones(1, value=13)) for _ in range(4)), return_exceptions=True)
+        assert all(isinstance(result, RuntimeError) for result in results)
+        assert len(failures) == 1
+        assert (await batcher.submit(ones(1)) == 2).all()  # and it goes on
+
+    run(work)
+
+
+def test_a_caller_that_has_left_costs_no_run() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(64, 100))
+        first = await hold(batcher, recorder)
+        gone, stays = batcher.submit(ones(3)), batcher.submit(ones(2))
+        gone.cancel()
+        recorder.gate.set()
+        await asyncio.gather(first, stays)
+        assert recorder.shapes == [(1, 2), (2, 2)]
+        assert batcher.queued == 0
+
+    run(work)
+
+
+@pytest.mark.parametrize(("waiting", "refused"), [(3, False), (4, False), (5, True)])
+def test_queue_limit_below_at_and_above(waiting: int, refused: bool) -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(max_batch=64, max_queued=4))
+        futures = [await hold(batcher, recorder)]
+        futures += [batcher.submit(ones(1)) for _ in range(min(waiting, 4))]
+        if refused:
+            with pytest.raises(QueueFull) as caught:
+                batcher.submit(ones(1))
+            assert 1 <= int(caught.value.headers["Retry-After"]) <= 60
+        recorder.gate.set()
+        await asyncio.gather(*futures)
+
+    run(work)
+
+
+def test_retry_after_follows_the_measured_rate() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(max_batch=1, max_queued=1000))
+        first = await hold(batcher, recorder)
+        await asyncio.sleep(0.2)  # one picture in 0.2 s or a little more: at most 5 a second
+        recorder.gate.set()
+        await first
+        blocked = await hold_again(batcher, recorder)
+        waiting = [batcher.submit(ones(1)) for _ in range(50)]
+        assert batcher.retry_after_s() >= 10
+        recorder.gate.set()
+        await asyncio.gather(blocked, *waiting)
+
+    run(work)
+
+
+async def hold_again(batcher: Batcher, recorder: Recorder) -> asyncio.Future[Array]:
+    recorder.started.clear()
+    return await hold(batcher, recorder)
+
+
+def test_close_answers_everyone_running_or_waiting() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(64, 100))
+        running = await hold(batcher, recorder)
+        waiting = batcher.submit(ones(1))
+        batcher.close("closed for the test")
+        for future in (running, waiting):
+            with pytest.raises(NotReady, match="closed for the test"):
+                await future
+        with pytest.raises(NotReady):
+            batcher.submit(ones(1))
+        recorder.gate.set()
+
+    run(work)
+
+
+def test_max_wait_gathers_company() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(64, 100, max_wait_ms=50))
+        first = batcher.submit(ones(1))
+        await asyncio.sleep(0.005)
+        second = batcher.submit(ones(1))
+        await asyncio.gather(first, second)
+        assert recorder.shapes == [(2, 2)]
+
+    run(work)

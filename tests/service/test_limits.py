@@ -1,0 +1,137 @@
+"""Every limit of the settings below, at and above it; then drain, keys and headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from service.errors import problem_type
+from tests.conftest import PICTURES
+from tests.service import bad_inputs as bad
+
+DIGIT = (PICTURES / "digit_7.png").read_bytes()
+PNG = {"content-type": "image/png"}
+NPY = {"content-type": "application/x-npy"}
+MakeClient = Callable[..., TestClient]
+AROUND = pytest.mark.parametrize(("over", "status"), [(-1, 200), (0, 200), (1, 413)])
+
+
+def slug_of(response) -> str:  # type: ignore[no-untyped-def]
+    return str(response.json()["type"])
+
+
+@AROUND
+def test_body_bytes(make_client: MakeClient, over: int, status: int) -> None:
+    client = make_client(max_body_bytes=len(DIGIT) - over)
+    response = client.post("/encode", content=DIGIT, headers=PNG)
+    assert response.status_code == status
+    if status == 413:
+        assert slug_of(response) == problem_type("body-too-large")
+
+
+@AROUND
+def test_body_bytes_without_content_length(make_client: MakeClient, over: int, status: int) -> None:
+    """A chunked upload announces nothing: the bytes are counted as they come."""
+
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, len(DIGIT), 50):
+            yield DIGIT[start : start + 50]
+
+    client = make_client(max_body_bytes=len(DIGIT) - over)
+    assert client.post("/encode", content=chunks(), headers=PNG).status_code == status
+
+
+@AROUND
+def test_pixels_of_an_uploaded_picture(make_client: MakeClient, over: int, status: int) -> None:
+    client = make_client(max_pixels=28 * 28 - over)
+    assert client.post("/encode", content=DIGIT, headers=PNG).status_code == status
+
+
+@AROUND
+def test_pixels_of_a_decoded_picture(make_client: MakeClient, over: int, status: int) -> None:
+    client = make_client(max_pixels=8 * 12 - over)
+    response = client.post("/decode?model=tiny_colour", json={"codes": [[0] * 3] * 2})
+    assert response.status_code == status
+
+
+@AROUND
+def test_pixels_a_request(make_client: MakeClient, over: int, status: int) -> None:
+    client = make_client(max_pixels_per_request=2 * 28 * 28 - over)
+    assert client.post("/encode", files=[("img", DIGIT)] * 2).status_code == status
+    assert client.post("/decode", json={"codes": [[[0] * 7] * 7] * 2}).status_code == status
+
+
+@AROUND
+def test_pictures_a_request(make_client: MakeClient, over: int, status: int) -> None:
+    client = make_client(max_pictures_per_request=4)
+    count = 4 + over
+    assert client.post("/encode", files=[("img", DIGIT)] * count).status_code == status
+    batch = bad.npy(np.zeros((count, 28, 28, 1), np.uint8))
+    assert client.post("/encode", content=batch, headers=NPY).status_code == status
+    assert client.post("/decode", json={"codes": [[[0] * 7] * 7] * count}).status_code == status
+
+
+def test_drain_says_503_to_new_requests_and_to_readyz_only(make_client: MakeClient) -> None:
+    client = make_client()
+    client.app.state.service.draining = True  # type: ignore[attr-defined]
+    response = client.post("/encode", content=DIGIT, headers=PNG)
+    assert (response.status_code, slug_of(response)) == (503, problem_type("not-ready"))
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/metrics").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"authorization": "Bearer wrong-key-1"}, 401),
+        ({"authorization": "Basic first-key-1"}, 401),
+        ({"authorization": "Bearer first-key-1"}, 200),
+        ({"authorization": "bearer second-key-2"}, 200),
+        ({"x-api-key": "second-key-2"}, 200),
+    ],
+)
+def test_api_keys(make_client: MakeClient, headers: dict[str, str], status: int) -> None:
+    client = make_client(api_keys="alice:first-key-1, bob:second-key-2")
+    response = client.get("/models", headers=headers)
+    assert response.status_code == status
+    if status == 401:
+        assert response.headers["www-authenticate"].startswith("Bearer")
+        assert slug_of(response) == problem_type("unauthorized")
+    assert client.get("/healthz").status_code == 200
+
+
+def test_the_log_names_the_key_and_never_shows_it(make_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
+    client = make_client(api_keys="alice:first-key-1", access_log=True)
+    with caplog.at_level("INFO", logger="service.middleware"):
+        client.get("/models", headers={"x-api-key": "first-key-1", "x-request-id": "my-id"})
+    fields = [record.fields for record in caplog.records if hasattr(record, "fields")]
+    assert (fields[-1]["key"], fields[-1]["request_id"], fields[-1]["status"]) == ("alice", "my-id", 200)
+    assert "first-key-1" not in json.dumps(fields)
+    assert "first-key-1" not in repr(client.app.state.service.settings)  # type: ignore[attr-defined]
+
+
+def test_request_ids_are_taken_or_made(client: TestClient) -> None:
+    assert client.get("/healthz", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    made = {client.get("/healthz").headers["x-request-id"] for _ in range(3)}
+    assert len(made) == 3
+    assert client.get("/healthz", headers={"x-request-id": "a b"}).headers["x-request-id"] != "a b"
+
+
+def test_every_answer_has_the_security_headers(client: TestClient) -> None:
+    for response in (client.get("/healthz"), client.get("/nope"), client.post("/encode")):
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["x-frame-options"] == "DENY"
+
+
+def test_cors_is_off_by_default_and_by_origin_when_on(make_client: MakeClient) -> None:
+    origin = {"origin": "https://example.org"}
+    assert "access-control-allow-origin" not in make_client().get("/healthz", headers=origin).headers
+    client = make_client(cors_origins="https://example.org")
+    assert client.get("/healthz", headers=origin).headers["access-control-allow-origin"] == "https://example.org"
+    assert "access-control-allow-origin" not in client.get("/healthz", headers={"origin": "https://x.org"}).headers
