@@ -15,17 +15,16 @@ import logging
 import sys
 from pathlib import Path
 
-from training.config import ConfigError, RunConfig, load_config
-from training.data import DataError
+from training.config import RunConfig, load_config
+from training.errors import TrainingError
 
 
 def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and device lists
     options = _parser().parse_args(arguments)
     try:
         metrics = JOBS[options.job](options)
-    except (ConfigError, DataError) as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if metrics:

@@ -20,10 +20,12 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.errors import TrainingError
+
 Sheet = Callable[[], NDArray[np.uint8]]  # draws a picture (H,W,C) of how training stands
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(TrainingError):
     """The loss or a weight is not finite; the message names the last good checkpoint."""
 
 

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from training.errors import TrainingError
 
-class ConfigError(ValueError):
+
+class ConfigError(TrainingError):
     """The configuration is not valid; the message names the key and says what to write instead."""
 
 

@@ -86,13 +86,16 @@ def bits_per_code(prior: PixelCNN, codes: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def sample_codes(prior: PixelCNN, labels: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw codes (B,h,w) in raster order with one forward a code: slow and obviously right; the service has the fast
-    one."""
+    """Draw codes (B,h,w) in raster order, one forward a code: slow and plainly right, as the service's sampler is not.
+
+    A code depends on no row further up than the vertical stack reaches, so only these rows are computed.
+    """
     device = prior.embedding.device
     codes = torch.zeros(len(labels), height, width, dtype=torch.int64, device=device)
     for row in range(height):
+        top = max(0, row - 1 - len(prior.vertical))
         for column in range(width):
-            logits = prior(codes[:, : row + 1], labels.to(device))[:, row, column] / UNITS_PER_NAT  # (B,K)
+            logits = prior(codes[:, top : row + 1], labels.to(device))[:, -1, column] / UNITS_PER_NAT  # (B,K)
             drawn = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)
             codes[:, row, column] = drawn[:, 0].to(device)
     return codes

@@ -41,7 +41,7 @@ class Job(LightningModule):
 
     def __init__(self, stage: StageConfig, log_every: int) -> None:
         super().__init__()
-        self.stage, self.log_every = stage, log_every
+        self.stage, self.log_every = stage, min(log_every, stage.validate_every, stage.steps)
 
     def configure_optimizers(self) -> Any:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]

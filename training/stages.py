@@ -35,6 +35,7 @@ def run_stage(
     sheet: tuple[str, Sheet] | None = None,
 ) -> None:
     """Train `job.model`, from the stage's checkpoint where there is one, and write `folder/name.safetensors`."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it would print tips and lists of devices
     checkpoint = folder / "checkpoints" / f"{name}.ckpt"
     trainer = _trainer(name, job, config, folder, checkpoint, precision, sheet)
     resume_from = checkpoint if checkpoint.exists() else None
@@ -69,13 +70,13 @@ def _trainer(
         precision=precision,  # type: ignore[arg-type]
         max_epochs=-(-stage.steps // stage.validate_every),
         gradient_clip_val=stage.gradient_clip or None,
-        log_every_n_steps=settings.log_every,
+        log_every_n_steps=job.log_every,
         logger=TensorBoardLogger(folder, "logs", name),
         callbacks=[
             Reseed(settings.seed),
-            StopAtNaN(checkpoint, settings.log_every),
+            StopAtNaN(checkpoint, job.log_every),
             *([LogSheet(*sheet, settings.sample_every)] if sheet else []),
-            StageProgress(name, stage.steps, settings.log_every),
+            StageProgress(name, stage.steps, job.log_every),
             ModelCheckpoint(
                 checkpoint.parent, checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
             ),

@@ -23,8 +23,10 @@ from training.autoencoders import VQVAE
 from training.callbacks import TrainingDiverged
 from training.config import ConfigError, StageConfig
 from training.data import DataError, Stream, load_data
+from training.evaluation import sample_codes
 from training.fit import fit
 from training.jobs import learning_rate_factor
+from training.prior import PixelCNN
 from training.report import evaluate
 from training.runs import AUTOENCODER_FILE, PRIOR_FILE, load_run
 
@@ -219,6 +221,18 @@ def test_the_quantizer_keeps_float32_distances_under_mixed_precision(tiny_run: P
     plain = model.quantizer(latents).codes
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model.quantizer(latents).codes, plain)
+
+
+def test_samples_are_those_of_a_prior_that_sees_the_whole_grid() -> None:
+    torch.manual_seed(0)
+    prior = PixelCNN(8, 2, channels=8, vertical_layers=2, horizontal_layers=1, head_channels=16)
+    labels, codes = torch.tensor([0, 1, 2]), torch.zeros(3, 9, 4, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(4)
+    for row in range(9):
+        for column in range(4):
+            chances = (prior(codes, labels)[:, row, column] / 64).softmax(-1)
+            codes[:, row, column] = torch.multinomial(chances, 1, generator=generator)[:, 0]
+    assert torch.equal(sample_codes(prior, labels, 9, 4, torch.Generator().manual_seed(4)), codes)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:

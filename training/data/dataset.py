@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.errors import TrainingError
 
-class DataError(ValueError):
+
+class DataError(TrainingError):
     """The data cannot be used; the message says which file or setting to change."""
 
 
