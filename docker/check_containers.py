@@ -226,7 +226,8 @@ def gpu_image_is_whole(_: Compose) -> Facts:
         return {"missing": missing, "gpu": True}
     done = subprocess.run([*DOCKER, *options, "vqserve:gpu"], capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
     said = (done.stdout + done.stderr)[-TAIL:]
-    require(done.returncode != 0 and "VQSERVE_DEVICE" in said, said)
+    reason = next((line for line in said.splitlines() if "VQSERVE_DEVICE=cuda: " in line), "")
+    require(done.returncode != 0 and reason != "", said)
     name = docker("run", "-d", "--rm", "-e", "VQSERVE_DEVICE=cpu", "vqserve:gpu").strip()
     try:
         on_cpu = Container(name)
@@ -235,7 +236,7 @@ def gpu_image_is_whole(_: Compose) -> Facts:
     finally:
         docker("kill", name)
     require(status == 200, f"/encode on CPU answers {status}")
-    return {"missing": missing, "gpu": False, "start_without_gpu": said.strip().splitlines()[-1]}
+    return {"missing": missing, "gpu": False, "start_without_gpu": reason}
 
 
 def compose_file_is_valid(compose: Compose) -> Facts:

@@ -1,12 +1,11 @@
-# The GPU serving image: onnxruntime-gpu with the CUDA 13.0 and cuDNN 9 wheels of. The host brings
-# the NVIDIA driver (580 or newer) and container toolkit. Needs no CUDA base image.
+# The GPU serving image: onnxruntime-gpu with the CUDA 13.0 and cuDNN 9 wheels of constraints.txt. The host brings the
+# NVIDIA driver (580 or newer) and container toolkit. Needs no CUDA base image.
 # From the repository root: docker build -f docker/service-gpu.Dockerfile -t vqserve:gpu .
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 COPY pyproject.toml constraints.txt ./
-RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt \
-      ".[service,gpu]" \
+RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt ".[service,gpu]" \
  && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
 COPY service /app/service
 RUN python -m compileall -q /app/service

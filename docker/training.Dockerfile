@@ -1,4 +1,5 @@
-# The training image: torch, Lightning and the exporter. Runs one job and ends; data and runs live in volumes.
+# The training image: torch with its CUDA libraries, Lightning and the exporter, for CPU and GPU. Runs one job and ends;
+# data and runs live in volumes.
 # From the repository root: docker build -f docker/training.Dockerfile -t vqserve:training .
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /build
