@@ -1,7 +1,8 @@
 """A tiny bundle with random weights, made by hand: the smallest real thing that the service can serve.
 
 Out: `write_tiny_bundle(folder)`, 28x28x1 -> 7x7 codes of K = 16, and `write_tiny_bundle(folder, any_size=True)`, any
-multiple of 4 with 3 channels. `oracle_codes` and `oracle_pixels` compute in numpy what its graphs must give.
+multiple of 4 with 3 channels. `oracle_codes` and `oracle_pixels` compute in numpy what its graphs must give. With
+`prior=tiny_prior()` the graphs of a small PixelCNN with random weights come from `export`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from service.bundle import FORMAT_VERSION, MANIFEST_FILE, GraphName, GraphSpec, sha256_file, version_of
+from export.exactness import frequency_table, prove_exact
+from export.prior_graphs import PriorGraphs
+from service.bundle import FORMAT_VERSION, MANIFEST_FILE, GraphName, GraphSpec, PriorSpec, sha256_file, version_of
+from training.prior import HORIZONTAL_TAPS, PixelCNN
 
 PATCH, CODEBOOK_SIZE, DIMENSION = 4, 16, 8
 OPSET = 17
-_DTYPES = {int(TensorProto.UINT8): "uint8", int(TensorProto.INT64): "int64", int(TensorProto.FLOAT): "float32"}
+_DTYPES = {
+    int(TensorProto.UINT8): "uint8",
+    int(TensorProto.INT32): "int32",
+    int(TensorProto.INT64): "int64",
+    int(TensorProto.FLOAT): "float32",
+    int(TensorProto.BOOL): "bool",
+}
 
 
 @dataclass(frozen=True)
@@ -61,28 +72,74 @@ def oracle_pixels(codes: NDArray[np.int64], weights: Weights, channels: int) -> 
     return pixels.reshape(b, h * PATCH, w * PATCH, channels)
 
 
-def write_tiny_bundle(folder: Path, name: str = "tiny", any_size: bool = False, seed: int = 0) -> Weights:
+def tiny_prior(label_count: int = 3, seed: int = 0) -> PixelCNN:
+    """A PixelCNN over the 16 codes whose weights are random, the labels' too, so that every label matters."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        prior = PixelCNN(
+            CODEBOOK_SIZE, label_count, channels=8, vertical_layers=2, horizontal_layers=2, head_channels=16
+        )
+        torch.nn.init.normal_(prior.label_bias, std=0.5)
+    return prior.requires_grad_(False)
+
+
+def write_tiny_bundle(
+    folder: Path, name: str = "tiny", any_size: bool = False, seed: int = 0, prior: PixelCNN | None = None
+) -> Weights:
     """Write graphs and manifest into `folder` and return the weights for the oracles."""
     folder.mkdir(parents=True, exist_ok=True)
     channels, side = (3, 16) if any_size else (1, 28)
     weights = tiny_weights(channels, seed)
     sizes = ("H", "W", "h", "w") if any_size else (side, side, side // PATCH, side // PATCH)
     graphs: dict[GraphName, GraphSpec] = {}
-    for graph_name, graph in _graphs(weights, channels, sizes).items():
+    models = {graph_name: _model(graph) for graph_name, graph in _graphs(weights, channels, sizes).items()}
+    if prior is not None:
+        models |= _prior_models(prior, side // PATCH)
+    for graph_name, model in models.items():
         path = folder / f"{graph_name}.onnx"
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
-        onnx.checker.check_model(model, full_check=True)
         onnx.save(model, path)
         graphs[graph_name] = GraphSpec(
             file=path.name,
             sha256=sha256_file(path),
-            opset=OPSET,
-            inputs=tuple(_spec(value) for value in graph.input),
-            outputs=tuple(_spec(value) for value in graph.output),
+            opset=model.opset_import[0].version,
+            inputs=tuple(_spec(value) for value in model.graph.input),
+            outputs=tuple(_spec(value) for value in model.graph.output),
         )
     manifest = _manifest(name, channels, side, any_size, graphs)
+    if prior is not None:
+        manifest |= {"prior": _prior_spec(prior, side // PATCH).model_dump(mode="json")}
+        manifest |= {"labels": [f"label {n}" for n in range(prior.label_count)] or None}
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
     return weights
+
+
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _prior_models(prior: PixelCNN, width: int) -> dict[GraphName, onnx.ModelProto]:
+    graphs, table = PriorGraphs(prior), frequency_table(CODEBOOK_SIZE).numpy()
+    return {
+        "prior": graphs.teacher_forced(),
+        "prior_row": graphs.row(width, table, filters=True),
+        "prior_row_unfiltered": graphs.row(width, table, filters=False),
+        "prior_context": graphs.context_row(),
+        "prior_pixel": graphs.pixel(),
+    }
+
+
+def _prior_spec(prior: PixelCNN, width: int) -> PriorSpec:
+    layers = len(prior.horizontal)
+    return PriorSpec(
+        frequency_table=tuple(int(frequency) for frequency in frequency_table(CODEBOOK_SIZE)),
+        label_count=prior.label_count,
+        cache_shape=(len(prior.vertical) + 1, width, prior.channels),
+        pixel_cache_shape=(layers, HORIZONTAL_TAPS - 1, prior.channels),
+        context_channels=2 * prior.channels * layers,
+        largest_partial_sum=prove_exact(prior),
+    )
 
 
 def _graphs(weights: Weights, channels: int, sizes: tuple[int | str, ...]) -> dict[GraphName, onnx.GraphProto]:

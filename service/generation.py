@@ -1,0 +1,166 @@
+"""POST /generate. Settings in (JSON), new pictures out: a PNG sheet, JSON, npy, or a stream of rows."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import events, images, npy
+from service.encoding import INLINE_PIXELS, JSON, MODEL_QUERY
+from service.endpoints import BINARY, Endpoint
+from service.errors import (
+    BodyTooLarge,
+    DeadlinePassed,
+    InvalidParameter,
+    MalformedRequest,
+    NoPrior,
+    NotAcceptable,
+    UnknownModel,
+    UnsupportedMediaType,
+)
+from service.generation_request import GenerateRequest, Wanted, read_wanted
+from service.generation_schemas import GenerateAnswer
+from service.generator import generator_of
+from service.likelihood import bits_of
+from service.models import Model
+from service.negotiate import bare_type, choose
+from service.requests import finish, read_body, read_query
+from service.sampling import Codes
+from service.scheduler import Scheduler
+from service.service import Service, service_of
+
+PNG = "image/png"
+SEED_HEADER = "x-vqserve-seed"
+ANSWERS = (PNG, JSON, npy.MEDIA_TYPE, events.MEDIA_TYPE)
+
+T = TypeVar("T")
+Pixels = NDArray[np.uint8]
+
+
+async def generate(request: Request) -> Response:
+    service = service_of(request)
+    model = service.models.get(read_query(request, ("model",)).get("model"))
+    generator = generator_of(model)
+    media_type = choose(request.headers.get("accept", ""), ANSWERS)
+    wanted = await read_request(request, service, model)
+    if media_type == events.MEDIA_TYPE:
+        rows = RowStream(service, model, generator, wanted)
+        return events.EventStream(request, rows.events(), _headers(wanted))
+    if wanted.preview:
+        raise InvalidParameter(f"preview: needs Accept: {events.MEDIA_TYPE}.")
+    (codes,) = await finish([generator.submit(wanted.draws)], request)
+    if media_type == JSON:
+        answer = await _answer(service, model, wanted, codes)
+        return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), 200, _headers(wanted), JSON)
+    (pixels,) = await finish([model.engine.decode(codes)], request)  # (n,H,W,C) uint8
+    if media_type == npy.MEDIA_TYPE:
+        return Response(npy.write_npy(pixels), 200, _headers(wanted), media_type)
+    content = await _in_thread_if_large(service, pixels.size, partial(images.write_picture, sheet(pixels)))
+    return Response(content, 200, _headers(wanted), media_type)
+
+
+async def read_request(request: Request, service: Service, model: Model) -> Wanted:
+    body = await read_body(request, service.settings.max_body_bytes)
+    service.metrics.received.inc(len(body))
+    if bare_type(request.headers.get("content-type", "")) != JSON:
+        raise UnsupportedMediaType(f"Send {JSON}; {{}} asks for one sample.")
+    return read_wanted(body, model.manifest, service.settings.max_samples_per_request)
+
+
+class RowStream:
+    """A job that is read row by row: it is queued at once, so that a full queue is still an answer with a status."""
+
+    def __init__(self, service: Service, model: Model, generator: Scheduler, wanted: Wanted) -> None:
+        self._service, self._model, self._wanted = service, model, wanted
+        self._rows: asyncio.Queue[tuple[int, Codes] | None] = asyncio.Queue()
+        self._drawn = generator.submit(wanted.draws, lambda row, codes: self._rows.put_nowait((row, codes)))
+        self._drawn.add_done_callback(lambda _: self._rows.put_nowait(None))
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """One a row, as soon as all samples have it, and at last the answer."""
+        grids = _fill(self._model, len(self._wanted.draws))
+        try:
+            while (next_row := await self._rows.get()) is not None:
+                row, grids[:, next_row[0]] = next_row
+                yield events.event("row", {"row": row, "items": await self._items(grids, row)})
+            answer = await _answer(self._service, self._model, self._wanted, await self._drawn)
+            yield events.event("done", answer)
+        finally:
+            self._drawn.cancel()
+
+    async def _items(self, grids: Codes, row: int) -> list[dict[str, object]]:
+        if not self._wanted.preview:
+            return [{"codes": codes} for codes in grids[:, row].copy()]
+        pictures = await _pictures(self._service, self._model, grids)
+        return [{"codes": codes, "image": one} for codes, one in zip(grids[:, row].copy(), pictures, strict=True)]
+
+
+def _fill(model: Model, count: int) -> Codes:
+    """(n,h,w) of the code that training saw most: what a preview shows where nothing is drawn yet."""
+    spec = model.manifest.codes
+    return np.full((count, spec.height, spec.width), int(np.argmax(model.manifest.code_histogram)), np.int64)
+
+
+async def _answer(service: Service, model: Model, wanted: Wanted, codes: Codes) -> dict[str, object]:
+    bits = await service.in_thread(partial(bits_of, model.codec, codes, wanted.labels))
+    items = [
+        {"label": wanted.label, "bits": float(bit), "codes": one, "image": picture}
+        for bit, one, picture in zip(bits, codes, await _pictures(service, model, codes), strict=True)
+    ]
+    manifest = model.manifest
+    return {"model": manifest.name, "version": manifest.version, "seed": wanted.seed, "items": items}
+
+
+async def _pictures(service: Service, model: Model, codes: Codes) -> list[str]:
+    """codes (n,h,w) -> n PNG files in base64."""
+    pixels = await model.engine.decode(codes)
+
+    def write() -> list[str]:
+        return [base64.b64encode(images.write_picture(one)).decode() for one in pixels]
+
+    return await _in_thread_if_large(service, pixels.size, write)
+
+
+async def _in_thread_if_large(service: Service, size: int, write: Callable[[], T]) -> T:
+    return write() if size <= INLINE_PIXELS else await service.in_thread(write)
+
+
+def sheet(pixels: Pixels) -> Pixels:
+    """(n,H,W,C) -> one picture of ceil(sqrt(n)) columns, row by row from the top left; what is left over is black."""
+    count, height, width, channels = pixels.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cells = np.zeros((rows * columns, height, width, channels), np.uint8)
+    cells[:count] = pixels
+    grid = cells.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(rows * height, columns * width, channels)
+
+
+def _headers(wanted: Wanted) -> dict[str, str]:
+    return {SEED_HEADER: str(wanted.seed)}
+
+
+GENERATE = Endpoint(
+    method="POST",
+    path="/generate",
+    handler=generate,
+    summary="New pictures from the prior",
+    query=MODEL_QUERY,
+    request={JSON: GenerateRequest},
+    answer={PNG: BINARY, JSON: GenerateAnswer, npy.MEDIA_TYPE: BINARY, events.MEDIA_TYPE: {"type": "string"}},
+    problems=(
+        *(MalformedRequest, UnknownModel, NotAcceptable, BodyTooLarge, UnsupportedMediaType),
+        *(InvalidParameter, NoPrior, DeadlinePassed),
+    ),
+    tag="generation",
+)

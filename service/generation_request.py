@@ -1,0 +1,132 @@
+"""What /generate is asked for. In: the JSON body and the manifest. Out: `Wanted`, checked against the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.bundle import Manifest
+from service.errors import InvalidParameter, MalformedRequest
+from service.sampling import SEED_LIMIT, Codes, Draw, fresh_seed, uniforms
+
+COLDEST, HOTTEST = 0.01, 100.0  # float32(1 / temperature) times any distance of logits stays finite and exact enough
+Rows = Annotated[list[list[int | None]], Field(min_length=1)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class KnownCodes(_Body):
+    """`codes` (h,w) where `mask` (h,w) is true; elsewhere they are ignored."""
+
+    codes: list[list[int]]
+    mask: list[list[bool]]
+
+
+class GenerateRequest(_Body):
+    """Every field may be left out: `{}` is one sample with a new seed."""
+
+    n: int = Field(1, ge=1, description="Number of samples.")
+    label: int | None = Field(None, ge=0, description="Index into the model's labels; null: any.")
+    seed: int | None = Field(
+        None, ge=0, lt=SEED_LIMIT, description="The same seed gives the same pictures; null: a new one."
+    )
+    temperature: float = Field(1.0, ge=COLDEST, le=HOTTEST, description="Below 1: safer; above 1: wilder.")
+    top_k: int | None = Field(
+        None, ge=1, description="Draw from the k most likely codes only (and equals of the k-th)."
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Draw from the most likely codes that reach probability p together."
+    )
+    known: Rows | KnownCodes | None = Field(None, description="Codes to keep, (h,w), null where they are to be drawn.")
+    preview: bool = Field(False, description="text/event-stream only: each row comes with the picture so far.")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The samples to draw, and what the answer repeats."""
+
+    draws: Sequence[Draw]
+    seed: int
+    label: int | None
+    preview: bool
+
+    @property
+    def labels(self) -> Codes:
+        """int64 (n,): as the prior's graphs take them."""
+        return np.array([draw.label for draw in self.draws], np.int64)
+
+
+def read_wanted(body: bytes, manifest: Manifest, max_samples: int) -> Wanted:
+    """Raises MalformedRequest when it is not JSON, InvalidParameter when the model cannot do it."""
+    asked = _parse(body)
+    prior, codes = manifest.prior, manifest.codes
+    assert prior is not None
+    if asked.n > max_samples:
+        raise InvalidParameter(f"n: at most {max_samples} samples a request, not {asked.n}; send several requests.")
+    if asked.label is not None and asked.label >= prior.label_count:
+        fix = f"0..{prior.label_count - 1}, or none" if prior.label_count else "none: the model has no labels"
+        raise InvalidParameter(f"label: must be {fix}; not {asked.label}.")
+    if asked.top_k is not None and asked.top_k > codes.codebook_size:
+        raise InvalidParameter(f"top_k: must lie in 1..{codes.codebook_size}, not {asked.top_k}.")
+    grid = (codes.height, codes.width)
+    known_codes, known_mask = _known(asked.known, grid, codes.codebook_size)
+    seed = fresh_seed() if asked.seed is None else asked.seed
+    draws = [
+        Draw(
+            uniforms=uniforms(seed, index, grid),
+            label=prior.label_count if asked.label is None else asked.label,
+            inverse_temperature=np.float32(1 / asked.temperature),
+            top_k=asked.top_k or codes.codebook_size,
+            top_p=np.float32(1 if asked.top_p is None else asked.top_p),
+            known_codes=known_codes,
+            known_mask=known_mask,
+        )
+        for index in range(asked.n)
+    ]
+    return Wanted(draws, seed, asked.label, asked.preview)
+
+
+def _parse(body: bytes) -> GenerateRequest:
+    try:
+        return GenerateRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        raise MalformedRequest(f"The body is not JSON: {first['msg']}.")
+    where = str(first["loc"][0]) if first["loc"] else "the body"
+    if first["type"] == "extra_forbidden":
+        raise InvalidParameter(f"Unknown field {where[:40]!r}; there are {', '.join(GenerateRequest.model_fields)}.")
+    if where == "known":
+        raise InvalidParameter('known: send rows of codes with null for unknown, or {"codes": rows, "mask": rows}.')
+    raise InvalidParameter(f"{where}: {first['msg']}.")
+
+
+def _known(
+    known: Rows | KnownCodes | None, grid: tuple[int, int], codebook_size: int
+) -> tuple[Codes, NDArray[np.bool_]]:
+    """Codes (h,w), 0 where nothing is known, and the mask (h,w)."""
+    if known is None:
+        return np.zeros(grid, np.int64), np.zeros(grid, np.bool_)
+    if isinstance(known, KnownCodes):
+        codes, mask = _grid(known.codes, grid, "known.codes"), _grid(known.mask, grid, "known.mask")
+    else:
+        codes = _grid(known, grid, "known")
+        mask = codes != None  # noqa: E711 - element by element
+    codes = np.where(mask, codes, 0)
+    if codes.min() < 0 or codes.max() >= codebook_size:
+        raise InvalidParameter(f"known: codes must lie in 0..{codebook_size - 1}.")
+    return codes.astype(np.int64), mask.astype(np.bool_)
+
+
+def _grid(rows: Sequence[Sequence[object]], grid: tuple[int, int], name: str) -> NDArray[np.object_]:
+    height, width = grid
+    if len(rows) != height or any(len(row) != width for row in rows):
+        raise InvalidParameter(f"{name}: must be {height} rows of {width}; null stands for an unknown code.")
+    return np.array(rows, np.object_)

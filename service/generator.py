@@ -1,0 +1,33 @@
+"""The generator of one bundle: its row sampler and their scheduler, opened and closed with the model."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from service.bundle import Bundle
+from service.errors import NoPrior
+from service.metrics import Metrics
+from service.models import Model
+from service.sampling import RowSampler
+from service.scheduler import Scheduler
+from service.sessions import SessionMaker
+from service.settings import Settings
+
+NAME = "generator"
+
+
+def open_generator(bundle: Bundle, settings: Settings, maker: SessionMaker, metrics: Metrics) -> Scheduler | None:
+    """None where the bundle has no prior."""
+    if bundle.manifest.prior is None:
+        return None
+    slots = settings.max_generate_batch
+    sampler = RowSampler(bundle, maker, slots, places=2 * slots)  # see service.scheduler.choose
+    bound = metrics.generation.of(bundle.manifest.name)
+    return Scheduler(sampler, settings.max_queued_samples, settings.engine_stall_s, bound)
+
+
+def generator_of(model: Model) -> Scheduler:
+    """Raises NoPrior where the model cannot generate."""
+    if NAME not in model.companions:
+        raise NoPrior(f"Model {model.manifest.name!r} was exported without a prior; GET /models lists those with one.")
+    return cast(Scheduler, model.companions[NAME])

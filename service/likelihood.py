@@ -1,0 +1,26 @@
+"""Likelihood. In: codes (B,h,w). Out: their information content under the prior, in bits, from exact frequencies."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.codec_model import CodecModel
+from service.prior_coding import intervals
+from service.sampling import Codes
+from service.tiles import groups_of, tiles_of
+
+
+def bits_of(model: CodecModel, codes: Codes, labels: Codes) -> NDArray[np.float64]:
+    """codes (B,h,w), labels (B,) -> (B,): sum of log2(total / frequency), teacher-forced, at temperature 1.
+
+    A grid larger than the prior's is the sum of its tiles, as in the container.
+    """
+    assert model.prior is not None
+    bits = np.zeros(len(codes))
+    for group in groups_of(tiles_of(len(codes), codes.shape[1:], model.native_grid)):
+        pictures = np.array([tile.picture for tile in group])
+        found = intervals(model.prior, np.stack([codes[tile.where] for tile in group]), labels[pictures])
+        per_code = np.log2(found[..., 2] / found[..., 1])
+        np.add.at(bits, pictures, per_code.sum(axis=(1, 2)))
+    return bits

@@ -1,0 +1,144 @@
+"""Sampling by rows. In: what to draw, as `Draw`s. Out: their codes, one call of the row graph for a row of all of them.
+
+The prior is exact, so a sample's codes depend on its own `Draw` only: not on the batch, its order, or what else is in
+it. That is why samples at different rows, of different requests, with different controls, can share a call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import Bundle
+from service.sessions import CUDA, SessionMaker
+
+Codes = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+SEED_LIMIT = 1 << 53  # the integers below it survive every JSON parser
+_UNIFORM_BITS = 24  # uniforms are multiples of 2^-24, which float32 holds exactly
+
+
+def fresh_seed() -> int:
+    return int.from_bytes(os.urandom(8)) % SEED_LIMIT
+
+
+def uniforms(seed: int, index: int, grid: tuple[int, int]) -> Floats:
+    """float32 (h,w) in [0,1): the top 24 bits of each number of the Philox4x64-10 stream with the key (seed, index)."""
+    stream = np.random.Philox(key=np.array([seed, index], np.uint64))
+    numbers = stream.random_raw(grid[0] * grid[1]) >> np.uint64(64 - _UNIFORM_BITS)
+    return (numbers.astype(np.float32) / np.float32(1 << _UNIFORM_BITS)).reshape(grid)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One sample. `known_codes` are kept where `known_mask` is true; top_k = K and top_p = 1 mean no filter."""
+
+    uniforms: Floats  # (h,w) in [0,1)
+    label: int
+    inverse_temperature: np.float32
+    top_k: int
+    top_p: np.float32
+    known_codes: Codes  # (h,w) in [0,K)
+    known_mask: NDArray[np.bool_]  # (h,w)
+
+
+class RowSampler:
+    """The row graphs, and a table with one place for each sample that has been started.
+
+    `places` is how many samples may be under way; `max_batch` of them, at most, advance in one call. Calls of `open`
+    and `advance` must follow one another; `close` may come at any time, even for a place that is advancing.
+    """
+
+    def __init__(self, bundle: Bundle, maker: SessionMaker, max_batch: int, places: int) -> None:
+        codes, prior = bundle.manifest.codes, bundle.manifest.prior
+        assert prior is not None
+        self.grid = (codes.height, codes.width)
+        self.max_batch = max_batch
+        self._codebook_size = codes.codebook_size
+        self._filtered = maker.open(bundle.graph_path("prior_row"))
+        self._unfiltered = maker.open(bundle.graph_path("prior_row_unfiltered"))
+        # A padded batch costs a CPU as much as a full one; a GPU wants few shapes, each seen before.
+        self._buckets = buckets(max_batch) if maker.provider == CUDA else ()
+        rows = places + 1  # the last place pads batches
+        self._pad = places
+        self._free = list(reversed(range(places)))
+        self._uniforms = np.zeros((rows, *self.grid), np.float32)
+        self._labels = np.zeros(rows, np.int64)
+        self._inverse_temperature = np.ones(rows, np.float32)
+        self._top_k = np.full(rows, self._codebook_size, np.int64)
+        self._top_p = np.ones(rows, np.float32)
+        self._known_codes = np.zeros((rows, *self.grid), np.int64)
+        self._known_mask = np.zeros((rows, *self.grid), np.bool_)
+        self._caches = np.zeros((rows, *prior.cache_shape), np.float32)
+        self._row = np.zeros(rows, np.int64)
+        self.warm_up()
+
+    @property
+    def free_places(self) -> int:
+        return len(self._free)
+
+    def open(self, draw: Draw) -> int:
+        """Take a free place for a sample, before its first row."""
+        place = self._free.pop()
+        self._uniforms[place] = draw.uniforms
+        self._labels[place] = draw.label
+        self._inverse_temperature[place] = draw.inverse_temperature
+        self._top_k[place] = draw.top_k
+        self._top_p[place] = draw.top_p
+        self._known_codes[place] = draw.known_codes
+        self._known_mask[place] = draw.known_mask
+        self._caches[place] = 0
+        self._row[place] = 0
+        return place
+
+    def close(self, place: int) -> None:
+        self._free.append(place)
+
+    def advance(self, places: Sequence[int]) -> Codes:
+        """Draw the next row of each of these samples, in one call -> (len(places), w)."""
+        count = len(places)
+        size = next((size for size in self._buckets if size >= count), count)
+        index = np.array([*places, *[self._pad] * (size - count)], np.int64)
+        rows = self._row[index]
+        drawn, caches = self._run(index, rows)
+        real = index[:count]
+        self._caches[real] = caches[:count]
+        self._row[real] += 1
+        return drawn[:count]
+
+    def warm_up(self) -> None:
+        """Run both graphs at every size that needs it; raises what onnxruntime raises where they cannot run."""
+        for size in self._buckets or (1, self.max_batch):
+            index = np.full(size, self._pad, np.int64)
+            for filtered in (True, False):
+                self._run(index, np.zeros(size, np.int64), filtered=filtered)
+
+    def _run(self, index: Codes, rows: Codes, filtered: bool | None = None) -> tuple[Codes, Floats]:
+        top_k, top_p = self._top_k[index], self._top_p[index]
+        feeds: dict[str, NDArray[Any]] = {
+            "uniforms": self._uniforms[index, rows],
+            "labels": self._labels[index],
+            "inverse_temperature": self._inverse_temperature[index],
+            "known_codes": self._known_codes[index, rows],
+            "known_mask": self._known_mask[index, rows],
+            "caches": self._caches[index],
+        }
+        if filtered is None:  # the graph without filters draws the same codes when nothing is filtered, in less time
+            filtered = bool((top_k < self._codebook_size).any() or (top_p < 1).any())
+        if filtered:
+            drawn, caches = self._filtered.run(None, {**feeds, "top_k": top_k, "top_p": top_p})
+        else:
+            drawn, caches = self._unfiltered.run(None, feeds)
+        return drawn, caches
+
+
+def buckets(max_batch: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and `max_batch` itself."""
+    powers = [1 << n for n in range(max_batch.bit_length()) if 1 << n < max_batch]
+    return (*powers, max_batch)

@@ -1,0 +1,279 @@
+"""Continuous batching of samples. In: jobs of one or more `Draw`s. Out: a future of each job's codes, and its rows.
+
+Every step advances up to `max_batch` samples by one row. Which ones is decided anew before each step: one sample of
+each job in turn, the oldest job first. So a new job advances at the next row, a job of 64 samples gets what the others
+leave, and a sample that has to pause keeps its place and goes on later. A slot is free as soon as its sample is done or
+its job has left.
+
+The steps run in a thread of their own, which lives while there is work; everything that both threads touch is behind
+one lock, which is never held during a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+
+from service.errors import NotReady, QueueFull
+from service.generation_metrics import SchedulerMetrics
+from service.sampling import Codes, Draw
+
+log = logging.getLogger(__name__)
+
+OnRow = Callable[[int, Codes], None]
+_RATE_SMOOTHING = 0.1  # weight of the newest step in the measured row rate
+_FAILED = "The sampler has failed on this batch; try again."
+
+
+class Sampler(Protocol):
+    """What the scheduler needs of `service.sampling.RowSampler`."""
+
+    grid: tuple[int, int]
+    max_batch: int
+
+    @property
+    def free_places(self) -> int: ...
+
+    def open(self, draw: Draw) -> int: ...
+
+    def close(self, place: int) -> None: ...
+
+    def advance(self, places: Sequence[int]) -> Codes: ...
+
+    def warm_up(self) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Sample:
+    job: Job
+    index: int  # in its job
+    draw: Draw
+    place: int | None = None  # of the sampler, from the first row to the last
+    row: int = 0  # the next one
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """What one caller waits for: codes (n,h,w), filled row by row."""
+
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Codes]
+    codes: Codes
+    on_row: OnRow | None
+    submitted: float
+    unfinished: list[Sample] = field(default_factory=list)
+    rows: int = 0  # that all samples have
+
+
+def choose(jobs: Sequence[Job], slots: int, free_places: int) -> list[Sample]:
+    """The samples that advance next: one of each job in turn, oldest job first, until the slots are full.
+
+    A job's first sample always finds a place: there are 2 * slots of them, and whatever is not the first sample of its
+    job is only started while more than `slots` are free.
+    """
+    chosen: list[Sample] = []
+    depth, more = 0, True
+    while more and len(chosen) < slots:
+        more = False
+        for job in jobs:
+            if depth >= len(job.unfinished) or len(chosen) == slots:
+                continue
+            more = True
+            sample = job.unfinished[depth]
+            if sample.place is None:
+                if depth and free_places <= slots:
+                    continue
+                free_places -= 1
+            chosen.append(sample)
+        depth += 1
+    return chosen
+
+
+class Scheduler:
+    """`submit` belongs to an event loop; so does whatever it calls back."""
+
+    def __init__(self, sampler: Sampler, max_samples: int, stall_s: float, metrics: SchedulerMetrics) -> None:
+        self._sampler = sampler
+        self._max_samples = max_samples
+        self._stall_s = stall_s
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._jobs: list[Job] = []
+        self._driving = False
+        self._closed: str | None = None
+        self._rows_left = 0
+        self._rows_per_s = 0.0
+        self._busy_since: float | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+        metrics.slots.set(sampler.max_batch)
+
+    def submit(self, draws: Sequence[Draw], on_row: OnRow | None = None) -> asyncio.Future[Codes]:
+        """Queue a job. Cancel the future to give it up: its slots are free before the next row.
+
+        `on_row(i, codes)` is called once for each row, when all samples have it: codes int64 (n,w).
+
+        Raises:
+            QueueFull: too many samples are inside. NotReady: closed, or dead.
+        """
+        loop = asyncio.get_running_loop()
+        codes = np.zeros((len(draws), *self._sampler.grid), np.int64)
+        job = Job(loop, loop.create_future(), codes, on_row, perf_counter())
+        job.unfinished = [Sample(job, index, draw) for index, draw in enumerate(draws)]
+        with self._lock:
+            self._admit(job)
+        job.future.add_done_callback(lambda _: self._leave(job))
+        return job.future
+
+    def why_not_ready(self) -> str | None:
+        since = self._busy_since
+        if self._closed is None and since is not None and perf_counter() - since > self._stall_s:
+            return f"a row takes longer than {self._stall_s} s"
+        return self._closed
+
+    def close(self, reason: str) -> None:
+        """Answer every waiting caller with `NotReady` and take no more."""
+        with self._lock:
+            self._closed = reason
+            self._fail_all(reason)
+        self._executor.shutdown(wait=False)
+
+    @property
+    def samples_inside(self) -> int:
+        return sum(len(job.unfinished) for job in self._jobs)
+
+    def _admit(self, job: Job) -> None:
+        if self._closed is not None:
+            raise NotReady(self._closed)
+        inside = self.samples_inside
+        if inside and inside + len(job.unfinished) > self._max_samples:
+            self._metrics.rejected.inc(len(job.unfinished))
+            raise QueueFull(
+                f"{inside} samples are inside, at most {self._max_samples} may be.",
+                {"Retry-After": str(self._retry_after_s())},
+            )
+        self._jobs.append(job)
+        self._rows_left += job.codes[..., 0].size
+        self._metrics.in_flight.inc(len(job.unfinished))
+        if not self._driving:
+            self._driving = True
+            self._executor.submit(self._drive)
+
+    def _retry_after_s(self) -> int:
+        """Seconds until all that is inside is drawn at the measured rate, from 1 to 60."""
+        return max(1, min(60, math.ceil(self._rows_left / self._rows_per_s))) if self._rows_per_s else 1
+
+    def _leave(self, job: Job) -> None:
+        """The job's future is done. If it is not by its result, nobody waits any more."""
+        with self._lock:
+            if job in self._jobs:
+                self._metrics.cancelled.inc(len(job.unfinished))
+                self._remove(job)
+
+    def _remove(self, job: Job) -> None:
+        self._jobs.remove(job)
+        self._metrics.in_flight.dec(len(job.unfinished))
+        for sample in job.unfinished:
+            self._rows_left -= len(job.codes[0]) - sample.row
+            self._release(sample)
+        job.unfinished.clear()
+
+    def _release(self, sample: Sample) -> None:
+        if sample.place is not None:
+            self._sampler.close(sample.place)
+            sample.place = None
+
+    # ---- in the sampler's thread
+
+    def _drive(self) -> None:
+        while True:
+            with self._lock:
+                batch = choose(self._jobs, self._sampler.max_batch, self._sampler.free_places)
+                places = [self._place(sample) for sample in batch]
+                self._metrics.busy_slots.set(len(batch))
+                if not batch:
+                    self._driving = False
+                    return
+                self._busy_since = started = perf_counter()
+            try:
+                drawn = self._sampler.advance(places)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers, or they wait forever
+                self._fail(error)
+            else:
+                self._record(batch, drawn, started)
+            self._busy_since = None
+
+    def _place(self, sample: Sample) -> int:
+        if sample.place is None:
+            sample.place = self._sampler.open(sample.draw)
+        return sample.place
+
+    def _record(self, batch: Sequence[Sample], drawn: Codes, started: float) -> None:
+        seconds = perf_counter() - started
+        self._metrics.row.observe(seconds)
+        self._metrics.rows.inc(len(batch))
+        rate = len(batch) / max(seconds, 1e-6)
+        self._rows_per_s += (_RATE_SMOOTHING if self._rows_per_s else 1.0) * (rate - self._rows_per_s)
+        with self._lock:
+            present = [(sample, row) for sample, row in zip(batch, drawn, strict=True) if sample.place is not None]
+            for sample, row in present:
+                self._store(sample, row)
+            for job in dict.fromkeys(sample.job for sample, _ in present):
+                self._tell(job)
+
+    def _store(self, sample: Sample, row: Codes) -> None:
+        job = sample.job
+        job.codes[sample.index, sample.row] = row
+        sample.row += 1
+        self._rows_left -= 1
+        if sample.row == len(job.codes[0]):
+            job.unfinished.remove(sample)
+            self._release(sample)
+            self._metrics.in_flight.dec()
+
+    def _tell(self, job: Job) -> None:
+        """Rows that all samples of the job have now, and the result after the last one."""
+        rows = min((sample.row for sample in job.unfinished), default=len(job.codes[0]))
+        if rows and not job.rows:
+            self._metrics.first_row.observe(perf_counter() - job.submitted)
+        if job.on_row is not None:
+            for row in range(job.rows, rows):
+                job.loop.call_soon_threadsafe(job.on_row, row, job.codes[:, row].copy())
+        job.rows = rows
+        if not job.unfinished:
+            self._jobs.remove(job)
+            job.loop.call_soon_threadsafe(_resolve, job)
+
+    def _fail(self, error: Exception) -> None:
+        """All jobs fail. Then find out with known input whether the sampler is dead."""
+        log.error("the row sampler failed", exc_info=error)
+        try:
+            self._sampler.warm_up()
+        except Exception:
+            log.critical("the row sampler is dead", exc_info=True)
+            self._closed = "The sampler has failed and cannot draw."
+        with self._lock:
+            self._fail_all(self._closed or _FAILED)
+
+    def _fail_all(self, reason: str) -> None:
+        for job in list(self._jobs):
+            self._remove(job)
+            job.loop.call_soon_threadsafe(_reject, job, reason)
+
+
+def _resolve(job: Job) -> None:
+    if not job.future.done():
+        job.future.set_result(job.codes)
+
+
+def _reject(job: Job, reason: str) -> None:
+    if not job.future.done():
+        job.future.set_exception(NotReady(reason, {"Retry-After": "1"}))
