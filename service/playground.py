@@ -1,0 +1,57 @@
+"""The playground: a page at `/` for people, made of the static files in service/playground/.
+
+In: nothing but the folder. Out: one route a file. The page needs no build step and asks no other host for anything;
+the Content-Security-Policy that it is sent with makes the browser enforce both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from service.errors import UnknownRoute
+
+FOLDER = Path(__file__).parent / "playground"
+PAGE = "index.html"
+FILES = (
+    "api.js",
+    "codes.js",
+    "colours.js",
+    "curl.js",
+    "dom.js",
+    "generate.js",
+    "main.js",
+    "pad.js",
+    "pixels.js",
+    "png.js",
+    "style.css",
+    "workbench.js",
+)
+# The page holds no secret, and where keys are asked for it is the place to type one in.
+PATHS = frozenset({"/", *(f"/playground/{name}" for name in FILES)})
+
+_HEADERS = {"Cache-Control": "no-cache"}  # asked again each time, so that page and scripts are of one version
+_PAGE_HEADERS = {
+    **_HEADERS,
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+
+
+def routes() -> list[Route]:
+    return [Route("/", page, name="playground"), Route("/playground/{name}", file, name="playground_file")]
+
+
+async def page(request: Request) -> Response:
+    return FileResponse(FOLDER / PAGE, headers=_PAGE_HEADERS)
+
+
+async def file(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in FILES:
+        raise UnknownRoute(f"The playground has no file {name[:40]!r}; open / for its page.")
+    return FileResponse(FOLDER / name, headers=_HEADERS)

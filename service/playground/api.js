@@ -1,0 +1,108 @@
+// The service's HTTP API. In: pictures and codes. Out: the answer and how long it took; a Problem when it refuses.
+
+const CONTAINER = "application/vnd.vqserve.codes";
+const KEY_NAME = "vqserve-key";
+
+/** What the service answers instead of a result, in its own words (RFC 9457). */
+export class Problem extends Error {
+  constructor({ title, detail, status, type }) {
+    super(detail);
+    Object.assign(this, { title, detail, status, type });
+  }
+}
+
+export const apiKey = () => sessionStorage.getItem(KEY_NAME) ?? "";
+export const keepApiKey = (key) => sessionStorage.setItem(KEY_NAME, key);
+
+/** Relative to the page, so that it also works behind a proxy that adds a path. */
+export function address(path, query = {}) {
+  const url = new URL(path, document.baseURI);
+  for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
+  return url.href;
+}
+
+export async function listModels() {
+  const { response } = await call("models");
+  return (await response.json()).models;
+}
+
+/** PNG bytes -> {codes, shape, width, height, ...}. */
+export async function encode(query, picture) {
+  const { response, finish } = await call("encode", { query, body: picture, type: picture.type });
+  return { answer: await response.json(), timing: finish() };
+}
+
+/** PNG bytes -> the container's bytes. */
+export async function compress(query, picture) {
+  const { response, finish } = await call("encode", { query, body: picture, type: picture.type, accept: CONTAINER });
+  return { container: await response.blob(), timing: finish() };
+}
+
+/** Rows of codes -> a PNG file. */
+export async function decode(query, codes) {
+  const body = JSON.stringify({ codes });
+  const { response, finish } = await call("decode", { query, body, type: "application/json", accept: "image/png" });
+  return { picture: await response.blob(), timing: finish() };
+}
+
+/** Calls `onRow` with each row of codes as it is drawn; the answer is that of the last event. */
+export async function generate(query, settings, { signal, onRow }) {
+  const body = JSON.stringify(settings);
+  const options = { query, body, type: "application/json", accept: "text/event-stream", signal };
+  const { response, finish, started } = await call("generate", options);
+  let firstRowMs = null;
+  for await (const { event, data } of events(response.body)) {
+    if (event === "row") {
+      firstRowMs ??= performance.now() - started;
+      onRow(data);
+    } else if (event === "done") {
+      return { answer: data, timing: { ...finish(), firstRowMs } };
+    } else if (data?.title) {
+      throw new Problem(data);
+    }
+  }
+  throw new Problem({ title: "The stream ended early", detail: "The service stopped before the last row." });
+}
+
+async function call(path, { query, body, type, accept = "application/json", signal } = {}) {
+  const headers = { Accept: accept };
+  if (type) headers["Content-Type"] = type;
+  if (apiKey()) headers.Authorization = `Bearer ${apiKey()}`;
+  const started = performance.now();
+  const response = await fetch(address(path, query), { method: body ? "POST" : "GET", body, headers, signal });
+  if (!response.ok) throw new Problem(await problemOf(response));
+  const finish = () => ({ totalMs: performance.now() - started, stages: stagesOf(response) });
+  return { response, finish, started };
+}
+
+async function problemOf(response) {
+  const type = response.headers.get("Content-Type") ?? "";
+  if (type.startsWith("application/problem+json")) return response.json();
+  return { status: response.status, title: `Status ${response.status}`, detail: await response.text() };
+}
+
+/** Server-Timing: `run;dur=1.2, read;dur=0.1` -> [{name, ms}]. */
+function stagesOf(response) {
+  const header = response.headers.get("Server-Timing") ?? "";
+  return [...header.matchAll(/([\w-]+);dur=([\d.]+)/g)].map(([, name, ms]) => ({ name, ms: Number(ms) }));
+}
+
+/** The events of a text/event-stream, with their data read as JSON. */
+async function* events(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (text + value).split("\n\n");
+    text = blocks.pop();
+    yield* blocks.map(parseEvent).filter(({ data }) => data !== null);
+  }
+}
+
+function parseEvent(block) {
+  const lines = block.split("\n");
+  const field = (name) => lines.filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1));
+  const data = field("data").join("\n");
+  return { event: (field("event")[0] ?? "message").trim(), data: data ? JSON.parse(data) : null };
+}

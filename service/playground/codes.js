@@ -1,0 +1,232 @@
+// A grid of codes as a heat map that can be walked with the arrow keys. In: rows of codes and a colour each.
+// Out: events of its host: "select" and "activate" {row, column, code}, "erase" when the erased cells change.
+//
+// One canvas for any number of cells; for screen readers a single cell follows the cursor (aria-activedescendant).
+
+import { element } from "./dom.js";
+import { inkOn } from "./colours.js";
+
+const SMALLEST_LABELLED_PX = 26;
+const SMALLEST_SPACED_PX = 7;
+const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+
+export class CodeGrid extends EventTarget {
+  erasing = false;
+  codes = [];
+  #erased = new Set(); // row * columns + column
+  #cursor = { row: 0, column: 0 };
+  #anchor = null; // where a drag that erases began
+  #colours = [];
+
+  constructor(host) {
+    super();
+    this.host = host;
+    this.canvas = element("canvas", { "aria-hidden": "true" });
+    this.cell = element("div", { role: "gridcell", className: "cell" });
+    host.append(this.canvas, element("div", { role: "row" }, this.cell));
+    host.tabIndex = 0;
+    host.addEventListener("keydown", (event) => this.#type(event));
+    host.addEventListener("pointerdown", (event) => this.#press(event));
+    host.addEventListener("pointermove", (event) => this.#drag(event));
+    for (const type of ["pointerup", "pointercancel"]) host.addEventListener(type, () => (this.#anchor = null));
+    new ResizeObserver(() => this.draw()).observe(host);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+  }
+
+  get rows() {
+    return this.codes.length;
+  }
+
+  get columns() {
+    return this.codes[0]?.length ?? 0;
+  }
+
+  get selected() {
+    const { row, column } = this.#cursor;
+    return { row, column, code: this.codes[row]?.[column] };
+  }
+
+  get erasedCount() {
+    return this.#erased.size;
+  }
+
+  /** Rows of codes, null where they are erased: what /generate calls `known`. */
+  get known() {
+    return this.codes.map((row, r) => row.map((code, c) => (this.isErased(r, c) ? null : code)));
+  }
+
+  isErased(row, column) {
+    return this.#erased.has(row * this.columns + column);
+  }
+
+  show(codes, colours = this.#colours) {
+    const sameShape = codes.length === this.rows && codes[0].length === this.columns;
+    this.codes = codes.map((row) => [...row]);
+    this.#colours = colours;
+    this.host.setAttribute("aria-rowcount", this.rows);
+    this.host.setAttribute("aria-colcount", this.columns);
+    this.host.style.aspectRatio = `${this.columns} / ${this.rows}`;
+    if (!sameShape) {
+      this.#erased.clear();
+      this.#cursor = { row: this.rows >> 1, column: this.columns >> 1 };
+    }
+    this.draw();
+    this.#place();
+  }
+
+  restoreErased() {
+    this.eraseUnknown(this.codes);
+  }
+
+  setCode(row, column, code) {
+    this.codes[row][column] = code;
+    this.#erased.delete(row * this.columns + column);
+    this.draw();
+    this.#place();
+  }
+
+  setRow(row, codes) {
+    this.codes[row] = [...codes];
+    codes.forEach((_, column) => this.#erased.delete(row * this.columns + column));
+    this.draw();
+    this.#place();
+  }
+
+  /** Erase the cells that are null in `known`, and only those. */
+  eraseUnknown(known) {
+    const cells = known.flat().map((code, index) => (code === null ? index : -1));
+    this.#erased = new Set(cells.filter((index) => index >= 0));
+    this.draw();
+    this.#place();
+    this.#tell("erase");
+  }
+
+  select(row, column) {
+    this.#cursor = {
+      row: Math.max(0, Math.min(this.rows - 1, row)),
+      column: Math.max(0, Math.min(this.columns - 1, column)),
+    };
+    this.#place();
+    this.#tell("select");
+  }
+
+  #type(event) {
+    const { row, column } = this.#cursor;
+    const move = MOVES[event.key];
+    if (move) this.select(row + move[0], column + move[1]);
+    else if (event.key === "Home") this.select(event.ctrlKey ? 0 : row, 0);
+    else if (event.key === "End") this.select(event.ctrlKey ? this.rows - 1 : row, this.columns - 1);
+    else if (event.key === "Enter") this.#tell("activate");
+    else if (event.key === " " && this.erasing) this.#eraseBox(this.#cursor, this.#cursor, !this.isErased(row, column));
+    else return;
+    event.preventDefault();
+  }
+
+  #press(event) {
+    const at = this.#at(event);
+    this.select(at.row, at.column);
+    if (!this.erasing) {
+      this.#tell("activate");
+      return;
+    }
+    this.host.setPointerCapture(event.pointerId);
+    this.#anchor = { ...at, erase: !this.isErased(at.row, at.column), before: new Set(this.#erased) };
+    this.#eraseBox(at, at, this.#anchor.erase);
+  }
+
+  #drag(event) {
+    if (!this.#anchor) return;
+    const at = this.#at(event);
+    this.#erased = new Set(this.#anchor.before);
+    this.#eraseBox(this.#anchor, at, this.#anchor.erase);
+  }
+
+  #at(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const inside = (value, count) => Math.max(0, Math.min(count - 1, Math.floor(value * count)));
+    return {
+      row: inside((event.clientY - box.top) / box.height, this.rows),
+      column: inside((event.clientX - box.left) / box.width, this.columns),
+    };
+  }
+
+  #eraseBox(a, b, erase) {
+    for (let row = Math.min(a.row, b.row); row <= Math.max(a.row, b.row); row++) {
+      for (let column = Math.min(a.column, b.column); column <= Math.max(a.column, b.column); column++) {
+        if (erase) this.#erased.add(row * this.columns + column);
+        else this.#erased.delete(row * this.columns + column);
+      }
+    }
+    this.draw();
+    this.#place();
+    this.#tell("erase");
+  }
+
+  /** The visible cursor, which is also what a screen reader reads. */
+  #place() {
+    const { row, column, code } = this.selected;
+    const state = this.isErased(row, column) ? "erased" : `code ${code}`;
+    this.cell.id = `${this.host.id}-${row}-${column}`;
+    this.cell.textContent = `Row ${row + 1}, column ${column + 1}, ${state}`;
+    this.cell.setAttribute("aria-colindex", column + 1);
+    this.cell.parentElement.setAttribute("aria-rowindex", row + 1);
+    this.host.setAttribute("aria-activedescendant", this.cell.id);
+    Object.assign(this.cell.style, {
+      left: `${(column / this.columns) * 100}%`,
+      top: `${(row / this.rows) * 100}%`,
+      width: `${100 / this.columns}%`,
+      height: `${100 / this.rows}%`,
+    });
+  }
+
+  draw() {
+    if (!this.rows || !this.host.clientWidth) return;
+    const ratio = devicePixelRatio;
+    this.canvas.width = Math.round(this.host.clientWidth * ratio);
+    this.canvas.height = Math.round((this.host.clientWidth * this.rows * ratio) / this.columns);
+    const context = this.canvas.getContext("2d");
+    const [width, height] = [this.canvas.width / this.columns, this.canvas.height / this.rows];
+    const labelled = width / ratio >= SMALLEST_LABELLED_PX;
+    const gap = width / ratio >= SMALLEST_SPACED_PX ? ratio : 0;
+    context.font = `${Math.round(Math.min(13 * ratio, width * 0.34))}px ${getComputedStyle(this.host).fontFamily}`;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    this.codes.forEach((row, r) =>
+      row.forEach((code, c) => {
+        const [left, top] = [Math.round(c * width), Math.round(r * height)];
+        const box = [left, top, Math.round((c + 1) * width) - left - gap, Math.round((r + 1) * height) - top - gap];
+        if (this.isErased(r, c) || code === null) {
+          this.#hatch(context, box);
+          return;
+        }
+        context.fillStyle = this.#colours[code];
+        context.fillRect(...box);
+        if (!labelled) return;
+        context.fillStyle = inkOn(this.#colours[code]);
+        context.globalAlpha = 0.72;
+        context.fillText(code, left + box[2] / 2, top + box[3] / 2);
+        context.globalAlpha = 1;
+      }),
+    );
+  }
+
+  #hatch(context, [left, top, width, height]) {
+    context.save();
+    context.beginPath();
+    context.rect(left, top, width, height);
+    context.clip();
+    context.strokeStyle = getComputedStyle(this.host).getPropertyValue("--accent");
+    context.lineWidth = devicePixelRatio;
+    context.beginPath();
+    for (let x = left - height; x < left + width; x += 6 * devicePixelRatio) {
+      context.moveTo(x, top + height);
+      context.lineTo(x + height, top);
+    }
+    context.stroke();
+    context.restore();
+  }
+
+  #tell(type) {
+    this.dispatchEvent(new CustomEvent(type, { detail: this.selected }));
+  }
+}

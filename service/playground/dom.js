@@ -1,0 +1,63 @@
+// Small helpers around the document. In: ids, numbers, names. Out: elements and text for people.
+
+export const byId = (id) => document.getElementById(id);
+
+export function element(tag, properties = {}, ...children) {
+  const { className, ...attributes } = properties;
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+/** Says something to screen readers without moving the focus. */
+export function announce(text) {
+  byId("announcement").textContent = text;
+}
+
+export function showProblem(error) {
+  if (error.name === "AbortError") return;
+  byId("problem-title").textContent = error.title ?? "Something went wrong in the page";
+  byId("problem-detail").textContent = error.detail ?? error.message;
+  byId("problem").hidden = false;
+}
+
+export function hideProblem() {
+  byId("problem").hidden = true;
+}
+
+export const formatBytes = (bytes) => (bytes < 10_000 ? `${bytes} B` : `${(bytes / 1000).toFixed(1)} kB`);
+
+export function formatMs(ms) {
+  if (ms >= 1000) return `${(ms / 1000).toFixed(2)} s`;
+  return ms >= 100 ? `${ms.toFixed(0)} ms` : `${ms.toFixed(ms >= 10 ? 1 : 2)} ms`;
+}
+
+/** Saves `blob` under `name` when the link is followed; the blob before it is let go. */
+export function offerDownload(link, blob, name) {
+  if (link.href) URL.revokeObjectURL(link.href);
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.hidden = false;
+}
+
+/** Runs `work` for the latest arguments only: calls that come while it is busy replace each other. */
+export function latest(work) {
+  let busy = false;
+  let waiting = null;
+  return async function run(...given) {
+    waiting = given;
+    if (busy) return;
+    busy = true;
+    try {
+      while (waiting) {
+        const now = waiting;
+        waiting = null;
+        await work(...now);
+      }
+    } finally {
+      busy = false;
+    }
+  };
+}

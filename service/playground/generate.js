@@ -1,0 +1,163 @@
+// The lower half of the page: new pictures from the prior, and the completion of erased codes.
+// In: the form. Out: a sheet that fills row by row while the service draws.
+
+import { generate } from "./api.js";
+import { coloursOf, rgbOf } from "./colours.js";
+import { generateLine, showLines } from "./curl.js";
+import { announce, byId, element, formatMs, hideProblem, showProblem } from "./dom.js";
+
+export class Generator {
+  #workbench;
+  #running = null; // AbortController
+
+  constructor(workbench) {
+    this.#workbench = workbench;
+    byId("generate-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#sheet();
+    });
+    for (const id of ["cancel", "complete-cancel"]) byId(id).addEventListener("click", () => this.#running?.abort());
+    byId("complete").addEventListener("click", () => this.#complete());
+    workbench.grid.addEventListener("erase", () => this.#showErased());
+    byId("keep-seed").addEventListener("click", ({ target }) => (byId("seed").value = target.dataset.seed));
+  }
+
+  open(model) {
+    this.#running?.abort();
+    byId("generate-body").hidden = !model.prior;
+    byId("no-prior").hidden = model.prior;
+    byId("label-field").hidden = !model.labels;
+    const labels = (model.labels ?? []).map((name, index) => element("option", { value: index }, name));
+    byId("label").replaceChildren(element("option", { value: "" }, "any"), ...labels);
+    byId("sheet").replaceChildren();
+    byId("generate-lines").replaceChildren();
+    this.#showErased();
+  }
+
+  /** The form as the service's JSON, without what is left to its defaults. */
+  #settings() {
+    const numbers = { label: "label", temperature: "temperature", top_k: "top-k", top_p: "top-p", seed: "seed" };
+    const filled = Object.entries(numbers).filter(([, id]) => byId(id).value !== "");
+    return Object.fromEntries(filled.map(([name, id]) => [name, Number(byId(id).value)]));
+  }
+
+  async #sheet() {
+    const { model, query } = this.#workbench;
+    const settings = { n: Number(byId("n").value), ...this.#settings() };
+    const cells = Array.from({ length: settings.n }, (_, index) => new Sample(model, index));
+    byId("sheet").replaceChildren(...cells.map(({ button }) => button));
+    byId("generate-facts").textContent = "Waiting for the first row…";
+    const onRow = ({ row, items }) => {
+      items.forEach(({ codes }, index) => cells[index].showRow(row, codes));
+      byId("generate-facts").textContent = `Row ${row + 1} of ${model.codes.height}`;
+    };
+    showLines(byId("generate-lines"), [["These samples as one sheet", generateLine(query, settings, "samples.png")]]);
+    const outcome = await this.#run(settings, onRow);
+    if (!outcome) return;
+    const { answer, timing } = outcome;
+    answer.items.forEach((item, index) => cells[index].show(item, () => this.#take(item)));
+    byId("keep-seed").dataset.seed = answer.seed;
+    byId("keep-seed").hidden = false;
+    const rows = `first row ${formatMs(timing.firstRowMs)}, all ${formatMs(timing.totalMs)}`;
+    byId("generate-facts").textContent = `Seed ${answer.seed}; ${rows}. A click on a sample takes it to the top as the picture.`;
+    const same = { ...settings, seed: answer.seed };
+    showLines(byId("generate-lines"), [
+      ["The same samples as one sheet", generateLine(query, same, "samples.png")],
+      ["Row by row", generateLine(query, same, null)?.replace("curl ", "curl -N -H 'Accept: text/event-stream' ")],
+    ]);
+    announce(`${answer.items.length} samples are ready.`);
+  }
+
+  async #complete() {
+    const { grid, query } = this.#workbench;
+    const [known, before] = [grid.known, grid.codes.map((row) => [...row])];
+    const settings = { n: 1, ...this.#settings(), known };
+    const outcome = await this.#run(settings, ({ row, items }) => grid.setRow(row, items[0].codes));
+    if (!outcome) {
+      grid.show(before);
+      grid.eraseUnknown(known);
+      return;
+    }
+    const { answer, timing } = outcome;
+    grid.show(answer.items[0].codes);
+    this.#workbench.showTime("complete", timing);
+    await this.#workbench.codesChanged();
+    showLines(byId("complete-lines"), [["This completion", generateLine(query, { ...settings, seed: answer.seed }, "completed.png")]]);
+    this.#showErased();
+    announce("The erased codes are completed.");
+  }
+
+  #take(item) {
+    this.#workbench.load(pngOf(item.image));
+    byId("codec-heading").scrollIntoView({ block: "start" });
+  }
+
+  #showErased() {
+    const { grid, model } = this.#workbench;
+    const count = grid.erasedCount;
+    byId("complete").disabled = !count || Boolean(this.#running) || !model?.prior;
+    byId("erase-help").textContent = count
+      ? `${count} of ${grid.rows * grid.columns} codes are erased.`
+      : "Drag over the codes to erase a region.";
+  }
+
+  async #run(settings, onRow) {
+    this.#running?.abort();
+    const controller = new AbortController();
+    this.#setRunning(controller);
+    try {
+      const outcome = await generate(this.#workbench.query, settings, { signal: controller.signal, onRow });
+      hideProblem();
+      return outcome;
+    } catch (error) {
+      const cancelled = error.name === "AbortError";
+      byId("generate-facts").textContent = cancelled ? "Cancelled." : "";
+      if (cancelled) announce("Cancelled.");
+      else showProblem(error);
+      return null;
+    } finally {
+      if (this.#running === controller) this.#setRunning(null);
+    }
+  }
+
+  #setRunning(controller) {
+    this.#running = controller;
+    for (const id of ["cancel", "complete-cancel"]) byId(id).disabled = !controller;
+    byId("generate").disabled = Boolean(controller);
+    this.#showErased();
+  }
+}
+
+/** One picture of the sheet: first its codes as colours, then the picture. */
+class Sample {
+  constructor(model, index) {
+    const { width, height } = model.codes;
+    this.colours = coloursOf(model);
+    this.canvas = element("canvas", { width, height, "aria-hidden": "true" });
+    this.caption = element("span", { className: "caption" }, "\u00a0");
+    this.button = element("button", { type: "button", className: "sample", "aria-label": `Sample ${index + 1}` }, this.canvas, this.caption);
+    this.button.disabled = true;
+    this.name = `Sample ${index + 1}`;
+  }
+
+  showRow(row, codes) {
+    const image = new ImageData(codes.length, 1);
+    codes.forEach((code, x) => image.data.set([...rgbOf(this.colours[code]), 255], 4 * x));
+    this.canvas.getContext("2d").putImageData(image, 0, row);
+  }
+
+  show({ image, label, bits }, onClick) {
+    const picture = element("img", { src: `data:image/png;base64,${image}`, alt: "" });
+    this.canvas.replaceWith(picture);
+    const parts = [label ?? null, bits == null ? null : `${bits.toFixed(0)} bits`].filter((part) => part !== null);
+    this.caption.textContent = parts.join(" · ");
+    this.button.setAttribute("aria-label", `${this.name}, ${parts.join(", ")}: take it as the picture`);
+    this.button.disabled = false;
+    this.button.addEventListener("click", onClick);
+  }
+}
+
+function pngOf(base64) {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  return new Blob([bytes], { type: "image/png" });
+}

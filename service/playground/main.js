@@ -1,0 +1,44 @@
+// The page: which model it shows, and the key where the service asks for one.
+
+import { keepApiKey, listModels } from "./api.js";
+import { byId, element, hideProblem, showProblem } from "./dom.js";
+import { Generator } from "./generate.js";
+import { Workbench } from "./workbench.js";
+
+const workbench = new Workbench();
+const generator = new Generator(workbench);
+let models = [];
+
+async function start() {
+  try {
+    models = await listModels();
+    hideProblem();
+  } catch (error) {
+    showProblem(error);
+    byId("key-form").hidden = error.status !== 401;
+    return;
+  }
+  byId("key-form").hidden = true;
+  byId("model").replaceChildren(...models.map(({ name }) => element("option", { value: name }, name)));
+  byId("model").value = models.find((model) => model.default).name;
+  await choose();
+}
+
+async function choose() {
+  const model = models.find(({ name }) => name === byId("model").value);
+  const { picture, codes, quality } = model;
+  const size = picture.any_size ? `any size, ${picture.channels} channels` : `${picture.width} × ${picture.height} × ${picture.channels}`;
+  const psnr = quality.pictures ? `, ${quality.psnr_db.toFixed(1)} dB on ${quality.split}` : "";
+  byId("model-facts").textContent = `${size}, ${codes.codebook_size} codes${psnr}, ${model.version.slice(0, 12)}, ${model.provider}`;
+  generator.open(model);
+  await workbench.open(model);
+}
+
+byId("model").addEventListener("change", choose);
+byId("problem-close").addEventListener("click", hideProblem);
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepApiKey(byId("key").value);
+  start();
+});
+start();

@@ -1,0 +1,103 @@
+// Pictures as numbers. A picture is {width, height, channels, data}, data uint8 (H,W,C), as the model takes it.
+
+export const blank = (width, height, channels) => {
+  return { width, height, channels, data: new Uint8Array(width * height * channels) };
+};
+
+/** A file that the browser can show -> an ImageBitmap, colours as they are stored. */
+export const openImage = (file) => createImageBitmap(file, { colorSpaceConversion: "none", imageOrientation: "from-image" });
+
+/**
+ * An image in the size of the model (`spec`: its picture), with the fit `crop`, `whole` or `keep`.
+ * What is transparent lies on white; what lies outside a whole picture is black.
+ */
+export function fitImage(image, spec, fit, inverted) {
+  const keep = fit === "keep";
+  const width = keep ? image.width : spec.width;
+  const height = keep ? image.height : spec.height;
+  const scale = keep ? 1 : (fit === "crop" ? Math.max : Math.min)(width / image.width, height / image.height);
+  const box = [(width - image.width * scale) / 2, (height - image.height * scale) / 2];
+  box.push(image.width * scale, image.height * scale);
+  const context = contextOf(width, height);
+  context.imageSmoothingQuality = "high";
+  context.fillRect(0, 0, width, height);
+  context.fillStyle = "white";
+  context.fillRect(...box);
+  context.drawImage(image, ...box);
+  if (inverted) {
+    context.globalCompositeOperation = "difference";
+    context.fillRect(...box);
+  }
+  return fromRgba(context.getImageData(0, 0, width, height), spec.channels);
+}
+
+/** The part of a decoded picture that was in the original, without the border that a multiple of the model's needs. */
+export function cropImage(image, width, height, channels) {
+  const context = contextOf(width, height);
+  context.drawImage(image, 0, 0);
+  return fromRgba(context.getImageData(0, 0, width, height), channels);
+}
+
+/** Grey by the weights of ITU-R 601, as the service does. */
+function fromRgba({ width, height, data }, channels) {
+  const picture = blank(width, height, channels);
+  for (let i = 0; i < width * height; i++) {
+    const [red, green, blue] = data.subarray(4 * i, 4 * i + 3);
+    if (channels === 3) picture.data.set([red, green, blue], 3 * i);
+    else picture.data[i] = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16;
+  }
+  return picture;
+}
+
+export function paint(canvas, { width, height, channels, data }) {
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = data[i * channels + (channels === 3 ? c : 0)];
+    image.data[4 * i + 3] = 255;
+  }
+  show(canvas, image);
+}
+
+/** Orange where `after` is brighter than `before`, blue where it is darker, the page where they agree. */
+export function paintDifference(canvas, before, after) {
+  const { width, height, channels } = before;
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    let sum = 0;
+    for (let c = 0; c < channels; c++) sum += after.data[i * channels + c] - before.data[i * channels + c];
+    const difference = sum / channels;
+    image.data.set(difference > 0 ? [222, 106, 20] : [43, 104, 218], 4 * i);
+    image.data[4 * i + 3] = Math.min(255, 2 * Math.abs(difference));
+  }
+  show(canvas, image);
+}
+
+/** MSE is the mean over samples in [0, 1], as in the bundle's manifest; PSNR in dB comes from it. */
+export function compare(before, after) {
+  let squares = 0;
+  let largest = 0;
+  for (let i = 0; i < before.data.length; i++) {
+    const difference = before.data[i] - after.data[i];
+    squares += difference * difference;
+    largest = Math.max(largest, Math.abs(difference));
+  }
+  const mse = squares / before.data.length / 255 ** 2;
+  return { mse, psnrDb: mse ? -10 * Math.log10(mse) : Infinity, largest };
+}
+
+export function clear(canvas) {
+  canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+}
+
+function show(canvas, image) {
+  canvas.width = image.width;
+  canvas.height = image.height;
+  canvas.style.aspectRatio = `${image.width} / ${image.height}`;
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+function contextOf(width, height) {
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "black";
+  return context;
+}

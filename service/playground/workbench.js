@@ -1,0 +1,286 @@
+// The upper half of the page: a picture, its codes, what they decode to, and what that costs.
+// In: pictures from a file, the clipboard, the pad or a sample. Out: everything that is shown about them.
+
+import { compress, decode, encode } from "./api.js";
+import { CodeGrid } from "./codes.js";
+import { coloursOf, palette } from "./colours.js";
+import { compressLine, decodeLine, decompressLine, encodeLine, showLines } from "./curl.js";
+import { announce, byId, element, formatBytes, formatMs, hideProblem, latest, offerDownload, showProblem } from "./dom.js";
+import { Pad } from "./pad.js";
+import { blank, clear, compare, cropImage, fitImage, openImage, paint, paintDifference } from "./pixels.js";
+import { encodePng } from "./png.js";
+
+const SEVEN = [[7.5, 8], [20.5, 7.5], [16, 14], [13, 22]]; // the first picture, so that there is something to see
+const PALETTE_COLUMNS = { wide: 64, narrow: 32 };
+const STAGES = {
+  read: "request",
+  decode_picture: "read picture",
+  run: "model",
+  encode_answer: "write answer",
+};
+
+export class Workbench {
+  #model = null;
+  #image = null; // the file that was opened, as the browser shows it; null for a drawing
+  #picture = null;
+  #file = null; // the picture as PNG, exactly what is sent
+  #encoded = null; // the service's answer for it
+  #times = {};
+  #bytes = {};
+
+  constructor() {
+    this.pad = new Pad(byId("pad"), byId("pen"), (picture) => this.#drawn(picture));
+    this.grid = new CodeGrid(byId("codes"));
+    this.palette = new CodeGrid(byId("palette"));
+    this.encodeLatest = latest(() => this.#reported(() => this.#encode()));
+    this.decodeLatest = latest(() => this.#reported(() => this.#decode()));
+    this.#listenToPictures();
+    this.#listenToCodes();
+  }
+
+  get model() {
+    return this.#model;
+  }
+
+  get query() {
+    return { model: this.#model.default ? "" : this.#model.name };
+  }
+
+  get #encodeQuery() {
+    return { ...this.query, fit: this.#model.picture.any_size ? "pad" : "" };
+  }
+
+  /** Serve another model: the picture stays where it is a file, and is the first drawing again where it is not. */
+  async open(model) {
+    this.#model = model;
+    const { picture } = model;
+    byId("fit").value = picture.any_size ? "keep" : "crop";
+    byId("fit-controls").hidden = picture.any_size;
+    byId("clear").hidden = !this.#drawable;
+    byId("code").max = model.codes.codebook_size - 1;
+    const columns = matchMedia("(min-width: 46rem)").matches ? PALETTE_COLUMNS.wide : PALETTE_COLUMNS.narrow;
+    const colours = coloursOf(model);
+    this.palette.show(palette(colours, Math.min(columns, colours.length)), colours);
+    byId("how").textContent = this.#drawable
+      ? "Draw, or drop, paste or open a picture. Then change its codes and see what they make."
+      : "Drop, paste or open a picture. Then change its codes and see what they make.";
+    if (this.#image) await this.#fit();
+    else this.#drawExample();
+  }
+
+  /** A file or blob that the browser can show becomes the picture. */
+  async load(blob) {
+    await this.#reported(async () => {
+      this.#image = await openImage(blob).catch(() => {
+        throw Object.assign(new Error(), { title: "Not a picture", detail: "The browser cannot show this file." });
+      });
+      await this.#fit();
+    });
+  }
+
+  /** The codes have changed: decode them again. */
+  async codesChanged() {
+    await this.decodeLatest();
+  }
+
+  showTime(name, timing) {
+    this.#times[name] = timing;
+    byId("times").replaceChildren(...Object.entries(this.#times).flatMap(([title, time]) => timeRow(title, time)));
+  }
+
+  get #drawable() {
+    const { channels, any_size: anySize } = this.#model.picture;
+    return channels === 1 && !anySize;
+  }
+
+  #drawExample() {
+    const { width, height, channels } = this.#model.picture;
+    const picture = blank(width, height, channels);
+    if (this.#drawable) {
+      this.pad.open(picture, true);
+      this.pad.stroke(SEVEN.map(([x, y]) => [(x * width) / 28, (y * height) / 28]));
+    } else {
+      for (let i = 0; i < picture.data.length; i++) {
+        const [x, y, c] = [Math.floor(i / channels) % width, Math.floor(i / channels / width), i % channels];
+        picture.data[i] = 255 * [x / width, y / height, 1 - x / width][c];
+      }
+      this.#take(picture);
+    }
+  }
+
+  async #fit() {
+    const { picture } = this.#model;
+    this.#take(fitImage(this.#image, picture, byId("fit").value, byId("invert").checked));
+  }
+
+  #take(picture) {
+    this.pad.open(picture, this.#drawable && picture.width === this.#model.picture.width);
+    this.#drawn(picture);
+  }
+
+  #drawn(picture) {
+    this.#picture = picture;
+    byId("picture-facts").textContent = `${picture.width} × ${picture.height}`;
+    this.encodeLatest();
+  }
+
+  async #encode() {
+    const [picture, model] = [this.#picture, this.#model];
+    this.#file = await encodePng(picture);
+    offerDownload(byId("save-picture"), this.#file, "picture.png");
+    const { answer, timing } = await encode(this.#encodeQuery, this.#file);
+    this.#encoded = answer;
+    this.grid.show(answer.codes, coloursOf(model));
+    this.grid.restoreErased();
+    byId("codes-facts").textContent = `${answer.shape.join(" × ")} of ${answer.codebook_size}`;
+    this.showTime("encode", timing);
+    await this.#decode();
+    await this.#compress();
+    this.#select();
+    announce(`Encoded to ${answer.shape.join(" by ")} codes. ${byId("decoded-facts").textContent}`);
+  }
+
+  async #decode() {
+    const { picture: blob, timing } = await decode(this.query, this.grid.codes);
+    offerDownload(byId("save-decoded"), blob, "decoded.png");
+    const { width, height, channels } = this.#picture;
+    const after = cropImage(await openImage(blob), width, height, channels);
+    const { mse, psnrDb, largest } = compare(this.#picture, after);
+    paint(byId("decoded"), after);
+    paintDifference(byId("difference"), this.#picture, after);
+    byId("decoded-facts").textContent = `MSE ${mse.toFixed(4)}, ${psnrDb.toFixed(1)} dB`;
+    byId("difference-facts").textContent = `at most ${largest} of 255`;
+    this.showTime("decode", timing);
+    byId("restore").disabled = !this.#edited && !this.grid.erasedCount;
+    this.#showLines();
+  }
+
+  async #compress() {
+    const { container, timing } = await compress(this.#encodeQuery, this.#file);
+    const bits = Math.ceil(Math.log2(this.#model.codes.codebook_size));
+    const raw = Math.ceil((this.grid.rows * this.grid.columns * bits) / 8);
+    this.showTime("compress", timing);
+    this.#showBytes([
+      ["pixels", this.#picture.data.length],
+      ["PNG", this.#file.size],
+      [`codes, ${bits} bits each`, raw],
+      [this.#model.prior ? "codes with the prior" : "codes with their statistics", container.size],
+    ]);
+  }
+
+  #showBytes(sizes) {
+    const most = Math.max(...sizes.map(([, bytes]) => bytes));
+    const bars = sizes.flatMap(([title, bytes]) => {
+      const bar = element("span", { className: "bar" });
+      bar.style.width = `${(100 * bytes) / most}%`;
+      return [element("dt", {}, title), element("dd", {}, bar, element("span", {}, formatBytes(bytes)))];
+    });
+    byId("bytes").replaceChildren(...bars);
+  }
+
+  #showLines() {
+    const decoded = decodeLine(this.query, this.grid.codes, "decoded.png");
+    showLines(byId("codec-lines"), [
+      ["Picture to codes", encodeLine(this.#encodeQuery, "picture.png")],
+      ["Codes to picture", decoded],
+      ["Picture to bytes", compressLine(this.#encodeQuery, "picture.png", "picture.vq")],
+      ["Bytes to picture", decompressLine(this.query, "picture.vq", "decoded.png")],
+    ]);
+  }
+
+  get #edited() {
+    return this.#encoded && JSON.stringify(this.grid.codes) !== JSON.stringify(this.#encoded.codes);
+  }
+
+  #select() {
+    const { row, column, code } = this.grid.selected;
+    byId("code-place").textContent = `Row ${row + 1}, column ${column + 1}: code`;
+    byId("code").value = code;
+  }
+
+  #put(code) {
+    if (!Number.isInteger(code)) return;
+    const { row, column } = this.grid.selected;
+    if (code >= 0 && code < this.#model.codes.codebook_size) this.grid.setCode(row, column, code);
+    else this.grid.codes[row][column] = code; // the service says what is wrong with it
+    this.#select();
+    this.codesChanged();
+  }
+
+  #listenToPictures() {
+    byId("file").addEventListener("change", ({ target }) => {
+      if (target.files[0]) this.load(target.files[0]);
+      target.value = "";
+    });
+    byId("clear").addEventListener("click", () => {
+      this.#image = null;
+      const { width, height, channels } = this.#model.picture;
+      this.#take(blank(width, height, channels));
+    });
+    for (const id of ["fit", "invert"]) byId(id).addEventListener("change", () => this.#image && this.#reported(() => this.#fit()));
+    document.addEventListener("paste", ({ clipboardData }) => {
+      const file = [...clipboardData.files].find(({ type }) => type.startsWith("image/"));
+      if (file) this.load(file);
+    });
+    for (const type of ["dragenter", "dragover"]) {
+      document.addEventListener(type, (event) => {
+        event.preventDefault();
+        byId("drop").classList.add("dropping");
+      });
+    }
+    document.addEventListener("dragleave", ({ relatedTarget }) => {
+      if (!relatedTarget) byId("drop").classList.remove("dropping");
+    });
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      byId("drop").classList.remove("dropping");
+      if (event.dataTransfer.files[0]) this.load(event.dataTransfer.files[0]);
+    });
+  }
+
+  #listenToCodes() {
+    this.grid.addEventListener("select", () => this.#select());
+    this.grid.addEventListener("activate", () => byId("code").select());
+    byId("code").addEventListener("change", ({ target }) => this.#put(target.valueAsNumber));
+    this.palette.addEventListener("activate", ({ detail }) => this.#put(detail.code));
+    byId("restore").addEventListener("click", () => {
+      this.grid.show(this.#encoded.codes);
+      this.grid.restoreErased();
+      this.#select();
+      this.codesChanged();
+    });
+    this.grid.addEventListener("erase", () => {
+      byId("restore").disabled = !this.#edited && !this.grid.erasedCount;
+    });
+    for (const radio of document.querySelectorAll("input[name=mode]")) {
+      radio.addEventListener("change", () => this.setMode(radio.value));
+    }
+  }
+
+  setMode(mode) {
+    this.grid.erasing = mode === "erase";
+    byId("change-tools").hidden = mode === "erase";
+    byId("erase-tools").hidden = mode !== "erase";
+  }
+
+  async #reported(work) {
+    try {
+      await work();
+      hideProblem();
+    } catch (error) {
+      showProblem(error);
+      for (const id of ["decoded", "difference"]) clear(byId(id));
+      for (const id of ["decoded-facts", "difference-facts"]) byId(id).textContent = "";
+    }
+  }
+}
+
+function timeRow(title, { totalMs, stages }) {
+  const inside = stages.reduce((sum, { ms }) => sum + ms, 0);
+  const parts = stages.map(({ name, ms }) => `${STAGES[name] ?? name} ${formatMs(ms)}`);
+  if (parts.length) parts.push(`on the way ${formatMs(Math.max(0, totalMs - inside))}`);
+  return [
+    element("dt", {}, title),
+    element("dd", {}, element("span", { className: "total" }, formatMs(totalMs)), element("span", { className: "soft small" }, parts.join(", "))),
+  ];
+}
