@@ -54,6 +54,8 @@ def uncovered(model: onnx.ModelProto) -> list[Uncovered]:
 def _walk(graph: onnx.GraphProto, opset: int, outer: dict[str, str]) -> Iterator[Uncovered]:
     types = outer | _value_types(graph)
     for index, node in enumerate(graph.node):
+        if node.op_type == "Constant":  # becomes an initializer before kernels are chosen
+            continue
         name = node.name or f"{node.op_type}#{index}"
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain) if not node.domain else None
         bound = _bound_types(node, schema, types) if schema else {}

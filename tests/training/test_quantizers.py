@@ -65,7 +65,7 @@ def test_a_tie_goes_to_the_lowest_index() -> None:
 
 
 def test_ema_update_is_the_lectures() -> None:
-    """N_i, m_i and e_i = m_i / N_i after three batches, in float64 numpy; float32 sums of 72 rows differ by rounding."""
+    """N_i, m_i and e_i = m_i / N_i after three batches, in float64; float32 sums of 72 rows differ by rounding."""
     gamma = 0.9
     quantizer = started(EMAQuantizer(K, D, start_step=0, usage_decay=gamma, restart_every=0))
     n, m = np.full(K, 3.0), 3 * quantizer.codebook.double().numpy()

@@ -1,0 +1,154 @@
+"""A finished run becomes a bundle that loads, says what was measured, and is all or nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export.__main__ import main
+from export.autoencoder_graphs import autoencoder_graphs, shapes_of
+from export.build import ExportError, build_bundle
+from export.cuda_coverage import uncovered
+from export.verify import Sessions, VerificationError, to_torch, verify
+from service.bundle import BundleError, load_bundle
+from training.autoencoders import VQVAE
+from training.networks import Decoder, Encoder
+from training.quantizers import EMAQuantizer, FiniteScalarQuantizer
+from training.runs import load_run
+
+
+@pytest.fixture(scope="module")
+def bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    build_bundle(finished_run, folder)
+    return folder
+
+
+def test_the_bundle_loads_and_tells_what_was_measured(bundle: Path, finished_run: Path) -> None:
+    manifest = load_bundle(bundle).manifest
+    run = load_run(finished_run)
+    assert manifest.quality.model_dump() == run.metrics["quality"]
+    assert manifest.parity.pictures == manifest.quality.pictures == 100
+    assert manifest.parity.codes_compared == 100 * 49
+    assert manifest.parity.codes_different == 0
+    assert manifest.parity.largest_pixel_difference <= 1
+    assert manifest.parity.prior_logits_compared == 100 * 49 * 16
+    assert manifest.parity.sampled_codes_compared == 3 * 16 * 49
+    assert manifest.labels == tuple("0123456789")
+    assert sum(manifest.code_histogram) % 49 == 0
+    assert manifest.codebook_colours is not None
+    assert len(manifest.codebook_colours) == 16
+
+
+def test_the_same_run_gives_the_same_version(bundle: Path, finished_run: Path, tmp_path: Path) -> None:
+    again = build_bundle(finished_run, tmp_path / "again")
+    assert again.version == load_bundle(bundle).manifest.version
+
+
+def test_graphs_name_no_path_of_the_machine_that_made_them(bundle: Path) -> None:
+    for path in bundle.glob("*.onnx"):
+        assert b"/" + str(Path.cwd()).encode().lstrip(b"/") not in path.read_bytes()
+
+
+def test_a_failed_verification_leaves_no_bundle(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(vqvae: VQVAE, shapes: object) -> dict[str, onnx.ModelProto]:
+        """A decoder whose codebook is off by one entry."""
+        with torch.no_grad():
+            models = autoencoder_graphs(vqvae, shapes)  # type: ignore[arg-type]
+            vqvae.quantizer.codebook.copy_(vqvae.quantizer.codebook.roll(1, 0))
+            broken_models = autoencoder_graphs(vqvae, shapes)  # type: ignore[arg-type]
+            vqvae.quantizer.codebook.copy_(vqvae.quantizer.codebook.roll(-1, 0))
+        return {**models, "decoder": broken_models["decoder"]}
+
+    monkeypatch.setattr("export.build.autoencoder_graphs", broken)
+    assert main([str(finished_run), str(tmp_path / "bundle")]) == 1
+    assert "decoded pixels differ" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_keeps_the_older_bundle(
+    finished_run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_bundle(bundle).manifest.version
+
+    def refuse(*_: object) -> None:
+        raise VerificationError("no")
+
+    monkeypatch.setattr("export.build.verify", refuse)
+    with pytest.raises(VerificationError):
+        build_bundle(finished_run, bundle)
+    assert load_bundle(bundle).manifest.version == before
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ExportError, match="is not a bundle"):
+        build_bundle(finished_run, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("format_version", 2, "format_version is 2, this service reads 1"),
+        ("name", "Bad Name", "name: String should match"),
+        ("version", "0" * 64, "the graphs hash to"),
+        ("code_histogram", [1, 2], "code_histogram has 2 entries"),
+        ("colour", "red", "colour: Extra inputs are not permitted"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    bundle: Path, tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in bundle.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, field: value}))
+    with pytest.raises(BundleError, match=message):
+        load_bundle(copy)
+
+
+def test_a_changed_or_missing_graph_is_refused(bundle: Path, tmp_path: Path) -> None:
+    for path in bundle.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    decoder = tmp_path / "decoder.onnx"
+    decoder.write_bytes(decoder.read_bytes()[:-1] + b"\0")
+    with pytest.raises(BundleError, match=r"graph decoder: .* has sha256"):
+        load_bundle(tmp_path)
+    decoder.unlink()
+    with pytest.raises(BundleError, match="does not exist"):
+        load_bundle(tmp_path)
+    with pytest.raises(BundleError, match="python -m export"):
+        load_bundle(tmp_path / "nowhere")
+
+
+def model_for(channels: int, downsampling: int, fsq: bool) -> VQVAE:
+    torch.manual_seed(0)
+    options = {"channels": 32, "residual_blocks": 1, "downsampling": downsampling}
+    quantizer = FiniteScalarQuantizer((4, 4, 3)) if fsq else EMAQuantizer(24, 3, rate_weight=0.1)
+    if isinstance(quantizer, EMAQuantizer):
+        quantizer.codebook.normal_(0, 0.1)
+        quantizer.cluster_size.uniform_(0, 10)
+        quantizer.mean_error.fill_(0.01)
+    return VQVAE(Encoder(channels, 3, **options), quantizer, Decoder(channels, 3, **options)).eval()
+
+
+@pytest.mark.parametrize(("channels", "downsampling", "fsq"), [(1, 4, False), (3, 8, False), (3, 4, True)])
+def test_any_size_graphs_compute_what_the_modules_compute(channels: int, downsampling: int, fsq: bool) -> None:
+    vqvae = model_for(channels, downsampling, fsq)
+    models = autoencoder_graphs(vqvae, shapes_of((channels, 64, 64), downsampling, 3, any_size=True))
+    assert all(uncovered(model) == [] for model in models.values())
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 40, 72, channels), dtype=np.uint8)
+    codes = Sessions.of(models).run("encoder_quantizer", images=pictures)[0]
+    assert np.array_equal(codes, vqvae.encode(to_torch(pictures)).numpy())
+    parity = verify(vqvae, None, models, np.array([2, 1], np.int32), pictures, np.zeros(3, np.int64))
+    assert parity.codes_compared == codes.size
