@@ -22,6 +22,7 @@ from client.synchronous import Client
 if TYPE_CHECKING:
     from service.bundle import Bundle
     from service.images import Fit
+    from service.prior_sessions import Session
 
 Pixels = NDArray[np.uint8]
 LARGEST_PICTURE = 1 << 26  # pixels: 8192 x 8192
@@ -113,9 +114,9 @@ class Offline:
             decoded = codec.decode(self._codec, container, codec.Limits(max_codes=LARGEST_CONTAINER))
         except ContainerError as error:
             raise VqserveError(str(error)) from error
-        pictures = [self._decoder.run(None, {"codes": grid[None]})[0] for grid in decoded.codes]
+        pictures = [self._run(self._decoder, "codes", grid, 1, self._codec.multiple_of) for grid in decoded.codes]
         height, width = decoded.size
-        pixels: Pixels = np.concatenate(pictures)[:, :height, :width]
+        pixels: Pixels = np.stack(pictures)[:, :height, :width]
         return pixels
 
     def generate(self, wanted: Wanted) -> Generation:
@@ -142,8 +143,18 @@ class Offline:
             taken = to_picture(open_picture(picture, LARGEST_PICTURE), self._bundle.manifest.picture, _fit(fit))
         except Problem as error:
             raise VqserveError(error.detail) from error
-        codes = self._encoder.run(None, {"images": taken.pixels[None]})[0][0]
+        codes: NDArray[np.int64] = self._run(self._encoder, "images", taken.pixels, self._codec.multiple_of, 1)
         return codes, (taken.height, taken.width)
+
+    def _run(self, session: Session, name: str, one: NDArray[Any], scale_in: int, scale_out: int) -> NDArray[Any]:
+        from service.windows import run_in_windows
+
+        def run(window: NDArray[Any]) -> NDArray[Any]:
+            result: NDArray[Any] = session.run(None, {name: window})[0]
+            return result
+
+        found: NDArray[Any] = run_in_windows(run, one[None], scale_in=scale_in, scale_out=scale_out)[0]
+        return found
 
 
 def _fit(value: str) -> Fit:

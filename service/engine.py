@@ -20,6 +20,7 @@ from service.batching import Array, Batcher, BatchLimits, Item, Run
 from service.bundle import Bundle, BundleError, GraphName, PictureSpec
 from service.sessions import CUDA, SessionMaker
 from service.settings import Settings
+from service.windows import run_in_windows
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -85,12 +86,16 @@ class Engine:
 
     def run_encode(self, pictures: Pixels) -> Codes:
         """Without the queue: for the engine's own thread and for warm-up."""
-        codes: Codes = self._call(self._encoder, "images", pictures)
+        codes: Codes = run_in_windows(
+            lambda window: self._call(self._encoder, "images", window), pictures, scale_in=self._scale, scale_out=1
+        )
         self._metrics.traffic.add(codes)
         return codes
 
     def run_decode(self, codes: Codes) -> Pixels:
-        pixels: Pixels = self._call(self._decoder, "codes", codes)
+        pixels: Pixels = run_in_windows(
+            lambda window: self._call(self._decoder, "codes", window), codes, scale_in=1, scale_out=self._scale
+        )
         return pixels
 
     def _call(self, session: ort.InferenceSession, name: str, array: Array) -> Any:

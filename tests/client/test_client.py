@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -101,8 +102,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr("client.synchronous.time.sleep", slept.append)
-    monkeypatch.setattr("client.asynchronous.asyncio.sleep", sleep)
+    # The names in these two modules only: the server of other tests sleeps too.
+    monkeypatch.setattr("client.synchronous.time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr("client.asynchronous.asyncio", SimpleNamespace(sleep=sleep))
     return slept
 
 
