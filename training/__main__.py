@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from training.errors import TrainingError
 
 def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
+    options.command = shlex.join(["python", "-m", "training", *arguments])
     try:
         metrics = JOBS[options.job](options)
     except TrainingError as error:
@@ -80,7 +83,7 @@ def _compare(options: argparse.Namespace) -> dict[str, object]:
     from training.compare import compare
     from training.model_report import write_model_report
 
-    result = compare(config, folder)
+    result = compare(config, folder, options.command)
     if options.docs:
         write_model_report(folder, options.docs)
     return {"run": str(folder)} | {name: result[name] for name in ("classifier", "systems")}

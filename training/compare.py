@@ -9,8 +9,6 @@ so `vae-large` and `cvae-large` get as many parameters and steps as a VQ-VAE and
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -49,8 +47,8 @@ class Fidelity:
     class_agreement: float | None  # part of conditional samples that the classifier puts in the class asked for
 
 
-def compare(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Train and measure every system; returns the content of compare.json."""
+def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
+    """Train and measure every system; returns the content of compare.json, where `command` says how it was made."""
     data = load_data(config.data)
     if not data.label_names:
         raise ConfigError("compare needs labels: choose data with labels, such as mnist")
@@ -65,9 +63,10 @@ def compare(config: RunConfig, folder: Path) -> dict[str, Any]:
         seed_everything(config.trainer.seed, verbose=False)
         systems[name] = measure_system(load_run(run_folder), data, yardstick, folder / f"samples-{name}.png")
     result = {
-        "command": shlex.join(["python", "-m", "training", *sys.argv[1:]]),
+        "command": command,
         "config": config.model_dump(mode="json"),
         "data": {"digest": data.digest, "test_pictures": len(data.test)},
+        "samples": yardstick.count,
         "libraries": {name: version(name) for name in LIBRARIES},
         "classifier": {"test_accuracy": yardstick.accuracy, "parameters": count_parameters(classifier)},
         "real": asdict(yardstick.real),

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from training.autoencoders import VQVAE
-from training.config import ConfigError, RunConfig
+from training.config import ConfigError, RunConfig, parse_config
 from training.data import DataSet, Split, Stream, load_data
 from training.evaluation import encode_all
 from training.jobs import AutoencoderJob, PriorJob, StageData
@@ -59,14 +59,13 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
 @rank_zero_only
 def _prepare(config: RunConfig, folder: Path, *, resume: bool) -> None:
     """A new folder, or the folder of the same configuration to go on with."""
-    resolved = config.model_dump(mode="json")
     if (folder / CONFIG_FILE).exists():
         if not resume:
             raise ConfigError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")
-        if read_json(folder / CONFIG_FILE) != resolved:
+        if parse_config(read_json(folder / CONFIG_FILE)) != config:  # parsed: keys added since have their defaults
             raise ConfigError(f"{folder} was begun with another configuration: --resume needs its config.json")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG_FILE, resolved)
+    write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
     (folder / METRICS_FILE).unlink(missing_ok=True)
 
 

@@ -58,7 +58,7 @@ def write_model_report(folder: Path, docs: Path) -> None:
 def section(result: dict[str, Any]) -> str:
     """The section as Markdown; every number in it comes from `result`."""
     systems, real, classifier = result["systems"], result["real"], result["classifier"]
-    count = result["config"]["compare"]["samples"]
+    count = result["samples"]
     parts = [
         "## The lecture's systems side by side\n",
         f"`{result['command']}` trained and measured what follows: [compare.json](results/compare.json).",
@@ -87,7 +87,6 @@ def verdicts(systems: dict[str, Any]) -> list[str]:
     return [
         _verdict("Coverage of the real pictures (recall)", "recall", ".3f", systems, normal),
         _verdict("Diversity within a class (spread)", "spread", ".3f", systems, normal),
-        _verdict("Samples that look real (precision)", "precision", ".3f", systems, normal),
         _verdict("Control (class agreement)", "class_agreement", ".1%", systems, conditional),
     ]
 

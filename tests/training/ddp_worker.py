@@ -1,6 +1,6 @@
 """Trains the tiny autoencoder on as many CPU processes as asked, and writes what each of them holds at the end.
 
-    python ddp_worker.py FOLDER DEVICES      -> FOLDER/rank0.safetensors, ...
+Run as `python ddp_worker.py FOLDER DEVICES`; out: FOLDER/rank0.safetensors, FOLDER/rank1.safetensors, ...
 """
 
 from __future__ import annotations
