@@ -294,6 +294,6 @@ def test_two_processes_keep_one_codebook_and_it_is_that_of_one_process(tmp_path:
     for name in alone:
         assert torch.equal(ranks[0][name], ranks[1][name]), name
     for name in ("quantizer.codebook", "quantizer.cluster_size", "quantizer.cluster_sum"):
-        # float32 sums over two halves round differently than over the whole: 3e-7 here after 12 steps, with values near 1;
+        # float32 sums over two halves round differently than over the whole: 3e-7 after 12 steps, values near 1;
         # without the sums over processes the codebooks differ by 0.2
         torch.testing.assert_close(ranks[0][name], alone[name], rtol=1e-5, atol=1e-5)
