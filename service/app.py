@@ -23,7 +23,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.routing import Route
 
-from service import __version__, playground
+from service import __version__, openinference, playground
 from service.decoding import DECODE
 from service.encoding import ENCODE
 from service.endpoints import Endpoint, openapi
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 TITLE = "vqserve"
 DESCRIPTION = "A learned image codec and generator (VQ-VAE + PixelCNN prior) behind an HTTP call."
-ENDPOINTS: tuple[Endpoint, ...] = (ENCODE, DECODE, GENERATE, SCORE, *OPERATIONS)
+ENDPOINTS: tuple[Endpoint, ...] = (ENCODE, DECODE, GENERATE, SCORE, *openinference.ENDPOINTS, *OPERATIONS)
 COMPANIONS: Mapping[str, OpenCompanion] = {GENERATOR: open_generator}
 
 
@@ -69,10 +69,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """From the outside in."""
-    routes = {endpoint.handler: endpoint.path for endpoint in ENDPOINTS}
+    routes = {endpoint.handler: endpoint.path for endpoint in reversed(ENDPOINTS)}  # the first path of a handler wins
     layers = [
         Middleware(Observe, metrics, settings.request_deadline_ms / 1e3, settings.access_log, routes),
-        Middleware(Problems, metrics),
+        Middleware(Problems, metrics, openinference.PREFIX),
     ]
     if origins := [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]:
         layers.append(Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]))

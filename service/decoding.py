@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import containers, images, npy
-from service.encoding import INLINE_PIXELS, JSON, MODEL_QUERY, check_count, check_total_pixels
+from service.encoding import INLINE_PIXELS, JSON, MODEL_QUERY, check_count, check_pixels
 from service.endpoints import BINARY, Endpoint
 from service.errors import (
     BodyTooLarge,
@@ -120,17 +120,12 @@ def checked(service: Service, model: Model, codes: NDArray[np.generic]) -> Wante
     if not manifest.picture.any_size and (height, width) != native:
         raise InvalidCodes(f"The model takes grids of {native} codes (h,w), not {(height, width)}.")
     check_count(service, count)
-    check_pixels(service, count, height * width * manifest.picture.multiple_of**2)
+    scale = manifest.picture.multiple_of
+    check_pixels(service, count, height * scale, width * scale)
     largest = manifest.codes.codebook_size - 1
     if batch.min() < 0 or batch.max() > largest:
         raise InvalidCodes(f"Codes must lie in 0..{largest}; these span {batch.min()}..{batch.max()}.")
     return Wanted(np.ascontiguousarray(batch, np.int64), several)
-
-
-def check_pixels(service: Service, count: int, pixels: int) -> None:
-    if pixels > service.settings.max_pixels:
-        raise PictureTooLarge(f"The picture would have {pixels} pixels; at most {service.settings.max_pixels}.")
-    check_total_pixels(service, count * pixels)
 
 
 async def _answer(request: Request, service: Service, wanted: Wanted, pixels: Pixels, media_type: str) -> Response:

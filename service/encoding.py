@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import orjson
@@ -85,7 +86,8 @@ async def read_upload(request: Request, service: Service, model: Model, body: by
     content_type = request.headers.get("content-type", "")
     media_type = bare_type(content_type)
     if media_type == npy.MEDIA_TYPE:
-        return Upload(_pictures_of_npy(body, service, model), several=True)
+        pixels = checked_pictures(npy.read_npy(body), service, model)
+        return Upload([Picture(one, one.shape[1], one.shape[0]) for one in pixels], several=True)
     if media_type == FORM:
         files = pictures_of_form(body, content_type, service.settings.max_pictures_per_request)
     elif media_type in images.MEDIA_TYPES:
@@ -115,17 +117,27 @@ def check_total_pixels(service: Service, pixels: int) -> None:
         raise PictureTooLarge(f"At most {limit} pixels a request, not {pixels}; send fewer or smaller pictures.")
 
 
-def _pictures_of_npy(body: bytes, service: Service, model: Model) -> list[Picture]:
-    """uint8 (B,H,W,C); there is no fitting here: whoever has an array can also resize it."""
-    array, spec = npy.read_npy(body), model.manifest.picture
+def checked_pictures(array: NDArray[Any], service: Service, model: Model) -> images.Pixels:
+    """uint8 (B,H,W,C) that the model takes. There is no fitting here: whoever has an array can also resize it.
+
+    Raises:
+        WrongPictureSize: another dtype or shape. TooManyItems, PictureTooLarge: over a limit.
+    """
+    spec = model.manifest.picture
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != spec.channels or 0 in array.shape:
         raise WrongPictureSize(f"Send uint8 (B,H,W,{spec.channels}), not {array.dtype} {array.shape}.")
     count, height, width, _ = array.shape
     check_count(service, count)
-    check_total_pixels(service, count * height * width)
+    check_pixels(service, count, height, width)
     if images.target_size(width, height, spec) != (width, height):
         raise WrongPictureSize(images.wrong_size(width, height, spec))
-    return [Picture(pixels, width, height) for pixels in array]
+    return array
+
+
+def check_pixels(service: Service, count: int, height: int, width: int) -> None:
+    if height * width > service.settings.max_pixels:
+        raise PictureTooLarge(f"A picture of {width}x{height} is more than {service.settings.max_pixels} pixels.")
+    check_total_pixels(service, count * height * width)
 
 
 def check_count(service: Service, count: int) -> None:

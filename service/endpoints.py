@@ -42,7 +42,9 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        return f"{self.method.lower()}_{self.handler.__name__}"
+        """Unique: from the method and the path."""
+        words = [part.strip("{}") for part in self.path.split("/") if part]
+        return "_".join((self.method.lower(), *words))
 
 
 def openapi(endpoints: Sequence[Endpoint], title: str, version: str, description: str) -> dict[str, Any]:

@@ -134,9 +134,12 @@ def problem_body(problem: Problem, request_id: str) -> dict[str, object]:
     }
 
 
-def problem_response(problem: Problem, request_id: str) -> Response:
-    content = orjson.dumps(problem_body(problem, request_id))
-    return Response(content, problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
+def problem_response(problem: Problem, request_id: str, protocol: bool = False) -> Response:
+    """With `protocol` the document also has the member that clients of the Open Inference Protocol read."""
+    body = problem_body(problem, request_id)
+    if protocol:
+        body["error"] = problem.detail
+    return Response(orjson.dumps(body), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
 
 
 def internal_error() -> InternalError:

@@ -139,9 +139,10 @@ class Problems:
     What is not a `Problem` is logged and answered with a bare 500.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, protocol_prefix: str) -> None:
         self._app = app
         self._metrics = metrics
+        self._protocol_prefix = protocol_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -165,7 +166,8 @@ class Problems:
             return
         self._metrics.refused.labels(problem.slug).inc()
         if not started:  # half an answer cannot be taken back; the server closes the connection
-            await problem_response(problem, call.request_id)(scope, receive, send)
+            protocol = scope["path"].startswith(self._protocol_prefix)
+            await problem_response(problem, call.request_id, protocol)(scope, receive, send)
 
     def _of(self, error: Exception, call: Call, path: str) -> Problem:
         if isinstance(error, TimeoutError) and call.timer.expired():

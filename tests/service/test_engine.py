@@ -11,9 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +25,12 @@ from service.sessions import DeviceError, cpu_limit, session_maker
 from service.settings import Settings
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 from tests.conftest import PICTURES, Tiny
+from tests.service.serving import answers, serving, until
 from tests.tiny_bundle import write_tiny_bundle
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 PNG = {"content-type": "image/png"}
 MakeClient = Callable[..., TestClient]
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def engine_of(client: TestClient, name: str = "tiny") -> Any:
@@ -214,32 +206,6 @@ def test_perplexity_and_divergence_against_closed_forms(tmp_path: Path) -> None:
     assert shared.counts().tolist() == [11, 2, 0, 1]
 
 
-@contextmanager
-def serving(bundle: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`python -m service` in a process of its own, and its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "VQSERVE_DEVICE": "cpu", "VQSERVE_THREADS": "1", **variables}
-    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: _answers(f"{address}/readyz"), 60)
-        yield process, address
-    finally:
-        process.terminate()
-        _, errors = process.communicate(timeout=30)
-        sys.stderr.write(errors.decode())
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 def test_sigterm_drains_and_exits(tiny: Tiny) -> None:
     """Readiness goes at once; a request that is on its way is answered; the process ends within its grace."""
     with serving(tiny.grey, VQSERVE_DRAIN_S="1", VQSERVE_GRACE_S="5") as (process, address):
@@ -275,7 +241,7 @@ def test_a_killed_worker_is_replaced(tiny: Tiny) -> None:
         victim = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
         os.kill(int(victim), signal.SIGKILL)
         until(lambda: not Path(f"/proc/{victim}").exists(), 10)
-        until(lambda: _answers(f"{address}/readyz"), 10)
+        until(lambda: answers(f"{address}/readyz"), 10)
         assert httpx.post(f"{address}/encode", content=DIGIT, headers=PNG).status_code == 200
 
 

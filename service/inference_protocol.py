@@ -1,0 +1,159 @@
+"""The wire format of the Open Inference Protocol (KServe v2) with its binary-tensor extension.
+
+In: a body and its header length. Out: named arrays, and which outputs are wanted how; and back. No model in here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from service.errors import InvalidParameter, MalformedRequest
+
+HEADER_LENGTH = "inference-header-content-length"
+DTYPES: Mapping[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
+NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+
+
+class _Input(BaseModel):
+    name: str
+    shape: list[int] = Field(max_length=8)
+    datatype: str
+    data: list[Any] | None = None
+    parameters: dict[str, Any] = {}
+
+
+class _Output(BaseModel):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _Request(BaseModel):
+    id: str = ""
+    inputs: list[_Input] = Field(max_length=8)
+    outputs: list[_Output] = Field([], max_length=8)
+    parameters: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """`wanted` says for each output whether it goes out as bytes; empty: all of them, as `binary` says."""
+
+    id: str
+    inputs: Mapping[str, NDArray[Any]]
+    wanted: Mapping[str, bool]
+    binary: bool
+    parameters: Mapping[str, Any]
+
+
+def read_infer(body: bytes, header_length: str | None) -> InferRequest:
+    """Raises MalformedRequest when the body is not such a request, InvalidParameter when a tensor does not fit."""
+    json_bytes = len(body) if header_length is None else _length(header_length, len(body))
+    try:
+        request = _Request.model_validate_json(body[:json_bytes])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise MalformedRequest(f"Not an inference request: {where}: {first['msg']}.") from error
+    rest = memoryview(body)[json_bytes:]
+    inputs: dict[str, NDArray[Any]] = {}
+    for given in request.inputs:
+        size = given.parameters.get("binary_data_size")
+        if size is None:
+            inputs[given.name] = _array_of_list(given)
+            continue
+        if not isinstance(size, int) or not 0 <= size <= len(rest):
+            raise MalformedRequest(f"Input {given.name!r}: binary_data_size must be at most the bytes that follow.")
+        inputs[given.name], rest = _array_of_bytes(given, rest[:size]), rest[size:]
+    if len(rest):
+        raise MalformedRequest(f"{len(rest)} bytes follow the tensors; their sizes must add up to the body.")
+    wanted = {output.name: output.parameters.get("binary_data") is True for output in request.outputs}
+    binary = request.parameters.get("binary_data_output") is True
+    return InferRequest(request.id, inputs, wanted, binary, request.parameters)
+
+
+def write_infer(
+    name: str, version: str, request: InferRequest, outputs: Mapping[str, NDArray[Any]]
+) -> tuple[bytes, int | None]:
+    """The answer's body, and the length of its JSON part where bytes follow it."""
+    unknown = [wanted for wanted in request.wanted if wanted not in outputs]
+    if unknown:
+        raise InvalidParameter(f"There is no output {unknown[0][:40]!r}; there are {', '.join(outputs)}.")
+    described, chunks = [], []
+    for output, array in outputs.items():
+        if request.wanted and output not in request.wanted:
+            continue
+        entry: dict[str, Any] = {"name": output, "datatype": NAMES[array.dtype], "shape": array.shape}
+        if request.wanted.get(output, request.binary):
+            chunks.append(np.ascontiguousarray(array).tobytes())
+            entry["parameters"] = {"binary_data_size": array.nbytes}
+        else:
+            entry["data"] = np.ascontiguousarray(array).ravel()
+        described.append(entry)
+    answer = {"model_name": name, "model_version": version, "id": request.id, "outputs": described}
+    head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join((head, *chunks)), len(head) if chunks else None
+
+
+def _length(value: str, at_most: int) -> int:
+    if not value.isascii() or not value.isdigit() or len(value) > 12 or int(value) > at_most:
+        raise MalformedRequest("Inference-Header-Content-Length must be a number of bytes within the body.")
+    return int(value)
+
+
+def _dtype(given: _Input) -> np.dtype[Any]:
+    if given.datatype not in DTYPES:
+        raise InvalidParameter(f"Input {given.name!r}: datatype must be one of {', '.join(DTYPES)}.")
+    return np.dtype(DTYPES[given.datatype])
+
+
+def _check_count(given: _Input, count: int) -> None:
+    if min(given.shape, default=0) < 0 or math.prod(given.shape) != count:
+        raise InvalidParameter(f"Input {given.name!r}: shape {given.shape} does not hold {count} elements.")
+
+
+def _array_of_bytes(given: _Input, data: memoryview) -> NDArray[Any]:
+    dtype = _dtype(given)
+    if len(data) % dtype.itemsize:
+        raise InvalidParameter(f"Input {given.name!r}: {len(data)} bytes are not whole elements of {given.datatype}.")
+    _check_count(given, len(data) // dtype.itemsize)
+    return np.frombuffer(data, dtype).reshape(given.shape)
+
+
+def _array_of_list(given: _Input) -> NDArray[Any]:
+    dtype = _dtype(given)
+    try:
+        found = np.array(given.data)
+        if dtype.kind in "iu" and found.dtype.kind not in "iu":
+            raise ValueError("whole numbers are needed")
+        if dtype.kind in "iu" and found.size and not _holds(dtype, found):
+            raise ValueError(f"a number does not fit {given.datatype}")
+        array = found.astype(dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidParameter(f"Input {given.name!r}: data is not {given.datatype}: {error}.") from error
+    _check_count(given, array.size)
+    return array.reshape(given.shape)
+
+
+def _holds(dtype: np.dtype[Any], array: NDArray[Any]) -> bool:
+    limits = np.iinfo(dtype)
+    return bool(int(array.min()) >= limits.min and int(array.max()) <= limits.max)

@@ -1,0 +1,312 @@
+"""/v2, the Open Inference Protocol, for `tritonclient[http]` and KServe clients as they are.
+
+A protocol model has one set of inputs, so each bundle is up to three of them: `mnist.encode` (images -> codes),
+`mnist.decode` (codes -> images), and with a prior `mnist.generate` (labels -> codes and images; `seed`,
+`temperature`, `top_k` and `top_p` are request parameters, label -1 means none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__
+from service.bundle import BundleError, Manifest
+from service.decoding import checked
+from service.encoding import checked_pictures
+from service.endpoints import BINARY, Endpoint
+from service.errors import (
+    BodyTooLarge,
+    DeadlinePassed,
+    InvalidCodes,
+    InvalidParameter,
+    MalformedRequest,
+    NotReady,
+    PictureTooLarge,
+    Problem,
+    ReloadFailed,
+    TooManyItems,
+    UnknownModel,
+    UnsupportedMediaType,
+    WrongPictureSize,
+)
+from service.generation_request import read_wanted
+from service.generator import generator_of
+from service.inference_protocol import HEADER_LENGTH, InferRequest, read_infer, write_infer
+from service.models import Model
+from service.requests import finish, read_body
+from service.service import Service, service_of
+
+PREFIX = "/v2"
+JSON = "application/json"
+Arrays = Mapping[str, NDArray[Any]]
+SAMPLING = ("seed", "temperature", "top_k", "top_p")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    name: str
+    datatype: str
+    shape: tuple[int, ...]  # without the batch; -1 where it is free
+
+    def metadata(self) -> dict[str, object]:
+        return {"name": self.name, "datatype": self.datatype, "shape": [-1, *self.shape]}
+
+    def config(self) -> dict[str, object]:
+        return {"name": self.name, "data_type": f"TYPE_{self.datatype}", "dims": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one protocol model takes, gives and does."""
+
+    inputs: Callable[[Manifest], tuple[Tensor, ...]]
+    outputs: Callable[[Manifest], tuple[Tensor, ...]]
+    run: Callable[[Request, Service, Model, InferRequest], Awaitable[Arrays]]
+    needs_prior: bool = False
+
+
+def _images(manifest: Manifest) -> Tensor:
+    spec = manifest.picture
+    size = (-1, -1) if spec.any_size else (spec.height, spec.width)
+    return Tensor("images", "UINT8", (*size, spec.channels))
+
+
+def _codes(manifest: Manifest) -> Tensor:
+    spec = manifest.codes
+    return Tensor("codes", "INT64", (-1, -1) if manifest.picture.any_size else (spec.height, spec.width))
+
+
+def _labels(manifest: Manifest) -> Tensor:
+    return Tensor("labels", "INT64", ())
+
+
+async def _encode(request: Request, service: Service, model: Model, asked: InferRequest) -> Arrays:
+    pictures = checked_pictures(_input(asked, "images"), service, model)
+    (codes,) = await finish([model.engine.encode(pictures)], request)
+    return {"codes": codes}
+
+
+async def _decode(request: Request, service: Service, model: Model, asked: InferRequest) -> Arrays:
+    codes = _input(asked, "codes")
+    if codes.ndim != 3:
+        raise InvalidCodes(f"codes must be (B,h,w), not {codes.shape}.")
+    (images,) = await finish([model.engine.decode(checked(service, model, codes).codes)], request)
+    return {"images": images}
+
+
+async def _generate(request: Request, service: Service, model: Model, asked: InferRequest) -> Arrays:
+    labels, generator = _input(asked, "labels"), generator_of(model)
+    body = {"n": len(labels), **{name: asked.parameters[name] for name in SAMPLING if name in asked.parameters}}
+    wanted = read_wanted(orjson.dumps(body), model.manifest, service.settings.max_samples_per_request)
+    draws = [
+        replace(draw, label=_label(model.manifest, int(label)))
+        for draw, label in zip(wanted.draws, labels, strict=True)
+    ]
+    (codes,) = await finish([generator.submit(draws)], request)
+    (images,) = await finish([model.engine.decode(codes)], request)
+    return {"codes": codes, "images": images, "seed": np.full(len(codes), wanted.seed, np.uint64)}
+
+
+def _label(manifest: Manifest, label: int) -> int:
+    assert manifest.prior is not None
+    count = manifest.prior.label_count
+    if not -1 <= label < count:
+        raise InvalidParameter(f"labels must lie in -1..{count - 1}, not {label}; -1 means none.")
+    return count if label == -1 else label
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "encode": Operation(lambda m: (_images(m),), lambda m: (_codes(m),), _encode),
+    "decode": Operation(lambda m: (_codes(m),), lambda m: (_images(m),), _decode),
+    "generate": Operation(
+        lambda m: (_labels(m),),
+        lambda m: (_codes(m), _images(m), Tensor("seed", "UINT64", ())),
+        _generate,
+        needs_prior=True,
+    ),
+}
+
+
+def _input(asked: InferRequest, name: str) -> NDArray[Any]:
+    if set(asked.inputs) != {name}:
+        raise InvalidParameter(f"The only input is {name!r}, not {sorted(asked.inputs)}.")
+    array = asked.inputs[name]
+    expected = 1 if name == "labels" else 3 if name == "codes" else 4
+    if array.ndim != expected or array.size == 0 or array.dtype.kind not in "iu":
+        raise InvalidParameter(f"{name} must be whole numbers with {expected} axes, not {array.dtype} {array.shape}.")
+    return array
+
+
+def _find(request: Request) -> tuple[Model, Operation, str]:
+    """The bundle, what it shall do, and the protocol model's name."""
+    name, service = request.path_params["name"], service_of(request)
+    base, _, verb = name.rpartition(".")
+    operation = OPERATIONS.get(verb)
+    if operation is None or not base:
+        raise UnknownModel(f"No model {name[:80]!r}; there are {', '.join(_names(service))}.")
+    model = service.models.get(base)
+    if operation.needs_prior and model.manifest.prior is None:
+        raise UnknownModel(f"No model {name[:80]!r}; there are {', '.join(_names(service))}.")
+    version = request.path_params.get("version")
+    if version not in (None, model.manifest.version):
+        raise UnknownModel(f"{name} has the version {model.manifest.version} only.")
+    return model, operation, name
+
+
+def _names(service: Service) -> list[str]:
+    return [
+        f"{model.manifest.name}.{verb}"
+        for model in service.models
+        for verb, operation in OPERATIONS.items()
+        if model.manifest.prior is not None or not operation.needs_prior
+    ]
+
+
+async def server_metadata(request: Request) -> Response:
+    answer = {"name": "vqserve", "version": __version__, "extensions": ["binary_tensor_data", "model_repository"]}
+    return _json(answer)
+
+
+async def server_live(request: Request) -> Response:
+    return _json({"live": True})
+
+
+async def server_ready(request: Request) -> Response:
+    if reason := service_of(request).why_not_ready():
+        raise NotReady(f"Not ready: {reason}.")
+    return _json({"ready": True})
+
+
+async def model_metadata(request: Request) -> Response:
+    model, operation, name = _find(request)
+    manifest = model.manifest
+    return _json(
+        {
+            "name": name,
+            "versions": [manifest.version],
+            "platform": "onnxruntime_onnx",
+            "inputs": [tensor.metadata() for tensor in operation.inputs(manifest)],
+            "outputs": [tensor.metadata() for tensor in operation.outputs(manifest)],
+        }
+    )
+
+
+async def model_config(request: Request) -> Response:
+    model, operation, name = _find(request)
+    return _json(
+        {
+            "name": name,
+            "platform": "onnxruntime_onnx",
+            "max_batch_size": service_of(request).settings.max_pictures_per_request,
+            "input": [tensor.config() for tensor in operation.inputs(model.manifest)],
+            "output": [tensor.config() for tensor in operation.outputs(model.manifest)],
+        }
+    )
+
+
+async def model_ready(request: Request) -> Response:
+    model, _, name = _find(request)
+    if reason := model.why_not_ready():
+        raise NotReady(f"{name} is not ready: {reason}.")
+    return _json({"name": name, "ready": True})
+
+
+async def infer(request: Request) -> Response:
+    service = service_of(request)
+    model, operation, name = _find(request)
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise UnsupportedMediaType("Send the body without compression.")
+    body = await read_body(request, service.settings.max_body_bytes)
+    service.metrics.received.inc(len(body))
+    asked = read_infer(body, request.headers.get(HEADER_LENGTH))
+    outputs = await operation.run(request, service, model, asked)
+    content, json_bytes = write_infer(name, model.manifest.version, asked, outputs)
+    if json_bytes is None:
+        return Response(content, media_type=JSON)
+    headers = {"Inference-Header-Content-Length": str(json_bytes)}
+    return Response(content, headers=headers, media_type="application/octet-stream")
+
+
+async def repository_index(request: Request) -> Response:
+    service = service_of(request)
+    index = []
+    for name in _names(service):
+        model = service.models.get(name.rpartition(".")[0])
+        reason = model.why_not_ready()
+        state = {"state": "UNAVAILABLE", "reason": reason} if reason else {"state": "READY"}
+        index.append({"name": name, "version": model.manifest.version, **state})
+    return _json(index)
+
+
+async def repository_load(request: Request) -> Response:
+    """Loads the bundle's folder again, as POST /models/{name}/reload does."""
+    model, _, _ = _find(request)
+    try:
+        await service_of(request).models.reload(model.manifest.name)
+    except BundleError as error:
+        raise ReloadFailed(f"The old version goes on serving. {error}") from error
+    return _json({})
+
+
+async def repository_unload(request: Request) -> Response:
+    _find(request)
+    raise InvalidParameter("Models are not unloaded one by one; leave the bundle out of VQSERVE_BUNDLES.")
+
+
+def _json(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type=JSON)
+
+
+_ANY_OBJECT: dict[str, Any] = {JSON: {"type": "object"}}
+_ANY_LIST: dict[str, Any] = {JSON: {"type": "array", "items": {"type": "object"}}}
+_TENSORS: dict[str, Any] = {**_ANY_OBJECT, "application/octet-stream": BINARY}
+_ONE = (UnknownModel,)
+_INFER: tuple[type[Problem], ...] = (
+    *(MalformedRequest, UnknownModel, BodyTooLarge, PictureTooLarge, TooManyItems, UnsupportedMediaType),
+    *(WrongPictureSize, InvalidCodes, InvalidParameter, DeadlinePassed),
+)
+
+
+def _endpoint(method: str, path: str, handler: Any, summary: str, **more: Any) -> Endpoint:
+    return Endpoint(method, f"{PREFIX}{path}", handler, summary, **{"answer": _ANY_OBJECT, "tag": "v2", **more})
+
+
+def _model_endpoints(path: str) -> tuple[Endpoint, ...]:
+    return (
+        _endpoint("POST", f"{path}/infer", infer, "Run a model", answer=_TENSORS, request=_TENSORS, problems=_INFER),
+        _endpoint("GET", path, model_metadata, "Inputs and outputs of a model", problems=_ONE),
+        _endpoint("GET", f"{path}/config", model_config, "Configuration of a model", problems=_ONE),
+        _endpoint("GET", f"{path}/ready", model_ready, "A model can take work", problems=_ONE),
+    )
+
+
+ENDPOINTS = (
+    *_model_endpoints("/models/{name}"),
+    *_model_endpoints("/models/{name}/versions/{version}"),
+    _endpoint("GET", "", server_metadata, "The server and its extensions"),
+    _endpoint("GET", "/health/live", server_live, "The process answers"),
+    _endpoint("GET", "/health/ready", server_ready, "The service can take work"),
+    _endpoint("POST", "/repository/index", repository_index, "Every model and its state", answer=_ANY_LIST),
+    _endpoint(
+        "POST",
+        "/repository/models/{name}/load",
+        repository_load,
+        "Load a bundle again",
+        problems=(UnknownModel, ReloadFailed),
+    ),
+    _endpoint(
+        "POST",
+        "/repository/models/{name}/unload",
+        repository_unload,
+        "Refused",
+        problems=(UnknownModel, InvalidParameter),
+    ),
+)

@@ -1,0 +1,47 @@
+"""The real service in a process of its own, for tests that need a socket, signals or several workers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@contextmanager
+def serving(bundle: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`python -m service` in a process of its own, and its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "VQSERVE_DEVICE": "cpu", "VQSERVE_THREADS": "1", **variables}
+    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: answers(f"{address}/readyz"), 60)
+        yield process, address
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+        sys.stderr.write(errors.decode())
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,162 @@
+"""/v2 with the real `tritonclient[http]`, blocking and asyncio, over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
+from tritonclient.utils import InferenceServerException
+
+from tests.conftest import Tiny
+from tests.service.serving import serving
+from tests.tiny_bundle import CODEBOOK_SIZE, oracle_codes, oracle_pixels, tiny_prior, write_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    bundle = tmp_path_factory.mktemp("v2") / "tiny"
+    write_tiny_bundle(bundle, "tiny", prior=tiny_prior())
+    with serving(bundle) as (_, url):
+        yield url.removeprefix("http://")
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Any]:
+    with triton.InferenceServerClient(address) as client:
+        yield client
+
+
+def tensor(name: str, array: np.ndarray[Any, Any], datatype: str, binary: bool = True) -> Any:
+    given = triton.InferInput(name, list(array.shape), datatype)
+    given.set_data_from_numpy(array, binary_data=binary)
+    return given
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(8).integers(0, 256, (5, 28, 28, 1), np.uint8)
+
+
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False, None])
+def test_encode_and_decode(client: Any, tiny: Tiny, pixels: Any, binary_in: bool, binary_out: bool | None) -> None:
+    codes_out = images_out = None
+    if binary_out is not None:
+        codes_out = [triton.InferRequestedOutput("codes", binary_data=binary_out)]
+        images_out = [triton.InferRequestedOutput("images", binary_data=binary_out)]
+    given = tensor("images", pixels, "UINT8", binary_in)
+    codes = client.infer("tiny.encode", [given], outputs=codes_out, request_id="7")
+    assert codes.get_response()["id"] == "7"
+    array = codes.as_numpy("codes")
+    assert array.dtype == np.int64
+    assert (array == oracle_codes(pixels, tiny.grey_weights)).all()
+    images = client.infer("tiny.decode", [tensor("codes", array, "INT64", binary_in)], outputs=images_out)
+    assert (images.as_numpy("images") == oracle_pixels(array, tiny.grey_weights, 1)).all()
+
+
+def test_generate_is_what_the_seed_says(client: Any, tiny: Tiny) -> None:
+    labels = tensor("labels", np.array([0, 1, -1]), "INT64")
+    results = [client.infer("tiny.generate", [labels], parameters={"seed": 5, "top_k": 8}) for _ in range(2)]
+    codes = results[0].as_numpy("codes")
+    assert codes.shape == (3, 7, 7)
+    assert ((codes >= 0) & (codes < CODEBOOK_SIZE)).all()
+    assert (codes == results[1].as_numpy("codes")).all()
+    assert (results[0].as_numpy("images") == oracle_pixels(codes, tiny.grey_weights, 1)).all()
+    assert results[0].as_numpy("seed").tolist() == [5, 5, 5]
+
+
+def test_metadata_readiness_and_repository(client: Any) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+    metadata = client.get_model_metadata("tiny.encode")
+    assert metadata["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28, 1]}]
+    assert metadata["outputs"] == [{"name": "codes", "datatype": "INT64", "shape": [-1, 7, 7]}]
+    version = metadata["versions"][0]
+    assert client.is_model_ready("tiny.encode", version)
+    assert not client.is_model_ready("tiny.encode", "other")
+    assert not client.is_model_ready("tiny")
+    assert client.get_model_config("tiny.decode")["input"][0]["data_type"] == "TYPE_INT64"
+    names = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
+    assert names == dict.fromkeys(("tiny.encode", "tiny.decode", "tiny.generate"), "READY")
+    client.load_model("tiny.encode")
+    with pytest.raises(InferenceServerException, match="VQSERVE_BUNDLES"):
+        client.unload_model("tiny.encode")
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "array", "datatype", "status", "message"),
+    [
+        ("none.encode", "images", np.zeros((1, 28, 28, 1), np.uint8), "UINT8", "404", "No model"),
+        ("tiny.encode", "pictures", np.zeros((1, 28, 28, 1), np.uint8), "UINT8", "422", "only input"),
+        ("tiny.encode", "images", np.zeros((1, 27, 28, 1), np.uint8), "UINT8", "422", "28x28"),
+        ("tiny.encode", "images", np.zeros((1, 28, 28, 1), np.int64), "INT64", "422", "uint8"),
+        ("tiny.decode", "codes", np.full((1, 7, 7), 16), "INT64", "422", "0..15"),
+        ("tiny.decode", "codes", np.zeros((7, 7), np.int64), "INT64", "422", "3 axes"),
+        ("tiny.generate", "labels", np.array([9]), "INT64", "422", "labels must"),
+        ("tiny.generate", "labels", np.zeros(0, np.int64), "INT64", "422", "labels must"),
+    ],
+)
+def test_errors_are_those_of_the_client(
+    client: Any, model: str, name: str, array: Any, datatype: str, status: str, message: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        client.infer(model, [tensor(name, array, datatype)])
+    assert caught.value.status() == status
+
+
+def infer_body(**changes: Any) -> dict[str, Any]:
+    given = {"name": "codes", "shape": [1, 7, 7], "datatype": "INT64", "data": [0] * 49, **changes}
+    return {"inputs": [given]}
+
+
+@pytest.mark.parametrize(
+    ("body", "header", "status"),
+    [
+        (b"noise", None, 400),
+        (b"", None, 400),
+        (json.dumps({"inputs": {}}).encode(), None, 400),
+        (json.dumps(infer_body()).encode(), "-1", 400),
+        (json.dumps(infer_body()).encode(), "999999", 400),
+        (json.dumps(infer_body()).encode() + b"tail", str(len(json.dumps(infer_body()))), 400),
+        (json.dumps(infer_body(data=None, parameters={"binary_data_size": 392})).encode(), None, 400),
+        (json.dumps(infer_body(data=None)).encode(), None, 422),
+        (json.dumps(infer_body(data=[0.5] * 49)).encode(), None, 422),
+        (json.dumps(infer_body(data=[[0], [0, 1]])).encode(), None, 422),
+        (json.dumps(infer_body(data=[2**63] * 49)).encode(), None, 422),
+        (json.dumps(infer_body(shape=[1, 7, 8])).encode(), None, 422),
+        (json.dumps(infer_body(shape=[-1, 7, 7])).encode(), None, 422),
+        (json.dumps(infer_body(datatype="BYTES")).encode(), None, 422),
+        (json.dumps({**infer_body(), "outputs": [{"name": "codes"}]}).encode(), None, 422),
+        (json.dumps(infer_body()).encode(), None, 200),
+    ],
+)
+def test_bad_bodies(address: str, body: bytes, header: str | None, status: int) -> None:
+    headers = {} if header is None else {"Inference-Header-Content-Length": header}
+    response = httpx.post(f"http://{address}/v2/models/tiny.decode/infer", content=body, headers=headers)
+    assert response.status_code == status, response.text
+    assert (status == 200) != ("error" in response.json())
+
+
+def test_the_asyncio_client(address: str, tiny: Tiny, pixels: Any) -> None:
+    async def work() -> None:
+        async with triton_aio.InferenceServerClient(address) as client:
+            assert await client.is_server_ready()
+            result = await client.infer("tiny.encode", [tensor("images", pixels, "UINT8")])
+            assert (result.as_numpy("codes") == oracle_codes(pixels, tiny.grey_weights)).all()
+
+    asyncio.run(work())
+
+
+def test_a_bundle_without_a_prior_has_no_generate(tiny: Tiny, tmp_path: Path) -> None:
+    with serving(tiny.grey) as (_, url), triton.InferenceServerClient(url.removeprefix("http://")) as client:
+        assert {entry["name"] for entry in client.get_model_repository_index()} == {"tiny.encode", "tiny.decode"}
+        assert not client.is_model_ready("tiny.generate")
