@@ -17,14 +17,11 @@ import uvicorn
 from pydantic import ValidationError
 
 from service.logs import log_config
-from service.settings import Settings, settings_table
+from service.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
-    if options.print_settings:
-        print(settings_table(), end="")
-        return
     _to_environment(options)
     try:
         settings = Settings()
@@ -65,7 +62,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bundle", action="append", metavar="FOLDER", help="bundle to serve; may be repeated")
     parser.add_argument("--port", type=int, help="port to listen on")
     parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--print-settings", action="store_true", help="print every VQSERVE_ variable as Markdown")
     return parser.parse_args(arguments)
 
 

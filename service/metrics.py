@@ -1,6 +1,6 @@
 """Metrics. In: events of the service. Out: Prometheus' text format, the same whichever worker process answers.
 
-`Metrics` declares every metric; docs/metrics.md is generated from it. Labels are bound once, outside the hot path.
+`Metrics` declares every metric; docs/metrics.md is generated from them. Labels are bound once, outside the hot path.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import (
@@ -35,6 +36,36 @@ STAGES = ("read", "decode_picture", "queue", "run", "encode_answer")
 _FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
+@dataclass(frozen=True)
+class Declared:
+    """One metric, as docs/metrics.md shows it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+    buckets: tuple[float, ...] = ()
+
+
+_COMPUTED = (
+    Declared(
+        "vqserve_model_info", "gauge", ("model", "version", "provider", "family"), "1 for each model that is served."
+    ),
+    Declared(
+        "vqserve_traffic_codebook_perplexity",
+        "gauge",
+        ("model",),
+        "How many codes the recent traffic uses, as 2 to the entropy of its codes.",
+    ),
+    Declared(
+        "vqserve_traffic_divergence_bits",
+        "gauge",
+        ("model",),
+        "Jensen-Shannon divergence of the recent traffic's codes from the training set's: 0 alike, 1 disjoint.",
+    ),
+)
+
+
 class Metrics:
     """One registry a process. With several workers prometheus_client keeps the values in files of a shared folder."""
 
@@ -43,6 +74,7 @@ class Metrics:
         folder = os.environ.get(_FOLDER_VARIABLE)
         self.shared_folder = Path(folder) if folder else None
         self.registry = CollectorRegistry()
+        self.declared: list[Declared] = []
         self.models: dict[str, ModelMetrics] = {}
         self.requests = self.counter("requests", "Answered requests.", "route", "status")
         self.request_seconds = self.histogram(
@@ -71,15 +103,19 @@ class Metrics:
         self.generation = GenerationMetrics(self)
         self.model_collector = _ModelCollector(self)
         self.registry.register(self.model_collector)
+        self.declared += _COMPUTED
         self.stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
+        self.declared.append(Declared(f"vqserve_{name}_total", "counter", labels, text))
         return Counter(f"vqserve_{name}", text, labels, registry=self.registry)
 
     def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        self.declared.append(Declared(f"vqserve_{name}", "gauge", labels, text))
         return Gauge(f"vqserve_{name}", text, labels, registry=self.registry, multiprocess_mode="livesum")
 
     def histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS_BUCKETS) -> Histogram:
+        self.declared.append(Declared(f"vqserve_{name}", "histogram", labels, text, buckets))
         return Histogram(f"vqserve_{name}", text, labels, registry=self.registry, buckets=buckets)
 
     def open_model(self, manifest: Manifest, provider: str) -> ModelMetrics:
@@ -124,21 +160,7 @@ class _ModelCollector(Collector):
         self._metrics = metrics
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        info = GaugeMetricFamily(
-            "vqserve_model_info",
-            "1 for each model that is served.",
-            labels=("model", "version", "provider", "family"),
-        )
-        spread = GaugeMetricFamily(
-            "vqserve_traffic_codebook_perplexity",
-            "How many codes the recent traffic uses, as 2 to the entropy of its codes.",
-            labels=("model",),
-        )
-        drift = GaugeMetricFamily(
-            "vqserve_traffic_divergence_bits",
-            "Jensen-Shannon divergence of the recent traffic's codes from the training set's: 0 alike, 1 disjoint.",
-            labels=("model",),
-        )
+        info, spread, drift = (GaugeMetricFamily(one.name, one.text, labels=one.labels) for one in _COMPUTED)
         for name, model in self._metrics.models.items():
             manifest, counts = model.manifest, model.traffic.counts()
             info.add_metric((name, manifest.version, model.provider, manifest.family), 1)
@@ -153,16 +175,3 @@ def forget_dead_processes(folder: Path) -> None:
         if not Path(f"/proc/{path.stem.rpartition('_')[2]}").exists():
             with suppress(FileNotFoundError):  # another worker was faster
                 path.unlink()
-
-
-def metrics_table(metrics: Metrics) -> str:
-    """Every metric as a Markdown table, for docs/metrics.md."""
-    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
-    for collector in metrics.registry._collector_to_names:  # the registry has no public list of its collectors
-        labels = getattr(collector, "_labelnames", None)
-        for family in collector.collect():
-            names = labels if labels is not None else getattr(family, "_labelnames", ())
-            suffix = "_total" if family.type == "counter" else ""
-            shown = ", ".join(f"`{name}`" for name in names) or "none"
-            rows.append(f"| `{family.name}{suffix}` | {family.type} | {shown} | {family.documentation} |")
-    return "\n".join(rows) + "\n"

@@ -1,6 +1,6 @@
 """Settings: environment variables `VQSERVE_*` in, one frozen `Settings` out. Every default of the service stands here.
 
-docs/configuration.md is generated from this file (`python -m service --print-settings`); a test compares them.
+docs/configuration.md is generated from this file (service/reference.py); a test compares them.
 """
 
 from __future__ import annotations
@@ -108,12 +108,3 @@ def parse_api_keys(text: str) -> dict[str, bytes]:
             raise ValueError(f"entry {position} must be name:key, each name once, a key of at least 8 characters")
         keys[name] = key.encode()
     return keys
-
-
-def settings_table() -> str:
-    """The settings as a Markdown table, for docs/configuration.md."""
-    rows = ["| variable | default | what it does |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
-        rows.append(f"| `VQSERVE_{name.upper()}` | {f'`{default}`' if default else 'empty'} | {field.description} |")
-    return "\n".join(rows) + "\n"
