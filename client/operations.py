@@ -219,4 +219,5 @@ def _read_generation(response: httpx.Response) -> Generation:
 
 
 def _read_scores(response: httpx.Response) -> list[Score]:
-    return [Score(item["bits"], item["bits_per_code"]) for item in response.json()["items"]]
+    answer = response.json()
+    return [Score(item["bits"], item["bits_per_code"]) for item in answer.get("items", [answer])]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from service.code_streams import decode_stream, decode_tiles, encode_stream, encode_tiles, group_intervals
+from service.code_streams import decode_stream, decode_tiles, encode_stream, encode_tiles
 from service.codec_model import CodecModel
 from service.container import (
     CHECKSUM_START,
@@ -129,18 +129,6 @@ def decode_tile(model: CodecModel, data: bytes, index: int, limits: Limits = DEF
     decode_tiles(model, header.mode, [data[entry.start : entry.stop]], [alone], codes)
     _check(entry.checksum, model, data[:start], codes)
     return tiles[index], codes[0]
-
-
-def information_bits(model: CodecModel, codes: Codes, labels: Codes | None = None) -> NDArray[np.float64]:
-    """codes (B,h,w), labels (B,) -> (B,): what an ideal coder needs for each picture under the prior, in bits."""
-    if model.prior is None:
-        raise ValueError(f"model {model.name} has no prior")
-    tiles = tiles_of(len(codes), codes.shape[1:], model.native_grid)
-    bits = np.zeros(len(codes))
-    for group, found in group_intervals(model.prior, codes, tiles, labels):
-        of_tile = np.log2(found[..., 2] / found[..., 1]).sum(axis=(1, 2))  # total / frequency
-        np.add.at(bits, [tile.picture for tile in group], of_tile)
-    return bits
 
 
 def _check_arguments(model: CodecModel, codes: Codes, size: tuple[int, int], labels: Codes | None) -> None:
