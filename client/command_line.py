@@ -27,7 +27,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from client.backends import Backend, Offline, Online, Pixels
+from client.backends import Backend, Online, Pixels
 from client.operations import Wanted
 from client.problems import VqserveError
 from client.progress import Progress
@@ -184,6 +184,10 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
 def _backend(options: argparse.Namespace) -> Iterator[Backend]:
     url = options.url or os.environ.get("VQSERVE_URL")
     if options.bundle is not None:
+        try:
+            from client.offline import Offline
+        except ModuleNotFoundError as missing:
+            raise VqserveError(f"{missing}: install vqserve[service,cpu] to use a bundle, or pass --url") from missing
         yield Offline(options.bundle)
     elif url:
         with Client(url, key=options.key or os.environ.get("VQSERVE_KEY")) as client:

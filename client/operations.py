@@ -26,6 +26,13 @@ JSON, NPY, CONTAINER, PNG = "application/json", "application/x-npy", "applicatio
 EVENTS = "text/event-stream"
 
 
+class Known(TypedDict):
+    """`codes` (h,w) to keep where `mask` (h,w) is true."""
+
+    codes: list[list[int]]
+    mask: list[list[bool]]
+
+
 class Wanted(TypedDict, total=False):
     """What /generate may be asked for; the service knows the defaults."""
 
@@ -35,7 +42,7 @@ class Wanted(TypedDict, total=False):
     temperature: float
     top_k: int
     top_p: float
-    known: list[list[int | None]]
+    known: list[list[int | None]] | Known
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ KEY = "a-key-for-tests"
 def serving(tiny: Tiny, **settings: Any) -> Iterator[str]:
     """The URL of the tiny bundles on a socket."""
     listening = socket.create_server(("127.0.0.1", 0))
-    app = create_app(Settings(**tiny.settings, **settings))
+    app = create_app(Settings(**{**tiny.settings, **settings}))
     server = uvicorn.Server(uvicorn.Config(app, ws="none", log_level="error"))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()

@@ -1,0 +1,123 @@
+"""The command line on a bundle, without a service: the graphs run in this process, on the CPU.
+
+In: a bundle folder. Out: a `Backend` that gives what a service with this bundle gives. It needs the service's modules
+(`vqserve[service,cpu]`), so nothing imports this file until it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.answers import Generated, Generation, Score
+from client.backends import Pixels
+from client.operations import Wanted
+from client.problems import VqserveError
+from service import codec
+from service.bundle import BundleError, load_bundle
+from service.container_errors import ContainerError
+from service.errors import Problem
+from service.generation_request import read_wanted
+from service.images import FITS, open_picture, to_picture, write_picture
+from service.likelihood import bits_of
+from service.prior_sessions import Session, codec_model
+from service.sampling import RowSampler
+from service.sessions import CPU, SessionMaker, cpu_limit
+from service.windows import run_in_windows
+
+LARGEST_PICTURE = 1 << 26  # pixels: 8192 x 8192
+LARGEST_CONTAINER = 1 << 24  # codes
+MOST_SAMPLES = 1024  # of one `generate`
+
+Codes = NDArray[np.int64]
+
+
+class Offline:
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._bundle = load_bundle(folder)
+        except BundleError as error:
+            raise VqserveError(str(error)) from error
+        self._maker = SessionMaker(CPU, cpu_limit())
+        self._encoder = self._maker.open(self._bundle.graph_path("encoder_quantizer"))
+        self._decoder = self._maker.open(self._bundle.graph_path("decoder"))
+        self._codec = codec_model(self._bundle, self._maker.open)
+
+    def encode(self, pictures: Sequence[bytes], fit: str) -> list[Codes]:
+        return [self._codes(picture, fit)[0] for picture in pictures]
+
+    def compress(self, pictures: Sequence[bytes], fit: str) -> bytes:
+        encoded = [self._codes(picture, fit) for picture in pictures]
+        sizes = {size for _, size in encoded}
+        if len(sizes) > 1:
+            raise VqserveError("one container holds pictures of one size: leave --together out")
+        return codec.encode(self._codec, np.stack([codes for codes, _ in encoded]), size=sizes.pop())
+
+    def decompress(self, container: bytes) -> Pixels:
+        try:
+            decoded = codec.decode(self._codec, container, codec.Limits(max_codes=LARGEST_CONTAINER))
+        except ContainerError as error:
+            raise VqserveError(str(error)) from error
+        height, width = decoded.size
+        return self._pixels(decoded.codes)[:, :height, :width]
+
+    def generate(self, wanted: Wanted) -> Generation:
+        manifest = self._bundle.manifest
+        self._require_prior()
+        try:
+            checked = read_wanted(json.dumps(wanted).encode(), manifest, MOST_SAMPLES)
+        except Problem as error:
+            raise VqserveError(error.detail) from error
+        count = len(checked.draws)
+        sampler = RowSampler(self._bundle, self._maker, max_batch=count, places=count)
+        places = [sampler.open(draw) for draw in checked.draws]
+        codes = np.stack([sampler.advance(places) for _ in range(manifest.codes.height)], axis=1)  # (n, h, w)
+        bits = bits_of(self._codec, codes, checked.labels).tolist()
+        items = (
+            Generated(checked.label, bit, one, write_picture(pixels))
+            for bit, one, pixels in zip(bits, codes, self._pixels(codes), strict=True)
+        )
+        return Generation(manifest.name, manifest.version, checked.seed, tuple(items))
+
+    def score(self, pictures: Sequence[bytes], fit: str) -> list[Score]:
+        no_label = np.array([self._require_prior()])
+        grids = [self._codes(picture, fit)[0] for picture in pictures]
+        bits = [float(bits_of(self._codec, grid[None], no_label)[0]) for grid in grids]
+        return [Score(of_one, of_one / grid.size) for of_one, grid in zip(bits, grids, strict=True)]
+
+    def info(self) -> list[dict[str, Any]]:
+        return [self._bundle.manifest.model_dump(mode="json")]
+
+    def _require_prior(self) -> int:
+        """Its label for pictures without one."""
+        if self._codec.prior is None:
+            raise VqserveError(f"the bundle {self._bundle.folder} was exported without a prior")
+        return self._codec.prior.no_label
+
+    def _codes(self, picture: bytes, fit: str) -> tuple[Codes, tuple[int, int]]:
+        """Codes (h,w) and the picture's (height, width)."""
+        known_fit = next(known for known in FITS if known == fit)
+        try:
+            taken = to_picture(open_picture(picture, LARGEST_PICTURE), self._bundle.manifest.picture, known_fit)
+        except Problem as error:
+            raise VqserveError(error.detail) from error
+        codes: Codes = _run(self._encoder, "images", taken.pixels, self._codec.multiple_of, 1)
+        return codes, (taken.height, taken.width)
+
+    def _pixels(self, codes: Codes) -> Pixels:
+        """(B,h,w) -> uint8 (B,H,W,C)."""
+        return np.stack([_run(self._decoder, "codes", grid, 1, self._codec.multiple_of) for grid in codes])
+
+
+def _run(session: Session, name: str, one: NDArray[Any], scale_in: int, scale_out: int) -> NDArray[Any]:
+    def run(window: NDArray[Any]) -> NDArray[Any]:
+        result: NDArray[Any] = session.run(None, {name: window})[0]
+        return result
+
+    found: NDArray[Any] = run_in_windows(run, one[None], scale_in=scale_in, scale_out=scale_out)[0]
+    return found

@@ -1,0 +1,105 @@
+"""Generation and scores, through both clients and the command, against a server with a prior."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from client import AsyncClient, Client, Generation, ProblemError, Row
+from client.command_line import main
+from tests.client.conftest import serving
+from tests.conftest import PICTURES, Tiny
+from tests.tiny_bundle import tiny_prior, write_tiny_bundle
+
+DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("with_prior") / "tiny_prior"
+    write_tiny_bundle(folder, "tiny_prior", prior=tiny_prior())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(tiny: Tiny, bundle: Path) -> Iterator[str]:
+    with serving(tiny, bundles=(bundle, tiny.grey)) as started:
+        yield started
+
+
+def test_a_stream_grows_into_the_generation(url: str) -> None:
+    async def streamed() -> list[Row | Generation]:
+        async with AsyncClient(url) as client:
+            return [value async for value in client.stream(n=2, seed=5, label=1)]
+
+    with Client(url) as client:
+        whole = client.generate(n=2, seed=5, label=1)
+        for values in (list(client.stream(n=2, seed=5, label=1)), asyncio.run(streamed())):
+            *rows, last = values
+            assert isinstance(last, Generation) and last.seed == 5
+            grids = np.stack([row.codes for row in rows if isinstance(row, Row)], axis=1)
+            for index, (grid, drawn, again) in enumerate(zip(grids, last.items, whole.items, strict=True)):
+                assert np.array_equal(grid, drawn.codes) and np.array_equal(grid, again.codes), index
+        png = np.asarray(Image.open(io.BytesIO(whole.items[0].png)))
+        assert np.array_equal(png, client.decode(whole.items[0].codes)[0, :, :, 0])
+
+
+def test_a_refused_stream_is_a_problem(url: str) -> None:
+    with Client(url) as client, pytest.raises(ProblemError, match="label"):
+        list(client.stream(label=99))
+
+
+def test_known_codes_are_kept(url: str) -> None:
+    with Client(url) as client:
+        (encoded,) = client.encode(DIGITS[0])
+        known: list[list[int | None]] = [*encoded.codes[:3].tolist(), *([None for _ in range(7)] for _ in range(4))]
+        (item,) = client.generate(seed=1, known=known).items
+        assert np.array_equal(item.codes[:3], encoded.codes[:3])
+
+
+def test_a_container_is_no_larger_than_the_bits_of_the_score(url: str) -> None:
+    """The bits that the service states, a header, and no more than a byte; less where another mode is shorter."""
+    with Client(url) as client:
+        drawn = client.generate(n=16, seed=3, temperature=0.3)
+        pixels = client.decode(np.stack([item.codes for item in drawn.items]))
+        codes = client.encode_array(pixels)
+        bits = sum(score.bits for score in client.score(*(_png(one) for one in pixels)))
+        container = client.compress_array(pixels)
+        assert len(container) <= 11 + bits / 8 + 1 + 16 * 49 * 2**-16
+        assert np.array_equal(client.decompress(container), client.decode(codes))
+
+
+def test_offline_and_online_give_the_same(
+    url: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = []
+    for name, where in (("offline", ["--bundle", str(bundle)]), ("online", ["--url", url])):
+        arguments = ["generate", *where, "--n", "3", "--seed", "11", "--top-k", "5", "-o", str(tmp_path / name)]
+        assert main(arguments) == 0
+        assert main(["score", *where, *map(str, DIGITS)]) == 0
+        scores.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert scores[0] == scores[1] and len(scores[0]) == 3
+    pictures = sorted(path.name for path in (tmp_path / "offline").iterdir())
+    assert pictures == [f"seed11-{index:03d}.png" for index in range(3)]
+    for name in pictures:
+        assert (tmp_path / "offline" / name).read_bytes() == (tmp_path / "online" / name).read_bytes()
+
+
+def test_wishes_that_cannot_be_met_say_why(bundle: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--bundle", str(bundle), "--label", "9"]) == 1
+    assert "label" in capsys.readouterr().err
+    assert main(["generate", "--bundle", str(tiny.grey)]) == 1
+    assert "without a prior" in capsys.readouterr().err
+
+
+def _png(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0]).save(stream, "PNG")
+    return stream.getvalue()
