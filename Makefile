@@ -51,8 +51,9 @@ check-containers: $(DEV)/installed ## build the images, run compose and break it
 docs: $(DEV)/installed ## write the generated pages
 	$(DEV)/bin/python -m service.docs
 
+# Ray's own modules warn of deprecations at import, so here warnings are not errors.
 test-ray: $(RAY)/installed ## the Ray tests, on a local cluster of two nodes of which one is killed
-	OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest deploy/ray $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest -W default tests/deploy_ray $(PYTEST_ARGS)
 
 clean: ## remove the environments that make created
 	rm -rf $(DEV) .venv-serve-cpu .venv-serve-gpu $(RAY) $(PEERS)
@@ -60,13 +61,13 @@ clean: ## remove the environments that make created
 $(DEV)/bin/helm: deploy/helm/fetch_helm.py | $(DEV)/installed
 	$(DEV)/bin/python deploy/helm/fetch_helm.py $@
 
-# Environments. A stamp is newer than both files that decide what is in it, so a second run installs nothing.
+# Environments. A stamp is newer than the files that decide what is in it, so a second run installs nothing.
 $(DEV)/installed: EXTRAS = training,service,test
 $(SERVE)/installed: EXTRAS = service,$(PROVIDER)
-$(RAY)/installed: EXTRAS = service,cpu,ray,test
+$(RAY)/installed: EXTRAS = service,cpu,training,ray,test
 $(PEERS)/installed: EXTRAS = service,cpu,peers,test
 
-%/installed: pyproject.toml constraints.txt
+%/installed: pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "vqserve needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $*

@@ -1,0 +1,1 @@
+"""How vqserve runs on more than one machine: the Helm chart, Ray Serve and Ray Data."""

@@ -1,0 +1,96 @@
+"""What a folder job has to do, fixed before it starts, so that it can be interrupted and go on.
+
+In: a folder of pictures and how to encode them. Out: OUT/job.json and OUT/plan/NNNNNN.json, one list of pictures a
+shard. The lists are written once: a job that goes on takes them as they are, whatever has come into the folder since.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+JOB_FILE = "job.json"
+
+
+class PlanError(ValueError):
+    """The job cannot start or go on; the message says what to do."""
+
+
+class Job(BaseModel):
+    """Everything that decides the bytes of the shards. Going on with other values would mix two jobs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    model: str
+    version: str
+    fit: Literal["exact", "resize", "pad"]
+    pictures_per_shard: int
+    pictures: int = 0
+    shards: int = 0
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file is there as a whole or not at all, also when two workers write it or one is killed."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def pictures_under(folder: Path) -> Iterator[str]:
+    """Paths relative to `folder`, by their suffix, without holding them all in memory."""
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        here = Path(root).relative_to(folder)
+        yield from ((here / name).as_posix() for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES)
+
+
+def plan(job: Job, out: Path) -> Job:
+    """The job with its counts: the one that is in `out` already, or a new one.
+
+    Raises:
+        PlanError: `out` holds another job, or there is no picture.
+    """
+    path = out / JOB_FILE
+    if path.exists():
+        known = Job.model_validate_json(path.read_bytes())
+        if known != job.model_copy(update={"pictures": known.pictures, "shards": known.shards}):
+            raise PlanError(f"{out} holds another job ({known}): use another folder, or the same arguments to go on")
+        return known
+    (out / "plan").mkdir(parents=True, exist_ok=True)
+    counts = _write_lists(pictures_under(Path(job.source)), job.pictures_per_shard, out)
+    if not counts:
+        raise PlanError(f"{job.source} holds no picture ({', '.join(sorted(SUFFIXES))})")
+    job = job.model_copy(update={"pictures": sum(counts), "shards": len(counts)})
+    write_whole(path, job.model_dump_json(indent=1).encode())  # last: an unfinished plan is made again
+    return job
+
+
+def _write_lists(pictures: Iterable[str], size: int, out: Path) -> list[int]:
+    left = iter(pictures)
+    counts: list[int] = []
+    while names := list(islice(left, size)):
+        write_whole(list_path(out, len(counts)), json.dumps(names).encode())
+        counts.append(len(names))
+    return counts
+
+
+def list_path(out: Path, shard: int) -> Path:
+    return out / "plan" / f"{shard:06d}.json"
+
+
+def index_path(out: Path, shard: int) -> Path:
+    """Written last by whoever encodes the shard: when it is there, the shard is finished."""
+    return out / "shards" / f"{shard:06d}.json"
+
+
+def missing(job: Job, out: Path) -> list[int]:
+    return [shard for shard in range(job.shards) if not index_path(out, shard).exists()]

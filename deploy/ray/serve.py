@@ -1,0 +1,73 @@
+"""The same FastAPI application under Ray Serve, with replicas, autoscaling and fractional GPUs.
+
+    serve run deploy.ray.serve:application max_replicas=8
+    serve run deploy.ray.serve:application max_replicas=8 gpus_per_replica=0.25
+
+In: the arguments below, and VQSERVE_* of the process that starts it, which every replica gets. Bundle paths are those
+of the replicas' machines. Out: the routes of docs/api.md on Ray Serve's HTTP port; the service's limits hold for each
+replica, and one replica is one process (VQSERVE_WORKERS does not apply).
+"""
+
+from __future__ import annotations
+
+import os
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve import Application
+
+from service.app import create_app
+from service.settings import Settings
+
+
+class Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(4, ge=1)
+    cpus_per_replica: float = Field(1.0, gt=0)
+    gpus_per_replica: float = Field(0.0, ge=0, description="0.25 puts four replicas on one GPU.")
+    # Requests that a replica may have in hand before Ray starts another one; more would only wait in its queue.
+    target_requests: float = Field(32.0, gt=0)
+
+
+def build_app() -> FastAPI:
+    """Called on the replica: an app holds sessions and is not sent over the wire."""
+    return create_app()
+
+
+@serve.ingress(build_app)
+class Replica:
+    """Ray replaces a replica whose `check_health` raises, and sends it no requests."""
+
+    app: FastAPI
+
+    def check_health(self) -> None:
+        reason = self.app.state.service.why_not_ready()
+        if reason is not None:
+            raise RuntimeError(reason)
+
+
+def application(arguments: Arguments) -> Application:
+    settings = Settings()
+    device = {"VQSERVE_DEVICE": "cuda"} if arguments.gpus_per_replica else {}
+    variables = {name: value for name, value in os.environ.items() if name.startswith("VQSERVE_")}
+    deployment = serve.deployment(
+        Replica,
+        name="vqserve",
+        ray_actor_options={
+            "num_cpus": arguments.cpus_per_replica,
+            "num_gpus": arguments.gpus_per_replica,
+            "runtime_env": {"env_vars": device | variables},
+        },
+        autoscaling_config={
+            "min_replicas": arguments.min_replicas,
+            "max_replicas": arguments.max_replicas,
+            "target_ongoing_requests": arguments.target_requests,
+        },
+        # The service answers 429 by itself; Ray must not queue in front of it without a limit.
+        max_ongoing_requests=settings.max_concurrent_requests,
+        graceful_shutdown_timeout_s=settings.grace_s,
+    )
+    return deployment.bind()

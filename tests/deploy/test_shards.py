@@ -1,0 +1,173 @@
+"""A folder job without Ray: its plan, its shards, going on, and the codes against numpy.
+
+tests/deploy_ray adds the cluster.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from deploy.ray.plan import JOB_FILE, Job, PlanError, index_path, missing, pictures_under, plan
+from deploy.ray.shards import Shard, ShardEncoder
+from service import codec
+from service.bundle import load_bundle
+from service.codec_model import CodecModel
+from service.settings import Settings
+from tests.tiny_bundle import Weights, oracle_codes, write_tiny_bundle
+
+Pixels = NDArray[np.uint8]
+
+
+def write_pictures(folder: Path, count: int, shape: tuple[int, ...] = (28, 28)) -> dict[str, Pixels]:
+    """`count` random pictures in sub-folders, by their relative path."""
+    random = np.random.default_rng(0)
+    pictures = {}
+    for number in range(count):
+        name = f"{number % 3}/{number:04d}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, shape, np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+        pictures[name] = pixels.reshape(*shape[:2], -1)
+    return pictures
+
+
+def codes_by_name(bundle: Path, out: Path, shards: list[Shard]) -> dict[str, NDArray[np.int64]]:
+    """What a reader finds: each picture's codes, decoded from the containers; a picture twice is an error."""
+    model = CodecModel.of(load_bundle(bundle).manifest, None)
+    found: dict[str, NDArray[np.int64]] = {}
+    for shard in shards:
+        for container in shard.containers:
+            decoded = codec.decode(model, (out / "shards" / container.file).read_bytes())
+            assert decoded.size == container.size
+            for name, codes in zip(container.pictures, decoded.codes, strict=True):
+                assert name not in found
+                found[name] = codes
+    return found
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> tuple[Path, Weights]:
+    return tmp_path / "bundle", write_tiny_bundle(tmp_path / "bundle")
+
+
+def a_job(source: Path, fit: str = "exact", pictures_per_shard: int = 4) -> Job:
+    return Job.model_validate(
+        {"source": str(source), "model": "tiny", "version": "v", "fit": fit, "pictures_per_shard": pictures_per_shard}
+    )
+
+
+def encode_all(bundle: Path, job: Job, out: Path) -> list[Shard]:
+    (out / "shards").mkdir(exist_ok=True)
+    encoder = ShardEncoder(bundle, Settings(threads=1, device="cpu"))
+    return [encoder.encode(job, out, shard) for shard in missing(job, out)]
+
+
+def test_every_picture_is_in_one_list(tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "in", 10)
+    (tmp_path / "in/notes.txt").write_text("not a picture")
+    job = plan(a_job(tmp_path / "in"), tmp_path / "out")
+    lists = [json.loads((tmp_path / f"out/plan/{shard:06d}.json").read_bytes()) for shard in range(job.shards)]
+    assert [len(names) for names in lists] == [4, 4, 2]
+    assert sorted(name for names in lists for name in names) == sorted(pictures)
+    assert (job.pictures, job.shards) == (10, 3)
+
+
+def test_codes_are_those_of_the_oracle(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:
+    path, weights = bundle
+    pictures = write_pictures(tmp_path / "in", 10)
+    job = plan(a_job(tmp_path / "in"), tmp_path / "out")
+    found = codes_by_name(path, tmp_path / "out", encode_all(path, job, tmp_path / "out"))
+    assert found.keys() == pictures.keys()
+    for name, pixels in pictures.items():
+        np.testing.assert_array_equal(found[name], oracle_codes(pixels[None], weights)[0])
+
+
+def test_sizes_go_to_containers_of_their_own(tmp_path: Path) -> None:
+    """Padded to a multiple for the model, but a reader gets the real size back."""
+    weights = write_tiny_bundle(tmp_path / "bundle", any_size=True)
+    write_pictures(tmp_path / "in", 3, (13, 18, 3))
+    write_pictures(tmp_path / "in/large", 2, (20, 24, 3))
+    job = plan(a_job(tmp_path / "in", fit="pad", pictures_per_shard=16), tmp_path / "out")
+    (shard,) = encode_all(tmp_path / "bundle", job, tmp_path / "out")
+    assert [(c.size, len(c.pictures)) for c in shard.containers] == [((13, 18), 3), ((20, 24), 2)]
+    found = codes_by_name(tmp_path / "bundle", tmp_path / "out", [shard])
+    pixels = np.asarray(Image.open(tmp_path / "in/large/0/0000.png"))[None]
+    np.testing.assert_array_equal(found["large/0/0000.png"], oracle_codes(pixels, weights)[0])
+    assert found["0/0000.png"].shape == (4, 5)
+
+
+def test_a_broken_picture_is_named_and_the_rest_encoded(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:
+    write_pictures(tmp_path / "in", 4)
+    (tmp_path / "in/0/0000.png").write_bytes(b"not a picture")
+    Image.new("L", (5, 5)).save(tmp_path / "in/1/0001.png")
+    job = plan(a_job(tmp_path / "in"), tmp_path / "out")
+    (shard,) = encode_all(bundle[0], job, tmp_path / "out")
+    assert [(item.picture, item.reason[:18]) for item in shard.refused] == [
+        ("0/0000.png", "Send a PNG, JPEG, "),
+        ("1/0001.png", "The model takes 28"),
+    ]
+    assert shard.encoded == 2
+
+
+def test_a_finished_shard_is_not_done_again(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:
+    write_pictures(tmp_path / "in", 10)
+    out = tmp_path / "out"
+    job = plan(a_job(tmp_path / "in"), out)
+    encode_all(bundle[0], job, out)
+    index_path(out, 1).unlink()
+    first = index_path(out, 0).stat().st_mtime_ns
+    assert [shard.shard for shard in encode_all(bundle[0], plan(a_job(tmp_path / "in"), out), out)] == [1]
+    assert index_path(out, 0).stat().st_mtime_ns == first
+
+
+def test_encoding_a_shard_twice_writes_the_same_bytes(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:
+    """Ray may run a shard again after a death; the second run must replace the first and not add to it."""
+    write_pictures(tmp_path / "in", 4)
+    out = tmp_path / "out"
+    job = plan(a_job(tmp_path / "in"), out)
+    encode_all(bundle[0], job, out)
+    before = {path.name: path.read_bytes() for path in (out / "shards").iterdir()}
+    index_path(out, 0).unlink()
+    encode_all(bundle[0], job, out)
+    assert {path.name: path.read_bytes() for path in (out / "shards").iterdir()} == before
+
+
+def test_new_pictures_do_not_move_those_of_a_job(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 4)
+    job = plan(a_job(tmp_path / "in"), tmp_path / "out")
+    Image.new("L", (28, 28)).save(tmp_path / "in/0/before-all-others.png")
+    assert plan(a_job(tmp_path / "in"), tmp_path / "out") == job
+
+
+def test_an_unfinished_plan_is_made_again(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 4)
+    job = plan(a_job(tmp_path / "in"), tmp_path / "out")
+    (tmp_path / "out" / JOB_FILE).unlink()
+    assert plan(a_job(tmp_path / "in"), tmp_path / "out") == job
+
+
+@pytest.mark.parametrize("change", [{"version": "w"}, {"fit": "pad"}, {"pictures_per_shard": 5}, {"source": "other"}])
+def test_another_job_in_the_same_folder_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    write_pictures(tmp_path / "in", 4)
+    job = a_job(tmp_path / "in")
+    plan(job, tmp_path / "out")
+    with pytest.raises(PlanError, match="use another folder"):
+        plan(job.model_copy(update=change), tmp_path / "out")
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(PlanError, match="holds no picture"):
+        plan(a_job(tmp_path / "in"), tmp_path / "out")
+
+
+def test_pictures_are_found_by_suffix_whatever_its_case(tmp_path: Path) -> None:
+    for name in ("a.PNG", "b.jpeg", "c.webp", "d.gif", "e.json"):
+        (tmp_path / name).touch()
+    assert list(pictures_under(tmp_path)) == ["a.PNG", "b.jpeg", "c.webp"]

@@ -1,0 +1,71 @@
+"""The application under Ray Serve answers as it does alone, on two nodes, and goes on when one of them dies."""
+
+from __future__ import annotations
+
+import io
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ray import serve
+
+from deploy.ray.serve import Arguments, application
+from tests.deploy_ray.conftest import TwoNodes
+from tests.tiny_bundle import oracle_codes, write_tiny_bundle
+
+
+@pytest.fixture
+def port(two_nodes: TwoNodes, unused_tcp_port: int) -> Iterator[int]:
+    serve.start(http_options={"host": "127.0.0.1", "port": unused_tcp_port})
+    yield unused_tcp_port
+    serve.shutdown()
+
+
+def encode(port: int, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> dict[str, Any]:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/encode", file.getvalue(), {"Content-Type": "image/png"})
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - this machine
+        body: dict[str, Any] = json.load(answer)
+    return body
+
+
+def running_replicas() -> int:
+    status = serve.status().applications["default"].deployments["vqserve"]
+    return int(status.replica_states.get("RUNNING", 0))
+
+
+def wait_for(seconds: float, holds: Any) -> None:
+    begun = monotonic()
+    while not holds():
+        assert monotonic() - begun < seconds
+        sleep(0.2)
+
+
+def test_replicas_answer_and_one_of_two_nodes_may_die(
+    tmp_path: Path, port: int, two_nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = write_tiny_bundle(tmp_path / "bundle")
+    monkeypatch.setenv("VQSERVE_BUNDLES", str(tmp_path / "bundle"))
+    monkeypatch.setenv("VQSERVE_DEVICE", "cpu")
+    serve.run(application(Arguments(min_replicas=2, max_replicas=2, cpus_per_replica=1)))
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    expected = oracle_codes(pixels[None, :, :, None], weights)[0].tolist()
+    wait_for(60, lambda: running_replicas() == 2)
+    assert [encode(port, pixels)["codes"] for _ in range(20)] == [expected] * 20
+
+    two_nodes.kill(two_nodes.nodes[0].node_id)
+    wait_for(60, lambda: running_replicas() == 1)
+    assert [encode(port, pixels)["codes"] for _ in range(20)] == [expected] * 20
+
+
+def test_a_bad_argument_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_replica"):
+        Arguments.model_validate({"max_replica": 3})
