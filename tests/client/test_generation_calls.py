@@ -59,7 +59,8 @@ def test_a_refused_stream_is_a_problem(url: str) -> None:
 def test_known_codes_are_kept(url: str) -> None:
     with Client(url) as client:
         (encoded,) = client.encode(DIGITS[0])
-        known: list[list[int | None]] = [*encoded.codes[:3].tolist(), *([None for _ in range(7)] for _ in range(4))]
+        known: list[list[int | None]] = [list(row) for row in encoded.codes[:3].tolist()]
+        known += [[None] * 7 for _ in range(4)]
         (item,) = client.generate(seed=1, known=known).items
         assert np.array_equal(item.codes[:3], encoded.codes[:3])
 
