@@ -28,6 +28,7 @@ FILES = (
     "pixels.js",
     "png.js",
     "style.css",
+    "textures.js",
     "workbench.js",
 )
 # The page holds no secret, and where keys are asked for it is the place to type one in.

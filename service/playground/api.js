@@ -1,6 +1,7 @@
 // The service's HTTP API. In: pictures and codes. Out: the answer and how long it took; a Problem when it refuses.
 
 const CONTAINER = "application/vnd.vqserve.codes";
+const NPY = "application/x-npy";
 const KEY_NAME = "vqserve-key";
 
 /** What the service answers instead of a result, in its own words (RFC 9457). */
@@ -43,6 +44,21 @@ export async function decode(query, codes) {
   const body = JSON.stringify({ codes });
   const { response, finish } = await call("decode", { query, body, type: "application/json", accept: "image/png" });
   return { picture: await response.blob(), timing: finish() };
+}
+
+/** Several grids of codes -> as many pictures of one size. */
+export async function decodeMany(query, codes) {
+  const body = JSON.stringify({ codes });
+  const { response } = await call("decode", { query, body, type: "application/json", accept: NPY });
+  const bytes = await response.arrayBuffer();
+  // The npy format: 8 bytes of magic and version, the length of a header in Python's syntax, the header, the numbers.
+  const start = 10 + new DataView(bytes).getUint16(8, true);
+  const shape = new TextDecoder().decode(bytes.slice(10, start)).match(/'shape': \(([^)]*)\)/)[1];
+  const [count, height, width, channels] = shape.split(",").map(Number);
+  const size = height * width * channels;
+  return Array.from({ length: count }, (_, i) => {
+    return { width, height, channels, data: new Uint8Array(bytes, start + i * size, size) };
+  });
 }
 
 /** Calls `onRow` with each row of codes as it is drawn; the answer is that of the last event. */

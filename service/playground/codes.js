@@ -1,4 +1,4 @@
-// A grid of codes as a heat map that can be walked with the arrow keys. In: rows of codes and a colour each.
+// A grid of codes as a heat map that can be walked with the arrow keys. In: rows of codes and a colour (or texture) each.
 // Out: events of its host: "select" and "activate" {row, column, code}, "erase" when the erased cells change.
 //
 // One canvas for any number of cells; for screen readers a single cell follows the cursor (aria-activedescendant).
@@ -6,8 +6,9 @@
 import { element } from "./dom.js";
 import { inkOn } from "./colours.js";
 
-const SMALLEST_LABELLED_PX = 26;
+const SMALLEST_LABELLED_PX = 21;
 const SMALLEST_SPACED_PX = 7;
+const LABEL_OPACITY = 0.72;
 const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
 export class CodeGrid extends EventTarget {
@@ -17,6 +18,7 @@ export class CodeGrid extends EventTarget {
   #cursor = { row: 0, column: 0 };
   #anchor = null; // where a drag that erases began
   #colours = [];
+  #textures = null; // canvases that are drawn in place of the colours
 
   constructor(host) {
     super();
@@ -76,6 +78,11 @@ export class CodeGrid extends EventTarget {
 
   restoreErased() {
     this.eraseUnknown(this.codes);
+  }
+
+  showTextures(textures) {
+    this.#textures = textures;
+    this.draw();
   }
 
   setCode(row, column, code) {
@@ -195,19 +202,23 @@ export class CodeGrid extends EventTarget {
       row.forEach((code, c) => {
         const [left, top] = [Math.round(c * width), Math.round(r * height)];
         const box = [left, top, Math.round((c + 1) * width) - left - gap, Math.round((r + 1) * height) - top - gap];
-        if (this.isErased(r, c) || code === null) {
-          this.#hatch(context, box);
-          return;
-        }
-        context.fillStyle = this.#colours[code];
-        context.fillRect(...box);
-        if (!labelled) return;
-        context.fillStyle = inkOn(this.#colours[code]);
-        context.globalAlpha = 0.72;
-        context.fillText(code, left + box[2] / 2, top + box[3] / 2);
-        context.globalAlpha = 1;
+        if (this.isErased(r, c)) this.#hatch(context, box);
+        else this.#fill(context, box, code, labelled);
       }),
     );
+  }
+
+  #fill(context, [left, top, width, height], code, labelled) {
+    const colour = this.#colours[code] ?? "#ffffff"; // a code that the model does not have
+    context.imageSmoothingEnabled = false;
+    context.fillStyle = colour;
+    if (this.#textures) context.drawImage(this.#textures[code], left, top, width, height);
+    else context.fillRect(left, top, width, height);
+    if (!labelled) return;
+    context.fillStyle = inkOn(colour);
+    context.globalAlpha = LABEL_OPACITY;
+    context.fillText(code, left + width / 2, top + height / 2);
+    context.globalAlpha = 1;
   }
 
   #hatch(context, [left, top, width, height]) {

@@ -27,9 +27,14 @@ async function start() {
 async function choose() {
   const model = models.find(({ name }) => name === byId("model").value);
   const { picture, codes, quality } = model;
-  const size = picture.any_size ? `any size, ${picture.channels} channels` : `${picture.width} × ${picture.height} × ${picture.channels}`;
-  const psnr = quality.pictures ? `, ${quality.psnr_db.toFixed(1)} dB on ${quality.split}` : "";
-  byId("model-facts").textContent = `${size}, ${codes.codebook_size} codes${psnr}, ${model.version.slice(0, 12)}, ${model.provider}`;
+  const facts = [
+    `${picture.any_size ? "any size" : `${picture.width} × ${picture.height}`} in ${picture.channels === 3 ? "colour" : "grey"}`,
+    `${codes.codebook_size} codes`,
+    quality.pictures ? `${quality.psnr_db.toFixed(1)} dB on its ${quality.split} set` : "",
+    `version ${model.version.slice(0, 12)}`,
+    model.provider.replace("ExecutionProvider", ""),
+  ];
+  byId("model-facts").textContent = facts.filter(Boolean).join(" · ");
   generator.open(model);
   await workbench.open(model);
 }

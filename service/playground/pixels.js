@@ -66,7 +66,7 @@ export function paintDifference(canvas, before, after) {
     let sum = 0;
     for (let c = 0; c < channels; c++) sum += after.data[i * channels + c] - before.data[i * channels + c];
     const difference = sum / channels;
-    image.data.set(difference > 0 ? [222, 106, 20] : [43, 104, 218], 4 * i);
+    image.data.set(difference > 0 ? [236, 118, 28] : [62, 126, 240], 4 * i);
     image.data[4 * i + 3] = Math.min(255, 2 * Math.abs(difference));
   }
   show(canvas, image);

@@ -9,9 +9,10 @@ import { announce, byId, element, formatBytes, formatMs, hideProblem, latest, of
 import { Pad } from "./pad.js";
 import { blank, clear, compare, cropImage, fitImage, openImage, paint, paintDifference } from "./pixels.js";
 import { encodePng } from "./png.js";
+import { texturesOf } from "./textures.js";
 
 const SEVEN = [[7.5, 8], [20.5, 7.5], [16, 14], [13, 22]]; // the first picture, so that there is something to see
-const PALETTE_COLUMNS = { wide: 64, narrow: 32 };
+const PALETTE_COLUMNS = { wide: 48, narrow: 24 };
 const STAGES = {
   read: "request",
   decode_picture: "read picture",
@@ -25,8 +26,8 @@ export class Workbench {
   #picture = null;
   #file = null; // the picture as PNG, exactly what is sent
   #encoded = null; // the service's answer for it
+  #textured = null; // the model whose textures the palette shows
   #times = {};
-  #bytes = {};
 
   constructor() {
     this.pad = new Pad(byId("pad"), byId("pen"), (picture) => this.#drawn(picture));
@@ -55,11 +56,12 @@ export class Workbench {
     this.#model = model;
     const { picture } = model;
     byId("fit").value = picture.any_size ? "keep" : "crop";
-    byId("fit-controls").hidden = picture.any_size;
     byId("clear").hidden = !this.#drawable;
     byId("code").max = model.codes.codebook_size - 1;
     const columns = matchMedia("(min-width: 46rem)").matches ? PALETTE_COLUMNS.wide : PALETTE_COLUMNS.narrow;
     const colours = coloursOf(model);
+    this.#textured = null;
+    this.palette.showTextures(null);
     this.palette.show(palette(colours, Math.min(columns, colours.length)), colours);
     byId("how").textContent = this.#drawable
       ? "Draw, or drop, paste or open a picture. Then change its codes and see what they make."
@@ -120,6 +122,7 @@ export class Workbench {
 
   #drawn(picture) {
     this.#picture = picture;
+    byId("fit-controls").hidden = !this.#image || this.#model.picture.any_size;
     byId("picture-facts").textContent = `${picture.width} × ${picture.height}`;
     this.encodeLatest();
   }
@@ -137,7 +140,16 @@ export class Workbench {
     await this.#decode();
     await this.#compress();
     this.#select();
+    if (this.#textured !== model) await this.#showTextures(); // last, so that it delays nothing that is timed
     announce(`Encoded to ${answer.shape.join(" by ")} codes. ${byId("decoded-facts").textContent}`);
+  }
+
+  async #showTextures() {
+    const model = this.#model;
+    const textures = await texturesOf(model, this.query);
+    if (model !== this.#model) return;
+    this.palette.showTextures(textures);
+    this.#textured = model;
   }
 
   async #decode() {

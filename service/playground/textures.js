@@ -1,0 +1,33 @@
+// What each code looks like. In: a model. Out: one small canvas a code, the middle patch of a picture of that code alone.
+
+import { decodeMany } from "./api.js";
+import { paint } from "./pixels.js";
+
+const CODES_A_REQUEST = 64;
+
+export async function texturesOf(model, query) {
+  const { codes, picture } = model;
+  // A middle cell with neighbours of its own kind on all sides, where the model allows so small a picture.
+  const [rows, columns] = picture.any_size ? [3, 3] : [codes.height, codes.width];
+  const textures = [];
+  for (let first = 0; first < codes.codebook_size; first += CODES_A_REQUEST) {
+    const count = Math.min(CODES_A_REQUEST, codes.codebook_size - first);
+    const grids = Array.from({ length: count }, (_, i) => uniform(rows, columns, first + i));
+    const pictures = await decodeMany(query, grids);
+    for (const one of pictures) textures.push(patch(one, rows >> 1, columns >> 1, picture.multiple_of));
+  }
+  return textures;
+}
+
+const uniform = (rows, columns, code) => Array.from({ length: rows }, () => Array(columns).fill(code));
+
+function patch({ width, channels, data }, row, column, size) {
+  const cut = { width: size, height: size, channels, data: new Uint8Array(size * size * channels) };
+  for (let y = 0; y < size; y++) {
+    const start = ((row * size + y) * width + column * size) * channels;
+    cut.data.set(data.subarray(start, start + size * channels), y * size * channels);
+  }
+  const canvas = document.createElement("canvas");
+  paint(canvas, cut);
+  return canvas;
+}
