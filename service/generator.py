@@ -7,7 +7,7 @@ from typing import cast
 from service.bundle import Bundle
 from service.errors import NoPrior
 from service.metrics import Metrics
-from service.models import Model
+from service.models import Model, OnDeath
 from service.sampling import RowSampler
 from service.scheduler import Scheduler
 from service.sessions import SessionMaker
@@ -16,14 +16,16 @@ from service.settings import Settings
 NAME = "generator"
 
 
-def open_generator(bundle: Bundle, settings: Settings, maker: SessionMaker, metrics: Metrics) -> Scheduler | None:
+def open_generator(
+    bundle: Bundle, settings: Settings, maker: SessionMaker, metrics: Metrics, on_death: OnDeath
+) -> Scheduler | None:
     """None where the bundle has no prior."""
     if bundle.manifest.prior is None:
         return None
     slots = settings.max_generate_batch
-    sampler = RowSampler(bundle, maker, slots, places=2 * slots)  # see service.scheduler.choose
+    sampler = RowSampler(bundle, maker, slots, places=4 * slots)  # for those that pause: see service.scheduler.choose
     bound = metrics.generation.of(bundle.manifest.name)
-    return Scheduler(sampler, settings.max_queued_samples, settings.engine_stall_s, bound)
+    return Scheduler(sampler, settings.max_queued_samples, settings.engine_stall_s, bound, on_death)
 
 
 def generator_of(model: Model) -> Scheduler:

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -61,7 +62,8 @@ class Model:
             part.close(reason)
 
 
-OpenCompanion = Callable[[Bundle, Settings, SessionMaker, Metrics], Companion | None]
+OnDeath = Callable[[], None]
+OpenCompanion = Callable[[Bundle, Settings, SessionMaker, Metrics, OnDeath], Companion | None]
 
 
 class Models:
@@ -138,9 +140,9 @@ class Models:
 
     def _open(self, bundle: Bundle) -> Model:
         metrics = self._metrics.open_model(bundle.manifest, self._maker.provider)
-        engine = Engine(bundle, self._settings, self._maker, metrics, self._on_death)
+        engine = Engine(bundle, self._settings, self._maker, metrics, lambda _: self._on_death(bundle))
         opened = {
-            name: open_companion(bundle, self._settings, self._maker, self._metrics)
+            name: open_companion(bundle, self._settings, self._maker, self._metrics, partial(self._on_death, bundle))
             for name, open_companion in self._open_companion.items()
         }
         present = {name: companion for name, companion in opened.items() if companion is not None}
@@ -151,12 +153,13 @@ class Models:
         self._by_name[name] = model
         self._metrics.models[name] = model.metrics
 
-    def _on_death(self, engine: Engine) -> None:
-        name = engine.bundle.manifest.name
+    def _on_death(self, bundle: Bundle) -> None:
+        """The engine or a companion of this bundle has failed on known input."""
+        name = bundle.manifest.name
         self._metrics.engine_deaths.labels(name).inc()
         if self._settings.on_engine_death == "exit":
             os.kill(os.getpid(), signal.SIGTERM)
-        elif self._by_name[name].engine is engine:
+        elif self._by_name[name].bundle is bundle:
             self._spawn(self._restart(name))
 
     async def _restart(self, name: str) -> None:

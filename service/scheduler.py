@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 OnRow = Callable[[int, Codes], None]
 _RATE_SMOOTHING = 0.1  # weight of the newest step in the measured row rate
-_FAILED = "The sampler has failed on this batch; try again."
 
 
 class Sampler(Protocol):
@@ -77,8 +76,8 @@ class Job:
 def choose(jobs: Sequence[Job], slots: int, free_places: int) -> list[Sample]:
     """The samples that advance next: one of each job in turn, oldest job first, until the slots are full.
 
-    A job's first sample always finds a place: there are 2 * slots of them, and whatever is not the first sample of its
-    job is only started while more than `slots` are free.
+    A job's first sample always finds a place, if there are at least 2 * slots of them: whatever is not the first sample
+    of its job is only started while more than `slots` are free.
     """
     chosen: list[Sample] = []
     depth, more = 0, True
@@ -101,11 +100,19 @@ def choose(jobs: Sequence[Job], slots: int, free_places: int) -> list[Sample]:
 class Scheduler:
     """`submit` belongs to an event loop; so does whatever it calls back."""
 
-    def __init__(self, sampler: Sampler, max_samples: int, stall_s: float, metrics: SchedulerMetrics) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        max_samples: int,
+        stall_s: float,
+        metrics: SchedulerMetrics,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
         self._sampler = sampler
         self._max_samples = max_samples
         self._stall_s = stall_s
         self._metrics = metrics
+        self._on_death = on_death
         self._lock = threading.Lock()
         self._jobs: list[Job] = []
         self._driving = False
@@ -206,7 +213,7 @@ class Scheduler:
             try:
                 drawn = self._sampler.advance(places)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers, or they wait forever
-                self._fail(error)
+                self._fail(batch, error)
             else:
                 self._record(batch, drawn, started)
             self._busy_since = None
@@ -252,16 +259,24 @@ class Scheduler:
             self._jobs.remove(job)
             job.loop.call_soon_threadsafe(_resolve, job)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, batch: Sequence[Sample], error: Exception) -> None:
         """All jobs fail. Then find out with known input whether the sampler is dead."""
         log.error("the row sampler failed", exc_info=error)
+        dead = not self._works()
+        with self._lock:
+            if dead and self._closed is None:
+                self._closed = "The sampler has failed; it is being restarted. Try again."
+            self._fail_all(self._closed or "The sampler has failed on this batch; try again.")
+        if dead:
+            batch[0].job.loop.call_soon_threadsafe(self._on_death)
+
+    def _works(self) -> bool:
         try:
             self._sampler.warm_up()
         except Exception:
             log.critical("the row sampler is dead", exc_info=True)
-            self._closed = "The sampler has failed and cannot draw."
-        with self._lock:
-            self._fail_all(self._closed or _FAILED)
+            return False
+        return True
 
     def _fail_all(self, reason: str) -> None:
         for job in list(self._jobs):

@@ -1,0 +1,365 @@
+"""The scheduler with a sampler whose rows the test hands out one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import NotReady, QueueFull
+from service.metrics import Metrics
+from service.sampling import Codes, Draw
+from service.scheduler import Job, Sample, Scheduler, choose
+
+H, W, SLOTS = 5, 2, 4
+PLACES = 4 * SLOTS
+
+
+class StepByStep:
+    """Draws `[label, row]` in every row, and only when the test lets it."""
+
+    grid = (H, W)
+    max_batch = SLOTS
+
+    def __init__(self) -> None:
+        self.free = list(range(PLACES))
+        self.state: dict[int, list[int]] = {}  # place -> label, next row
+        self.batches: list[list[int]] = []  # labels
+        self.entered = 0
+        self.idle: Callable[[], bool] = lambda: False
+        self.failing: Exception | None = None
+        self.dead = False
+        self._allowed = threading.Semaphore(0)
+
+    @property
+    def free_places(self) -> int:
+        return len(self.free)
+
+    def open(self, draw: Draw) -> int:
+        place = self.free.pop()
+        self.state[place] = [draw.label, 0]
+        return place
+
+    def close(self, place: int) -> None:
+        self.free.append(place)
+
+    def advance(self, places: Sequence[int]) -> Codes:
+        assert len(set(places)) == len(places) <= self.max_batch
+        assert not set(places) & set(self.free)
+        self.entered += 1
+        assert self._allowed.acquire(timeout=10)
+        self.batches.append([self.state[place][0] for place in places])
+        if self.failing is not None:
+            raise self.failing
+        rows = np.array([self.state[place] for place in places], np.int64)
+        for place in places:
+            self.state[place][1] += 1
+        return rows
+
+    def warm_up(self) -> None:
+        if self.dead:
+            raise RuntimeError("dead")
+
+    async def rows(self, count: int) -> None:
+        """Let `count` rows be drawn, and wait until the next one has begun or nothing is left to draw."""
+        await self.begun()
+        before = len(self.batches)
+        for _ in range(count):
+            self._allowed.release()
+        await until(lambda: len(self.batches) == before + count)
+        await until(lambda: self.idle() or self.entered > len(self.batches))
+
+    async def begun(self) -> None:
+        """Wait until a row is being drawn: what comes from now on cannot be part of it."""
+        await until(lambda: self.entered > len(self.batches))
+
+    def release(self) -> None:
+        """Draw everything that is left."""
+        self._allowed.release(10_000)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.001)
+
+
+def draws(label: int, count: int = 1) -> list[Draw]:
+    codes, mask = np.zeros((H, W), np.int64), np.zeros((H, W), np.bool_)
+    one = Draw(np.zeros((H, W), np.float32), label, np.float32(1), 1, np.float32(1), codes, mask)
+    return [one] * count
+
+
+def scheduler_of(sampler: StepByStep, max_samples: int = 1000, **more: Any) -> tuple[Scheduler, Metrics]:
+    metrics = Metrics()
+    scheduler = Scheduler(sampler, max_samples, 60, metrics.generation.of("m"), **more)
+    sampler.idle = lambda: not scheduler._driving
+    return scheduler, metrics
+
+
+def value(metrics: Metrics, name: str) -> float:
+    found = metrics.registry.get_sample_value(f"vqserve_generate_{name}", {"model": "m"})
+    assert found is not None
+    return found
+
+
+def run(work: Callable[[StepByStep, Scheduler, Metrics], Coroutine[Any, Any, None]], max_samples: int = 1000) -> None:
+    async def main() -> None:
+        sampler = StepByStep()
+        scheduler, metrics = scheduler_of(sampler, max_samples)
+        try:
+            await asyncio.wait_for(work(sampler, scheduler, metrics), 20)
+            assert sampler.free_places == PLACES, "every place is free again"
+            assert value(metrics, "samples_in_flight") == 0
+        finally:
+            scheduler.close("the test is over")
+            sampler.release()
+
+    asyncio.run(main())
+
+
+def test_a_job_that_arrives_joins_at_the_next_row_and_not_after_the_batch() -> None:
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        first = scheduler.submit(draws(1))
+        await sampler.rows(2)
+        second = scheduler.submit(draws(2))
+        await sampler.rows(H)
+        assert (await first)[0].tolist() == [[1, row] for row in range(H)]
+        assert not second.done()
+        await sampler.rows(1)
+        assert (await second)[0].tolist() == [[2, row] for row in range(H)]
+        # The row that was already being drawn when the second job came cannot take it along.
+        assert sampler.batches == [[1]] * 3 + [[1, 2]] * 2 + [[2]] * 3
+
+    run(work)
+
+
+def test_a_large_job_delays_a_small_one_by_one_row() -> None:
+    """64 samples hold every slot; a single one has its first row in the first step that begins after its arrival."""
+
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        large = scheduler.submit(draws(1, 64))
+        await sampler.begun()
+        await sampler.rows(2)
+        small = scheduler.submit(draws(2))
+        await sampler.rows(1 + H)
+        assert small.done()
+        assert sampler.batches[3] == [1, 2, 1, 1]
+        sampler.release()
+        assert [grid.tolist() for grid in await large] == [[[1, row] for row in range(H)]] * 64
+
+    run(work)
+
+
+def test_slots_are_shared_between_large_jobs() -> None:
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        jobs = [scheduler.submit(draws(0, 8))]
+        await sampler.begun()
+        jobs.append(scheduler.submit(draws(1, 8)))
+        await sampler.rows(5)
+        assert all(sorted(batch) == [0, 0, 1, 1] for batch in sampler.batches[1:])
+        sampler.release()
+        await asyncio.gather(*jobs)
+
+    run(work)
+
+
+def test_cancelling_frees_the_slots_before_the_next_row() -> None:
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        leaving = scheduler.submit(draws(1, SLOTS))
+        await sampler.begun()
+        staying = scheduler.submit(draws(2, SLOTS))
+        await sampler.rows(2)
+        leaving.cancel()
+        await until(lambda: value(metrics, "cancelled_samples_total") == SLOTS)
+        await sampler.rows(2)
+        assert sampler.batches[3] == [2] * SLOTS
+        sampler.release()
+        await staying
+
+    run(work)
+
+
+def test_rows_are_told_once_in_order_and_only_when_all_samples_have_them() -> None:
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        told: list[tuple[int, list[list[int]]]] = []
+        future = scheduler.submit(draws(1, SLOTS + 1), lambda row, codes: told.append((row, codes.tolist())))
+        await sampler.rows(H)
+        assert told == [], "one sample has not begun"
+        await sampler.rows(2)
+        assert [row for row, _ in told] == [0, 1]
+        await sampler.rows(H - 2)
+        await future
+        assert told == [(row, [[1, row]] * (SLOTS + 1)) for row in range(H)]
+
+    run(work)
+
+
+@pytest.mark.parametrize(("second", "refused"), [(5, False), (6, True)])
+def test_the_queue_is_bounded(second: int, refused: bool) -> None:
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        futures = [scheduler.submit(draws(1, 5))]
+        await sampler.begun()
+        if refused:
+            with pytest.raises(QueueFull) as caught:
+                scheduler.submit(draws(2, second))
+            assert int(caught.value.headers["Retry-After"]) >= 1
+            assert value(metrics, "rejected_samples_total") == second
+        else:
+            futures.append(scheduler.submit(draws(2, second)))
+        for future in futures:
+            future.cancel()
+        await sampler.rows(1)
+
+    run(work, max_samples=10)
+
+
+def test_retry_after_is_the_rows_left_over_the_measured_rate() -> None:
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        future = scheduler.submit(draws(1, 10))
+        await sampler.begun()
+        scheduler._rows_per_s = 4.0
+        with pytest.raises(QueueFull) as caught:
+            scheduler.submit(draws(2))
+        assert caught.value.headers["Retry-After"] == str(-(-10 * H // 4))
+        future.cancel()
+        await sampler.rows(1)
+
+    run(work, max_samples=10)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_failed_row_reaches_every_caller(dead: bool) -> None:
+    """Running, paused and waiting ones alike. The scheduler goes on unless the sampler also fails on known input."""
+
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        futures = [scheduler.submit(draws(label, 8)) for label in range(3)]
+        await sampler.rows(2)
+        sampler.failing, sampler.dead = RuntimeError("CUDA error 700"), dead
+        await sampler.rows(1)
+        for future in futures:
+            with pytest.raises(NotReady, match="sampler has failed"):
+                await future
+        assert (scheduler.why_not_ready() is not None) is dead
+        sampler.failing = None
+        if dead:
+            with pytest.raises(NotReady):
+                scheduler.submit(draws(1))
+        else:
+            again = scheduler.submit(draws(1))
+            await sampler.rows(H)
+            assert (await again).shape == (1, H, W)
+
+    run(work)
+
+
+def test_the_owner_hears_of_a_death_in_the_event_loop() -> None:
+    async def main() -> None:
+        sampler, heard = StepByStep(), asyncio.Event()
+        scheduler, _ = scheduler_of(sampler, on_death=heard.set)
+        future = scheduler.submit(draws(1))
+        sampler.failing, sampler.dead = RuntimeError("no"), True
+        await sampler.rows(1)
+        await asyncio.wait_for(heard.wait(), 5)
+        with pytest.raises(NotReady):
+            await future
+
+    asyncio.run(main())
+
+
+def test_a_row_that_stalls_turns_readiness_off() -> None:
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        scheduler._stall_s = 0.02
+        future = scheduler.submit(draws(1))
+        assert scheduler.why_not_ready() is None
+        await until(lambda: scheduler.why_not_ready() == "a row takes longer than 0.02 s")
+        await sampler.rows(H)
+        await future
+        assert scheduler.why_not_ready() is None
+
+    run(work)
+
+
+def test_close_answers_everyone_and_refuses_the_next() -> None:
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        futures = [scheduler.submit(draws(label, 3)) for label in range(3)]
+        await sampler.rows(1)
+        scheduler.close("The service is shutting down.")
+        for future in futures:
+            with pytest.raises(NotReady, match="shutting down"):
+                await future
+        with pytest.raises(NotReady, match="shutting down"):
+            scheduler.submit(draws(1))
+        await sampler.rows(1)
+
+    run(work)
+
+
+def test_metrics_of_a_job() -> None:
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        future = scheduler.submit(draws(1, 3))
+        assert value(metrics, "samples_in_flight") == 3
+        await sampler.rows(2)
+        assert value(metrics, "busy_slots") == 3
+        assert value(metrics, "slots") == SLOTS
+        await sampler.rows(H - 2)
+        await future
+        assert value(metrics, "rows_total") == 3 * H
+        assert value(metrics, "row_seconds_count") == H
+        assert value(metrics, "first_row_seconds_count") == 1
+        await until(lambda: value(metrics, "busy_slots") == 0)
+
+    run(work)
+
+
+def test_the_thread_works_only_while_there_is_work() -> None:
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        for label in range(3):
+            future = scheduler.submit(draws(label))
+            await sampler.rows(H)
+            await future
+            await until(lambda: not scheduler._driving)
+        assert len(scheduler._executor._threads) == 1
+
+    run(work)
+
+
+def test_choose_never_runs_out_of_places_and_serves_the_oldest_first() -> None:
+    """Random arrivals, departures and rows: the rule of `choose` that 2 * slots places are enough, by simulation.
+
+    The first sample of a job never finds the table full, although more samples have begun than can advance.
+    """
+    random = np.random.default_rng(0)
+    jobs: list[Job] = []
+    free = 2 * SLOTS
+    for _ in range(20_000):
+        if random.random() < 0.3:
+            job = Job(None, None, np.zeros((0, H, W), np.int64), None, 0.0)  # type: ignore[arg-type]
+            job.unfinished = [Sample(job, index, draws(0)[0]) for index in range(random.choice([1, 1, 3, 20]))]
+            jobs.append(job)
+        if jobs and random.random() < 0.05:
+            free += sum(sample.place is not None for sample in jobs.pop(random.integers(len(jobs))).unfinished)
+        if len(jobs) > 12:
+            free += sum(sample.place is not None for job in jobs[6:] for sample in job.unfinished)
+            del jobs[6:]
+        batch = choose(jobs, SLOTS, free)
+        for sample in batch:
+            if sample.place is None:
+                sample.place, free = 1, free - 1
+        assert free >= 0
+        assert {job for job in jobs[:SLOTS]} <= {sample.job for sample in batch}, "the oldest jobs all advance"
+        assert len(batch) <= SLOTS
+        if sum(len(job.unfinished) for job in jobs) <= SLOTS:
+            assert len(batch) == sum(len(job.unfinished) for job in jobs), "no slot is idle while a sample waits"
+        for sample in batch:
+            sample.row += 1
+            if sample.row == H:
+                sample.job.unfinished.remove(sample)
+                free += 1
+        jobs = [job for job in jobs if job.unfinished]
