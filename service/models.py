@@ -22,7 +22,7 @@ from service.containers import open_codec
 from service.engine import Engine
 from service.errors import UnknownModel
 from service.metrics import Metrics, ModelMetrics
-from service.sessions import SessionMaker, session_maker
+from service.sessions import ORT_ERRORS, SessionMaker, session_maker
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,13 @@ class Models:
         return self._open(bundle)
 
     def _open(self, bundle: Bundle) -> Model:
+        """Raises BundleError when onnxruntime refuses a graph of it."""
+        try:
+            return self._open_parts(bundle)
+        except ORT_ERRORS as error:
+            raise BundleError(f"{bundle.folder}: a graph cannot be run: {error}: export it again") from error
+
+    def _open_parts(self, bundle: Bundle) -> Model:
         metrics = self._metrics.open_model(bundle.manifest, self._maker.provider)
         engine = Engine(bundle, self._settings, self._maker, metrics, lambda _: self._on_death(bundle))
         opened = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from service.settings import Settings
 
@@ -24,6 +25,14 @@ CPU: Provider = "CPUExecutionProvider"
 _CGROUP_V2_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 # EXHAUSTIVE, the default, stalls at every new shape.
 _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
+
+
+# onnxruntime's exceptions have no base of their own.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    *(ort_state.Fail, ort_state.EPFail, ort_state.InvalidArgument, ort_state.InvalidGraph, ort_state.InvalidProtobuf),
+    *(ort_state.NoModel, ort_state.NoSuchFile, ort_state.NotImplemented, ort_state.RuntimeException),
+    *(ort_state.EngineError, RuntimeError),
+)
 
 
 class DeviceError(RuntimeError):
@@ -74,7 +83,7 @@ def session_maker(settings: Settings, probe: Path) -> SessionMaker:
     try:
         _require_cuda()
         maker.open(probe)
-    except (DeviceError, RuntimeError) as error:
+    except (DeviceError, *ORT_ERRORS) as error:
         if settings.device == "cuda":
             raise DeviceError(f"VQSERVE_DEVICE=cuda: {error}") from error
         maker = SessionMaker(CPU, threads)

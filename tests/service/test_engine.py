@@ -13,18 +13,19 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from service.bundle import BundleError, GraphName, GraphSpec, sha256_file, version_of
 from service.errors import problem_type
 from service.sessions import DeviceError, cpu_limit, session_maker
 from service.settings import Settings
 from service.traffic import CodeTraffic, divergence_bits, perplexity
-from tests.conftest import PICTURES, Tiny
+from tests.conftest import PICTURES, Tiny, running
 from tests.service.serving import answers, serving, until
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -169,6 +170,24 @@ def test_reload_of_a_bad_bundle_leaves_the_old_one_serving(make_client: MakeClie
     assert encode(client).json()["version"] == old
     assert client.get("/readyz").status_code == 200
     assert client.post("/models/none/reload").status_code == 404
+
+
+def test_reload_of_a_graph_that_cannot_run_leaves_the_old_one_serving(
+    make_client: MakeClient, own_bundle: Path
+) -> None:
+    """The hashes are right, so only onnxruntime can tell."""
+    client = make_client(bundles=(own_bundle,))
+    (own_bundle / "decoder.onnx").write_bytes(b"not a graph")
+    path = own_bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["graphs"]["decoder"]["sha256"] = sha256_file(own_bundle / "decoder.onnx")
+    graphs = {name: GraphSpec.model_validate(spec) for name, spec in manifest["graphs"].items()}
+    manifest["version"] = version_of(cast(dict[GraphName, GraphSpec], graphs))
+    path.write_text(json.dumps(manifest))
+    assert client.post("/models/tiny/reload").status_code == 422
+    assert encode(client).status_code == 200
+    with pytest.raises(BundleError, match="cannot be run"), running(Settings(bundles=(own_bundle,), device="cpu")):
+        pass
 
 
 def test_a_watched_folder_reloads_by_itself(make_client: MakeClient, own_bundle: Path) -> None:
