@@ -31,7 +31,7 @@ check: $(DEV)/installed ## ruff and mypy --strict
 	$(DEV)/bin/mypy
 
 train: $(DEV)/installed ## fit CONFIG (default: MNIST) and export it to BUNDLE
-	$(DEV)/bin/python -m training fit --config $(CONFIG)
+	$(DEV)/bin/python -m training fit --config $(CONFIG) --resume
 	$(DEV)/bin/python -m export runs/$(basename $(notdir $(CONFIG))) $(BUNDLE)
 
 bench: $(DEV)/installed ## measure this machine: sampler, load, rate and distortion; one JSON line each
@@ -49,7 +49,7 @@ check-containers: $(DEV)/installed ## build the images, run compose and break it
 	$(DEV)/bin/python docker/check_containers.py
 
 docs: $(DEV)/installed ## write the generated pages
-	$(DEV)/bin/python -m service.docs
+	$(DEV)/bin/python -m service.reference
 
 # Ray's own modules warn of deprecations at import, so here warnings are not errors.
 test-ray: $(RAY)/installed ## the Ray tests, on a local cluster of two nodes of which one is killed

@@ -40,6 +40,7 @@ def expressions() -> Iterator[str]:
         yield from (target["expr"] for target in panel["targets"])
     for rule in yaml.safe_load((ROOT / "deploy/helm/prometheus-adapter.yaml").read_text())["rules"]["custom"]:
         yield rule["seriesQuery"]
+        yield rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"])
 
 
 @pytest.mark.parametrize("expression", sorted(set(expressions())))
