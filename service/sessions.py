@@ -83,7 +83,7 @@ def session_maker(settings: Settings, probe: Path) -> SessionMaker:
     try:
         _require_cuda()
         maker.open(probe)
-    except (DeviceError, *ORT_ERRORS) as error:
+    except ORT_ERRORS as error:  # DeviceError is a RuntimeError
         if settings.device == "cuda":
             raise DeviceError(f"VQSERVE_DEVICE=cuda: {error}") from error
         maker = SessionMaker(CPU, threads)
