@@ -71,6 +71,10 @@ class GraphBuilder:
     def cast(self, value: str, dtype: str) -> str:
         return self.op("Cast", value, to=DTYPES[dtype])
 
+    def split(self, value: str, count: int, axis: int) -> list[str]:
+        """`count` equal parts along `axis`."""
+        return self.ops("Split", value, count=count, axis=axis, num_outputs=count) if count > 1 else [value]
+
     def slice(self, value: str, axis: int, start: int, end: int) -> str:
         return self.op("Slice", value, self.integers(start), self.integers(end), self.integers(axis))
 

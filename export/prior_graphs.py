@@ -8,13 +8,16 @@ compute what `PixelCNN.forward` computes, bit for bit. What differs is what is r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
 from export.onnx_builder import GraphBuilder
-from export.sampling_graph import draw_code
+from export.sampling_graph import draw_code, numerators
 from training.prior import (
     EMBEDDING_LIMIT,
     GATE_LIMIT,
@@ -54,10 +57,13 @@ class PriorGraphs:
     def __init__(self, prior: PixelCNN) -> None:
         self.prior = prior
         self.channels = prior.channels
-        self.layers: list[GatedLayer] = [*prior.vertical, *prior.horizontal]
+        self.vertical_layers = cast(list[GatedLayer], list(prior.vertical))
+        self.horizontal_layers = cast(list[GatedLayer], list(prior.horizontal))
         zero = np.zeros((1, self.channels), np.float32)
         self.embedding = np.concatenate([zero, _array(prior.quantized_embedding())])  # row 0 stands for "no code"
-        bias = _array(quantized_bias(prior.label_bias)).reshape(-1, len(self.layers), 2 * self.channels)
+        bias = _array(quantized_bias(prior.label_bias)).reshape(
+            -1, len(self.vertical_layers) + len(self.horizontal_layers), 2 * self.channels
+        )
         self.label_bias = _fold_gate(bias) + _gate_shift(self.channels)  # (labels+1, V+N, 2C)
 
     # ---- the parts, in the order of PixelCNN.forward
@@ -67,13 +73,10 @@ class PriorGraphs:
         index = graph.op("Add", codes, graph.integers(1))
         return graph.op("Gather", graph.constant(self.embedding), index, axis=0)
 
-    def label_biases(self, graph: GraphBuilder, labels: str, first: int, count: int, axes: int) -> list[str]:
-        """One (B, 1 x axes, 2C) bias a layer."""
+    def label_biases(self, graph: GraphBuilder, labels: str, first: int, count: int) -> str:
+        """The biases of `count` layers side by side: (B,1,1,count*2C)."""
         table = self.label_bias[:, first : first + count].reshape(len(self.label_bias), -1)
-        biases = graph.op("Gather", graph.constant(table), labels, axis=0)
-        if axes:
-            biases = graph.op("Unsqueeze", biases, graph.integers(*range(1, axes + 1)))
-        return graph.ops("Split", biases, count=count, axis=-1, num_outputs=count) if count > 1 else [biases]
+        return graph.op("Unsqueeze", graph.op("Gather", graph.constant(table), labels, axis=0), graph.integers(1, 2))
 
     def gated(self, graph: GraphBuilder, layer: GatedLayer, stream: str, summed: str) -> str:
         """stream + round(out(gate(summed))): `summed` is taps + conditioning, folded by `_fold_gate`."""
@@ -86,63 +89,64 @@ class PriorGraphs:
         moved = graph.op("Add", stream, graph.op("Round", update))
         return graph.op("Clip", moved, graph.scalar(-STREAM_LIMIT), graph.scalar(STREAM_LIMIT))
 
-    def vertical(self, graph: GraphBuilder, layer: GatedLayer, rows: str, above: str, bias: str, rank: int) -> str:
-        """One vertical layer over rows (B,[h,]w,C), given the same rows shifted down by one."""
-        both = graph.op("Concat", rows, above, axis=-1)  # (..., w, 2C)
-        side = [0] * (rank - 2) + [1, 0]
-        padded = graph.op("Pad", both, graph.integers(*side, *side))
-        columns = [graph.slice(padded, rank - 2, start, end) for start, end in ((0, -2), (1, -1), (2, LAST))]
-        gathered = graph.op("Concat", *columns, axis=-1)  # (..., w, 3*2C): by column, then row
+    def vertical(self, graph: GraphBuilder, layer: GatedLayer, rows: str, above: str, bias: str) -> str:
+        """One vertical layer over rows (B,h,w,C), given the same rows shifted down by one."""
+        both = graph.op("Concat", rows, above, axis=-1)  # (B,h,w,2C)
+        padded = graph.op("Pad", both, graph.integers(0, 0, 1, 0, 0, 0, 1, 0))
+        columns = [graph.slice(padded, 2, start, end) for start, end in ((0, -2), (1, -1), (2, LAST))]
+        gathered = graph.op("Concat", *columns, axis=-1)  # (B,h,w,3*2C): by column, then row
         weight = _array(layer.taps.quantized_weight()).reshape(len(VERTICAL_TAPS), self.channels, -1)
         order = [VERTICAL_TAPS.index((row, column)) for column in (-1, 0, 1) for row in (0, -1)]
         matrix = _fold_gate(weight[order].reshape(-1, 2 * self.channels))
-        return self.gated(
-            graph, layer, rows, graph.op("Add", graph.op("MatMul", gathered, graph.constant(matrix)), bias)
-        )
+        taps = graph.op("MatMul", gathered, graph.constant(matrix))
+        return self.gated(graph, layer, rows, graph.op("Add", taps, bias))
 
-    def context(self, graph: GraphBuilder, above: str, labels: str, axes: int) -> str:
-        """The vertical stack's word to every horizontal layer, label included: (..., N*2C)."""
-        count = len(self.prior.horizontal)
+    def context(self, graph: GraphBuilder, above: str, labels: str) -> str:
+        """The vertical stack's word to every horizontal layer, label included: (B,h,w,N*2C)."""
+        count = len(self.horizontal_layers)
         folded = _array(self.prior.context.quantized_weight()).reshape(self.channels, count, -1)
         product = graph.op("MatMul", above, graph.constant(_fold_gate(folded).reshape(self.channels, -1)))
-        table = self.label_bias[:, len(self.prior.vertical) :].reshape(len(self.label_bias), -1)
-        bias = graph.op("Gather", graph.constant(table), labels, axis=0)
-        return graph.op("Add", product, graph.op("Unsqueeze", bias, graph.integers(*range(1, axes + 1))))
+        return graph.op("Add", product, self.label_biases(graph, labels, len(self.vertical_layers), count))
 
-    def head(self, graph: GraphBuilder, stream: str) -> str:
-        """(..., C) -> integer logits float32 (..., K)."""
-        hidden = graph.op("Round", self._biased(graph, self.prior.hidden, stream))
+    def head(self, graph: GraphBuilder, stream: str, *, matrix: bool = False) -> str:
+        """(..., C) -> integer logits float32 (..., K); a `matrix` (B,C) takes one node less a layer."""
+        hidden = graph.op("Round", self._biased(graph, self.prior.hidden, stream, matrix))
         hidden = graph.op("Clip", hidden, graph.scalar(0), graph.scalar(HEAD_LIMIT))
-        return graph.op("Round", self._biased(graph, self.prior.head, hidden))
+        return graph.op("Round", self._biased(graph, self.prior.head, hidden, matrix))
 
-    def _biased(self, graph: GraphBuilder, linear: FixedPointLinear, x: str) -> str:
+    def _biased(self, graph: GraphBuilder, linear: FixedPointLinear, x: str, matrix: bool) -> str:
         assert linear.bias is not None
-        product = graph.op("MatMul", x, graph.constant(_array(linear.quantized_weight())))
-        return graph.op("Add", product, graph.constant(_array(quantized_bias(linear.bias))))
+        weight, bias = _array(linear.quantized_weight()), _array(quantized_bias(linear.bias))
+        if matrix:
+            return graph.op("Gemm", x, graph.constant(weight), graph.constant(bias))
+        return graph.op("Add", graph.op("MatMul", x, graph.constant(weight)), graph.constant(bias))
 
-    def rows(self, graph: GraphBuilder, above: str, labels: str, caches: str, w: int | str) -> tuple[str, str]:
-        """One row of the vertical stack: `above` (B,w,C) embeds the codes of the row above; -> context, next caches."""
-        count = len(self.prior.vertical)
-        biases = self.label_biases(graph, labels, 0, count, 1)
-        remembered = graph.ops("Split", caches, count=count + 1, axis=1, num_outputs=count + 1)[1:]
+    def rows(self, graph: GraphBuilder, above: str, labels: str, caches: str) -> tuple[str, list[str]]:
+        """One row of the vertical stack: `above` (B,1,w,C) embeds the codes of the row above.
+
+        Returns the context (B,1,w,N*2C) and what the next row needs of this one: the input of each layer (B,1,w,C).
+        """
+        count = len(self.vertical_layers)
+        biases = graph.split(self.label_biases(graph, labels, 0, count), count, axis=-1)
+        remembered = graph.split(caches, count + 1, axis=1)[1:]
         kept = [above]
-        for layer, bias, cache in zip(self.prior.vertical, biases, remembered, strict=True):
-            before = graph.op("Squeeze", cache, graph.integers(1))
-            kept.append(self.vertical(graph, layer, kept[-1], before, bias, rank=3))  # type: ignore[arg-type]
-        slots = [graph.op("Unsqueeze", row, graph.integers(1)) for row in kept[:-1]]
-        return self.context(graph, kept[-1], labels, 1), graph.op("Concat", *slots, axis=1)
+        for layer, bias, before in zip(self.vertical_layers, biases, remembered, strict=True):
+            kept.append(self.vertical(graph, layer, kept[-1], before, bias))
+        return self.context(graph, kept.pop(), labels), kept
 
-    def column(self, graph: GraphBuilder, stream: str, context: str, left: list[list[str]]) -> str:
-        """One pixel of the horizontal stack; `left[layer]` holds the layer's inputs at columns j-1, j-2 and grows."""
-        width = 2 * self.channels
-        for index, layer in enumerate(self.prior.horizontal):
+    def column(self, graph: GraphBuilder, stream: str, contexts: Sequence[str], left: list[list[str]]) -> str:
+        """One pixel of the horizontal stack; `left[layer]` holds the layer's inputs at columns j-1, j-2 and grows.
+
+        `contexts[layer]` is (B,2C). At columns 0 and 1 some inputs do not exist; they would be zero, so their weights
+        are left out.
+        """
+        for index, (layer, context) in enumerate(zip(self.horizontal_layers, contexts, strict=True)):
             gathered = [stream, *left[index]]
-            conditioning = graph.slice(context, 1, index * width, (index + 1) * width)
-            matrix = _fold_gate(_array(layer.taps.quantized_weight()))[: len(gathered) * self.channels]  # type: ignore[operator,union-attr]
+            matrix = _fold_gate(_array(layer.taps.quantized_weight()))[: len(gathered) * self.channels]
             taps = graph.op("Concat", *gathered, axis=-1) if len(gathered) > 1 else stream
             left[index] = gathered[: HORIZONTAL_TAPS - 1]
-            stream = self.gated(graph, layer, stream, graph.op("Gemm", taps, graph.constant(matrix), conditioning))  # type: ignore[arg-type]
-        return self.head(graph, stream)
+            stream = self.gated(graph, layer, stream, graph.op("Gemm", taps, graph.constant(matrix), context))
+        return self.head(graph, stream, matrix=True)
 
     # ---- the graphs
 
@@ -152,20 +156,19 @@ class PriorGraphs:
         labels = graph.input("labels", "int64", ("B",))
         embedded = self.embed(graph, codes)  # (B,h,w,C)
         above = self._shifted(graph, embedded, axis=1)
-        biases = self.label_biases(graph, labels, 0, len(self.prior.vertical), 2)
-        for layer, bias in zip(self.prior.vertical, biases, strict=True):
-            above = self.vertical(graph, layer, above, self._shifted(graph, above, axis=1), bias, rank=4)  # type: ignore[arg-type]
-        context = self.context(graph, above, labels, 2)
-        count = len(self.prior.horizontal)
-        contexts = graph.ops("Split", context, count=count, axis=-1, num_outputs=count) if count > 1 else [context]
+        count = len(self.vertical_layers)
+        biases = graph.split(self.label_biases(graph, labels, 0, count), count, axis=-1)
+        for layer, bias in zip(self.vertical_layers, biases, strict=True):
+            above = self.vertical(graph, layer, above, self._shifted(graph, above, axis=1), bias)
+        contexts = graph.split(self.context(graph, above, labels), len(self.horizontal_layers), axis=-1)
         stream = self._shifted(graph, embedded, axis=2)
-        for layer, conditioning in zip(self.prior.horizontal, contexts, strict=True):
+        for layer, conditioning in zip(self.horizontal_layers, contexts, strict=True):
             taps = [stream]
             for _ in range(HORIZONTAL_TAPS - 1):
                 taps.append(self._shifted(graph, taps[-1], axis=2))
-            matrix = _fold_gate(_array(layer.taps.quantized_weight()))  # type: ignore[operator,union-attr]
+            matrix = _fold_gate(_array(layer.taps.quantized_weight()))
             product = graph.op("MatMul", graph.op("Concat", *taps, axis=-1), graph.constant(matrix))
-            stream = self.gated(graph, layer, stream, graph.op("Add", product, conditioning))  # type: ignore[arg-type]
+            stream = self.gated(graph, layer, stream, graph.op("Add", product, conditioning))
         logits = graph.cast(self.head(graph, stream), "int32")
         graph.output(logits, "logits", "int32", ("B", "h", "w", self.prior.codebook_size))
         return graph.model()
@@ -177,7 +180,6 @@ class PriorGraphs:
 
     def row(self, w: int, frequency_table: NDArray[np.int32], *, filters: bool) -> onnx.ModelProto:
         """The sampler: all w columns of one row, unrolled. Without `filters` it has no top_k and top_p."""
-        prior = self.prior
         graph = GraphBuilder("prior_row" if filters else "prior_row_unfiltered")
         uniforms = graph.input("uniforms", "float32", ("B", w))
         labels = graph.input("labels", "int64", ("B",))
@@ -187,50 +189,69 @@ class PriorGraphs:
             controls["top_p"] = graph.input("top_p", "float32", ("B",))
         known_codes = graph.input("known_codes", "int64", ("B", w))
         known_mask = graph.input("known_mask", "bool", ("B", w))
-        cache_shape = ("B", len(prior.vertical) + 1, w, self.channels)
+        cache_shape = ("B", len(self.vertical_layers) + 1, w, self.channels)
         caches = graph.input("caches", "float32", cache_shape)
 
         controls = {name: graph.op("Unsqueeze", value, graph.integers(1)) for name, value in controls.items()}
-        above = graph.op("Squeeze", graph.slice(caches, 1, 0, 1), graph.integers(1))  # (B,w,C): codes of the row above
-        context, kept = self.rows(graph, above, labels, caches, w)
-        columns = [graph.op("Squeeze", c, graph.integers(1)) for c in self._split(graph, context, w)]
-        drawn: list[str] = []
-        embedded: list[str] = []
-        left: list[list[str]] = [[] for _ in prior.horizontal]
-        zeros = graph.op("Mul", graph.op("Squeeze", graph.slice(above, 1, 0, 1), graph.integers(1)), graph.scalar(0))
-        for j, column in enumerate(columns):
-            stream = embedded[-1] if embedded else zeros
-            logits = self.column(graph, stream, column, left)
-            code = draw_code(graph, logits, graph.slice(uniforms, 1, j, j + 1), controls, frequency_table)
-            known = graph.slice(known_mask, 1, j, j + 1)
-            code = graph.op("Where", known, graph.slice(known_codes, 1, j, j + 1), code)  # (B,1)
-            drawn.append(code)
-            embedded.append(graph.op("Squeeze", self.embed(graph, code), graph.integers(1)))
-        codes = graph.op("Concat", *drawn, axis=1) if w > 1 else drawn[0]
+        above = graph.slice(caches, 1, 0, 1)  # (B,1,w,C): codes of the row above
+        context, kept = self.rows(graph, above, labels, caches)
+        codes = self._draw_columns(graph, w, context, controls, (uniforms, known_codes, known_mask), frequency_table)
         graph.output(codes, "sampled_codes", "int64", ("B", w))
-        below = graph.op("Unsqueeze", self.embed(graph, codes), graph.integers(1))
-        graph.output(graph.op("Concat", below, kept, axis=1), "next_caches", "float32", cache_shape)
+        below = graph.op("Unsqueeze", self._embed_drawn(graph, codes), graph.integers(1))
+        graph.output(graph.op("Concat", below, *kept, axis=1), "next_caches", "float32", cache_shape)
         return graph.model()
 
-    def _split(self, graph: GraphBuilder, context: str, w: int) -> list[str]:
-        return graph.ops("Split", context, count=w, axis=1, num_outputs=w) if w > 1 else [context]
+    def _draw_columns(
+        self,
+        graph: GraphBuilder,
+        w: int,
+        context: str,
+        controls: dict[str, str],
+        inputs: tuple[str, str, str],
+        frequency_table: NDArray[np.int32],
+    ) -> str:
+        """All columns of a row, left to right: context (B,1,w,N*2C), inputs (B,w) each -> codes int64 (B,w)."""
+        layers = len(self.horizontal_layers)
+        flat = graph.op("Reshape", context, graph.integers(0, w * layers * 2 * self.channels))
+        contexts = graph.split(flat, w * layers, axis=1)
+        uniforms, known_codes, known_mask = inputs
+        columns = [graph.split(x, w, axis=1) for x in (numerators(graph, uniforms), known_codes, known_mask)]
+        left: list[list[str]] = [[] for _ in range(layers)]
+        # zeros (B,C) stand for the code to the left of the first column
+        stream = graph.op("Mul", graph.slice(flat, 1, 0, self.channels), graph.scalar(0))
+        drawn: list[str] = []
+        for j, (numerator, known_code, known) in enumerate(zip(*columns, strict=True)):
+            logits = self.column(graph, stream, contexts[j * layers : (j + 1) * layers], left)
+            code = graph.op("Where", known, known_code, draw_code(graph, logits, numerator, controls, frequency_table))
+            drawn.append(code)  # (B,1)
+            stream = graph.op("Squeeze", self._embed_drawn(graph, code), graph.integers(1))
+        return graph.op("Concat", *drawn, axis=1) if w > 1 else drawn[0]
+
+    def _embed_drawn(self, graph: GraphBuilder, codes: str) -> str:
+        """As `embed`, for codes that are never "none"."""
+        return graph.op("Gather", graph.constant(self.embedding[1:]), codes, axis=0)
 
     def context_row(self) -> onnx.ModelProto:
         graph = GraphBuilder("prior_context")
         codes_above = graph.input("codes_above", "int64", ("B", "w"))
         labels = graph.input("labels", "int64", ("B",))
-        cache_shape = ("B", len(self.prior.vertical) + 1, "w", self.channels)
+        cache_shape = ("B", len(self.vertical_layers) + 1, "w", self.channels)
         caches = graph.input("caches", "float32", cache_shape)
-        above = self.embed(graph, codes_above)
-        context, kept = self.rows(graph, above, labels, caches, "w")
-        graph.output(context, "context", "float32", ("B", "w", 2 * self.channels * len(self.prior.horizontal)))
-        unused = graph.op("Unsqueeze", above, graph.integers(1))  # keeps the shape of prior_row's caches
-        graph.output(graph.op("Concat", unused, kept, axis=1), "next_caches", "float32", cache_shape)
+        above = graph.op("Unsqueeze", self.embed(graph, codes_above), graph.integers(1))
+        context, kept = self.rows(graph, above, labels, caches)
+        graph.output(
+            graph.op("Squeeze", context, graph.integers(1)),
+            "context",
+            "float32",
+            ("B", "w", 2 * self.channels * len(self.horizontal_layers)),
+        )
+        # the first slot only keeps the shape of prior_row's caches: here the codes above are an input
+        graph.output(graph.op("Concat", above, *kept, axis=1), "next_caches", "float32", cache_shape)
         return graph.model()
 
     def pixel(self) -> onnx.ModelProto:
         graph = GraphBuilder("prior_pixel")
-        layers, taps = len(self.prior.horizontal), HORIZONTAL_TAPS - 1
+        layers, taps = len(self.horizontal_layers), HORIZONTAL_TAPS - 1
         context = graph.input("context", "float32", ("B", 2 * self.channels * layers))
         previous = graph.input("previous_codes", "int64", ("B",))
         left_shape = ("B", layers, taps, self.channels)
@@ -241,7 +262,7 @@ class PriorGraphs:
             left.append(
                 [graph.op("Squeeze", graph.slice(rows, 2, t, t + 1), graph.integers(1, 2)) for t in range(taps)]
             )
-        logits = self.column(graph, self.embed(graph, previous), context, left)
+        logits = self.column(graph, self.embed(graph, previous), graph.split(context, layers, axis=1), left)
         graph.output(graph.cast(logits, "int32"), "logits", "int32", ("B", self.prior.codebook_size))
         slots = [graph.op("Unsqueeze", x, graph.integers(1)) for layer in left for x in layer]
         stacked = graph.op("Concat", *slots, axis=1)  # (B, layers*taps, C)

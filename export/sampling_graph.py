@@ -19,11 +19,11 @@ UNIFORM_BITS = 24  # uniforms are multiples of 2^-24: float32 holds them exactly
 def draw_code(
     graph: GraphBuilder,
     logits: str,
-    uniform: str,
+    numerator: str,
     controls: dict[str, str],
     frequency_table: NDArray[np.int32],
 ) -> str:
-    """Integer logits float32 (B,K), uniform (B,1), controls (B,1) each -> codes int64 (B,1)."""
+    """Integer logits float32 (B,K), numerator of the uniform int64 (B,1), controls (B,1) each -> codes int64 (B,1)."""
     last = graph.scalar(len(frequency_table) - 1)
     distance = graph.op("Sub", graph.op("ReduceMax", logits, graph.integers(1)), logits)
     scaled = graph.op("Round", graph.op("Mul", distance, controls["inverse_temperature"]))
@@ -33,14 +33,18 @@ def draw_code(
         frequencies = _filtered(graph, index, frequencies, controls, len(frequency_table))
     cumulative = graph.op("CumSum", frequencies, graph.constant(np.array(1, np.int64)))  # (B,K) int32, inclusive
     total = graph.slice(cumulative, 1, -1, np.iinfo(np.int64).max)  # (B,1)
-    point = _scaled_total(graph, total, uniform)  # below the total, since u < 1
-    below = graph.cast(graph.op("LessOrEqual", cumulative, point), "int32")
-    return graph.cast(graph.op("ReduceSum", below, graph.integers(1)), "int64")
+    point = _scaled_total(graph, total, numerator)  # below the total, since u < 1
+    below = graph.cast(graph.op("LessOrEqual", cumulative, point), "int64")
+    return graph.op("ReduceSum", below, graph.integers(1))
 
 
-def _scaled_total(graph: GraphBuilder, total: str, fraction: str) -> str:
-    """floor(total * fraction) in integers: total int32 (B,1), fraction float32 (B,1) cut to 24 bits -> int32 (B,1)."""
-    numerator = graph.cast(graph.op("Mul", fraction, graph.scalar(1 << UNIFORM_BITS)), "int64")
+def numerators(graph: GraphBuilder, fractions: str) -> str:
+    """Fractions float32 in [0,1] of any shape -> int64 in units of 2^-24."""
+    return graph.cast(graph.op("Mul", fractions, graph.scalar(1 << UNIFORM_BITS)), "int64")
+
+
+def _scaled_total(graph: GraphBuilder, total: str, numerator: str) -> str:
+    """floor(total * numerator / 2^24) in integers: total int32 (B,1), numerator int64 (B,1) -> int32 (B,1)."""
     product = graph.op("Mul", graph.cast(total, "int64"), numerator)
     return graph.cast(graph.op("Div", product, graph.integers(1 << UNIFORM_BITS)), "int32")
 
@@ -54,7 +58,7 @@ def _filtered(graph: GraphBuilder, index: str, frequencies: str, controls: dict[
     kept = _zero_beyond(graph, graph.op("GatherElements", frequencies, order, axis=1), ordered, k_threshold)
     mass = graph.op("CumSum", kept, graph.constant(np.array(1, np.int64)))  # (B,K)
     total = graph.slice(mass, 1, -1, np.iinfo(np.int64).max)
-    wanted = _scaled_total(graph, total, controls["top_p"])
+    wanted = _scaled_total(graph, total, numerators(graph, controls["top_p"]))
     before = graph.cast(graph.op("Less", mass, wanted), "int32")  # 1 until the mass reaches p
     p_index = graph.cast(graph.op("ReduceSum", before, graph.integers(1)), "int64")
     p_threshold = graph.op("GatherElements", ordered, p_index, axis=1)
