@@ -27,7 +27,7 @@ from service.container import (
     write_index,
 )
 from service.container_errors import ChecksumError, HeaderError, OverLimitError, WrongModelError
-from service.tiles import Tile, tiles_of
+from service.tiles import Tile, bounds, grown, overlap, tiles_of
 
 Codes = NDArray[np.int64]
 
@@ -110,25 +110,43 @@ def decode(model: CodecModel, data: bytes, limits: Limits = DEFAULT_LIMITS) -> D
     return Decoded(codes, size, labels, header.mode)
 
 
-def decode_tile(model: CodecModel, data: bytes, index: int, limits: Limits = DEFAULT_LIMITS) -> tuple[Tile, Codes]:
-    """Tile `index` of an indexed container: where it lies, and its codes (h,w). Reads no other tile.
+@dataclass(frozen=True)
+class DecodedTile:
+    """codes (1,h,w): those of `tile` and of up to `margin` codes around it, which start at `top` and `left`."""
+
+    tile: Tile
+    codes: Codes
+    top: int
+    left: int
+    size: tuple[int, int]  # of the whole picture, in pixels
+
+
+def decode_tile(
+    model: CodecModel, data: bytes, index: int, *, margin: int = 0, limits: Limits = DEFAULT_LIMITS
+) -> DecodedTile:
+    """Tile `index` of an indexed container, with what a decoder network needs around it. Reads no tile further away.
 
     Raises:
         ContainerError: as `decode`, or the container has no index or no such tile.
     """
     header, start = read_header(data)
-    _, grid = _check_header(model, header, limits)
+    size, grid = _check_header(model, header, limits)
     if not header.indexed:
         raise HeaderError("the container has no index of tiles: encode it with one, or decode it whole")
     tiles = tiles_of(header.pictures, grid, model.native_grid)
     if not 0 <= index < len(tiles):
         raise HeaderError(f"there is no tile {index}: the container has {len(tiles)}, counted from 0")
-    entry = read_index(data, start, len(tiles))[index]
-    alone = replace(tiles[index], picture=0, top=0, left=0)
-    codes = np.empty((1, alone.height, alone.width), np.int64)
-    decode_tiles(model, header.mode, [data[entry.start : entry.stop]], [alone], codes)
-    _check(entry.checksum, model, data[:start], codes)
-    return tiles[index], codes[0]
+    entries = read_index(data, start, len(tiles))
+    seen = grown(tiles[index], margin, grid)
+    near = {tile: entry for tile, entry in zip(tiles, entries, strict=True) if overlap(tile, seen)}
+    whole = bounds(list(near))  # of the tiles that reach into what is seen
+    moved = [replace(tile, picture=0, top=tile.top - whole.top, left=tile.left - whole.left) for tile in near]
+    codes = np.empty((1, whole.height, whole.width), np.int64)
+    decode_tiles(model, header.mode, [data[entry.start : entry.stop] for entry in near.values()], moved, codes)
+    for tile, entry in zip(moved, near.values(), strict=True):
+        _check(entry.checksum, model, data[:start], codes[tile.where])
+    _, rows, columns = replace(seen, top=seen.top - whole.top, left=seen.left - whole.left).where
+    return DecodedTile(tiles[index], codes[:, rows, columns], seen.top, seen.left, size)
 
 
 def _check_arguments(model: CodecModel, codes: Codes, size: tuple[int, int], labels: Codes | None) -> None:

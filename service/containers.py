@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import NDArray
 
-from service import codec
+from service import codec, windows
 from service.bundle import Bundle
 from service.codec_model import CodecModel
 from service.container import MEDIA_TYPE
@@ -15,7 +18,7 @@ from service.prior_sessions import codec_model
 from service.sessions import SessionMaker
 from service.settings import Settings
 
-__all__ = ["MEDIA_TYPE", "open_codec", "pack", "unpack"]
+__all__ = ["MEDIA_TYPE", "open_codec", "pack", "tile_pixels", "unpack", "unpack_tile"]
 
 Codes = NDArray[np.int64]
 
@@ -24,9 +27,10 @@ def open_codec(bundle: Bundle, maker: SessionMaker) -> CodecModel:
     return codec_model(bundle, maker.open)
 
 
-def pack(model: CodecModel, codes: Codes, size: tuple[int, int]) -> bytes:
-    """codes (B,h,w) of pictures of `size` (height, width) -> the shortest container."""
-    return codec.encode(model, codes, size=size)
+def pack(model: CodecModel, codes: Codes, size: tuple[int, int], label: int | None, indexed: bool) -> bytes:
+    """codes (B,h,w) of pictures of `size` (height, width), which may all have one label -> the shortest container."""
+    labels = None if label is None else np.full(len(codes), label, np.int64)
+    return codec.encode(model, codes, size=size, labels=labels, indexed=indexed)
 
 
 def unpack(model: CodecModel, body: bytes, settings: Settings) -> codec.Decoded:
@@ -35,9 +39,33 @@ def unpack(model: CodecModel, body: bytes, settings: Settings) -> codec.Decoded:
     Raises:
         TooManyItems: more pictures or pixels than the settings allow. InvalidContainer: any other fault of the bytes.
     """
-    max_codes = settings.max_pixels_per_request // model.multiple_of**2
+    with _as_problems():
+        return codec.decode(model, body, _limits(model, settings))
+
+
+def unpack_tile(model: CodecModel, body: bytes, tile: int, settings: Settings) -> codec.DecodedTile:
+    """One tile, with as much around it as the decoder network sees. Raises as `unpack`."""
+    with _as_problems():
+        return codec.decode_tile(model, body, tile, margin=windows.MARGIN, limits=_limits(model, settings))
+
+
+def tile_pixels(model: CodecModel, found: codec.DecodedTile) -> tuple[slice, slice]:
+    """Where the tile lies in the picture that `found.codes` decode to, rows and columns, without the padded border."""
+    scale, tile = model.multiple_of, found.tile
+    top, left = (tile.top - found.top) * scale, (tile.left - found.left) * scale
+    height = min(tile.height * scale, found.size[0] - tile.top * scale)
+    width = min(tile.width * scale, found.size[1] - tile.left * scale)
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _limits(model: CodecModel, settings: Settings) -> codec.Limits:
+    return codec.Limits(settings.max_pictures_per_request, settings.max_pixels_per_request // model.multiple_of**2)
+
+
+@contextmanager
+def _as_problems() -> Iterator[None]:
     try:
-        return codec.decode(model, body, codec.Limits(settings.max_pictures_per_request, max_codes))
+        yield
     except OverLimitError as error:
         raise TooManyItems(f"{error}.") from error
     except ContainerError as error:

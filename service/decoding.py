@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
+from typing import cast
 
 import numpy as np
 import orjson
@@ -48,43 +49,64 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request asks to decode: codes (B,h,w), and the (height, width) to crop the pictures to, if smaller."""
+    """What a request asks to decode: codes (B,h,w), and the rows and columns of pixels that are wanted of them."""
 
     codes: Codes
     several: bool
-    size: tuple[int, int] | None = None
+    rows: slice = field(default_factory=lambda: slice(None))
+    columns: slice = field(default_factory=lambda: slice(None))
 
 
 async def decode(request: Request) -> Response:
     service = service_of(request)
-    model = service.models.get(read_query(request, ("model",)).get("model"))
+    query = read_query(request, ("model", "tile"))
+    model = service.models.get(query.get("model"))
     stages = service.metrics.stages
     started = perf_counter()
     body = await read_body(request, service.settings.max_body_bytes)
     service.metrics.received.inc(len(body))
     stages["read"].observe(perf_counter() - started)
-    wanted = await read_codes(request, service, model, body)
+    wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
     media_type = choose(request.headers.get("accept", ""), SEVERAL_ANSWERS if wanted.several else ONE_ANSWERS)
     (pixels,) = await finish([model.engine.decode(wanted.codes)], request)
     ran = perf_counter()
-    if wanted.size is not None:
-        pixels = pixels[:, : wanted.size[0], : wanted.size[1]]
-    response = await _answer(request, service, wanted, pixels, media_type)
+    response = await _answer(request, service, wanted, pixels[:, wanted.rows, wanted.columns], media_type)
     stages["encode_answer"].observe(perf_counter() - ran)
     return response
 
 
-async def read_codes(request: Request, service: Service, model: Model, body: bytes) -> Wanted:
+def _tile(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise InvalidParameter(f"tile must be a whole number from 0, not {text[:40]!r}.")
+    return int(text)
+
+
+async def read_codes(request: Request, service: Service, model: Model, body: bytes, tile: int | None) -> Wanted:
     media_type = bare_type(request.headers.get("content-type", ""))
+    if media_type == containers.MEDIA_TYPE:
+        read = _read_container if tile is None else partial(_read_tile, tile=tile)
+        (wanted,) = await finish([service.in_thread(partial(read, service, model, body))], request)
+        return cast(Wanted, wanted)
+    if tile is not None:
+        raise InvalidParameter(f"tile: only a body of {containers.MEDIA_TYPE} has tiles.")
     if media_type == JSON:
         return checked(service, model, codes_of_json(body))
     if media_type == npy.MEDIA_TYPE:
         return checked(service, model, npy.read_npy(body))
-    if media_type == containers.MEDIA_TYPE:
-        unpack = partial(containers.unpack, model.codec, body, service.settings)
-        (decoded,) = await finish([service.in_thread(unpack)], request)
-        return Wanted(decoded.codes, len(decoded.codes) > 1, decoded.size)
     raise UnsupportedMediaType(f"Send {', '.join(REQUESTS)}.")
+
+
+def _read_container(service: Service, model: Model, body: bytes) -> Wanted:
+    decoded = containers.unpack(model.codec, body, service.settings)
+    height, width = decoded.size
+    return Wanted(decoded.codes, len(decoded.codes) > 1, slice(height), slice(width))
+
+
+def _read_tile(service: Service, model: Model, body: bytes, tile: int) -> Wanted:
+    found = containers.unpack_tile(model.codec, body, tile, service.settings)
+    return Wanted(found.codes, False, *containers.tile_pixels(model.codec, found))
 
 
 def codes_of_json(body: bytes) -> NDArray[np.int64]:
@@ -149,12 +171,18 @@ def _write_all(pixels: Pixels, media_type: str) -> Sequence[bytes]:
     return [images.write_picture(one, media_type) for one in pixels]
 
 
+_TILE_SCHEMA = {
+    "type": "integer",
+    "minimum": 0,
+    "description": "Only this tile of an indexed container, counted picture by picture and row by row.",
+}
+
 DECODE = Endpoint(
     method="POST",
     path="/decode",
     handler=decode,
     summary="Codes to pictures",
-    query=MODEL_QUERY,
+    query={**MODEL_QUERY, "tile": _TILE_SCHEMA},
     request={JSON: DecodeRequest, npy.MEDIA_TYPE: BINARY, containers.MEDIA_TYPE: BINARY},
     answer={**dict.fromkeys((*PICTURE_ANSWERS, npy.MEDIA_TYPE), BINARY), JSON: DecodeAnswer},
     problems=(

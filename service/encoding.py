@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -56,9 +56,10 @@ class Upload:
 
 async def encode(request: Request) -> Response:
     service = service_of(request)
-    query = read_query(request, ("model", "fit"))
+    query = read_query(request, ("model", "fit", "label", "indexed"))
     model = service.models.get(query.get("model"))
     media_type = choose(request.headers.get("accept", ""), ANSWERS)
+    packing = _packing(model, query, media_type)
     stages = service.metrics.stages
     started = perf_counter()
     body = await read_body(request, service.settings.max_body_bytes)
@@ -68,11 +69,40 @@ async def encode(request: Request) -> Response:
     decoded = perf_counter()
     codes = await encode_pictures(request, model, upload.pictures)
     ran = perf_counter()
-    response = await _answer(request, service, model, upload, codes, media_type)
+    response = await _answer(request, service, model, upload, codes, media_type, packing)
     stages["read"].observe(read - started)
     stages["decode_picture"].observe(decoded - read)
     stages["encode_answer"].observe(perf_counter() - ran)
     return response
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """What a request asks of a container: the label that its prior may use, and an index of tiles."""
+
+    label: int | None
+    indexed: bool
+
+
+def _packing(model: Model, query: Mapping[str, str], media_type: str) -> Packing:
+    asked = [name for name in ("label", "indexed") if name in query]
+    if asked and media_type != containers.MEDIA_TYPE:
+        raise InvalidParameter(f"{asked[0]}: needs Accept: {containers.MEDIA_TYPE}.")
+    return Packing(label_of(model, query.get("label")), flag_of("indexed", query.get("indexed", "false")))
+
+
+def label_of(model: Model, text: str | None) -> int | None:
+    count = model.manifest.prior.label_count if model.manifest.prior else 0
+    if text is not None and (not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) >= count):
+        fix = f"a whole number in 0..{count - 1}" if count else "left out: there are no labels"
+        raise InvalidParameter(f"label must be {fix}; not {text[:40]!r}.")
+    return None if text is None else int(text)
+
+
+def flag_of(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise InvalidParameter(f"{name} must be true or false, not {text[:40]!r}.")
+    return text == "true"
 
 
 def fit_of(value: str) -> Fit:
@@ -169,7 +199,13 @@ async def encode_pictures(request: Request, model: Model, pictures: Sequence[Pic
 
 
 async def _answer(
-    request: Request, service: Service, model: Model, upload: Upload, codes: Sequence[Codes], media_type: str
+    request: Request,
+    service: Service,
+    model: Model,
+    upload: Upload,
+    codes: Sequence[Codes],
+    media_type: str,
+    packing: Packing,
 ) -> Response:
     if media_type == JSON:
         return Response(_json(model, upload, codes), media_type=JSON)
@@ -179,7 +215,9 @@ async def _answer(
     sizes = {(picture.height, picture.width) for picture in upload.pictures}
     if len(sizes) > 1:
         raise InvalidParameter("One container holds pictures of one size; send the others in their own request.")
-    pack = partial(containers.pack, model.codec, stack_alike(codes, "codes"), sizes.pop())
+    pack = partial(
+        containers.pack, model.codec, stack_alike(codes, "codes"), sizes.pop(), packing.label, packing.indexed
+    )
     (content,) = await finish([service.in_thread(pack)], request)
     return Response(content, media_type=containers.MEDIA_TYPE)
 
@@ -203,8 +241,10 @@ def _json(model: Model, upload: Upload, codes: Sequence[Codes]) -> bytes:
     return orjson.dumps({**head, **items[0], **size}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-MODEL_QUERY = {"model": {"type": "string", "description": "Name of the model; the default one without it."}}
-_FIT_SCHEMA = {"type": "string", "enum": list(images.FITS), "default": images.FITS[0]}
+MODEL_QUERY: dict[str, dict[str, Any]] = {
+    "model": {"type": "string", "description": "Name of the model; the default one without it."}
+}
+_FIT_SCHEMA: dict[str, Any] = {"type": "string", "enum": list(images.FITS), "default": images.FITS[0]}
 _FORM_SCHEMA = {
     "type": "object",
     "required": [FIELD],
@@ -212,12 +252,24 @@ _FORM_SCHEMA = {
     "additionalProperties": False,
 }
 
+PICTURE_QUERY = {**MODEL_QUERY, "fit": _FIT_SCHEMA}
+_LABEL_SCHEMA = {
+    "type": "integer",
+    "minimum": 0,
+    "description": "Container only: the label of all pictures; it is stored where it makes the container shorter.",
+}
+_INDEXED_SCHEMA = {
+    "type": "boolean",
+    "default": False,
+    "description": "Container only: every tile can be decoded alone (/decode?tile=), for 5 to 6 bytes a tile.",
+}
+
 ENCODE = Endpoint(
     method="POST",
     path="/encode",
     handler=encode,
     summary="Pictures to codes",
-    query={**MODEL_QUERY, "fit": _FIT_SCHEMA},
+    query={**PICTURE_QUERY, "label": _LABEL_SCHEMA, "indexed": _INDEXED_SCHEMA},
     request={FORM: _FORM_SCHEMA, **dict.fromkeys((*images.MEDIA_TYPES, npy.MEDIA_TYPE), BINARY)},
     answer={JSON: (EncodeAnswer, EncodeManyAnswer), npy.MEDIA_TYPE: BINARY, containers.MEDIA_TYPE: BINARY},
     problems=(

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import images
-from service.encoding import ENCODE, JSON, encode_pictures, fit_of, read_upload
+from service.encoding import ENCODE, JSON, PICTURE_QUERY, encode_pictures, fit_of, flag_of, label_of, read_upload
 from service.endpoints import Endpoint
-from service.errors import InvalidParameter, NoPrior
+from service.errors import NoPrior
 from service.generation_schemas import ScoreAnswer, ScoreManyAnswer
 from service.generator import generator_of
 from service.likelihood import bits_of
@@ -32,7 +32,7 @@ async def score(request: Request) -> Response:
     model = service.models.get(query.get("model"))
     generator_of(model)
     choose(request.headers.get("accept", ""), (JSON,))
-    label, by_label = _label(model, query.get("label")), _flag(query.get("by_label", "false"))
+    label, by_label = label_of(model, query.get("label")), flag_of("by_label", query.get("by_label", "false"))
     body = await read_body(request, service.settings.max_body_bytes)
     service.metrics.received.inc(len(body))
     upload = await read_upload(request, service, model, body, fit_of(query.get("fit", images.FITS[0])))
@@ -42,32 +42,20 @@ async def score(request: Request) -> Response:
     return json_response({**head, "items": items} if upload.several else {**head, **items[0]})
 
 
-def _score_all(model: Model, grids: Sequence[Codes], label: int, by_label: bool) -> list[dict[str, object]]:
+def _score_all(model: Model, grids: Sequence[Codes], label: int | None, by_label: bool) -> list[dict[str, object]]:
     return [_score(model, grid, label, by_label) for grid in grids]
 
 
-def _score(model: Model, grid: Codes, label: int, by_label: bool) -> dict[str, object]:
-    labels = [label, *(range(len(model.manifest.labels or ())) if by_label else ())]
+def _score(model: Model, grid: Codes, label: int | None, by_label: bool) -> dict[str, object]:
+    prior = model.manifest.prior
+    assert prior is not None
+    labels = [
+        prior.label_count if label is None else label,
+        *(range(len(model.manifest.labels or ())) if by_label else ()),
+    ]
     bits = bits_of(model.codec, np.repeat(grid[None], len(labels), axis=0), np.array(labels, np.int64)).tolist()
     answer = {"bits": bits[0], "bits_per_code": bits[0] / grid.size, "codes_shape": grid.shape}
     return {**answer, "bits_by_label": bits[1:]} if by_label else answer
-
-
-def _label(model: Model, text: str | None) -> int:
-    prior = model.manifest.prior
-    assert prior is not None
-    if text is None:
-        return prior.label_count
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) >= prior.label_count:
-        fix = f"a whole number in 0..{prior.label_count - 1}" if prior.label_count else "left out: there are no labels"
-        raise InvalidParameter(f"label must be {fix}; not {text[:40]!r}.")
-    return int(text)
-
-
-def _flag(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise InvalidParameter(f"by_label must be true or false, not {text[:40]!r}.")
-    return text == "true"
 
 
 SCORE = Endpoint(
@@ -76,7 +64,7 @@ SCORE = Endpoint(
     handler=score,
     summary="How many bits the prior needs for a picture",
     query={
-        **ENCODE.query,
+        **PICTURE_QUERY,
         "label": {"type": "integer", "minimum": 0, "description": "Score under this label; without one: under none."},
         "by_label": {"type": "boolean", "default": False, "description": "Also score under each label in turn."},
     },

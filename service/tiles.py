@@ -38,6 +38,30 @@ def tiles_of(pictures: int, grid: tuple[int, int], largest: tuple[int, int]) -> 
     ]
 
 
+def grown(tile: Tile, margin: int, grid: tuple[int, int]) -> Tile:
+    """The tile and up to `margin` codes on each side, as far as the grid (h,w) reaches."""
+    top, left = max(0, tile.top - margin), max(0, tile.left - margin)
+    bottom, right = min(grid[0], tile.top + tile.height + margin), min(grid[1], tile.left + tile.width + margin)
+    return Tile(tile.picture, top, left, bottom - top, right - left)
+
+
+def overlap(first: Tile, second: Tile) -> bool:
+    return (
+        first.picture == second.picture
+        and first.top < second.top + second.height
+        and second.top < first.top + first.height
+        and first.left < second.left + second.width
+        and second.left < first.left + first.width
+    )
+
+
+def bounds(tiles: list[Tile]) -> Tile:
+    """The smallest rectangle around tiles of one picture."""
+    top, left = min(tile.top for tile in tiles), min(tile.left for tile in tiles)
+    bottom, right = max(tile.top + tile.height for tile in tiles), max(tile.left + tile.width for tile in tiles)
+    return Tile(tiles[0].picture, top, left, bottom - top, right - left)
+
+
 def groups_of(tiles: list[Tile]) -> list[list[Tile]]:
     """Tiles of one shape, tallest first, then widest first, otherwise in their order; at most GROUP_TILES a group."""
     ordered = sorted(tiles, key=lambda tile: (-tile.height, -tile.width))

@@ -108,18 +108,33 @@ def test_one_tile_decodes_alone(mode: Mode) -> None:
     data = encode(MODEL, codes, size=(28, 33), modes=[mode], indexed=True)
     seen = np.full(codes.shape, -1)
     for index in range(18):
-        tile, found = decode_tile(MODEL, data, index)
-        seen[tile.where] = found
+        found = decode_tile(MODEL, data, index)
+        seen[found.tile.where] = found.codes[0]
     assert np.array_equal(seen, codes)
     with pytest.raises(HeaderError, match="no tile 18"):
         decode_tile(MODEL, data, 18)
+
+
+@given(st.integers(0, 9), st.integers(1, 13), st.integers(1, 13), st.data())
+def test_a_tile_comes_with_its_surroundings(margin: int, height: int, width: int, data: st.DataObject) -> None:
+    codes = draw_codes(MODEL, (2, height, width), seed=5)
+    container = encode(MODEL, codes, size=(4 * height, 4 * width - 1), modes=[Mode.PRIOR], indexed=True)
+    tiles = 2 * -(-height // 3) * -(-width // 4)
+    found = decode_tile(MODEL, container, data.draw(st.integers(0, tiles - 1)), margin=margin)
+    tile, (_, rows, columns) = found.tile, found.codes.shape
+    assert found.size == (4 * height, 4 * width - 1)
+    assert (found.top, found.left) == (max(0, tile.top - margin), max(0, tile.left - margin))
+    assert found.top + rows == min(height, tile.top + tile.height + margin)
+    assert found.left + columns == min(width, tile.left + tile.width + margin)
+    whole = codes[tile.picture, found.top : found.top + rows, found.left : found.left + columns]
+    assert np.array_equal(found.codes[0], whole)
 
 
 def test_a_damaged_tile_does_not_hurt_its_neighbours() -> None:
     codes = draw_codes(MODEL, (1, 6, 4), seed=5)
     data = encode(MODEL, codes, size=(24, 16), modes=[Mode.RAW], indexed=True)
     damaged = data[:-1] + bytes([data[-1] ^ 16])
-    assert np.array_equal(decode_tile(MODEL, damaged, 0)[1], codes[0, :3])
+    assert np.array_equal(decode_tile(MODEL, damaged, 0).codes[0], codes[0, :3])
     with pytest.raises(ChecksumError):
         decode_tile(MODEL, damaged, 1)
     with pytest.raises(ContainerError, match="no index"):

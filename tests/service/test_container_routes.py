@@ -1,0 +1,110 @@
+"""Containers over HTTP: labels, indexes, single tiles, and large pictures, with priors behind them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from starlette.testclient import TestClient
+
+from service.container import MEDIA_TYPE, Mode, read_header
+from service.settings import Settings
+from tests.conftest import PICTURES, Tiny, running
+from tests.tiny_bundle import tiny_prior, write_tiny_bundle
+
+CONTAINER, NPY = {"accept": MEDIA_TYPE}, "application/x-npy"
+
+
+@pytest.fixture(scope="module")
+def coding(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("coding")
+    write_tiny_bundle(folder / "digits", "digits", prior=tiny_prior())
+    write_tiny_bundle(folder / "photos", "photos", any_size=True, prior=tiny_prior(label_count=0))
+    bundles = (folder / "digits", folder / "photos", tiny.colour)
+    with running(Settings(**{**tiny.settings, "bundles": bundles})) as client:
+        yield client
+
+
+def picture(height: int, width: int) -> bytes:
+    """A real photograph, enlarged to this size."""
+    stream = io.BytesIO()
+    with Image.open(PICTURES / "ladybird_crop.jpg") as image:
+        image.resize((width, height)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def decoded(client: TestClient, container: bytes, query: str) -> NDArray[np.uint8]:
+    headers = {"content-type": MEDIA_TYPE, "accept": NPY}
+    response = client.post(f"/decode{query}", content=container, headers=headers)
+    assert response.status_code == 200, response.text
+    return np.load(io.BytesIO(response.content))  # type: ignore[no-any-return]
+
+
+def test_tiles_put_together_are_the_whole_picture(coding: TestClient) -> None:
+    """Pixels for pixels, at a size that is no multiple of anything: no seams."""
+    query = "?model=photos&fit=pad&indexed=true"
+    container = coding.post(f"/encode{query}", files={"img": picture(131, 258)}, headers=CONTAINER).content
+    header, _ = read_header(container)
+    assert header.indexed and header.size == (131, 258)
+    whole = decoded(coding, container, "?model=photos")
+    native = coding.get("/models/photos").json()["picture"]
+    rows = []
+    columns = -(-258 // native["width"])
+    for top in range(-(-131 // native["height"])):
+        tiles = [decoded(coding, container, f"?model=photos&tile={top * columns + left}") for left in range(columns)]
+        rows.append(np.concatenate(tiles, axis=1))
+    assert columns > 2 and np.array_equal(np.concatenate(rows), whole)
+
+
+def test_a_container_and_its_codes_decode_to_the_same(coding: TestClient) -> None:
+    for query, size in (("?model=photos", (96, 64)), ("?model=photos", (400, 360))):
+        codes = coding.post(f"/encode{query}", files={"img": picture(*size)}, headers={"accept": NPY}).content
+        container = coding.post(f"/encode{query}", files={"img": picture(*size)}, headers=CONTAINER).content
+        headers = {"content-type": NPY, "accept": NPY}
+        plain = np.load(io.BytesIO(coding.post(f"/decode{query}", content=codes, headers=headers).content))
+        assert plain.shape == (*size, 3) and np.array_equal(decoded(coding, container, query), plain)
+
+
+def test_a_label_never_costs_bytes(coding: TestClient) -> None:
+    """It is stored only where it saves at least as much as it takes; the codes are the same in any case."""
+    files = [("img", (PICTURES / f"digit_{n}.png").read_bytes()) for n in (0, 1, 2, 4, 7)] * 4
+    without = coding.post("/encode", files=files, headers=CONTAINER).content
+    for label in range(3):
+        container = coding.post(f"/encode?label={label}", files=files, headers=CONTAINER).content
+        assert len(container) <= len(without)
+        assert (read_header(container)[0].mode == Mode.LABELLED) == (len(container) < len(without))
+        assert np.array_equal(decoded(coding, container, ""), decoded(coding, without, ""))
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "message"),
+    [
+        ("?label=3", MEDIA_TYPE, "0..2"),
+        ("?label=-1", MEDIA_TYPE, "0..2"),
+        ("?label=1", "application/json", f"needs Accept: {MEDIA_TYPE}"),
+        ("?indexed=yes", MEDIA_TYPE, "true or false"),
+        ("?indexed=true", NPY, f"needs Accept: {MEDIA_TYPE}"),
+        ("?label=0&model=photos", MEDIA_TYPE, "there are no labels"),
+        ("?label=0&model=tiny_colour", MEDIA_TYPE, "there are no labels"),
+    ],
+)
+def test_impossible_wishes_of_encode(coding: TestClient, digit: bytes, query: str, accept: str, message: str) -> None:
+    response = coding.post(f"/encode{query}", files={"img": digit}, headers={"accept": accept})
+    assert response.status_code == 422 and message in response.json()["detail"]
+
+
+def test_impossible_tiles(coding: TestClient, digit: bytes) -> None:
+    plain = coding.post("/encode", files={"img": digit}, headers=CONTAINER).content
+    indexed = coding.post("/encode?indexed=true", files={"img": digit}, headers=CONTAINER).content
+    for body, media_type, tile, message in (
+        (plain, MEDIA_TYPE, "0", "no index of tiles"),
+        (indexed, MEDIA_TYPE, "1", "no tile 1: the container has 1"),
+        (indexed, MEDIA_TYPE, "x", "a whole number from 0"),
+        (b'{"codes": [[0]]}', "application/json", "0", f"only a body of {MEDIA_TYPE}"),
+    ):
+        response = coding.post(f"/decode?tile={tile}", content=body, headers={"content-type": media_type})
+        assert response.status_code == 422 and message in response.json()["detail"]
