@@ -1,0 +1,145 @@
+"""The row sampler: its numbers are Philox's, and nothing but a sample's own draw decides its codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from service.bundle import load_bundle
+from service.sampling import SEED_LIMIT, Codes, Draw, RowSampler, fresh_seed, uniforms
+from service.sessions import CPU, CUDA, SessionMaker
+from tests.service.conftest import Generating
+from tests.tiny_bundle import CODEBOOK_SIZE
+
+GRID = (7, 7)
+MASK = (1 << 64) - 1
+
+
+def philox(counter: int, key: tuple[int, int]) -> list[int]:
+    """Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): four 64-bit numbers."""
+    x, (k0, k1) = [counter, 0, 0, 0], key
+    for _ in range(10):
+        high0, low0 = divmod(0xD2E7470EE14C6C93 * x[0], 1 << 64)
+        high1, low1 = divmod(0xCA5A826395121157 * x[2], 1 << 64)
+        x = [high1 ^ x[1] ^ k0, low1, high0 ^ x[3] ^ k1, low0]
+        k0, k1 = (k0 + 0x9E3779B97F4A7C15) & MASK, (k1 + 0xBB67AE8584CAA73B) & MASK
+    return x
+
+
+@pytest.mark.parametrize(("seed", "index"), [(0, 0), (7, 3), (SEED_LIMIT - 1, 63)])
+def test_uniforms_are_the_top_bits_of_philox(seed: int, index: int) -> None:
+    """A seed means the same picture whatever numpy does to its other generators."""
+    raw = [number for counter in range(1, 14) for number in philox(counter, (seed, index))][:49]
+    expected = np.array([number >> 40 for number in raw], np.float64) / 2**24
+    found = uniforms(seed, index, GRID)
+    assert found.dtype == np.float32
+    assert (found.ravel() == expected).all()
+    assert found.max() < 1
+
+
+def test_fresh_seeds_differ_and_survive_json() -> None:
+    seeds = {fresh_seed() for _ in range(1000)}
+    assert len(seeds) == 1000
+    assert max(seeds) < SEED_LIMIT
+    assert max(seeds) > SEED_LIMIT // 2
+
+
+class Maker:
+    """Opens sessions with these options; `provider` decides only whether batches are padded."""
+
+    def __init__(self, provider: Any, threads: int, optimisation: ort.GraphOptimizationLevel) -> None:
+        self.provider, self._threads, self._optimisation = provider, threads, optimisation
+        self.batches: list[int] = []
+
+    def open(self, path: Path) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.graph_optimization_level = self._threads, self._optimisation
+        session = ort.InferenceSession(path, options, providers=[CPU])
+        batches = self.batches
+
+        class Recording:
+            def run(self, names: None, feeds: dict[str, Any]) -> Any:
+                batches.append(len(feeds["uniforms"]))
+                return session.run(names, feeds)
+
+        return Recording()
+
+
+def random_draws(count: int) -> list[Draw]:
+    """Every control at once: half of them filter, a third know some codes."""
+    random = np.random.default_rng(3)
+    return [
+        Draw(
+            uniforms=uniforms(index, 0, GRID),
+            label=index % 4,
+            inverse_temperature=np.float32(random.uniform(0.3, 3)),
+            top_k=int(random.integers(1, CODEBOOK_SIZE)) if index % 2 else CODEBOOK_SIZE,
+            top_p=np.float32(random.uniform(0.2, 1)) if index % 4 == 1 else np.float32(1),
+            known_codes=random.integers(0, CODEBOOK_SIZE, GRID),
+            known_mask=random.random(GRID) < (0.3 if index % 3 == 0 else 0),
+        )
+        for index in range(count)
+    ]
+
+
+def drawn(sampler: RowSampler, draws: list[Draw]) -> Codes:
+    places = [sampler.open(draw) for draw in draws]
+    codes = np.stack([sampler.advance(places) for _ in range(GRID[0])], axis=1)
+    for place in places:
+        sampler.close(place)
+    return codes
+
+
+def test_codes_are_the_same_at_any_batch_thread_count_and_optimisation(generating: Generating) -> None:
+    bundle, draws = load_bundle(generating.folders[0]), random_draws(64)
+    off, full = ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    expected = drawn(RowSampler(bundle, Maker(CPU, 1, full), 64, 64), draws)  # type: ignore[arg-type]
+    for threads, optimisation in ((2, full), (1, off), (2, off)):
+        sampler = RowSampler(bundle, Maker(CPU, threads, optimisation), 64, 64)  # type: ignore[arg-type]
+        assert (drawn(sampler, draws) == expected).all()
+        assert all((drawn(sampler, [draw])[0] == codes).all() for draw, codes in zip(draws, expected, strict=True))
+
+
+def test_samples_at_different_rows_share_a_call(generating: Generating) -> None:
+    sampler = RowSampler(load_bundle(generating.folders[0]), SessionMaker(CPU, 1), 4, 8)
+    draws = random_draws(6)
+    expected = [drawn(sampler, [draw])[0] for draw in draws]
+    places = [sampler.open(draw) for draw in draws]
+    rows: list[list[Codes]] = [[] for _ in draws]
+    random = np.random.default_rng(0)
+    while waiting := [index for index, done in enumerate(rows) if len(done) < GRID[0]]:
+        chosen = random.permutation(waiting)[: random.integers(1, 5)]
+        for index, row in zip(chosen, sampler.advance([places[index] for index in chosen]), strict=True):
+            rows[index].append(row)
+    assert (np.array(rows) == np.array(expected)).all()
+
+
+def test_on_a_gpu_batches_are_padded_to_sizes_seen_at_start(generating: Generating) -> None:
+    maker = Maker(CUDA, 1, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    sampler = RowSampler(load_bundle(generating.folders[0]), maker, 12, 12)  # type: ignore[arg-type]
+    warm, draws = set(maker.batches), random_draws(11)
+    assert warm == {1, 2, 4, 8, 12}
+    expected = drawn(RowSampler(load_bundle(generating.folders[0]), SessionMaker(CPU, 1), 12, 12), draws)
+    maker.batches.clear()
+    for count in (1, 3, 7, 11):
+        assert (drawn(sampler, draws[:count]) == expected[:count]).all()
+    assert set(maker.batches) <= warm
+
+
+def test_the_graph_with_filters_runs_only_where_something_is_filtered(generating: Generating) -> None:
+    sampler = RowSampler(load_bundle(generating.folders[0]), SessionMaker(CPU, 1), 4, 4)
+
+    class Broken:
+        def run(self, *arguments: object) -> None:
+            raise AssertionError("this graph must not run")
+
+    filtered, sampler._filtered = sampler._filtered, Broken()
+    free = [draw for draw in random_draws(12) if draw.top_k == CODEBOOK_SIZE and draw.top_p == 1][:3]
+    expected = drawn(sampler, free)
+    sampler._filtered, sampler._unfiltered = filtered, Broken()
+    filtering = next(draw for draw in random_draws(12) if draw.top_k < CODEBOOK_SIZE)
+    assert (drawn(sampler, [*free, filtering])[:3] == expected).all()

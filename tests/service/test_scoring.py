@@ -1,0 +1,84 @@
+"""POST /score: the bits of PyTorch's prior for the codes that /encode gives."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from tests.conftest import PICTURES
+from tests.service.conftest import Generating
+from training.prior import UNITS_PER_NAT, PixelCNN
+
+DIGITS = [(PICTURES / f"digit_{n}.png").read_bytes() for n in (0, 1, 7)]
+
+
+@torch.no_grad()
+def bits(prior: PixelCNN, codes: Any, label: int) -> float:
+    grid = torch.tensor(codes)
+    logits = prior(grid[None], torch.tensor([label]))[0].double() / UNITS_PER_NAT
+    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), grid.flatten(), reduction="sum") / np.log(2))
+
+
+def codes_of(client: TestClient, picture: bytes, model: str = "digits") -> Any:
+    return client.post(f"/encode?model={model}", files={"img": picture}).json()["codes"]
+
+
+def test_one_picture(generator: TestClient, generating: Generating) -> None:
+    """Without a label the prior's own "no label" is used. Frequencies round: 1e-3 bits a grid."""
+    answer = generator.post("/score", files={"img": DIGITS[0]}).json()
+    assert set(answer) == {"model", "version", "bits", "bits_per_code", "codes_shape"}
+    assert answer["codes_shape"] == [7, 7]
+    expected = bits(generating.digits, codes_of(generator, DIGITS[0]), label=3)
+    assert answer["bits"] == pytest.approx(expected, abs=1e-3)
+    assert answer["bits_per_code"] == pytest.approx(expected / 49, abs=1e-4)
+
+
+def test_labels(generator: TestClient, generating: Generating) -> None:
+    codes = codes_of(generator, DIGITS[1])
+    answer = generator.post("/score?label=2&by_label=true", files={"img": DIGITS[1]}).json()
+    expected = [bits(generating.digits, codes, label) for label in range(3)]
+    assert answer["bits"] == pytest.approx(expected[2], abs=1e-3)
+    assert answer["bits_by_label"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_several_pictures_keep_their_order(generator: TestClient) -> None:
+    answer = generator.post("/score", files=[("img", digit) for digit in DIGITS]).json()
+    alone = [generator.post("/score", files={"img": digit}).json() for digit in DIGITS]
+    assert [item["bits"] for item in answer["items"]] == [one["bits"] for one in alone]
+    assert set(answer) == {"model", "version", "items"}
+
+
+def test_a_generated_picture_scores_what_its_answer_said(generator: TestClient, generating: Generating) -> None:
+    """Codes in hand: the answer's bits are those of the prior for the codes, not for the picture encoded again."""
+    answer = generator.post("/generate", json={"seed": 3, "label": 1}, headers={"accept": "application/json"}).json()
+    (item,) = answer["items"]
+    assert item["bits"] == pytest.approx(bits(generating.digits, item["codes"], 1), abs=1e-3)
+
+
+def test_a_large_picture_is_the_sum_of_its_tiles(generator: TestClient, generating: Generating, photo: bytes) -> None:
+    """96x64 pixels are 16x24 codes: 24 tiles of 4x4, each by itself, as in the container."""
+    codes = np.array(codes_of(generator, photo, "colour"))
+    answer = generator.post("/score?model=colour", files={"img": photo}).json()
+    tiles = [codes[top : top + 4, left : left + 4] for top, left in product(range(0, 16, 4), range(0, 24, 4))]
+    expected = sum(bits(generating.colour, tile.tolist(), 0) for tile in tiles)
+    assert answer["codes_shape"] == [16, 24]
+    assert answer["bits"] == pytest.approx(expected, abs=2e-2)
+
+
+@pytest.mark.parametrize(
+    "query", ["label=3", "label=-1", "label=x", "label=%C2%B2", "by_label=maybe", "by_label=", "top=1", "fit=crop"]
+)
+def test_impossible_parameters_get_422(generator: TestClient, query: str) -> None:
+    response = generator.post(f"/score?{query}", files={"img": DIGITS[0]})
+    assert (response.status_code, response.json()["type"]) == (422, "urn:vqserve:problem:invalid-parameter")
+
+
+def test_a_label_for_a_model_without_labels_gets_422(generator: TestClient, photo: bytes) -> None:
+    response = generator.post("/score?model=colour&label=0", files={"img": photo})
+    assert response.status_code == 422
+    assert "there are no labels" in response.json()["detail"]
