@@ -1,21 +1,27 @@
-"""The reference parts of the docs, written from the code: `python -m service.reference` rewrites them in docs/.
+"""The reference parts of the docs, written from the code: `python -m service.reference` rewrites them.
 
-In: the settings, the metrics, the endpoints and the problem types. Out: Markdown tables between the marks
-`<!-- generated: NAME -->` and `<!-- end -->`. A test compares what is in docs/ with what comes out here.
+In: the settings, the metrics, the endpoints, the problem types, and the manifests in models/. Out: docs/openapi.json, and
+Markdown tables in README.md and docs/ between the marks `<!-- generated: NAME -->` and `<!-- end -->`. A test compares
+what is there with what comes out here.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from service.app import ENDPOINTS
+from service.app import ENDPOINTS, create_app
+from service.bundle import Bundle, load_bundle
 from service.errors import PROBLEMS, problem_type
 from service.metrics import Metrics
 from service.settings import Settings
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+MODELS = ROOT / "models"
+OPENAPI = DOCS / "openapi.json"
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -25,8 +31,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def settings() -> str:
+    return _settings_table("")
+
+
+def limits() -> str:
+    """The settings that bound what one request or all of them together may cost."""
+    return _settings_table("max_")
+
+
+def _settings_table(prefix: str) -> str:
     rows = []
     for name, field in Settings.model_fields.items():
+        if not name.startswith(prefix):
+            continue
         default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
         shown = f"`{default}`" if default else "empty"
         rows.append((f"`VQSERVE_{name.upper()}`", shown, str(field.description)))
@@ -64,8 +81,36 @@ def problems() -> str:
     return table(("status", "type", "meaning"), rows)
 
 
+def quality() -> str:
+    """One row a bundle of models/, from its manifest: nothing that was measured is typed."""
+    head = ("bundle", "pictures", "MSE on [0,1]", "PSNR", "perplexity", "bits per code", "bytes per picture", "size")
+    return table(head, [_quality_row(load_bundle(path.parent)) for path in sorted(MODELS.glob("*/manifest.json"))])
+
+
+def _quality_row(bundle: Bundle) -> tuple[str, ...]:
+    manifest, measured = bundle.manifest, bundle.manifest.quality
+    codes, bits = manifest.codes, measured.bits_per_code
+    megabytes = sum(path.stat().st_size for path in bundle.folder.iterdir()) / 1e6
+    return (
+        f"`models/{bundle.folder.name}`",
+        f"{measured.pictures:,} ({measured.split})",
+        f"{measured.mse:.5f}",
+        f"{measured.psnr_db:.2f} dB",
+        f"{measured.perplexity:.0f} of {codes.codebook_size}",
+        "no prior" if bits is None else f"{bits:.2f}",
+        "no prior" if bits is None else f"{codes.height * codes.width * bits / 8:.1f}",
+        f"{megabytes:.1f} MB",
+    )
+
+
+def openapi() -> str:
+    return json.dumps(create_app(Settings()).openapi(), indent=1, ensure_ascii=False) + "\n"
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings": settings,
+    "limits": limits,
+    "quality": quality,
     "metrics": metrics,
     "buckets": buckets,
     "routes": routes,
@@ -78,11 +123,15 @@ def rewritten(text: str) -> str:
     return _BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}{match[3]}", text)
 
 
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
 def main() -> None:
-    for path in DOCS.glob("*.md"):
-        text = path.read_text(encoding="utf-8")
-        if (new := rewritten(text)) != text:
-            path.write_text(new, encoding="utf-8")
+    expected = {path: rewritten(path.read_text(encoding="utf-8")) for path in pages()} | {OPENAPI: openapi()}
+    for path, text in expected.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
             print(f"rewrote {path}")
 
 

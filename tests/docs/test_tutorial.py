@@ -1,0 +1,58 @@
+"""docs/tutorial.md from its first block to its last, on a small folder of real pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import PICTURES
+from tests.docs.blocks import ADDRESS, ROOT, blocks_of, checkout, free_port, run_script
+
+TILE = 32  # pixels
+WIDTHS = (TILE, TILE + 1)
+
+
+def write_pictures(folder: Path) -> None:
+    """Pieces of two photographs, twelve in all, in one sub-folder each, of two sizes, as in real folders."""
+    for name in ("elephants", "ladybird"):
+        (folder / name).mkdir(parents=True)
+        photo = _opened(PICTURES / f"{name}_crop.jpg")
+        for index in range(6):
+            left, top, width = index % 3 * TILE, index // 3 * TILE, WIDTHS[index % 2]
+            piece = photo.crop((left, top, left + width, top + TILE))
+            piece.resize((2 * width, 2 * TILE)).save(folder / name / f"{index}.png")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder after the last block, and what the blocks have printed."""
+    folder = checkout(tmp_path_factory.mktemp("tutorial"))
+    write_pictures(folder / "pictures")
+    script = "\n".join(blocks_of(ROOT / "docs" / "tutorial.md", "sh"))
+    port = free_port()
+    script = script.replace(ADDRESS, f"localhost:{port}").replace("--port 8000", f"--port {port}")
+    return folder, run_script(script, folder)
+
+
+def test_every_block_runs(finished: tuple[Path, str]) -> None:
+    _, printed = finished
+    assert '"bits_per_code"' in printed
+    assert '"name":"mine"' in printed, "the reload did not answer"
+
+
+def test_the_pictures_come_back(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    decoded, again, new = (np.asarray(_opened(folder / name)) for name in ("decoded.png", "again.png", "new.png"))
+    assert again.shape in [(2 * TILE, 2 * width, 3) for width in WIDTHS]
+    assert np.array_equal(decoded[:, : again.shape[1]], again)
+    assert new.shape == (4 * TILE, 4 * TILE, 3), "a sheet of four pictures"
+    raw_bytes = again.size * 6 // 8 // 48  # 6 bits for each 4x4 pixels of 3 channels
+    assert (folder / "picture.vqc").stat().st_size < raw_bytes + 32
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.copy()
