@@ -1,0 +1,154 @@
+"""The kill test: many streams, half of which disconnect midway; slots, memory and threads must return.
+
+    python -m benchmarks.generation_kill --bundle models/mnist --requests 500
+
+In: a bundle. Out: one JSON line with what the server held before and after; exit status 1 where something stayed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+EVENTS = {"accept": "text/event-stream"}
+AT_ONCE = 32  # connections
+MEMORY_SLACK_KIB = 32 << 10  # an allocator keeps some pages
+
+
+@dataclass(frozen=True)
+class State:
+    """Of a server that has nothing to do."""
+
+    threads: int
+    memory_kib: int
+    samples_in_flight: float
+    busy_slots: float
+    requests_in_flight: float
+
+
+@dataclass(frozen=True)
+class Report:
+    before: State
+    after: State
+    whole: int  # streams that were read to their last event
+    broken: int  # that were closed after their first row
+    cancelled_samples: float
+
+    @property
+    def leaks(self) -> list[str]:
+        left = [
+            name
+            for name in ("threads", "samples_in_flight", "busy_slots", "requests_in_flight")
+            if getattr(self.after, name) > getattr(self.before, name)
+        ]
+        return left + ["memory_kib"] * (self.after.memory_kib > self.before.memory_kib + MEMORY_SLACK_KIB)
+
+
+async def kill(address: str, pid: int, requests: int, samples: int) -> Report:
+    """Streams of `samples` samples, every second one closed after its first row, against a server process."""
+    limits = httpx.Limits(max_connections=AT_ONCE)
+    async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
+        await asyncio.gather(*(_stream(client, seed, samples, leave=seed % 2 == 1) for seed in range(AT_ONCE)))
+        before = await settled(client, pid)
+        cancelled = await _metric(client, "generate_cancelled_samples_total")
+        done = await asyncio.gather(*(_stream(client, seed, samples, leave=seed % 2 == 1) for seed in range(requests)))
+        after = await settled(client, pid)
+        cancelled = await _metric(client, "generate_cancelled_samples_total") - cancelled
+    return Report(before, after, sum(done), requests - sum(done), cancelled)
+
+
+async def _stream(client: httpx.AsyncClient, seed: int, samples: int, leave: bool) -> bool:
+    """Whether it was read to its end."""
+    body = {"n": samples, "seed": seed}
+    async with client.stream("POST", "/generate", json=body, headers=EVENTS) as response:
+        response.raise_for_status()
+        async for line in response.aiter_lines():
+            if leave and line == "event: row":
+                return False
+            if line == "event: done":
+                return True
+    raise RuntimeError("the stream ended before its last event")
+
+
+async def settled(client: httpx.AsyncClient, pid: int, seconds: float = 10) -> State:
+    """The state once nothing is in flight but the question itself, or what it is after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        state = await _state(client, pid)
+        idle = state.samples_in_flight == 0 and state.busy_slots == 0 and state.requests_in_flight <= 1
+        if idle or time.monotonic() > end:
+            return state
+        await asyncio.sleep(0.05)
+
+
+async def _state(client: httpx.AsyncClient, pid: int) -> State:
+    status = Path(f"/proc/{pid}/status").read_text()
+    threads, memory = (int(re.search(rf"{key}:\s+(\d+)", status)[1]) for key in ("Threads", "VmRSS"))  # type: ignore[index]
+    return State(
+        threads,
+        memory,
+        await _metric(client, "generate_samples_in_flight"),
+        await _metric(client, "generate_busy_slots"),
+        await _metric(client, "requests_in_flight"),
+    )
+
+
+async def _metric(client: httpx.AsyncClient, name: str) -> float:
+    page = (await client.get("/metrics")).text
+    return sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if re.match(rf"vqserve_{name}[ {{]", line))
+
+
+@contextmanager
+def server(bundle: Path) -> Iterator[tuple[str, int]]:
+    """`python -m service` in a process of its own: its address and process id."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port)]
+    process = subprocess.Popen(command, env={**os.environ, "VQSERVE_DEVICE": "cpu"})
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while not _ready(address):
+            if process.poll() is not None:
+                raise RuntimeError("the server ended; its message stands above")
+            time.sleep(0.05)
+        yield address, process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generation_kill", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=Path("models/mnist"))
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=8, help="samples of each request")
+    options = parser.parse_args()
+    with server(options.bundle) as (address, pid):
+        report = asyncio.run(kill(address, pid, options.requests, options.samples))
+    print(json.dumps({"benchmark": "generation_kill", **asdict(report), "leaks": report.leaks}))
+    sys.exit(1 if report.leaks else 0)
+
+
+if __name__ == "__main__":
+    main()
