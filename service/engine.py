@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batching import Array, Batcher, BatchLimits, Item, Run
-from service.bundle import Bundle, BundleError, GraphName, PictureSpec
+from service.bundle import Bundle, BundleError, PictureSpec
+from service.encoder import Runnable, open_encoder
 from service.sessions import CUDA, SessionMaker
 from service.settings import Settings
 from service.windows import run_in_windows
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
-
     from service.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
@@ -53,8 +52,8 @@ class Engine:
         self._dead: str | None = None
         self._probing: asyncio.Task[None] | None = None
         self._buckets = _buckets(settings.max_batch) if maker.provider == CUDA else ()
-        self._encoder = _open(bundle, "encoder_quantizer", maker)
-        self._decoder = _open(bundle, "decoder", maker)
+        self._encoder = open_encoder(bundle, settings, maker)
+        self._decoder = maker.open(bundle.graph_path("decoder"), settings.decoder_precision)
         self._encode = self._batcher("encode", self.run_encode)
         self._decode = self._batcher("decode", self.run_decode)
         self._warm_up()
@@ -98,7 +97,7 @@ class Engine:
         )
         return pixels
 
-    def _call(self, session: ort.InferenceSession, name: str, array: Array) -> Any:
+    def _call(self, session: Runnable, name: str, array: Array) -> Any:
         """One run. On CUDA the batch is padded to a bucket that was warmed up, so that no shape is new to cuDNN."""
         count = len(array)
         bucket = next((size for size in self._buckets if size >= count), count)
@@ -166,10 +165,6 @@ class Engine:
 def code_grid(spec: PictureSpec, height: int, width: int) -> tuple[int, int]:
     """(h, w) of the codes of a picture of this size."""
     return height // spec.multiple_of, width // spec.multiple_of
-
-
-def _open(bundle: Bundle, graph: GraphName, maker: SessionMaker) -> ort.InferenceSession:
-    return maker.open(bundle.graph_path(graph))
 
 
 def _buckets(max_batch: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Bundle
+from service.row_caches import DeviceCaches, HostCaches
 from service.sessions import CUDA, SessionMaker
 
 Codes = NDArray[np.int64]
@@ -61,8 +62,8 @@ class RowSampler:
         self.grid = (codes.height, codes.width)
         self.max_batch = max_batch
         self._codebook_size = codes.codebook_size
-        self._filtered = maker.open(bundle.graph_path("prior_row"))
-        self._unfiltered = maker.open(bundle.graph_path("prior_row_unfiltered"))
+        self._filtered = maker.open(bundle.graph_path("prior_row"), fixed_batches=True)
+        self._unfiltered = maker.open(bundle.graph_path("prior_row_unfiltered"), fixed_batches=True)
         # A padded batch costs a CPU as much as a full one; a GPU wants few shapes, each seen before.
         self._buckets = buckets(max_batch) if maker.provider == CUDA else ()
         rows = places + 1  # the last place pads batches
@@ -75,7 +76,10 @@ class RowSampler:
         self._top_p = np.ones(rows, np.float32)
         self._known_codes = np.zeros((rows, *self.grid), np.int64)
         self._known_mask = np.zeros((rows, *self.grid), np.bool_)
-        self._caches = np.zeros((rows, *prior.cache_shape), np.float32)
+        if maker.resident:
+            self._caches: HostCaches = DeviceCaches(rows, prior.cache_shape, maker.device)
+        else:
+            self._caches = HostCaches(rows, prior.cache_shape)
         self._row = np.zeros(rows, np.int64)
         self.warm_up()
 
@@ -93,7 +97,7 @@ class RowSampler:
         self._top_p[place] = draw.top_p
         self._known_codes[place] = draw.known_codes
         self._known_mask[place] = draw.known_mask
-        self._caches[place] = 0
+        self._caches.clear(place)
         self._row[place] = 0
         return place
 
@@ -105,21 +109,18 @@ class RowSampler:
         count = len(places)
         size = next((size for size in self._buckets if size >= count), count)
         index = np.array([*places, *[self._pad] * (size - count)], np.int64)
-        rows = self._row[index]
-        drawn, caches = self._run(index, rows)
-        real = index[:count]
-        self._caches[real] = caches[:count]
-        self._row[real] += 1
+        drawn = self._run(index, self._row[index])
+        self._row[index[:count]] += 1
         return drawn[:count]
 
     def warm_up(self) -> None:
         """Run both graphs at every size that needs it; raises what onnxruntime raises where they cannot run."""
         for size in self._buckets or (1, self.max_batch):
             index = np.full(size, self._pad, np.int64)
-            for filtered in (True, False):
+            for filtered in (True, False, False, True):  # both graphs with both buffers of the caches
                 self._run(index, np.zeros(size, np.int64), filtered=filtered)
 
-    def _run(self, index: Codes, rows: Codes, filtered: bool | None = None) -> tuple[Codes, Floats]:
+    def _run(self, index: Codes, rows: Codes, filtered: bool | None = None) -> Codes:
         top_k, top_p = self._top_k[index], self._top_p[index]
         feeds: dict[str, NDArray[Any]] = {
             "uniforms": self._uniforms[index, rows],
@@ -127,15 +128,12 @@ class RowSampler:
             "inverse_temperature": self._inverse_temperature[index],
             "known_codes": self._known_codes[index, rows],
             "known_mask": self._known_mask[index, rows],
-            "caches": self._caches[index],
         }
         if filtered is None:  # the graph without filters draws the same codes when nothing is filtered, in less time
             filtered = bool((top_k < self._codebook_size).any() or (top_p < 1).any())
         if filtered:
-            drawn, caches = self._filtered.run(None, {**feeds, "top_k": top_k, "top_p": top_p})
-        else:
-            drawn, caches = self._unfiltered.run(None, feeds)
-        return drawn, caches
+            return self._caches.run(self._filtered, index, {**feeds, "top_k": top_k, "top_p": top_p})
+        return self._caches.run(self._unfiltered, index, feeds)
 
 
 def buckets(max_batch: int) -> tuple[int, ...]:

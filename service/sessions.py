@@ -15,17 +15,16 @@ from typing import Literal
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from service.settings import Settings
+from service.settings import Precision, Settings
 
 log = logging.getLogger(__name__)
 
 Provider = Literal["CUDAExecutionProvider", "CPUExecutionProvider"]
 CUDA: Provider = "CUDAExecutionProvider"
 CPU: Provider = "CPUExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+ProviderOptions = list[tuple[str, dict[str, str]]]  # in the order of preference, as onnxruntime takes it
 _CGROUP_V2_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-# EXHAUSTIVE, the default, stalls at every new shape.
-_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
-
 
 # onnxruntime's exceptions have no base of their own.
 ORT_ERRORS: tuple[type[Exception], ...] = (
@@ -45,9 +44,24 @@ class SessionMaker:
 
     provider: Provider
     threads: int
+    settings: Settings | None = None  # what CUDA needs; a CPU needs none
 
-    def open(self, path: Path) -> ort.InferenceSession:
-        """A session on exactly `provider`.
+    @property
+    def device(self) -> Literal["cuda", "cpu"]:
+        """Where bound tensors lie, as onnxruntime names it."""
+        return "cuda" if self.provider == CUDA else "cpu"
+
+    @property
+    def resident(self) -> bool:
+        """Whether tensors that go from one run to the next stay on the device."""
+        return self.provider == CUDA
+
+    def open(
+        self, path: Path, precision: Precision = "float32", *, fixed_batches: bool = False
+    ) -> ort.InferenceSession:
+        """A session on exactly `provider`. The default is exact: the prior's integers need float32 without TF32.
+
+        `fixed_batches`: its inputs and outputs are bound to fixed memory, so that CUDA graphs may be captured.
 
         Raises:
             DeviceError: onnxruntime made the session on another provider.
@@ -58,16 +72,44 @@ class SessionMaker:
         # Spinning threads take the CPU away from the event loop between two runs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        providers = [(CUDA, _CUDA_OPTIONS)] if self.provider == CUDA else [(CPU, {})]
+        providers = self._providers(precision, fixed_batches)
         session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
         session.disable_fallback()
         taken = session.get_providers()[0]
-        if taken != self.provider:
-            raise DeviceError(f"{path.name} runs on {taken} instead of {self.provider}: {_CUDA_ADVICE}")
+        wanted = providers[0][0]
+        if taken != wanted:
+            advice = _TENSORRT_ADVICE if wanted == TENSORRT else _CUDA_ADVICE
+            raise DeviceError(f"{path.name} runs on {taken} instead of {wanted}: {advice}")
         return session
+
+    def _providers(self, precision: Precision, fixed_batches: bool) -> ProviderOptions:
+        if self.provider == CPU:
+            return [(CPU, {})]
+        assert self.settings is not None
+        return gpu_providers(self.settings, precision, cuda_graph=fixed_batches and self.settings.cuda_graphs)
 
 
 _CUDA_ADVICE = "install onnxruntime-gpu without onnxruntime, check nvidia-smi and the driver, or set VQSERVE_DEVICE=cpu"
+_TENSORRT_ADVICE = "install the TensorRT 10 libraries (pip install tensorrt), or set VQSERVE_TENSORRT=false"
+
+
+def gpu_providers(settings: Settings, precision: Precision, *, cuda_graph: bool) -> ProviderOptions:
+    """CUDA, and TensorRT before it where the settings ask for it and the graph may be computed less precisely."""
+    cuda = {
+        "cudnn_conv_algo_search": settings.cuda_convolution_search,
+        "arena_extend_strategy": settings.cuda_arena_growth,
+        # onnxruntime's default is 1. TF32 keeps 11 bits, the prior's products of gates need 12.
+        "use_tf32": str(int(precision != "float32")),
+        "enable_cuda_graph": str(int(cuda_graph)),
+    }
+    if settings.cuda_memory_limit_mib:
+        cuda["gpu_mem_limit"] = str(settings.cuda_memory_limit_mib << 20)
+    if not settings.tensorrt or precision == "float32":
+        return [(CUDA, cuda)]
+    tensorrt = {"trt_fp16_enable": str(int(precision == "fp16"))}
+    if settings.tensorrt_cache:
+        tensorrt |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": settings.tensorrt_cache}
+    return [(TENSORRT, tensorrt), (CUDA, cuda)]
 
 
 def session_maker(settings: Settings, probe: Path) -> SessionMaker:
@@ -79,7 +121,7 @@ def session_maker(settings: Settings, probe: Path) -> SessionMaker:
     threads = settings.threads or max(1, cpu_limit() // settings.workers)
     if settings.device == "cpu":
         return SessionMaker(CPU, threads)
-    maker = SessionMaker(CUDA, threads)
+    maker = SessionMaker(CUDA, threads, settings)
     try:
         _require_cuda()
         maker.open(probe)
@@ -96,6 +138,8 @@ def session_maker(settings: Settings, probe: Path) -> SessionMaker:
 def _require_cuda() -> None:
     if CUDA not in ort.get_available_providers():
         raise DeviceError(f"this onnxruntime has no {CUDA}: {_CUDA_ADVICE}")
+    if os.environ.get("NVIDIA_TF32_OVERRIDE") == "1":
+        raise DeviceError("NVIDIA_TF32_OVERRIDE=1 forces TF32 on the prior, whose integers it cannot hold: unset it")
     ort.preload_dlls()  # finds CUDA and cuDNN where they came as wheels
 
 

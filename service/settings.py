@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Device = Literal["auto", "cuda", "cpu"]
+Precision = Literal["float32", "tf32", "fp16"]
 
 
 class Settings(BaseSettings):
@@ -29,6 +30,35 @@ class Settings(BaseSettings):
         0, ge=0, description="onnxruntime threads a process; 0: the container's CPU limit divided by the workers."
     )
     workers: int = Field(1, ge=1, le=64, description="Server processes. Each opens its own sessions.")
+    encoder_precision: Precision = Field(
+        "float32", description="Of the encoder on a GPU: `float32`, `tf32` or `fp16`. Below float32 some codes change."
+    )
+    decoder_precision: Precision = Field(
+        "float32", description="Of the decoder on a GPU: `float32`, `tf32` or `fp16`. Below float32 some pixels change."
+    )
+    cuda_graphs: bool = Field(
+        False,
+        description="Replay a row of the sampler as one CUDA graph; one is captured at start for each batch size.",
+    )
+    cuda_convolution_search: Literal["HEURISTIC", "EXHAUSTIVE", "DEFAULT"] = Field(
+        "HEURISTIC", description="How cuDNN's kernels are chosen; `EXHAUSTIVE` times them all at every new shape."
+    )
+    cuda_memory_limit_mib: int = Field(
+        0,
+        ge=0,
+        description="Largest arena of each session on the GPU; 0: no limit. A model with a prior has 7 sessions.",
+    )
+    cuda_arena_growth: Literal["kNextPowerOfTwo", "kSameAsRequested"] = Field(
+        "kNextPowerOfTwo", description="How an arena grows; `kSameAsRequested` takes less memory in more pieces."
+    )
+    tensorrt: bool = Field(
+        False,
+        validate_default=True,
+        description="Encoder and decoder run on TensorRT where their precision is `tf32` or `fp16`; `fp16` needs it.",
+    )
+    tensorrt_cache: str = Field(
+        "", description="Folder where TensorRT keeps its engines; empty: it builds them at every start."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
 
@@ -90,6 +120,19 @@ class Settings(BaseSettings):
     def _at_least_one(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
         if not value:
             raise ValueError("name at least one bundle folder, for example VQSERVE_BUNDLES=models/mnist")
+        return value
+
+    @field_validator("tensorrt")
+    @classmethod
+    def _fits_the_precisions(cls, value: bool, info: ValidationInfo) -> bool:
+        asked = {info.data.get("encoder_precision"), info.data.get("decoder_precision")}
+        if "fp16" in asked and not value:
+            raise ValueError("fp16 needs TensorRT: onnxruntime's CUDA provider computes in the types of the graph")
+        if value and asked == {"float32"}:
+            raise ValueError(
+                "TensorRT cannot be kept from using TF32: set VQSERVE_ENCODER_PRECISION or VQSERVE_DECODER_PRECISION "
+                "to tf32 or fp16"
+            )
         return value
 
     @field_validator("api_keys")

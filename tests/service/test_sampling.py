@@ -51,11 +51,13 @@ def test_fresh_seeds_differ_and_survive_json() -> None:
 class Maker:
     """Opens sessions with these options; `provider` decides only whether batches are padded."""
 
+    resident = False
+
     def __init__(self, provider: Any, threads: int, optimisation: ort.GraphOptimizationLevel) -> None:
         self.provider, self._threads, self._optimisation = provider, threads, optimisation
         self.batches: list[int] = []
 
-    def open(self, path: Path) -> Any:
+    def open(self, path: Path, *, fixed_batches: bool) -> Any:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.graph_optimization_level = self._threads, self._optimisation
         session = ort.InferenceSession(path, options, providers=[CPU])
