@@ -50,6 +50,8 @@ check-containers: $(DEV)/installed ## build the images, run compose and break it
 
 docs: $(DEV)/installed ## write the generated pages
 	$(DEV)/bin/python -m service.reference
+	$(DEV)/bin/python docs/images/draw.py
+	$(DEV)/bin/python -m tests.docs.blocks
 
 # Ray's own modules warn of deprecations at import, so here warnings are not errors.
 test-ray: $(RAY)/installed ## the Ray tests, on a local cluster of two nodes of which one is killed

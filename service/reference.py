@@ -1,8 +1,8 @@
 """The reference parts of the docs, written from the code: `python -m service.reference` rewrites them.
 
-In: the settings, the metrics, the endpoints, the problem types, and the manifests in models/. Out: docs/openapi.json, and
-Markdown tables in README.md and docs/ between the marks `<!-- generated: NAME -->` and `<!-- end -->`. A test compares
-what is there with what comes out here.
+In: the settings, the metrics, the endpoints, the problem types, and the manifests in models/. Out: docs/openapi.json,
+and Markdown tables in README.md and docs/ between the marks `<!-- generated: NAME -->` and `<!-- end -->`. A test
+compares what is there with what comes out here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,16 @@ from pathlib import Path
 
 from service.app import ENDPOINTS, create_app
 from service.bundle import Bundle, load_bundle
+from service.container import MOST_PICTURES
 from service.errors import PROBLEMS, problem_type
+from service.generation_request import COLDEST, HOTTEST
+from service.images import FORMATS
 from service.metrics import Metrics
+from service.range_coder import TOTAL_LIMIT
+from service.sampling import SEED_LIMIT
 from service.settings import Settings
+from service.traffic import WINDOW_CODES
+from service.windows import WHOLE
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -37,6 +44,20 @@ def settings() -> str:
 def limits() -> str:
     """The settings that bound what one request or all of them together may cost."""
     return _settings_table("max_")
+
+
+def fixed() -> str:
+    """Limits that no setting moves, because a format or the arithmetic has them."""
+    rows = [
+        ("Picture formats", ", ".join(str(name) for name in FORMATS)),
+        ("Pictures in one container", f"{MOST_PICTURES:,}, all of one size"),
+        ("`temperature`", f"{COLDEST:g} to {HOTTEST:g}"),
+        ("`seed`", f"below {SEED_LIMIT:,}, the integers that every JSON parser keeps"),
+        ("Sum of the frequencies of all codes", f"below {TOTAL_LIMIT:,}"),
+        ("Codes a side that run whole", f"{WHOLE}; a larger picture runs in overlapping windows, with the same result"),
+        ("Codes that the traffic metrics look at", f"the last {WINDOW_CODES:,} of each process"),
+    ]
+    return table(("what", "limit"), rows)
 
 
 def _settings_table(prefix: str) -> str:
@@ -110,6 +131,7 @@ def openapi() -> str:
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings": settings,
     "limits": limits,
+    "fixed": fixed,
     "quality": quality,
     "metrics": metrics,
     "buckets": buckets,

@@ -1,8 +1,8 @@
 """The fenced blocks of a page, run as a reader runs them.
 
-In: a Markdown page. `sh` blocks are a script, one after the other in one shell. `console` blocks are a transcript: lines
-that begin with `$ ` are run, and what they print is what the page shows below them.
-Out: a finished script, or the transcript as it really is. `python -m tests.docs.blocks` writes that into README.md.
+In: a Markdown page. `sh` blocks are a script, one after the other in one shell. `console` blocks are a transcript: what
+follows `$ ` is run, and what it prints is what the page shows below it. Out: a finished script, or the transcript as it
+really is. `python -m tests.docs.blocks` writes that into README.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run_script(script: str, folder: Path) -> str:
         (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
         (binaries / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    command = ["bash", "-euo", "pipefail", "-c", f"trap 'kill $(jobs -p) 2>&-; wait' EXIT\n{script}"]
+    command = ["bash", "-euo", "pipefail", "-c", f"trap 'jobs -p | xargs -r kill; wait' EXIT\n{script}"]
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     if ran.returncode:
         raise AssertionError(f"{script}\n{ran.stdout}\n{ran.stderr}")

@@ -1,0 +1,69 @@
+"""The pictures of the README, from what the repository holds: `python docs/images/draw.py` (or `make docs`).
+
+In: models/mnist and the first test digits of MNIST. Out: reconstructions.png, test digits above what comes back from
+their codes; samples.png, ten new digits of each label. The same bundle gives the same pictures.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from client.offline import Offline
+from training.data.arrays import read_idx_folder
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+COLUMNS, GAP, GROUND, ZOOM = 20, 2, 128, 2  # pictures a row, pixels between them, grey level, pixels of the PNG a pixel
+Pixels = NDArray[np.uint8]
+
+
+def reconstructions(model: Offline) -> Pixels:
+    """Two double rows of test digits, (H',W')."""
+    test = read_idx_folder(ROOT / "tests" / "fixtures" / "mnist").test
+    assert test is not None
+    digits = np.stack([np.asarray(test.images[index])[0] for index in range(2 * COLUMNS)])  # (N,H,W) uint8
+    decoded = [model.decompress(model.compress([png(digit)], "exact"))[0, :, :, 0] for digit in digits]
+    return sheet([*digits[:COLUMNS], *decoded[:COLUMNS], *digits[COLUMNS:], *decoded[COLUMNS:]])
+
+
+def samples(model: Offline) -> Pixels:
+    """Ten of each label, two labels a row, (H',W')."""
+    drawn = [one for label in range(10) for one in model.generate({"n": 10, "label": label, "seed": 1}).items]
+    return sheet([np.asarray(Image.open(io.BytesIO(one.png))) for one in drawn])
+
+
+def sheet(pictures: list[Pixels]) -> Pixels:
+    side = len(pictures[0]) + GAP
+    canvas = np.full((len(pictures) // COLUMNS * side + GAP, COLUMNS * side + GAP), GROUND, np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = index // COLUMNS * side + GAP, index % COLUMNS * side + GAP
+        canvas[top : top + side - GAP, left : left + side - GAP] = picture
+    return canvas
+
+
+def png(pixels: Pixels) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def zoomed(pixels: Pixels) -> Pixels:
+    return pixels.repeat(ZOOM, axis=0).repeat(ZOOM, axis=1)
+
+
+DRAWINGS = {"reconstructions.png": reconstructions, "samples.png": samples}
+
+
+def main() -> None:
+    model = Offline(ROOT / "models" / "mnist")
+    for name, draw in DRAWINGS.items():
+        (FOLDER / name).write_bytes(png(zoomed(draw(model))))
+
+
+if __name__ == "__main__":
+    main()

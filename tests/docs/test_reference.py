@@ -1,0 +1,101 @@
+"""What the code has, the pages name; what the pages name, the code has."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.app import ENDPOINTS
+from service.bundle import Manifest
+from service.endpoints import Endpoint
+from service.errors import PROBLEMS, Problem, problem_type
+from service.metrics import Declared, Metrics
+from service.reference import DOCS, OPENAPI, ROOT, openapi, pages, rewritten
+from service.settings import Settings
+
+Schema = dict[str, Any]
+PAGES = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_generated_parts_are_up_to_date(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert rewritten(text) == text, "run make docs"
+
+
+def test_the_openapi_file_is_the_apps() -> None:
+    assert OPENAPI.read_text(encoding="utf-8") == openapi(), "run make docs"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented(name: str) -> None:
+    assert f"`VQSERVE_{name.upper()}`" in page("configuration.md")
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
+def test_every_route_is_documented(endpoint: Endpoint) -> None:
+    assert f"`{endpoint.method} {endpoint.path}`" in page("api.md")
+
+
+@pytest.mark.parametrize("metric", Metrics().declared, ids=lambda metric: metric.name)
+def test_every_metric_is_documented(metric: Declared) -> None:
+    assert f"`{metric.name}`" in page("metrics.md")
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.slug)
+def test_every_error_type_is_documented(problem: type[Problem]) -> None:
+    assert f"`{problem_type(problem.slug)}`" in page("api.md")
+
+
+def test_every_field_of_the_manifest_is_documented_and_no_other() -> None:
+    table = page("bundle-format.md").split("## The manifest")[1]
+    named = {name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall("`(.*?)`", row)}
+    schema = Manifest.model_json_schema()
+    assert named - {"prior"} == set(fields_of(schema, schema["$defs"]))  # "prior" is there to say what null means
+
+
+def fields_of(schema: Schema, models: Mapping[str, Schema], at: str = "") -> Iterator[str]:
+    """Dotted names of every leaf of a JSON schema; `[]` stands for the entries of a list or mapping of models."""
+    if "$ref" in schema:
+        yield from fields_of(models[schema["$ref"].rpartition("/")[2]], models, at)
+    elif "properties" in schema:
+        for name, inner in schema["properties"].items():
+            yield from fields_of(inner, models, f"{at}.{name}".lstrip("."))
+    elif model := next((one for one in schema.get("anyOf", []) if "$ref" in one), None):
+        yield from fields_of(model, models, at)
+    elif "$ref" in (entries := _entries(schema)):
+        yield from fields_of(entries, models, f"{at}.[]")
+    else:
+        yield at
+
+
+def _entries(schema: Schema) -> Schema:
+    entries = schema.get("items", schema.get("additionalProperties"))
+    return entries if isinstance(entries, dict) else {}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_command_of_the_page_exists(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    called = re.findall(r"(?:^    |^|`|^\$ )make ([a-z-]+)", text, re.MULTILINE)
+    modules = set(re.findall(r"python -m ((?:training|export|service|client|benchmarks|deploy)[\w.]*)", text))
+    assert set(called) <= set(targets)
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_anchor_of_the_page_is_a_heading(path: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", path.read_text(encoding="utf-8")):
+        page_text = (path.parent / target if target else path).read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.*)$", page_text, re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
