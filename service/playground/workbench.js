@@ -28,6 +28,7 @@ export class Workbench {
   #encoded = null; // the service's answer for it
   #textured = null; // the model whose textures the palette shows
   #times = {};
+  #working = 0; // how many things are being done that will change the panels
 
   constructor() {
     this.pad = new Pad(byId("pad"), byId("pen"), (picture) => this.#drawn(picture));
@@ -276,6 +277,7 @@ export class Workbench {
   }
 
   async #reported(work) {
+    this.#setWorking(1);
     try {
       await work();
       hideProblem();
@@ -283,7 +285,14 @@ export class Workbench {
       showProblem(error);
       for (const id of ["decoded", "difference"]) clear(byId(id));
       for (const id of ["decoded-facts", "difference-facts"]) byId(id).textContent = "";
+    } finally {
+      this.#setWorking(-1);
     }
+  }
+
+  #setWorking(change) {
+    this.#working += change;
+    byId("panels").setAttribute("aria-busy", this.#working > 0);
   }
 }
 

@@ -1,0 +1,141 @@
+"""New pictures and completed ones, as the page shows them, against the same request without the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Site
+from tests.browser.reading import JSON, body_of, line, pixels_of, run_curl, saved, settle, shown_codes
+
+WATCH_ROWS = """() => {
+    window.seen = [];
+    const facts = document.getElementById("generate-facts");
+    new MutationObserver(() => window.seen.push(facts.textContent)).observe(facts, { childList: true });
+}"""
+
+
+def fill_form(page: Page, **values: str) -> None:
+    for name, value in values.items():
+        page.fill(f"#{name.replace('_', '-')}", value)
+
+
+def test_every_setting_reaches_the_service(page: Page, site: Site) -> None:
+    page.select_option("#label", "1")
+    fill_form(page, n="4", temperature="0.8", top_k="5", top_p="0.9", seed="7")
+    page.evaluate(WATCH_ROWS)
+    page.click("#generate")
+    page.locator("#sheet img").nth(3).wait_for()
+    settings = {"n": 4, "label": 1, "temperature": 0.8, "top_k": 5, "top_p": 0.9, "seed": 7}
+    assert body_of(line(page, "The same samples as one sheet")) == settings
+    items = httpx.post(f"{site.address}generate", json=settings, headers=JSON).json()["items"]
+    sources = [image.get_attribute("src") for image in page.locator("#sheet img").all()]
+    assert sources == [f"data:image/png;base64,{item['image']}" for item in items]
+    bits = [f"1 · {item['bits']:.0f} bits" for item in items]
+    assert page.locator("#sheet .caption").all_inner_texts() == bits
+    assert "Seed 7;" in page.locator("#generate-facts").inner_text()
+
+
+def test_the_sheet_fills_row_by_row(page: Page) -> None:
+    page.evaluate(WATCH_ROWS)
+    page.click("#generate")
+    page.locator("#sheet img").nth(15).wait_for()
+    rows = [text for text in page.evaluate("window.seen") if text.startswith("Row ")]
+    assert rows == [f"Row {row} of 7" for row in range(1, 8)]
+
+
+def test_keep_the_seed(page: Page) -> None:
+    page.click("#generate")
+    page.locator("#sheet img").nth(15).wait_for()
+    page.click("#keep-seed")
+    first = page.locator("#sheet img").first.get_attribute("src")
+    assert f"Seed {page.input_value('#seed')};" in page.locator("#generate-facts").inner_text()
+    fill_form(page, n="2")
+    page.click("#generate")
+    page.locator("#sheet img").nth(1).wait_for()
+    assert page.locator("#sheet img").count() == 2
+    assert page.locator("#sheet img").first.get_attribute("src") == first
+
+
+def test_a_sample_becomes_the_picture(page: Page, site: Site) -> None:
+    page.click("#generate")
+    page.locator("#sheet img").nth(15).wait_for()
+    answer = body_of(line(page, "The same samples as one sheet"))
+    items = httpx.post(f"{site.address}generate", json=answer, headers=JSON).json()["items"]
+    page.locator(".sample").nth(2).click()
+    settle(page)
+    decoded = httpx.post(f"{site.address}decode", json={"codes": items[2]["codes"]}).content
+    assert (pixels_of(saved(page, "#save-picture")) == pixels_of(decoded)).all()
+
+
+def test_cancel_ends_the_request(page: Page) -> None:
+    """The answer is held back, so that there is time to cancel."""
+    page.route("**/generate", lambda route: None)
+    page.click("#generate")
+    expect(page.locator("#generate")).to_be_disabled()
+    with page.expect_event("requestfailed") as failed:
+        page.click("#cancel")
+    assert failed.value.url.endswith("/generate")
+    expect(page.locator("#generate-facts")).to_have_text("Cancelled.")
+    expect(page.locator("#generate")).to_be_enabled()
+    expect(page.locator("#problem")).to_be_hidden()
+
+
+def test_a_refusal_is_worded_by_the_service(page: Page, site: Site) -> None:
+    fill_form(page, temperature="0", n="1")
+    page.click("#generate")
+    problem = httpx.post(f"{site.address}generate", json={"n": 1, "temperature": 0}).json()
+    expect(page.locator("#problem-title")).to_have_text(problem["title"])
+    expect(page.locator("#problem-detail")).to_have_text(problem["detail"])
+
+
+def test_erase_a_region_and_complete_it(page: Page, tmp_path: Path) -> None:
+    before = shown_codes(page)
+    page.get_by_text("Erase", exact=True).click()
+    box = page.locator("#codes").bounding_box()
+    assert box is not None
+    cell = box["width"] / 7
+    page.mouse.move(box["x"] + 2.5 * cell, box["y"] + 4.5 * cell)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 5.5 * cell, box["y"] + 6.5 * cell, steps=4)
+    page.mouse.up()
+    expect(page.locator("#erase-help")).to_have_text("12 of 49 codes are erased.")
+    fill_form(page, seed="3")
+    page.click("#complete")
+    page.locator("#complete-lines li").wait_for()
+    settle(page)
+    known = body_of(line(page, "This completion"))["known"]
+    erased = {(r, c) for r in range(7) for c in range(7) if known[r][c] is None}
+    assert erased == {(r, c) for r in (4, 5, 6) for c in (2, 3, 4, 5)}
+    after = shown_codes(page)
+    assert all(after[r][c] == before[r][c] for r in range(7) for c in range(7) if (r, c) not in erased)
+    run_curl(line(page, "This completion"), tmp_path)
+    assert (tmp_path / "completed.png").read_bytes() == saved(page, "#save-decoded")
+
+
+def test_erase_with_the_keyboard_and_cancel(page: Page) -> None:
+    before = shown_codes(page)
+    page.get_by_text("Erase", exact=True).click()
+    page.focus("#codes")
+    for key in ("Control+Home", "Space", "ArrowRight", "Space", "ArrowRight", "Space", "Space"):
+        page.keyboard.press(key)
+    expect(page.locator("#erase-help")).to_have_text("2 of 49 codes are erased.")
+    page.route("**/generate", lambda route: None)
+    page.click("#complete")
+    page.click("#complete-cancel")
+    expect(page.locator("#complete")).to_be_enabled()
+    expect(page.locator("#erase-help")).to_have_text("2 of 49 codes are erased.")
+    page.click("#restore")
+    settle(page)
+    expect(page.locator("#complete")).to_be_disabled()
+    assert shown_codes(page) == before
+
+
+def test_a_model_without_a_prior(page: Page) -> None:
+    page.select_option("#model", "silent")
+    settle(page)
+    expect(page.locator("#no-prior")).to_be_visible()
+    expect(page.locator("#generate-form")).to_be_hidden()
+    assert "model=silent" in line(page, "Picture to codes")

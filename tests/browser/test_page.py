@@ -1,0 +1,136 @@
+"""The page as a whole: who can use it, on what, and what it is made of."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from starlette.testclient import TestClient
+
+from service import playground
+from tests.browser.chromium import browsing
+from tests.browser.conftest import Site
+from tests.browser.reading import line, settle
+from tests.service.serving import serving
+from tests.tiny_bundle import Weights
+
+# Text needs 4.5:1 (WCAG 2.2, 1.4.3); the outlines of controls need 3:1 (1.4.11).
+TEXT_PAIRS = list(product(("--ink", "--soft", "--accent"), ("--paper", "--panel", "--well")))
+PAIRS = [
+    *((*pair, 4.5) for pair in TEXT_PAIRS),
+    ("--bad", "--bad-paper", 4.5),
+    ("--ink", "--bad-paper", 4.5),
+    ("--on-accent", "--accent", 4.5),
+    ("--edge", "--paper", 3),
+    ("--edge", "--well", 3),
+]
+
+CONTROLS = "button, input, select, a[href], [tabindex='0'], [role=grid], [role=img]"
+NAMELESS = """(controls) => [...document.querySelectorAll(controls)]
+    .filter((node) => node.checkVisibility() || node.matches("input"))
+    .filter((node) => !(node.ariaLabel || node.textContent.trim() || node.labels?.length))
+    .map((node) => node.outerHTML)"""
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    settle(page)
+    assert page.evaluate(NAMELESS, CONTROLS) == []
+
+
+def test_what_happens_is_announced(page: Page) -> None:
+    expect(page.locator("#announcement")).to_contain_text("Encoded to 7 by 7 codes.")
+    page.click("#generate")
+    expect(page.locator("#announcement")).to_have_text("16 samples are ready.")
+
+
+def test_the_tab_key_reaches_the_controls_in_reading_order(page: Page) -> None:
+    settle(page)
+    reached: dict[str, None] = {}  # in order; the tab key goes round
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.setdefault(page.evaluate("document.activeElement.id"))
+    expected = [
+        "model",
+        "pad",
+        "file",
+        "clear",
+        "save-picture",
+        "codes",
+        "save-decoded",
+        "code",
+        "palette",
+        "label",
+        "n",
+    ]
+    assert [name for name in reached if name in expected] == expected
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_is_wider_than_the_screen(browser: Browser, site: Site, width: int) -> None:
+    with browsing(browser, site.address, width=width) as page:
+        page.click("#generate")
+        page.locator("#sheet img").nth(15).wait_for()
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_colours_contrast_in_light_and_dark(browser: Browser, site: Site, dark: bool) -> None:
+    with browsing(browser, site.address, dark=dark) as page:
+        settle(page)
+        style = "getComputedStyle(document.documentElement).getPropertyValue"
+        names = sorted({name for text, ground, _ in PAIRS for name in (text, ground)})
+        colours = {name: page.evaluate(f"(name) => {style}(name)", name).strip() for name in names}
+    too_weak = {
+        (a, b): contrast(colours[a], colours[b]) for a, b, least in PAIRS if contrast(colours[a], colours[b]) < least
+    }
+    assert too_weak == {}
+    assert (luminance(colours["--paper"]) < 0.1) == dark
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance by WCAG of "#rrggbb"."""
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * channel for weight, channel in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_a_key_is_asked_for_and_not_shown(browser: Browser, bundles: tuple[Path, Weights]) -> None:
+    with (
+        serving(bundles[0], VQSERVE_API_KEYS="someone:a-secret-key") as (_, address),
+        browsing(browser, f"{address}/") as page,
+    ):
+        expect(page.locator("#problem-title")).to_have_text("No or wrong API key")
+        page.fill("#key", "a-secret-key")
+        page.get_by_role("button", name="Use key").click()
+        page.locator("#codec-lines li").first.wait_for()
+        settle(page)
+        expect(page.locator("#key-form")).to_be_hidden()
+        expect(page.locator("#problem")).to_be_hidden()
+        assert '-H "Authorization: Bearer $VQSERVE_KEY"' in line(page, "Picture to codes")
+        assert "a-secret-key" not in page.content()
+
+
+def test_every_file_is_served_and_no_other(client: TestClient) -> None:
+    assert {*playground.FILES, playground.PAGE} == {path.name for path in playground.FOLDER.iterdir()}
+    for name in playground.FILES:
+        response = client.get(f"/playground/{name}")
+        assert response.content == (playground.FOLDER / name).read_bytes()
+        kind = {"js": "text/javascript", "css": "text/css"}[name.rpartition(".")[2]]
+        assert response.headers["content-type"].startswith(kind)
+    for name in ("index.html", "..%2fplayground.py", "nothing.js"):
+        assert client.get(f"/playground/{name}").headers["content-type"] == "application/problem+json"
+
+
+def test_the_page_forbids_foreign_and_inline_scripts(client: TestClient) -> None:
+    response = client.get("/")
+    assert "default-src 'self'; img-src 'self' blob: data:;" in response.headers["content-security-policy"]
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", response.text)
