@@ -1,0 +1,209 @@
+"""An open loop: requests leave at a fixed rate whether or not earlier ones were answered, as strangers' requests do.
+
+In: an address, one request, a rate. Out: one `Answer` a request, its latency counted from the moment it was due, so
+that waiting in a queue shows. Arrivals are a Poisson process with a fixed seed. Near a due moment the loop spins
+instead of sleeping: timers are a millisecond coarse, the answers are faster. It therefore needs a core of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import uvloop
+
+from benchmarks.wrk import Request
+
+SPIN_S = 0.002
+IDLE_S = 3.0  # an idle connection that is older may be closed by the server just now, which would be no failure of it
+FAILED, UNANSWERED = 0, -1  # instead of a status: the connection broke; no answer within the limit
+_HEAD_END = b"\r\n\r\n"
+_LENGTH = b"\r\ncontent-length:"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    due_s: float  # since the start
+    latency_s: float  # from due to the last byte
+    status: int
+
+
+@dataclass(frozen=True)
+class Offered:
+    """All answers of a run and how late the generator itself sent the slowest percent: its own share of p99."""
+
+    answers: Sequence[Answer]
+    seconds: float
+    late_p99_s: float
+
+    def latencies(self, *statuses: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return np.array([answer.latency_s for answer in self.answers if answer.status in statuses], np.float64)
+
+    def count(self, *statuses: int) -> int:
+        return sum(answer.status in statuses for answer in self.answers)
+
+    def statuses(self) -> dict[str, int]:
+        values, counts = np.unique([answer.status for answer in self.answers], return_counts=True)
+        names = {FAILED: "connection failed", UNANSWERED: "unanswered"}
+        return {names.get(int(value), str(value)): int(n) for value, n in zip(values, counts, strict=True)}
+
+
+def open_loop(
+    host: str,
+    port: int,
+    request: Request,
+    per_second: float,
+    seconds: float,
+    limit_s: float = 60.0,
+    during: Callable[[float], None] = lambda elapsed_s: None,
+) -> Offered:
+    """Offer `per_second` for `seconds`, then wait at most `limit_s` for what is still open. `during` must be quick."""
+    return uvloop.run(_Generator(host, port, encode(request, host, port), limit_s).offer(per_second, seconds, during))
+
+
+def encode(request: Request, host: str, port: int) -> bytes:
+    """The bytes of the request on the wire."""
+    headers = {"Host": f"{host}:{port}", **request.headers, "Content-Length": str(len(request.body))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {request.path} HTTP/1.1\r\n{lines}\r\n".encode() + request.body
+
+
+def arrivals(per_second: float, seconds: float, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Due times in [0, seconds), exponential gaps of mean 1 / `per_second`."""
+    random = np.random.default_rng(seed)
+    gaps = random.exponential(1 / per_second, int(per_second * seconds * 1.2) + 100)
+    due = np.cumsum(gaps)
+    return due[due < seconds]
+
+
+def percentile_ms(latencies_s: np.ndarray[Any, np.dtype[np.float64]], percent: float) -> float | None:
+    """None of no answers at all."""
+    return round(float(np.percentile(latencies_s, percent)) * 1e3, 3) if len(latencies_s) else None
+
+
+class _Generator:
+    def __init__(self, host: str, port: int, request: bytes, limit_s: float) -> None:
+        self._address = (host, port)
+        self._request = request
+        self._limit_s = limit_s
+        self._idle: deque[_Connection] = deque()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._open: dict[int, float] = {}  # request number -> due
+        self._answers: list[Answer] = []
+        self._started = 0.0
+
+    async def offer(self, per_second: float, seconds: float, during: Callable[[float], None]) -> Offered:
+        due = arrivals(per_second, seconds)
+        late: list[float] = []
+        self._started = perf_counter() + 0.05
+        for number, due_s in enumerate(due.tolist()):
+            while (ahead := due_s - (perf_counter() - self._started)) > 0:
+                await asyncio.sleep(ahead - SPIN_S if ahead > SPIN_S else 0)
+            late.append(-ahead)
+            self._send(number, due_s)
+            during(due_s)
+        end = perf_counter() + self._limit_s
+        while self._open and perf_counter() < end:
+            await asyncio.sleep(0.01)
+        for due_s in self._open.values():
+            self._answers.append(Answer(due_s, perf_counter() - self._started - due_s, UNANSWERED))
+        self._open.clear()
+        for connection in self._idle:
+            connection.close()
+        return Offered(self._answers, seconds, float(np.percentile(late, 99)) if late else 0.0)
+
+    def _send(self, number: int, due_s: float) -> None:
+        self._open[number] = due_s
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.fresh:
+                connection.send(number, self._request)
+                return
+            connection.close()
+        task = asyncio.get_running_loop().create_task(self._send_on_a_new_one(number))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _send_on_a_new_one(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(lambda: _Connection(self.finished), *self._address)
+        except OSError:
+            self._record(number, FAILED)
+            return
+        connection.send(number, self._request)
+
+    def finished(self, connection: _Connection, number: int, status: int) -> None:
+        self._record(number, status)
+        if not connection.closed:
+            self._idle.append(connection)
+
+    def _record(self, number: int, status: int) -> None:
+        due_s = self._open.pop(number, None)
+        if due_s is not None:
+            self._answers.append(Answer(due_s, perf_counter() - self._started - due_s, status))
+
+
+class _Connection(asyncio.Protocol):
+    """One request at a time. Understands answers with a Content-Length, which all of /encode's are."""
+
+    def __init__(self, on_answer: Callable[[_Connection, int, int], None]) -> None:
+        self._on_answer = on_answer
+        self._number: int | None = None
+        self._received = b""
+        self._answered = 0.0
+        self.closed = False
+
+    @property
+    def fresh(self) -> bool:
+        return not self.closed and perf_counter() - self._answered < IDLE_S
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def send(self, number: int, request: bytes) -> None:
+        self._number = number
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        found = answer_of(self._received)
+        if found is None or self._number is None:
+            return
+        status, closes = found
+        number, self._number, self._received = self._number, None, b""
+        self._answered = perf_counter()
+        if closes:
+            self.close()
+        self._on_answer(self, number, status)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        if self._number is not None:
+            number, self._number = self._number, None
+            self._on_answer(self, number, FAILED)
+
+    def close(self) -> None:
+        self.closed = True
+        self._transport.close()
+
+
+def answer_of(received: bytes) -> tuple[int, bool] | None:
+    """(status, whether the server closes the connection), or None while the answer is incomplete."""
+    end = received.find(_HEAD_END)
+    if end < 0:
+        return None
+    head = received[: end + 2].lower()
+    start = head.find(_LENGTH)
+    if start < 0:
+        raise ValueError(f"an answer without Content-Length: {head[:200]!r}")
+    length = int(head[start + len(_LENGTH) : head.index(b"\r\n", start + 2)])
+    if len(received) < end + len(_HEAD_END) + length:
+        return None
+    return int(head[9:12]), b"\r\nconnection: close\r\n" in head
