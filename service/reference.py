@@ -16,7 +16,7 @@ from service.app import ENDPOINTS, create_app
 from service.bundle import Bundle, load_bundle
 from service.container import MOST_PICTURES
 from service.errors import PROBLEMS, problem_type
-from service.generation_request import COLDEST, HOTTEST
+from service.generation_request import COLDEST, HOTTEST, GenerateRequest
 from service.images import FORMATS
 from service.metrics import Metrics
 from service.range_coder import TOTAL_LIMIT
@@ -96,6 +96,14 @@ def routes() -> str:
     return table(("route", "does", "query"), rows)
 
 
+def generate() -> str:
+    rows = [
+        (f"`{name}`", f"`{json.dumps(field.default)}`", str(field.description))
+        for name, field in GenerateRequest.model_fields.items()
+    ]
+    return table(("field", "default", "meaning"), rows)
+
+
 def problems() -> str:
     by_status = sorted(PROBLEMS, key=lambda problem: (problem.status, problem.slug))
     rows = [(str(problem.status), f"`{problem_type(problem.slug)}`", problem.title) for problem in by_status]
@@ -136,6 +144,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "metrics": metrics,
     "buckets": buckets,
     "routes": routes,
+    "generate": generate,
     "problems": problems,
 }
 

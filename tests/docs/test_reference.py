@@ -46,6 +46,11 @@ def test_every_route_is_documented(endpoint: Endpoint) -> None:
     assert f"`{endpoint.method} {endpoint.path}`" in page("api.md")
 
 
+@pytest.mark.parametrize("path", [one.path for one in ENDPOINTS if one.method == "POST" and one.path.count("/") == 1])
+def test_every_route_for_pictures_has_a_section(path: str) -> None:
+    assert f"\n## POST {path}\n" in page("api.md")
+
+
 @pytest.mark.parametrize("metric", Metrics().declared, ids=lambda metric: metric.name)
 def test_every_metric_is_documented(metric: Declared) -> None:
     assert f"`{metric.name}`" in page("metrics.md")
