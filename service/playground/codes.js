@@ -214,7 +214,7 @@ export class CodeGrid extends EventTarget {
     context.fillStyle = colour;
     if (this.#textures) context.drawImage(this.#textures[code], left, top, width, height);
     else context.fillRect(left, top, width, height);
-    if (!labelled) return;
+    if (!labelled || this.#textures) return;
     context.fillStyle = inkOn(colour);
     context.globalAlpha = LABEL_OPACITY;
     context.fillText(code, left + width / 2, top + height / 2);

@@ -51,7 +51,7 @@ export class Generator {
       items.forEach(({ codes }, index) => cells[index].showRow(row, codes));
       byId("generate-facts").textContent = `Row ${row + 1} of ${model.codes.height}`;
     };
-    showLines(byId("generate-lines"), [["These samples as one sheet", generateLine(query, settings, "samples.png")]]);
+    showLines(byId("generate-lines"), [["This sheet", generateLine(query, settings, "samples.png")]]);
     const outcome = await this.#run(settings, onRow);
     if (!outcome) return;
     const { answer, timing } = outcome;
@@ -62,7 +62,7 @@ export class Generator {
     byId("generate-facts").textContent = `Seed ${answer.seed}; ${rows}. A click on a sample takes it to the top as the picture.`;
     const same = { ...settings, seed: answer.seed };
     showLines(byId("generate-lines"), [
-      ["The same samples as one sheet", generateLine(query, same, "samples.png")],
+      ["The same sheet", generateLine(query, same, "samples.png")],
       ["Row by row", generateLine(query, same, null)?.replace("curl ", "curl -N -H 'Accept: text/event-stream' ")],
     ]);
     announce(`${answer.items.length} samples are ready.`);

@@ -13,6 +13,7 @@ import { texturesOf } from "./textures.js";
 
 const SEVEN = [[7.5, 8], [20.5, 7.5], [16, 14], [13, 22]]; // the first picture, so that there is something to see
 const PALETTE_COLUMNS = { wide: 48, narrow: 24 };
+const CONTAINER_MODES = ["plain", "by frequency", "with the prior", "with the prior"];
 const STAGES = {
   read: "request",
   decode_picture: "read picture",
@@ -177,7 +178,7 @@ export class Workbench {
       ["pixels", this.#picture.data.length],
       ["PNG", this.#file.size],
       [`codes, ${bits} bits each`, raw],
-      [this.#model.prior ? "codes with the prior" : "codes with their statistics", container.size],
+      [`container, ${await modeOf(container)}`, container.size],
     ]);
   }
 
@@ -294,6 +295,12 @@ export class Workbench {
     this.#working += change;
     byId("panels").setAttribute("aria-busy", this.#working > 0);
   }
+}
+
+/** Which way of coding was the shortest: the low bits of the container's third byte (docs/code-format.md). */
+async function modeOf(container) {
+  const [flags] = new Uint8Array(await container.slice(2, 3).arrayBuffer());
+  return CONTAINER_MODES[flags & 3];
 }
 
 function timeRow(title, { totalMs, stages }) {

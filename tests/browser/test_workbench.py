@@ -177,7 +177,7 @@ def test_bytes_are_those_of_the_files(page: Page, site: Site) -> None:
     assert bytes_shown(page, "pixels") == 28 * 28
     assert bytes_shown(page, "PNG") == len(picture)
     assert bytes_shown(page, "codes, 4 bits each") == 25  # 49 codes of 16
-    assert bytes_shown(page, "codes with the prior") == len(container)
+    assert bytes_shown(page, "container, ") == len(container)
 
 
 def test_every_stage_shows_its_time(page: Page) -> None:
@@ -197,7 +197,7 @@ def test_the_curl_lines_do_what_the_page_does(page: Page, tmp_path: Path) -> Non
     decoded = saved(page, "#save-decoded")
     assert (tmp_path / "decoded.png").read_bytes() == decoded
     run_curl(line(page, "Picture to bytes"), tmp_path)
-    assert (tmp_path / "picture.vq").stat().st_size == bytes_shown(page, "codes with the prior")
+    assert (tmp_path / "picture.vq").stat().st_size == bytes_shown(page, "container, ")
     (tmp_path / "decoded.png").unlink()
     run_curl(line(page, "Bytes to picture"), tmp_path)
     assert (tmp_path / "decoded.png").read_bytes() == decoded
