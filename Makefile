@@ -10,11 +10,12 @@ DEV := .venv
 SERVE := .venv-serve-$(PROVIDER)
 RAY := .venv-ray
 PEERS := .venv-peers
+GPU := .venv-gpu
 # One thread a test process: many small sessions on few cores are slower with more.
 PYTEST = OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check train bench bench-peers gpu-check check-containers docs test-ray clean
+.PHONY: help serve test check train bench bench-peers gpu-check check-containers docs test-ray test-gpu-wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,8 +43,8 @@ bench: $(DEV)/installed ## measure this machine: sampler, load, rate and distort
 bench-peers: $(PEERS)/installed ## measure beside other servers, all in the same run
 	$(PEERS)/bin/python -m benchmarks.peers
 
-gpu-check: $(DEV)/installed ## on a GPU machine: CUDA against CPU, then the benchmarks; one JSON document
-	$(DEV)/bin/python -m export.gpu_check $(BUNDLE)
+gpu-check: $(GPU)/installed ## on a GPU machine: CUDA against CPU, then the benchmarks; one JSON document
+	@$(GPU)/bin/python -m export.gpu_check $(BUNDLE)
 
 check-containers: $(DEV)/installed ## build the images, run compose and break it on purpose; one JSON document
 	$(DEV)/bin/python docker/check_containers.py
@@ -57,8 +58,11 @@ docs: $(DEV)/installed ## write the generated pages
 test-ray: $(RAY)/installed ## the Ray tests, on a local cluster of two nodes of which one is killed
 	OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest -W default tests/deploy_ray $(PYTEST_ARGS)
 
+test-gpu-wheel: $(DEV)/installed $(GPU)/installed ## the real onnxruntime-gpu without a GPU: what it refuses, and how
+	GPU_PYTHON=$(GPU)/bin/python $(PYTEST) tests/gpu_wheel $(PYTEST_ARGS)
+
 clean: ## remove the environments that make created
-	rm -rf $(DEV) .venv-serve-cpu .venv-serve-gpu $(RAY) $(PEERS)
+	rm -rf $(DEV) .venv-serve-cpu .venv-serve-gpu $(RAY) $(PEERS) $(GPU)
 
 $(DEV)/bin/helm: deploy/helm/fetch_helm.py | $(DEV)/installed
 	$(DEV)/bin/python deploy/helm/fetch_helm.py $@
@@ -68,6 +72,7 @@ $(DEV)/installed: EXTRAS = training,service,test
 $(SERVE)/installed: EXTRAS = service,$(PROVIDER)
 $(RAY)/installed: EXTRAS = service,cpu,training,ray,test
 $(PEERS)/installed: EXTRAS = service,cpu,peers,test
+$(GPU)/installed: EXTRAS = service,gpu,gpu-check
 
 %/installed: pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -125,6 +125,8 @@ def session_maker(settings: Settings, probe: Path) -> SessionMaker:
     try:
         _require_cuda()
         maker.open(probe)
+        if settings.tensorrt:
+            maker.open(probe, "tf32")
     except ORT_ERRORS as error:  # DeviceError is a RuntimeError
         if settings.device == "cuda":
             raise DeviceError(f"VQSERVE_DEVICE=cuda: {error}") from error

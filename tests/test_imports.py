@@ -15,6 +15,7 @@ FORBIDDEN = {
     "export": {"fastapi", "client", "tests"},
 }
 FROM_SERVICE = {"training": ("service.bundle",), "export": ("service.bundle", "service.codec")}
+RUN_THE_SERVICE = {"export/device_parity.py", "export/gpu_check.py"}  # they check what runs; both without torch
 
 
 def imports(package: str) -> set[tuple[str, str]]:
@@ -36,5 +37,14 @@ def test_imports_point_one_way(package: str) -> None:
 @pytest.mark.parametrize("package", sorted(FROM_SERVICE))
 def test_only_the_torch_free_contract_is_taken_from_the_service(package: str) -> None:
     taken = {(file, name) for file, name in imports(package) if name.split(".")[0] == "service"}
+    taken = {(file, name) for file, name in taken if file not in RUN_THE_SERVICE}
     assert taken
     assert [(file, name) for file, name in taken if not name.startswith(FROM_SERVICE[package])] == []
+
+
+def test_the_gpu_check_needs_no_torch() -> None:
+    """Its environment is that of the GPU service and onnx."""
+    theirs = {name for file, name in imports("export") if file in RUN_THE_SERVICE}
+    ours = {name for name in theirs if name.split(".")[0] == "export"}
+    assert not {name.split(".")[0] for name in theirs} & {"torch", "training"}
+    assert ours == {"export.device_parity"}

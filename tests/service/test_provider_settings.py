@@ -27,6 +27,7 @@ EXACT = {
     "use_tf32": "0",
     "enable_cuda_graph": "0",
 }
+COARSE: dict[str, Any] = {"encoder_precision": "tf32", "decoder_precision": "fp16"}
 
 
 def test_cuda_is_exact_by_default() -> None:
@@ -50,7 +51,7 @@ def test_each_setting_becomes_one_option(
 
 
 def test_tensorrt_stands_before_cuda_and_never_gets_an_exact_graph() -> None:
-    settings = Settings(tensorrt=True, encoder_precision="tf32", decoder_precision="fp16", tensorrt_cache="/engines")
+    settings = Settings(tensorrt=True, tensorrt_cache="/engines", **COARSE)
     assert gpu_providers(settings, "float32", cuda_graph=False) == [(CUDA, EXACT)]
     cache = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": "/engines"}
     coarse = (CUDA, EXACT | {"use_tf32": "1"})
@@ -114,11 +115,10 @@ def test_only_encoder_and_decoder_are_ever_less_than_exact(
     client = make_generator(
         device="cuda",
         tensorrt=True,
-        encoder_precision="tf32",
-        decoder_precision="fp16",
         cuda_graphs=True,
         max_batch=2,
         max_generate_batch=4,
+        **COARSE,
     )
     assert pretended_cuda.keys() >= {"encoder.onnx", "quantizer.onnx", "decoder.onnx", "prior.onnx", "prior_row.onnx"}
     assert "encoder_quantizer.onnx" not in pretended_cuda
@@ -137,12 +137,11 @@ def test_only_encoder_and_decoder_are_ever_less_than_exact(
 def test_a_tensorrt_that_is_not_there_fails_at_start(
     pretended_cuda: Opened, monkeypatch: pytest.MonkeyPatch, generating: Generating
 ) -> None:
-    graph = generating.folders[0] / "decoder.onnx"
-    settings = Settings(device="cuda", tensorrt=True, decoder_precision="fp16")
-    maker = session_maker(settings, graph)
+    graph, settings = generating.folders[0] / "decoder.onnx", Settings(device="cuda", tensorrt=True, **COARSE)
+    assert session_maker(settings, graph).provider == CUDA
     monkeypatch.setattr(ort.InferenceSession, "get_providers", lambda _: [CUDA, CPU])
     with pytest.raises(DeviceError, match=r"decoder\.onnx runs on CUDA.* instead of Tensorrt.*VQSERVE_TENSORRT=false"):
-        maker.open(graph, "fp16")
+        session_maker(settings, graph)
 
 
 def test_tf32_forced_from_outside_is_refused(

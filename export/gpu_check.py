@@ -1,0 +1,146 @@
+"""Is this GPU fit to serve the bundle, and how fast is it? `make gpu-check`, or `python -m export.gpu_check BUNDLE`.
+
+In: a bundle, and the VQSERVE_ settings of the environment. Out: one JSON document on standard output with the device,
+the versions, the settings, a row for each comparison of `export.device_parity` between CUDA and the CPU, and
+throughput by batch size on both. The exit status is 0 when every row passed, 1 when one did not, 2 when CUDA does not
+run or the bundle cannot be read. Needs onnxruntime-gpu, onnx and the service's libraries, no PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from export.device_parity import Inputs, Side, compare, draw_codes, draw_inputs, draws_of
+from service.bundle import Bundle, BundleError, load_bundle
+from service.sampling import buckets
+from service.sessions import CPU, DeviceError, SessionMaker, cpu_limit, session_maker
+from service.settings import Settings
+
+Document = dict[str, Any]
+PICTURES = 256  # at 7x7 codes just above 10,000, so that one near tie is allowed
+SECONDS_A_TIMING = 0.5
+SETTINGS = ("encoder_precision", "decoder_precision", "max_batch", "max_generate_batch", "tensorrt")
+
+
+def gpu() -> Document:
+    """What nvidia-smi says of the first GPU."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return {"name": "unknown: nvidia-smi is not on the path"}
+    names = ("name", "driver_version", "memory.total", "compute_cap")
+    query = [command, "--id=0", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
+    line = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.strip()  # noqa: S603
+    return dict(zip(names, line.split(", "), strict=True))
+
+
+def versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "onnxruntime": ort.__version__,
+        "vqserve": importlib.metadata.version("vqserve"),
+    }
+
+
+def timings(sides: dict[str, Side], inputs: Inputs, seconds: float) -> list[Document]:
+    """Pictures a second of encode, decode and generate at each batch size, one column a side."""
+    rows: list[Document] = []
+    for work, largest in works(next(iter(sides.values()))):
+        for size in (size for size in buckets(largest) if size <= len(inputs.codes)):
+            row: Document = {"work": work, "batch": size}
+            for name, side in sides.items():
+                row[f"{name}_ms"] = round(best_ms(call_of(side, work, inputs, size), seconds), 4)
+                row[f"{name}_pictures_per_s"] = round(1e3 * size / row[f"{name}_ms"], 1)
+            rows.append(row)
+    return rows
+
+
+def works(side: Side) -> list[tuple[str, int]]:
+    """What can be timed, and its largest batch."""
+    generate = [("generate", side.sampler.max_batch)] if side.sampler else []
+    return [("encode", side.max_batch), ("decode", side.max_batch), *generate]
+
+
+def call_of(side: Side, work: str, inputs: Inputs, size: int) -> Callable[[], object]:
+    if work == "encode":
+        return lambda: side.encoder.run(None, {"images": inputs.pictures[:size]})
+    if work == "decode":
+        return lambda: side.decoder.run(None, {"codes": inputs.codes[:size]})
+    sampler, draws = side.sampler, draws_of(side, inputs.labels[:size], filtered=False)
+    assert sampler is not None
+    return lambda: draw_codes(sampler, draws, size)
+
+
+def best_ms(call: Callable[[], object], seconds: float) -> float:
+    """The quickest of at least three calls after a first one, for about `seconds`."""
+    call()
+    best, count, begun = float("inf"), 0, perf_counter()
+    while count < 3 or perf_counter() - begun < seconds:
+        started = perf_counter()
+        call()
+        best, count = min(best, perf_counter() - started), count + 1
+    return 1e3 * best
+
+
+def check(
+    bundle: Bundle,
+    settings: Settings,
+    device: SessionMaker,
+    *,
+    pictures: int,
+    seconds: float,
+) -> Document:
+    """Compare `device` with the CPU and time both; `passed` says whether all rows did."""
+    trusted = Side.of(bundle, settings, SessionMaker(CPU, cpu_limit()))
+    other = Side.of(bundle, settings, device)
+    inputs = draw_inputs(trusted, pictures)
+    rows = compare(trusted, other, inputs)
+    return {
+        "bundle": {"name": bundle.manifest.name, "version": bundle.manifest.version},
+        "provider": device.provider,
+        "versions": versions(),
+        "settings": settings.model_dump(mode="json", include={*SETTINGS, *_cuda_settings()}),
+        "parity": [asdict(row) for row in rows],
+        "timings": timings({"device": other, "cpu": trusted}, inputs, seconds),
+        "passed": all(row.passed for row in rows),
+    }
+
+
+def _cuda_settings() -> set[str]:
+    return {name for name in Settings.model_fields if name.startswith("cuda_")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m export.gpu_check", description="Compare CUDA with the CPU.")
+    parser.add_argument("bundle", type=Path, help="a bundle's folder, for example models/mnist")
+    folder = parser.parse_args(arguments).bundle
+    logging.basicConfig(level=logging.WARNING)
+    settings = Settings(device="cuda")
+    try:
+        bundle = load_bundle(folder)
+        device = session_maker(settings, bundle.graph_path("decoder"))
+        document = {"device": gpu(), **check(bundle, settings, device, pictures=PICTURES, seconds=SECONDS_A_TIMING)}
+    except (BundleError, DeviceError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(document, indent=1))
+    return 0 if document["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
