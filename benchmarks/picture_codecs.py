@@ -1,0 +1,157 @@
+"""What is compared: Pillow's codecs, zlib, and bundles. In: uint8 (H,W,C). Out: `Coded`, bytes and pixels."""
+
+from __future__ import annotations
+
+import io
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pillow_jxl  # noqa: F401 - registers JPEG XL with Pillow
+from PIL import Image
+
+from benchmarks.quality import Pixels
+from service import codec
+from service.bundle import load_bundle
+from service.codec import Codes
+from service.container import Mode
+from service.images import fit_image
+from service.prior_sessions import codec_model
+from service.sessions import CPU, SessionMaker
+from service.windows import run_in_windows
+
+
+@dataclass(frozen=True)
+class Coded:
+    """`size` in bytes with every header; times in ms."""
+
+    size: int
+    pixels: Pixels
+    encode_ms: float
+    decode_ms: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One codec at one setting."""
+
+    codec: str
+    setting: str
+    code: Callable[[Pixels], Coded]
+
+
+QUALITIES: Mapping[str, Sequence[int]] = {
+    "JPEG": (1, 3, 5, 10, 20, 35, 50, 75),
+    "WEBP": (0, 5, 10, 20, 35, 50, 75),
+    "AVIF": (1, 5, 20, 35, 50, 75),
+    "JXL": (5, 10, 20, 35, 50, 75),
+}
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"JPEG": {"optimize": True}, "WEBP": {"method": 6}, "AVIF": {}, "JXL": {}}
+
+
+def lossy_points() -> list[Point]:
+    return [
+        Point(name, f"quality {quality}", _pillow(name, quality=quality, **OPTIONS[name]))
+        for name, qualities in QUALITIES.items()
+        for quality in qualities
+    ]
+
+
+def lossless_points() -> list[Point]:
+    return [
+        Point("PNG", "optimize", _pillow("PNG", optimize=True)),
+        Point("WEBP", "lossless", _pillow("WEBP", lossless=True, quality=100, method=6)),
+        Point("JXL", "lossless", _pillow("JXL", lossless=True)),
+        Point("zlib", "level 9, pixels alone", _zlib),
+    ]
+
+
+def _pillow(name: str, **options: Any) -> Callable[[Pixels], Coded]:
+    def code(pixels: Pixels) -> Coded:
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        stream = io.BytesIO()
+        start = time.perf_counter()
+        image.save(stream, name, **options)
+        middle = time.perf_counter()
+        with Image.open(io.BytesIO(stream.getvalue())) as opened:
+            decoded = np.asarray(opened.convert(image.mode)).reshape(pixels.shape)
+        end = time.perf_counter()
+        return Coded(len(stream.getvalue()), decoded, 1e3 * (middle - start), 1e3 * (end - middle))
+
+    return code
+
+
+def _zlib(pixels: Pixels) -> Coded:
+    start = time.perf_counter()
+    data = zlib.compress(pixels.tobytes(), 9)
+    middle = time.perf_counter()
+    zlib.decompress(data)
+    return Coded(len(data), pixels, 1e3 * (middle - start), 1e3 * (time.perf_counter() - middle))
+
+
+MODES: Mapping[str, Sequence[Mode]] = {"raw": [Mode.RAW], "shortest": list(Mode)}
+
+
+@dataclass
+class Vqserve:
+    """A bundle on the CPU, with all that the service does between pixels and bytes."""
+
+    folder: Path
+    threads: int = 1
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bundle = load_bundle(self.folder)
+        self.name = f"vqserve {self.bundle.manifest.name}"
+        maker = SessionMaker(CPU, self.threads)
+        self._encoder = maker.open(self.bundle.graph_path("encoder_quantizer"))
+        self._decoder = maker.open(self.bundle.graph_path("decoder"))
+        self.model = codec_model(self.bundle, maker.open)
+
+    def points(self) -> list[Point]:
+        return [Point(self.name, setting, partial(self.code, modes=modes)) for setting, modes in MODES.items()]
+
+    def code(self, pixels: Pixels, modes: Sequence[Mode]) -> Coded:
+        """One picture (H,W,C) in its own container."""
+        coded = self.code_group(pixels[None], modes)
+        return replace(coded, pixels=coded.pixels[0])
+
+    def code_group(self, pixels: Pixels, modes: Sequence[Mode]) -> Coded:
+        """Pictures (B,H,W,C) in one container."""
+        start = time.perf_counter()
+        data = codec.encode(self.model, self.encode(pixels), size=(pixels.shape[1], pixels.shape[2]), modes=modes)
+        middle = time.perf_counter()
+        decoded = self.decode(data)
+        return Coded(len(data), decoded, 1e3 * (middle - start), 1e3 * (time.perf_counter() - middle))
+
+    def encode(self, pixels: Pixels) -> Codes:
+        """(B,H,W,C) of any size that the model takes after padding -> (B,h,w)."""
+        spec = self.bundle.manifest.picture
+        padded = np.stack([_padded(one, lambda image: fit_image(image, spec, "pad")) for one in pixels])
+        codes: Codes = run_in_windows(
+            lambda window: self._encoder.run(None, {"images": window})[0],
+            padded,
+            scale_in=self.model.multiple_of,
+            scale_out=1,
+        )
+        return codes
+
+    def decode(self, data: bytes) -> Pixels:
+        decoded = codec.decode(self.model, data, codec.Limits(max_codes=1 << 24))
+        pixels = run_in_windows(
+            lambda window: self._decoder.run(None, {"codes": window})[0],
+            decoded.codes,
+            scale_in=1,
+            scale_out=self.model.multiple_of,
+        )
+        return pixels[:, : decoded.size[0], : decoded.size[1]]
+
+
+def _padded(pixels: Pixels, pad: Callable[[Image.Image], Image.Image]) -> Pixels:
+    image = pad(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+    return np.asarray(image).reshape(image.height, image.width, pixels.shape[2])

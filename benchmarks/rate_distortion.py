@@ -1,0 +1,225 @@
+"""Rate against distortion: bundles beside JPEG, WebP, AVIF and JPEG XL on the same pictures, bytes with every header.
+
+    python -m benchmarks.rate_distortion data/mnist --bundle models/mnist
+    python -m benchmarks.rate_distortion data/photos --bundle models/photos --held-out 0.15
+
+In: a folder of MNIST's files (the test digits are taken) or of photographs, and bundles. Out: every row in
+docs/results/rate_distortion_mnist.json or _photos.json, a plot beside it, and a summary in one line of JSON. Quality is
+the mean over pictures of each picture's PSNR and MS-SSIM, and the MSE on [0,1]; times are means a picture, one thread.
+`--held-out` keeps the pictures that training with that `test_fraction` put aside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from benchmarks.picture_codecs import MODES, Coded, Point, Vqserve, lossless_points, lossy_points
+from benchmarks.plot import Line, svg
+from benchmarks.quality import Pixels, at_rate, bd_rate_percent, mean_squared_error, ms_ssim, psnr_db
+from service.container import Mode
+from training.data.dataset import ranked
+from training.data.folder import picture_files
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+MNIST_TEST = "t10k-images-idx3-ubyte.gz"
+TOGETHER = 64  # pictures a container, where several share one
+CROP, CROPS_A_PICTURE = 128, 4
+WIDEST = 1280  # pixels; larger photographs are scaled down to it
+PEERS = ("JPEG", "WEBP", "AVIF", "JXL")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One codec at one setting, over all pictures of a section. `ms_ssim` is None where they are too small for it."""
+
+    section: str
+    codec: str
+    setting: str
+    pictures: int
+    bytes_per_picture: float
+    bits_per_pixel: float
+    mse: float
+    psnr_db: float | None  # None: lossless
+    ms_ssim: float | None
+    encode_ms: float
+    decode_ms: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("data/mnist"))
+    parser.add_argument("--bundle", type=Path, action="append", help="may be repeated; default models/mnist or photos")
+    parser.add_argument("--pictures", type=int, help="only so many: for a quick look")
+    parser.add_argument("--held-out", type=float, help="the fraction that training put aside")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args(arguments)
+    mnist = (options.folder / MNIST_TEST).exists()
+    name = "mnist" if mnist else "photos"
+    bundles = [Vqserve(folder) for folder in options.bundle or [Path("models") / name]]
+    rows = (measure_mnist if mnist else measure_photos)(options, bundles)
+    result = {
+        "folder": str(options.folder),
+        "machine": f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}, one thread",
+        "bundles": {vqserve.name: vqserve.bundle.manifest.version for vqserve in bundles},
+        "rows": [asdict(row) for row in rows],
+        "comparisons": [one for section in sections(rows) for one in compare(of_section(rows, section))],
+    }
+    options.out.mkdir(exist_ok=True)
+    target = options.out / f"rate_distortion_{name}.json"
+    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for section in sections(rows):
+        plot = svg(f"{section} of {name}", "bits per pixel", "PSNR in dB", curves(of_section(rows, section)))
+        (options.out / f"rate_distortion_{name}_{section.replace(' ', '_')}.svg").write_text(plot, encoding="utf-8")
+    print(json.dumps({"rows": len(rows), "result": str(target), **summary(rows)}))
+
+
+def measure_mnist(options: argparse.Namespace, bundles: Sequence[Vqserve]) -> list[Row]:
+    digits = read_mnist(options.folder / MNIST_TEST)[: options.pictures]
+    alone = [*lossless_points(), *lossy_points()]
+    rows = [measure("one by one", point, digits) for point in alone]
+    for vqserve in bundles:
+        rows += [measure("one by one", point, digits) for point in vqserve.points()]
+        rows += [measure_together(vqserve, digits, setting, modes) for setting, modes in MODES.items()]
+    return rows
+
+
+def measure_photos(options: argparse.Namespace, bundles: Sequence[Vqserve]) -> list[Row]:
+    pictures = read_photos(options.folder, options.held_out)[: options.pictures]
+    points = [*lossy_points(), *(point for vqserve in bundles for point in vqserve.points())]
+    given = {"crops": crops_of(pictures), "whole pictures": pictures}
+    return [measure(section, point, chosen) for section, chosen in given.items() for point in points]
+
+
+def measure(section: str, point: Point, pictures: Sequence[Pixels]) -> Row:
+    """Each picture on its own."""
+    coded = [point.code(pixels) for pixels in pictures]
+    return row_of(section, point, pictures, [one.pixels for one in coded], coded)
+
+
+def measure_together(vqserve: Vqserve, pictures: Sequence[Pixels], setting: str, modes: Sequence[Mode]) -> Row:
+    """The same with containers of 64 pictures; sizes and times are a container's divided by its pictures."""
+    point = Point(vqserve.name, setting, lambda group: vqserve.code_group(group, modes))
+    groups = [np.stack(pictures[start : start + TOGETHER]) for start in range(0, len(pictures), TOGETHER)]
+    coded = [point.code(group) for group in groups]
+    return row_of(f"{TOGETHER} together", point, pictures, [one for group in coded for one in group.pixels], coded)
+
+
+def row_of(
+    section: str, point: Point, pictures: Sequence[Pixels], decoded: Sequence[Pixels], coded: Sequence[Coded]
+) -> Row:
+    pairs = list(zip(pictures, decoded, strict=True))
+    errors = [mean_squared_error(one, other) for one, other in pairs]
+    total, count = sum(one.size for one in coded), len(pictures)
+    return Row(
+        section=section,
+        codec=point.codec,
+        setting=point.setting,
+        pictures=count,
+        bytes_per_picture=total / count,
+        bits_per_pixel=8 * total / sum(pixels.shape[0] * pixels.shape[1] for pixels in pictures),
+        mse=fmean(errors),
+        psnr_db=None if min(errors) == 0 else fmean(psnr_db(error) for error in errors),
+        ms_ssim=fmean(ms_ssim(one, other) for one, other in pairs) if large(pictures) else None,
+        encode_ms=sum(one.encode_ms for one in coded) / count,
+        decode_ms=sum(one.decode_ms for one in coded) / count,
+    )
+
+
+def large(pictures: Sequence[Pixels]) -> bool:
+    """MS-SSIM needs at least two scales of its window to be what its name says."""
+    return all(min(pixels.shape[:2]) > 40 for pixels in pictures)
+
+
+def read_mnist(path: Path) -> list[Pixels]:
+    """(28,28,1) uint8 each."""
+    content = gzip.decompress(path.read_bytes())
+    return list(np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28, 1))
+
+
+def read_photos(folder: Path, held_out: float | None) -> list[Pixels]:
+    """(H,W,3) uint8 each, upright, at most 1280 wide."""
+    files = picture_files(folder)
+    if held_out is not None:
+        order = ranked([path.relative_to(folder).as_posix() for path in files])
+        files = [files[index] for index in sorted(order[: max(1, round(held_out * len(files)))])]
+    pictures = []
+    for path in files:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+        if image.width > WIDEST:
+            image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
+        pictures.append(np.asarray(image))
+    return pictures
+
+
+def crops_of(pictures: Sequence[Pixels]) -> list[Pixels]:
+    """Four 128x128 crops a picture at places that a fixed seed draws."""
+    random = np.random.default_rng(0)
+    crops = []
+    for pixels in pictures:
+        for _ in range(CROPS_A_PICTURE):
+            top, left = (int(random.integers(0, side - CROP + 1)) for side in pixels.shape[:2])
+            crops.append(pixels[top : top + CROP, left : left + CROP])
+    return crops
+
+
+def sections(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.section for row in rows))
+
+
+def of_section(rows: Sequence[Row], section: str) -> list[Row]:
+    return [row for row in rows if row.section == section]
+
+
+def curves(rows: Sequence[Row]) -> dict[str, Line]:
+    """Codec -> (bits per pixel, PSNR), the lossy rows."""
+    names = dict.fromkeys(row.codec for row in rows if row.psnr_db is not None)
+    return {name: [(r.bits_per_pixel, r.psnr_db) for r in rows if r.codec == name and r.psnr_db] for name in names}
+
+
+def compare(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every row of ours: what each peer reaches at the same bits per pixel, None where it has no such rate."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if not row.codec.startswith("vqserve"):
+            continue
+        for peer in PEERS:
+            points = [r for r in rows if r.codec == peer and r.psnr_db is not None]
+            psnr = at_rate([(r.bits_per_pixel, r.psnr_db or 0.0) for r in points], row.bits_per_pixel)
+            similarity = at_rate([(r.bits_per_pixel, r.ms_ssim) for r in points if r.ms_ssim], row.bits_per_pixel)
+            head = {"section": row.section, "codec": row.codec, "setting": row.setting, "peer": peer}
+            rate = {"bits_per_pixel": row.bits_per_pixel, "psnr_db": row.psnr_db, "peer_psnr_db": psnr}
+            found.append({**head, **rate, "ms_ssim": row.ms_ssim, "peer_ms_ssim": similarity})
+    lines = curves(rows)
+    for ours in (name for name in lines if name.startswith("vqserve")):
+        for peer in (name for name in PEERS if name in lines):
+            percent = bd_rate_percent(lines[ours], lines[peer])
+            if percent is not None:
+                found.append({"section": rows[0].section, "codec": ours, "peer": peer, "bd_rate_percent": percent})
+    return found
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """The rows of ours, shortened."""
+    names = ("section", "codec", "setting", "bytes_per_picture", "bits_per_pixel", "mse", "psnr_db", "ms_ssim")
+    ours = [asdict(row) for row in rows if row.codec.startswith("vqserve")]
+    return {"ours": [{name: rounded(row[name]) for name in names} for row in ours]}
+
+
+def rounded(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The measures against other implementations, and the whole benchmark on tiny bundles and a few pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+from benchmarks import rate_distortion
+from benchmarks.picture_codecs import lossless_points, lossy_points
+from benchmarks.plot import svg
+from benchmarks.quality import Pixels, at_rate, bd_rate_percent, mean_squared_error, ms_ssim, psnr_db
+from tests.conftest import PICTURES
+from tests.tiny_bundle import tiny_prior, write_tiny_bundle
+
+
+def noisy(shape: tuple[int, ...]) -> tuple[Pixels, Pixels]:
+    random = np.random.default_rng(0)
+    smooth = np.add.outer(np.arange(shape[0]), np.arange(shape[1]))[..., None] % 256
+    first = np.broadcast_to(smooth, shape).astype(np.uint8)
+    return first, np.clip(first + random.normal(0, 20, shape), 0, 255).astype(np.uint8)
+
+
+def test_psnr_of_a_known_error() -> None:
+    first = np.full((4, 4, 1), 100, np.uint8)
+    assert psnr_db(mean_squared_error(first, first + 10)) == pytest.approx(20 * math.log10(25.5))
+
+
+@pytest.mark.parametrize("side", [180, 240])
+def test_ms_ssim_is_that_of_torchmetrics(side: int) -> None:
+    first, second = noisy((side, side + 20, 3))
+    tensors = [torch.from_numpy(pixels / 255.0).permute(2, 0, 1)[None] for pixels in (first, second)]
+    expected = multiscale_structural_similarity_index_measure(tensors[0], tensors[1], data_range=1.0)
+    # torchmetrics counts the reflected border at the coarsest scale, which the paper leaves out; here it is 0.00004.
+    assert ms_ssim(first, second) == pytest.approx(float(expected), abs=2e-4)
+    assert ms_ssim(first, first) == 1.0
+
+
+def test_ms_ssim_of_small_pictures_uses_fewer_scales() -> None:
+    first, second = noisy((128, 128, 3))
+    assert 0 < ms_ssim(first, second) < ms_ssim(first, first) == 1.0
+
+
+def test_bd_rate_of_a_curve_that_takes_a_fifth_more_everywhere() -> None:
+    reference = [(0.1, 25.0), (0.2, 28.0), (0.4, 31.0), (0.8, 33.5), (1.6, 36.0)]
+    more = [(1.2 * rate, quality) for rate, quality in reference]
+    assert bd_rate_percent(more, reference) == pytest.approx(20)
+    assert bd_rate_percent(reference, more) == pytest.approx(-100 / 6)
+    assert bd_rate_percent(reference[:3], reference) is None
+    assert bd_rate_percent([(rate, quality + 50) for rate, quality in reference], reference) is None
+
+
+def test_quality_at_a_rate_is_interpolated_and_never_extrapolated() -> None:
+    curve = [(1.0, 10.0), (4.0, 20.0)]
+    assert at_rate(curve, 2.0) == pytest.approx(15.0)
+    assert at_rate(curve, 1.0) == 10.0 and at_rate(curve, 0.99) is None and at_rate(curve, 4.01) is None
+
+
+def test_lossless_codecs_are_lossless_and_lossy_ones_trade_bytes_for_quality() -> None:
+    pixels = np.asarray(Image.open(PICTURES / "ladybird_crop.jpg"))
+    for point in lossless_points():
+        assert np.array_equal(point.code(pixels).pixels, pixels), point
+    by_codec: dict[str, list[tuple[int, float]]] = {}
+    for point in lossy_points():
+        coded = point.code(pixels)
+        by_codec.setdefault(point.codec, []).append((coded.size, mean_squared_error(pixels, coded.pixels)))
+    assert set(by_codec) == set(rate_distortion.PEERS)
+    for curve in by_codec.values():
+        assert curve[0][0] < curve[-1][0] and curve[0][1] > curve[-1][1]
+
+
+def test_the_plot_is_an_svg_with_every_point_and_name() -> None:
+    text = svg("a < b", "x", "y", {"one": [(0, 1), (2, 3)], "two": [(1, 1)]})
+    root = ElementTree.fromstring(text)  # noqa: S314 - our own text
+    circles = [element for element in root.iter() if element.tag.endswith("circle")]
+    words = {element.text for element in root.iter() if element.tag.endswith("text")}
+    assert len(circles) == 3 + 2 and {"one", "two", "a < b"} <= words
+
+
+def write_photos(folder: Path) -> None:
+    folder.mkdir()
+    with Image.open(PICTURES / "ladybird_crop.jpg") as image:
+        for index, size in enumerate([(150, 131), (131, 200), (140, 140)]):
+            image.resize(size).save(folder / f"{index}.png")
+
+
+def test_the_benchmark_measures_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photos(tmp_path / "photos")
+    write_tiny_bundle(tmp_path / "b", "b", any_size=True, prior=tiny_prior(label_count=0))
+    out = tmp_path / "out"
+    rate_distortion.main(
+        [str(tmp_path / "photos"), "--bundle", str(tmp_path / "b"), "--held-out", "0.34", "--out", str(out)]
+    )
+    summary = json.loads(capsys.readouterr().out)
+    result = json.loads((out / "rate_distortion_photos.json").read_text())
+    assert summary["rows"] == len(result["rows"]) == 2 * (len(lossy_points()) + 2)
+    ours = {(row["section"], row["setting"]): row for row in result["rows"] if row["codec"] == "vqserve b"}
+    assert ours["crops", "raw"]["pictures"] == 4 and ours["whole pictures", "raw"]["pictures"] == 1
+    # 32 x 32 codes of 4 bits; the header gives the size, 128 x 128, in an extension byte and two varints.
+    assert ours["crops", "raw"]["bytes_per_picture"] == 10 + 1 + 4 + 32 * 32 * 4 / 8
+    assert ours["crops", "shortest"]["bytes_per_picture"] <= ours["crops", "raw"]["bytes_per_picture"]
+    assert ours["crops", "shortest"]["mse"] == ours["crops", "raw"]["mse"]
+    assert {one["peer"] for one in result["comparisons"]} == set(rate_distortion.PEERS)
+    assert (out / "rate_distortion_photos_whole_pictures.svg").exists()
+
+
+def test_the_benchmark_measures_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = PICTURES.parent / "mnist"
+    write_tiny_bundle(tmp_path / "b", "b", prior=tiny_prior())
+    rate_distortion.main(
+        [str(folder), "--bundle", str(tmp_path / "b"), "--pictures", "100", "--out", str(tmp_path / "out")]
+    )
+    summary = json.loads(capsys.readouterr().out)
+    sizes = {(row["section"], row["setting"]): row["bytes_per_picture"] for row in summary["ours"]}
+    assert sizes["one by one", "raw"] == 10 + 49 * 4 / 8 + 0.5  # 24.5 bytes of codes fill 25
+    assert sizes["64 together", "raw"] == pytest.approx((2 * 11 + 100 * 24.5) / 100)
