@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import uvloop
@@ -164,8 +164,7 @@ class _Connection(asyncio.Protocol):
         return not self.closed and perf_counter() - self._answered < IDLE_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is no subclass of it
 
     def send(self, number: int, request: bytes) -> None:
         self._number = number

@@ -79,8 +79,8 @@ def page(result: dict[str, Any]) -> str:
         f"`{result['command']}` on {machine_line(result['machine'])}.",
         f"One PNG digit ({result['picture_bytes']} bytes) in, its codes as JSON out, the encoder of "
         f"`{result['bundle']}` on one onnxruntime thread, wrk on the same machine, {result['seconds']:g} s a cell, "
-        f"mean of {result['rounds']} rounds. A cell is requests per second (p50, p99 in ms) CPU seconds per 1,000 requests. "
-        "All servers gave the same codes. LitServe is sent JSON with base64, the others the picture as it is.",
+        f"mean of {result['rounds']} rounds. A cell is requests per second (p50, p99 in ms) CPU seconds per 1,000 "
+        "requests. All servers gave the same codes. LitServe is sent JSON with base64, the others the picture itself.",
         table(header, rows),
         f"Batches of {BATCH} pictures as npy: {over_http} against {batch['alone_per_s']:,.0f} pictures per second of "
         "`session.run` alone.",
