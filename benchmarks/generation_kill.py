@@ -118,7 +118,7 @@ def server(bundle: Path) -> Iterator[tuple[str, int]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, "VQSERVE_DEVICE": "cpu"})
+    process = subprocess.Popen(command, env={**os.environ, "VQSERVE_DEVICE": "cpu"})  # noqa: S603 - our own module
     address = f"http://127.0.0.1:{port}"
     try:
         while not _ready(address):

@@ -10,10 +10,12 @@ from service.metrics import Metrics
 from service.models import Model, OnDeath
 from service.sampling import RowSampler
 from service.scheduler import Scheduler
-from service.sessions import SessionMaker
+from service.sessions import CUDA, SessionMaker
 from service.settings import Settings
 
 NAME = "generator"
+# A CPU's row takes time in proportion to its samples, so that a wide batch only delays the small requests in it.
+SLOTS_ON_CUDA, SLOTS_ON_CPU = 64, 32
 
 
 def open_generator(
@@ -22,7 +24,7 @@ def open_generator(
     """None where the bundle has no prior."""
     if bundle.manifest.prior is None:
         return None
-    slots = settings.max_generate_batch
+    slots = settings.max_generate_batch or (SLOTS_ON_CUDA if maker.provider == CUDA else SLOTS_ON_CPU)
     sampler = RowSampler(bundle, maker, slots, places=4 * slots)  # for those that pause: see service.scheduler.choose
     bound = metrics.generation.of(bundle.manifest.name)
     return Scheduler(sampler, settings.max_queued_samples, settings.engine_stall_s, bound, on_death)

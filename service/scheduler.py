@@ -1,9 +1,9 @@
 """Continuous batching of samples. In: jobs of one or more `Draw`s. Out: a future of each job's codes, and its rows.
 
 Every step advances up to `max_batch` samples by one row. Which ones is decided anew before each step: one sample of
-each job in turn, the oldest job first. So a new job advances at the next row, a job of 64 samples gets what the others
-leave, and a sample that has to pause keeps its place and goes on later. A slot is free as soon as its sample is done or
-its job has left.
+each job, then whatever else the oldest jobs have. So a new job advances at the next row, a job of 64 samples gets what
+the others leave, and a sample that has to pause keeps its place and goes on later. A slot is free as soon as its sample
+is done or its job has left.
 
 The steps run in a thread of their own, which lives while there is work; everything that both threads touch is behind
 one lock, which is never held during a step.
@@ -74,26 +74,23 @@ class Job:
 
 
 def choose(jobs: Sequence[Job], slots: int, free_places: int) -> list[Sample]:
-    """The samples that advance next: one of each job in turn, oldest job first, until the slots are full.
+    """The samples that advance next: the first of each job, then all others, the oldest job first in both.
 
+    Giving what is left to the oldest job, instead of sharing it, finishes jobs sooner and delays none.
     A job's first sample always finds a place, if there are at least 2 * slots of them: whatever is not the first sample
     of its job is only started while more than `slots` are free.
     """
-    chosen: list[Sample] = []
-    depth, more = 0, True
-    while more and len(chosen) < slots:
-        more = False
-        for job in jobs:
-            if depth >= len(job.unfinished) or len(chosen) == slots:
-                continue
-            more = True
-            sample = job.unfinished[depth]
+    chosen = [job.unfinished[0] for job in jobs[:slots]]
+    free_places -= sum(sample.place is None for sample in chosen)
+    for job in jobs:
+        for sample in job.unfinished[1:]:
+            if len(chosen) == slots:
+                return chosen
             if sample.place is None:
-                if depth and free_places <= slots:
-                    continue
+                if free_places <= slots:
+                    break
                 free_places -= 1
             chosen.append(sample)
-        depth += 1
     return chosen
 
 

@@ -83,7 +83,9 @@ class Settings(BaseSettings):
     request_deadline_ms: int = Field(30_000, gt=0, description="A request that is not answered by then gets 504.")
 
     max_batch: int = Field(64, gt=0, description="Most pictures a run. Larger requests run alone.")
-    max_generate_batch: int = Field(64, gt=0, description="Most samples that one call of the row graph advances.")
+    max_generate_batch: int = Field(
+        0, ge=0, description="Most samples that one call of the row graph advances; 0: 64 on CUDA, 32 on a CPU."
+    )
     max_wait_ms: float = Field(
         0.0, ge=0, le=1000, description="How long an idle engine waits for company; 0: never. May help on a GPU."
     )

@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from benchmarks.generation_kill import kill
 from service.app import create_app
+from service.generator import SLOTS_ON_CPU
 from service.settings import Settings
 from tests.service.conftest import Generating
 from tests.service.serving import serving, until
@@ -87,7 +88,8 @@ def asgi(generating: Generating, work: Callable[[Any, Any], Coroutine[Any, Any, 
 
 def test_a_client_that_leaves_frees_its_slots_within_one_row(generating: Generating) -> None:
     async def work(app: Any, call: Any) -> None:
-        rows, leave, sent = slow_down(app, 0.05), asyncio.Event(), []
+        rows, leave = slow_down(app, 0.05), asyncio.Event()
+        sent: list[bytes] = []
         request = asyncio.create_task(call({"n": 8}, leave, sent))
         while not any(b"event: row" in chunk for chunk in sent):
             await asyncio.sleep(0.005)
@@ -99,7 +101,7 @@ def test_a_client_that_leaves_frees_its_slots_within_one_row(generating: Generat
         assert len(rows) <= before + 1
         assert len(rows) < 7
         assert scheduler_of(app).samples_inside == 0
-        assert scheduler_of(app)._sampler.free_places == 4 * 64
+        assert scheduler_of(app)._sampler.free_places == 4 * SLOTS_ON_CPU
 
     asgi(generating, work)
 

@@ -1,0 +1,79 @@
+"""A prior with random weights in a folder, for benchmarks whose time does not depend on what was learned.
+
+In: its size. Out: a `Bundle` with what the samplers read: graphs and numbers of the prior, and no autoencoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, get_args
+
+import torch
+
+from export.exactness import frequency_table, prove_exact
+from export.prior_graphs import PriorGraphs
+from service.bundle import Bundle, CodesSpec, GraphName, GraphSpec, Manifest, PriorSpec, sha256_file
+from training.prior import HORIZONTAL_TAPS, PixelCNN
+
+
+@dataclass(frozen=True)
+class PriorSize:
+    """By default the photographs' prior."""
+
+    height: int = 32
+    width: int = 32
+    codebook_size: int = 512
+    channels: int = 64
+    vertical_layers: int = 6
+    horizontal_layers: int = 3
+    label_count: int = 0
+
+
+def random_prior(size: PriorSize, seed: int = 0) -> PixelCNN:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        prior = PixelCNN(
+            size.codebook_size,
+            size.label_count,
+            channels=size.channels,
+            vertical_layers=size.vertical_layers,
+            horizontal_layers=size.horizontal_layers,
+        )
+    return prior.requires_grad_(False)
+
+
+def write_prior(prior: PixelCNN, size: PriorSize, folder: Path) -> tuple[Bundle, dict[str, float]]:
+    """The bundle, and the seconds that the export of each graph took."""
+    graphs, table = PriorGraphs(prior), frequency_table(size.codebook_size).numpy()
+    writers = {
+        "prior": graphs.teacher_forced,
+        "prior_row": lambda: graphs.row(size.width, table, filters=True),
+        "prior_row_unfiltered": lambda: graphs.row(size.width, table, filters=False),
+        "prior_context": graphs.context_row,
+        "prior_pixel": graphs.pixel,
+    }
+    specs: dict[str, GraphSpec] = {}
+    seconds: dict[str, float] = {}
+    for name, write in writers.items():
+        assert name in get_args(GraphName)
+        path, started = folder / f"{name}.onnx", perf_counter()
+        path.write_bytes(write().SerializeToString(deterministic=True))
+        seconds[name] = perf_counter() - started
+        specs[name] = GraphSpec(file=path.name, sha256=sha256_file(path), opset=18, inputs=(), outputs=())
+    layers = len(prior.horizontal)
+    fields: dict[str, Any] = dict(
+        name="random",
+        codes=CodesSpec(height=size.height, width=size.width, codebook_size=size.codebook_size, dimension=1),
+        graphs=specs,
+        prior=PriorSpec(
+            frequency_table=tuple(int(frequency) for frequency in table),
+            label_count=size.label_count,
+            cache_shape=(len(prior.vertical) + 1, size.width, prior.channels),
+            pixel_cache_shape=(layers, HORIZONTAL_TAPS - 1, prior.channels),
+            context_channels=2 * prior.channels * layers,
+            largest_partial_sum=prove_exact(prior),
+        ),
+    )
+    return Bundle(folder, Manifest.model_construct(**fields)), seconds

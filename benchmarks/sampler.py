@@ -1,0 +1,206 @@
+"""How fast each way of writing the sampler is, beside the naive loop and beside what the processor could do.
+
+    python -m benchmarks.sampler [--bundle models/mnist] [--batches 1,16,64] [--threads 2] [--seconds 1]
+
+In: a bundle, where the folder holds one, and a 32x32 prior with random weights of the photographs' size. Out: a table
+in Markdown for each prior, and one JSON line. All variants run in the same process, one after the other, and must give
+the same codes. `floor` is the time of the multiplications alone, at the rate of a large MatMul of the same runtime and
+threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from benchmarks.random_prior import PriorSize, random_prior, write_prior
+from benchmarks.sampler_graphs import horizontal, scan_row
+from benchmarks.sampler_variants import Sample, Variants
+from export.onnx_builder import GraphBuilder
+from export.prior_graphs import PriorGraphs
+from service.bundle import MANIFEST_FILE, GraphName, load_bundle
+from service.sampling import Codes, Floats, uniforms
+from service.sessions import CPU, SessionMaker
+
+PEAK_SIZE = 1024  # of the square matrices whose product gives the peak
+NAIVE_PIXELS = 4  # of a grid with more than SMALL_GRID codes are timed, the rest is extrapolated
+SMALL_GRID = 64
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; milliseconds for the whole batch."""
+
+    variant: str
+    batch: int
+    milliseconds: float
+    extrapolated: bool = False
+
+
+def median_seconds(call: Callable[[], object], seconds: float, least: int = 3) -> float:
+    """Of repeats that fill `seconds`, after one that does not count."""
+    call()
+    times: list[float] = []
+    while len(times) < least or sum(times) < seconds:
+        started = perf_counter()
+        call()
+        times.append(perf_counter() - started)
+    return statistics.median(times)
+
+
+def peak_rate(maker: SessionMaker, folder: Path) -> float:
+    """Multiply-adds a second of the best of several large MatMuls."""
+    graph = GraphBuilder("peak")
+    shape = (PEAK_SIZE, PEAK_SIZE)
+    product = graph.op("MatMul", graph.input("a", "float32", shape), graph.input("b", "float32", shape))
+    graph.output(product, "product", "float32", shape)
+    (folder / "peak.onnx").write_bytes(graph.model().SerializeToString())
+    session, ones = maker.open(folder / "peak.onnx"), np.ones(shape, np.float32)
+    times = []
+    for _ in range(10):
+        started = perf_counter()
+        session.run(None, {"a": ones, "b": ones})
+        times.append(perf_counter() - started)
+    return float(PEAK_SIZE**3 / min(times))
+
+
+def multiply_adds(variants: Variants) -> int:
+    """Of one sample: every weight of the teacher-forced graph is used once a position."""
+    graph = onnx.load(variants.bundle.graph_path("prior")).graph
+    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
+    weights = [shapes[node.input[1]] for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    return sum(int(np.prod(shape)) for shape in weights) * variants.grid[0] * variants.grid[1]
+
+
+def measure(samplers: dict[str, Sample], variants: Variants, batches: list[int], seconds: float) -> Iterator[Row]:
+    """Raises RuntimeError where a variant gives other codes than the service's sampler."""
+    for batch in batches:
+        numbers = np.stack([uniforms(SEED, index, variants.grid) for index in range(batch)])
+        expected = samplers["row_unfiltered"](numbers)
+        for name, sample in samplers.items():
+            _require_equal(name, sample(numbers), expected)
+            yield Row(name, batch, 1e3 * median_seconds(partial(sample, numbers), seconds))
+        yield _measure_naive(variants, numbers, expected, seconds)
+
+
+def _measure_naive(variants: Variants, numbers: Floats, expected: Codes, seconds: float) -> Row:
+    batch, positions = len(numbers), variants.grid[0] * variants.grid[1]
+    pixels = positions if positions <= SMALL_GRID else NAIVE_PIXELS
+    naive = variants.naive(pixels)
+    _require_equal("naive", naive(numbers).reshape(batch, -1)[:, :pixels], expected.reshape(batch, -1)[:, :pixels])
+    took = median_seconds(partial(naive, numbers), seconds)
+    return Row("naive", batch, 1e3 * took * positions / pixels, extrapolated=pixels < positions)
+
+
+def _require_equal(name: str, found: Codes, expected: Codes) -> None:
+    if (found != expected).any():
+        raise RuntimeError(f"{name} gives other codes at batch {len(found)}: all variants must be exact")
+
+
+def report(title: str, rows: list[Row], floor_ms: float) -> str:
+    """`floor_ms` is that of one sample."""
+    naive = {row.batch: row.milliseconds for row in rows if row.variant == "naive"}
+    lines = [f"### {title}", "", "| variant | batch | ms | samples/s | naive / this | this / floor |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in sorted(rows, key=lambda row: (row.batch, row.milliseconds)):
+        mark = " (extrapolated)" if row.extrapolated else ""
+        speed, ratio = 1e3 * row.batch / row.milliseconds, naive[row.batch] / row.milliseconds
+        floors = row.milliseconds / (floor_ms * row.batch)
+        lines.append(
+            f"| {row.variant}{mark} | {row.batch} | {row.milliseconds:.2f} | {speed:.1f} | {ratio:.1f} | {floors:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def run(
+    title: str, variants: Variants, extra: dict[str, Sample], options: argparse.Namespace, peak: float
+) -> dict[str, Any]:
+    samplers = {
+        "row": variants.row(max(options.batches), filters=True),
+        "row_unfiltered": variants.row(max(options.batches), filters=False),
+        "pixel": variants.pixel(),
+        "grid_jacobi": variants.grid_jacobi(),
+        **extra,
+    }
+    floor_ms = 1e3 * multiply_adds(variants) / peak
+    rows = list(measure(samplers, variants, options.batches, options.seconds))
+    print(report(title, rows, floor_ms))
+    naive = {row.batch: row.milliseconds for row in rows if row.variant == "naive"}
+    return {
+        "grid": variants.grid,
+        "multiply_adds_a_sample": multiply_adds(variants),
+        "floor_ms_a_sample": floor_ms,
+        "load_seconds": load_seconds(variants),
+        "rows": [asdict(row) for row in rows],
+        "naive_over_row_unfiltered": {
+            row.batch: naive[row.batch] / row.milliseconds for row in rows if row.variant == "row_unfiltered"
+        },
+    }
+
+
+def load_seconds(variants: Variants) -> dict[str, float]:
+    return {
+        name: median_seconds(partial(variants.session, name), 0)
+        for name in get_args(GraphName)
+        if name in ("prior_row", "prior_row_unfiltered")
+    }
+
+
+def run_random(options: argparse.Namespace, maker: SessionMaker, folder: Path, peak: float) -> dict[str, Any]:
+    """The photographs' prior, with the two variants that need its weights."""
+    size = PriorSize(options.grid, options.grid)
+    prior = random_prior(size)
+    bundle, export_seconds = write_prior(prior, size, folder)
+    variants = Variants(bundle, maker)
+    table = np.array(variants.prior.frequency_table, np.int32)
+    (folder / "horizontal.onnx").write_bytes(horizontal(PriorGraphs(prior)).SerializeToString())
+    (folder / "scan.onnx").write_bytes(scan_row(PriorGraphs(prior), size.width, table).SerializeToString())
+    extra = {
+        "scan": variants.scan(max(options.batches), folder / "scan.onnx"),
+        "row_jacobi": variants.row_jacobi(folder / "horizontal.onnx"),
+    }
+    title = f"{size.height}x{size.width}, random weights, {size.codebook_size} codes, {size.channels} channels"
+    found = run(title, variants, extra, options, peak)
+    return {**found, "export_seconds": export_seconds}
+
+
+def main() -> None:
+    options = parse()
+    maker = SessionMaker(CPU, options.threads)
+    results: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        peak = peak_rate(maker, Path(temporary))
+        print(f"{options.threads} threads, onnxruntime {ort.__version__}, peak {peak / 1e9:.1f} G multiply-adds/s\n")
+        if (options.bundle / MANIFEST_FILE).is_file():
+            bundle = load_bundle(options.bundle)
+            results[bundle.manifest.name] = run(str(options.bundle), Variants(bundle, maker), {}, options, peak)
+        results["random"] = run_random(options, maker, Path(temporary), peak)
+    head = {"benchmark": "sampler", "threads": options.threads, "peak_multiply_adds_per_s": peak}
+    print(json.dumps({**head, "priors": results}))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampler", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=Path("models/mnist"), help="left out where there is none")
+    parser.add_argument("--grid", type=int, default=32, help="height and width of the prior with random weights")
+    parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 16, 64])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of repeats of each measurement")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
