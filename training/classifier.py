@@ -56,16 +56,17 @@ class ClassifierJob(Job):
     def __init__(self, model: Classifier, stage: StageConfig, log_every: int) -> None:
         super().__init__(stage, log_every)
         self.model = model
+        self.apply_model = model.forward
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
-        loss = nn.functional.cross_entropy(self.model(to_unit(images)), labels)
+        loss = nn.functional.cross_entropy(self.apply_model(to_unit(images)), labels)
         self._log_step({"loss": loss.detach()})
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         images, labels = batch
-        accuracy = (self.model(to_unit(images)).argmax(1) == labels).float().mean()
+        accuracy = (self.apply_model(to_unit(images)).argmax(1) == labels).float().mean()
         self.log("validation/accuracy", accuracy, batch_size=len(labels), on_epoch=True, on_step=False)
 
 
@@ -80,7 +81,8 @@ def fit_classifier(config: RunConfig, data: DataSet, folder: Path) -> Classifier
         stage = config.compare.classifier
         stream = partial(Stream, padded, stage.batch_size, config.trainer.seed, crop=data.picture[1])
         job = ClassifierJob(model, stage, config.trainer.log_every)
-        run_stage("classifier", job, StageData(stream, data.validation, stage), config, folder)
+        batches = StageData(stream, data.validation, stage, pin_memory=config.trainer.pin_memory)
+        run_stage("classifier", job, batches, config, folder)
     load_weights(model, path)
     return model
 

@@ -92,6 +92,8 @@ class TrainerConfig(_Section):
     nodes: int = Field(default=1, gt=0)
     strategy: str = "auto"
     precision: str = "32-true"  # of the autoencoder; the prior's integers need float32
+    compile: bool = False  # torch.compile of what a step computes; needs a C++ compiler, pays off in long runs
+    pin_memory: bool = True  # batches in page-locked memory, where the device is a GPU
     log_every: int = Field(default=50, gt=0)  # steps between log lines and between looks for a NaN
     sample_every: int = Field(
         default=1, ge=0

@@ -80,7 +80,7 @@ def fit_autoencoder(config: RunConfig, data: DataSet, folder: Path) -> System:
         run_stage(
             "autoencoder",
             job,
-            StageData(stream, data.validation, stage),
+            StageData(stream, data.validation, stage, pin_memory=config.trainer.pin_memory),
             config,
             folder,
             precision=config.trainer.precision,
@@ -102,7 +102,8 @@ def fit_prior(config: RunConfig, data: DataSet, autoencoder: VQVAE, folder: Path
         validation = Split(_codes(autoencoder, data.validation), data.validation.labels)
         sheet = "samples", partial(draw_samples, model, autoencoder, config.grid(data.picture))
         # always float32, which holds the prior's integers exactly; trainer.precision is the autoencoder's
-        run_stage("prior", job, StageData(stream, validation, stage), config, folder, sheet=sheet)
+        batches = StageData(stream, validation, stage, pin_memory=config.trainer.pin_memory)
+        run_stage("prior", job, batches, config, folder, sheet=sheet)
     load_weights(model, folder / PRIOR_FILE)
     return model
 

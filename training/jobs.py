@@ -38,6 +38,7 @@ class Job(LightningModule):
     """What all stages share: AdamW with its schedule, and logging that costs nothing between `log_every` steps."""
 
     model: nn.Module  # what is trained and kept
+    apply_model: Callable[..., Any]  # of a batch; `training.stages` may compile it, which leaves the model as it is
 
     def __init__(self, stage: StageConfig, log_every: int) -> None:
         super().__init__()
@@ -61,20 +62,21 @@ class AutoencoderJob(Job):
     def __init__(self, model: System, stage: StageConfig, log_every: int, restart_until: float) -> None:
         super().__init__(stage, log_every)
         self.model: System = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
+        self.apply_model = self.model.forward
         self._last_restart = int(restart_until * stage.steps)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
         if self.global_step >= self._last_restart and isinstance(self.model, VQVAE):
             self.model.quantizer.restart_every = 0
-        output = self.model(to_unit(images), labels)
+        output = self.apply_model(to_unit(images), labels)
         self._log_step({"loss": output.loss.detach()} | output.metrics)
         loss: Tensor = output.loss
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         images, labels = batch
-        output = self.model(to_unit(images), labels)
+        output = self.apply_model(to_unit(images), labels)
         self._log_validation({"loss": output.loss} | output.metrics, len(images))
 
     def _log_validation(self, metrics: dict[str, Tensor], batch_size: int) -> None:
@@ -93,6 +95,7 @@ class PriorJob(Job):
     ) -> None:
         super().__init__(stage, log_every)
         self.model, self.label_dropout = model, label_dropout
+        self.apply_model = model.loss
         self._encoder = [encoder]  # in a list, so that it is neither trained nor written to the prior's checkpoints
 
     def on_fit_start(self) -> None:
@@ -111,13 +114,13 @@ class PriorJob(Job):
         pictures_or_codes, labels = batch
         hidden = torch.rand(len(labels), device=labels.device) < self.label_dropout
         labels = torch.where(hidden, self.model.label_count, labels)
-        loss = self.model.loss(self._codes(pictures_or_codes), labels)
+        loss: Tensor = self.apply_model(self._codes(pictures_or_codes), labels)
         self._log_step({"loss": loss.detach(), "bits_per_code": loss.detach() / math.log(2)})
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         pictures_or_codes, labels = batch
-        bits = self.model.loss(self._codes(pictures_or_codes), labels) / math.log(2)
+        bits = self.apply_model(self._codes(pictures_or_codes), labels) / math.log(2)
         name = "validation/bits_per_code"
         self.log(name, bits, batch_size=len(labels), on_epoch=True, on_step=False)
         self.log("bits", bits, batch_size=len(labels), on_epoch=True, prog_bar=True, logger=False)
@@ -142,28 +145,41 @@ class StreamFactory(Protocol):
     def __call__(self, *, rank: int, world_size: int) -> Stream: ...
 
 
+def pinned(batch: Batch) -> Batch:
+    """The same in page-locked memory, from which a GPU copies while it computes."""
+    images, labels = batch
+    return images.pin_memory(), labels.pin_memory()
+
+
 class StageData(LightningDataModule):
     """The batches of one Lightning epoch, which is the stretch between two validations and may be the shorter last one.
 
     They are made by step number, so that a resumed epoch sees what an uninterrupted run would have seen. Every process
     validates on the whole validation split: it is small, and the quantizer's sums over processes need the same number
-    of calls from each.
+    of calls from each. With `pin_memory` they are pinned where the device is a GPU.
     """
 
-    def __init__(self, stream: StreamFactory, validation: Split, stage: StageConfig) -> None:
+    def __init__(self, stream: StreamFactory, validation: Split, stage: StageConfig, *, pin_memory: bool) -> None:
         super().__init__()
-        self._stream, self._validation, self._stage = stream, validation, stage
+        self._stream, self._validation, self._stage, self._pin_memory = stream, validation, stage, pin_memory
 
     def train_dataloader(self) -> _Batches:
         assert self.trainer is not None
         stage = self._stage
         first = self.trainer.current_epoch * stage.validate_every
         stream = self._stream(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
-        return _Batches(lambda index: stream.batch(first + index), min(stage.validate_every, stage.steps - first))
+        count = min(stage.validate_every, stage.steps - first)
+        return self._loader(lambda index: stream.batch(first + index), count)
 
     def val_dataloader(self) -> _Batches:
         images, labels = self._validation.images, self._validation.labels
         assert isinstance(images, Tensor)
         size = self._stage.batch_size
         batches = list(zip(torch.split(images, size), torch.split(labels, size), strict=True))
-        return _Batches(batches.__getitem__, len(batches))
+        return self._loader(batches.__getitem__, len(batches))
+
+    def _loader(self, make: Callable[[int], Batch], count: int) -> _Batches:
+        assert self.trainer is not None
+        if self._pin_memory and self.trainer.strategy.root_device.type == "cuda":
+            return _Batches(lambda index: pinned(make(index)), count)
+        return _Batches(make, count)

@@ -35,6 +35,8 @@ def run_stage(
     sheet: tuple[str, Sheet] | None = None,
 ) -> None:
     """Train `job.model`, from the stage's checkpoint where there is one, and write `folder/name.safetensors`."""
+    if config.trainer.compile:
+        job.apply_model = torch.compile(job.apply_model)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it would print tips and lists of devices
     checkpoint = folder / "checkpoints" / f"{name}.ckpt"
     trainer = _trainer(name, job, config, folder, checkpoint, precision, sheet)
