@@ -26,7 +26,7 @@ from starlette.routing import Route
 from service import __version__, openinference, playground
 from service.decoding import DECODE
 from service.encoding import ENCODE
-from service.endpoints import Endpoint, openapi
+from service.endpoints import Endpoint, Handler, openapi
 from service.generation import GENERATE
 from service.generator import NAME as GENERATOR
 from service.generator import open_generator
@@ -72,6 +72,7 @@ def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     routes = {endpoint.handler: endpoint.path for endpoint in reversed(ENDPOINTS)}  # the first path of a handler wins
     layers = [
         Middleware(Observe, metrics, settings.request_deadline_ms / 1e3, settings.access_log, routes),
+        *_tracing(settings.otlp_endpoint, routes),
         Middleware(Problems, metrics, openinference.PREFIX),
     ]
     if origins := [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]:
@@ -80,6 +81,14 @@ def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     if keys := parse_api_keys(settings.api_keys.get_secret_value()):
         layers.append(Middleware(ApiKeys, keys, playground.PATHS))
     return layers
+
+
+def _tracing(endpoint: str, routes: Mapping[Handler, str]) -> list[Middleware]:
+    if not endpoint:
+        return []
+    from service.tracing import Trace  # OpenTelemetry is an extra
+
+    return [Middleware(Trace, endpoint, routes)]
 
 
 @asynccontextmanager

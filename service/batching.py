@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.call import Stage, noted_stages
 from service.errors import NotReady, QueueFull
 
 Array = NDArray[Any]
@@ -40,12 +41,14 @@ class Item:
     array: Array
     future: asyncio.Future[Array]
     queued_at: float
+    stages: list[Stage] | None  # of the request, where it is traced
 
 
 class Batcher:
-    """`observe` is called after each run with the items, the seconds that it took and its outcomes.
+    """`observe` is called after each run with its items, when it started and the seconds that it took.
 
-    `on_failure` is called when no item of a run succeeded: the owner decides whether the engine is dead.
+    `on_queue` is called with the change whenever the number of waiting pictures changes. `on_failure` is called when no
+    item of a run succeeded: the owner decides whether the engine is dead.
     """
 
     def __init__(
@@ -54,11 +57,13 @@ class Batcher:
         limits: BatchLimits,
         observe: Callable[[Sequence[Item], float, float], None] = lambda items, started, seconds: None,
         on_failure: Callable[[Exception], None] = lambda error: None,
+        on_queue: Callable[[int], None] = lambda change: None,
     ) -> None:
         self._run = run
         self._limits = limits
         self._observe = observe
         self._on_failure = on_failure
+        self._on_queue = on_queue
         self._waiting: OrderedDict[tuple[int, ...], deque[Item]] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._active = False
@@ -83,9 +88,9 @@ class Batcher:
                 {"Retry-After": str(self.retry_after_s())},
             )
         loop = asyncio.get_running_loop()
-        item = Item(array, loop.create_future(), perf_counter())
+        item = Item(array, loop.create_future(), perf_counter(), noted_stages.get())
         self._waiting.setdefault(array.shape[1:], deque()).append(item)
-        self.queued += len(array)
+        self._change_queue(len(array))
         if not self._active:
             self._active = True
             if self._limits.max_wait_ms:
@@ -105,25 +110,30 @@ class Batcher:
             if not item.future.done():
                 item.future.set_exception(NotReady(reason))
         self._waiting.clear()
-        self.queued = 0
+        self._change_queue(-self.queued)
         self._executor.shutdown(wait=False)
 
     def _take(self) -> list[Item]:
         """The next batch: the shape whose turn it is, in order of arrival, up to `max_batch` pictures."""
         batch: list[Item] = []
-        taken = 0
+        taken = left = 0
         while self._waiting and not batch:
             shape, items = next(iter(self._waiting.items()))
             while items and (not batch or taken + len(items[0].array) <= self._limits.max_batch):
                 item = items.popleft()
-                self.queued -= len(item.array)
+                left += len(item.array)
                 if not item.future.done():  # done already: the caller has left, or its deadline has passed
                     batch.append(item)
                     taken += len(item.array)
             del self._waiting[shape]
             if items:
                 self._waiting[shape] = items  # to the end of the turn
+        self._change_queue(-left)
         return batch
+
+    def _change_queue(self, pictures: int) -> None:
+        self.queued += pictures
+        self._on_queue(pictures)
 
     def _next(self) -> None:
         batch = self._take()

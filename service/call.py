@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import cast
 
 from starlette.types import Scope
 
 _KEY = "vqserve.call"
+
+Stage = tuple[str, float, float]  # name, start and end on the clock of time.perf_counter()
+# Where the stages of the running request are noted; None while nobody traces it. A context variable, because the engine
+# does not know of requests.
+noted_stages: ContextVar[list[Stage] | None] = ContextVar("vqserve.noted_stages", default=None)
 
 
 @dataclass(slots=True)

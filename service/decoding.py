@@ -61,17 +61,17 @@ async def decode(request: Request) -> Response:
     service = service_of(request)
     query = read_query(request, ("model", "tile"))
     model = service.models.get(query.get("model"))
-    stages = service.metrics.stages
+    observe_stage = service.metrics.observe_stage
     started = perf_counter()
     body = await read_body(request, service.settings.max_body_bytes)
     service.metrics.received.inc(len(body))
-    stages["read"].observe(perf_counter() - started)
+    observe_stage("read", started, perf_counter())
     wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
     media_type = choose(request.headers.get("accept", ""), SEVERAL_ANSWERS if wanted.several else ONE_ANSWERS)
     (pixels,) = await finish([model.engine.decode(wanted.codes)], request)
     ran = perf_counter()
     response = await _answer(request, service, wanted, pixels[:, wanted.rows, wanted.columns], media_type)
-    stages["encode_answer"].observe(perf_counter() - ran)
+    observe_stage("encode_answer", ran, perf_counter())
     return response
 
 

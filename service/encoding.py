@@ -60,7 +60,7 @@ async def encode(request: Request) -> Response:
     model = service.models.get(query.get("model"))
     media_type = choose(request.headers.get("accept", ""), ANSWERS)
     packing = _packing(model, query, media_type)
-    stages = service.metrics.stages
+    observe_stage = service.metrics.observe_stage
     started = perf_counter()
     body = await read_body(request, service.settings.max_body_bytes)
     service.metrics.received.inc(len(body))
@@ -70,9 +70,9 @@ async def encode(request: Request) -> Response:
     codes = await encode_pictures(request, model, upload.pictures)
     ran = perf_counter()
     response = await _answer(request, service, model, upload, codes, media_type, packing)
-    stages["read"].observe(read - started)
-    stages["decode_picture"].observe(decoded - read)
-    stages["encode_answer"].observe(perf_counter() - ran)
+    observe_stage("read", started, read)
+    observe_stage("decode_picture", read, decoded)
+    observe_stage("encode_answer", ran, perf_counter())
     return response
 
 

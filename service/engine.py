@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching import Array, Batcher, BatchLimits, Item, Run
+from service.batching import Array, Batcher, BatchLimits, Run
 from service.bundle import Bundle, BundleError, PictureSpec
 from service.encoder import Runnable, open_encoder
 from service.sessions import CUDA, SessionMaker
@@ -73,10 +73,6 @@ class Engine:
             return f"a run takes longer than {self._settings.engine_stall_s} s"
         return self._dead
 
-    @property
-    def queued(self) -> int:
-        return self._encode.queued + self._decode.queued
-
     def close(self, reason: str) -> None:
         """Answer whoever waits and take no more."""
         self._dead = reason
@@ -108,11 +104,8 @@ class Engine:
     def _batcher(self, stage: str, run: Run) -> Batcher:
         limits = BatchLimits(self._settings.max_batch, self._settings.max_queued_pictures, self._settings.max_wait_ms)
 
-        def observe(items: Sequence[Item], started: float, seconds: float) -> None:
-            self._metrics.observe_run(stage, items, started, seconds)
-            self._metrics.queued.set(self.queued)
-
-        return Batcher(run, limits, observe, self._suspect)
+        observe = partial(self._metrics.observe_run, stage)
+        return Batcher(run, limits, observe, self._suspect, self._metrics.queued.inc)
 
     def _warm_up(self) -> None:
         """Run each bucket once, check what comes out, and measure what fits into `inline_ms`."""

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from service.batching import Item
 from service.bundle import Manifest
+from service.call import noted_stages
 from service.generation_metrics import GenerationMetrics
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 
@@ -58,10 +59,10 @@ _COMPUTED = (
         "How many codes the recent traffic uses, as 2 to the entropy of its codes.",
     ),
     Declared(
-        "vqserve_traffic_divergence_bits",
+        "vqserve_traffic_divergence",
         "gauge",
         ("model",),
-        "Jensen-Shannon divergence of the recent traffic's codes from the training set's: 0 alike, 1 disjoint.",
+        "Jensen-Shannon divergence, in bits, of the recent traffic's codes from the training set's: 0 to 1.",
     ),
 )
 
@@ -122,6 +123,12 @@ class Metrics:
         """The metrics of one version of a model; they take the place of those of the version before."""
         return ModelMetrics(self, manifest, provider)
 
+    def observe_stage(self, stage: str, started: float, ended: float) -> None:
+        """Both on the clock of time.perf_counter()."""
+        self.stages[stage].observe(ended - started)
+        if (noted := noted_stages.get()) is not None:
+            noted.append((stage, started, ended))
+
     def render(self) -> bytes:
         if self.shared_folder is None:
             return generate_latest(self.registry)
@@ -149,6 +156,8 @@ class ModelMetrics:
     def observe_run(self, stage: str, items: Sequence[Item], started: float, seconds: float) -> None:
         for item in items:
             self._queue.observe(started - item.queued_at)
+            if item.stages is not None:
+                item.stages += [("queue", item.queued_at, started), ("run", started, started + seconds)]
         self._run.observe(seconds)
         self._batch[stage].observe(sum(len(item.array) for item in items))
 

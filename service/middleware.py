@@ -49,7 +49,10 @@ _SECURITY_HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+# W3C Trace Context: version ff is forbidden, version 00 ends with the flags, later ones may go on.
+_TRACEPARENT = re.compile(
+    rb"(?:(?=.{55}$)00|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
 
 
 class Observe:
@@ -110,9 +113,7 @@ class Observe:
         return Call(request_id, parent[1].decode() if parent else None, perf_counter(), timer)
 
     def _record(self, scope: Scope, call: Call, status: int) -> None:
-        route = (
-            self._routes.get(scope["endpoint"], "other") if "endpoint" in scope else "other"
-        )  # the pattern, not the path: labels stay few
+        route = route_of(scope, self._routes)
         seconds = perf_counter() - call.started
         if route not in self._seconds:
             self._seconds[route] = self._metrics.request_seconds.labels(route)
@@ -131,6 +132,11 @@ class Observe:
                 "ms": round(seconds * 1e3, 3),
             }
             log.info("request", extra={FIELDS: fields})
+
+
+def route_of(scope: Scope, routes: Mapping[Handler, str]) -> str:
+    """The pattern, not the path, so that labels and span names stay few."""
+    return routes.get(scope["endpoint"], "other") if "endpoint" in scope else "other"
 
 
 class Problems:
@@ -174,7 +180,8 @@ class Problems:
             if call.client_left:
                 return ClientClosed("The client closed the connection.")
             return DeadlinePassed("The request took longer than its deadline allows; send less, or try later.")
-        log.error("unhandled error", exc_info=error, extra={FIELDS: {"request_id": call.request_id, "path": path}})
+        fields = {"request_id": call.request_id, "trace_id": call.trace_id, "path": path}
+        log.error("unhandled error", exc_info=error, extra={FIELDS: fields})
         return internal_error()
 
 

@@ -22,7 +22,7 @@ from service.containers import open_codec
 from service.engine import Engine
 from service.errors import UnknownModel
 from service.metrics import Metrics, ModelMetrics
-from service.sessions import ORT_ERRORS, SessionMaker, session_maker
+from service.sessions import ORT_ERRORS, DeviceError, SessionMaker, session_maker
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,8 @@ class Models:
         """Load the folder of `name` again and swap it in when it is checked and warm.
 
         Raises:
-            UnknownModel: no such model. BundleError: the folder is not a good bundle; the old one goes on serving.
+            UnknownModel: no such model. BundleError: the folder is not a good bundle. DeviceError: the device is not
+            what the settings ask for. In each case the old one goes on serving.
         """
         self.get(name)
         try:
@@ -139,9 +140,11 @@ class Models:
         return self._open(bundle)
 
     def _open(self, bundle: Bundle) -> Model:
-        """Raises BundleError when onnxruntime refuses a graph of it."""
+        """Raises BundleError when onnxruntime refuses a graph of it, DeviceError when it would run elsewhere."""
         try:
             return self._open_parts(bundle)
+        except DeviceError:
+            raise
         except ORT_ERRORS as error:
             raise BundleError(f"{bundle.folder}: a graph cannot be run: {error}: export it again") from error
 
@@ -174,6 +177,9 @@ class Models:
             await asyncio.sleep(pause_s)
             try:
                 await self.reload(name)
+            except DeviceError as error:  # not ready before the right device is back, and /readyz says why
+                log.error("restart of %s failed: %s", name, error)
+                self._by_name[name].engine.close(f"The engine has failed and cannot be restarted: {error}.")
             except Exception as error:  # noqa: BLE001 - whatever keeps the engine down, the next attempt may succeed
                 log.error("restart of %s failed: %s", name, error)
             else:

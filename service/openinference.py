@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__
-from service.bundle import BundleError, Manifest
+from service.bundle import Manifest
 from service.decoding import checked
 from service.encoding import checked_pictures
 from service.endpoints import BINARY, Endpoint
@@ -41,6 +41,7 @@ from service.generation_request import read_wanted
 from service.generator import generator_of
 from service.inference_protocol import HEADER_LENGTH, InferRequest, read_infer, write_infer
 from service.models import Model
+from service.operations import reload
 from service.requests import finish, read_body
 from service.service import Service, service_of
 
@@ -249,10 +250,7 @@ async def repository_index(request: Request) -> Response:
 async def repository_load(request: Request) -> Response:
     """Loads the bundle's folder again, as POST /models/{name}/reload does."""
     model, _, _ = _find(request)
-    try:
-        await service_of(request).models.reload(model.manifest.name)
-    except BundleError as error:
-        raise ReloadFailed(f"The old version goes on serving. {error}") from error
+    await reload(service_of(request), model.manifest.name)
     return _json({})
 
 

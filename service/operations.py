@@ -13,6 +13,7 @@ from service.metrics import CONTENT_TYPE
 from service.models import Model
 from service.schemas import ModelAnswer, ModelsAnswer, StatusAnswer
 from service.service import Service, service_of
+from service.sessions import DeviceError
 
 JSON = "application/json"
 
@@ -50,12 +51,17 @@ async def show_model(request: Request) -> Response:
 
 
 async def reload_model(request: Request) -> Response:
-    service, name = service_of(request), request.path_params["name"]
+    service = service_of(request)
+    return json_response(describe(service, await reload(service, request.path_params["name"])))
+
+
+async def reload(service: Service, name: str) -> Model:
     try:
-        model = await service.models.reload(name)
+        return await service.models.reload(name)
     except BundleError as error:
         raise ReloadFailed(f"The old version goes on serving. {error}") from error
-    return json_response(describe(service, model))
+    except DeviceError as error:
+        raise NotReady(f"The old version goes on serving. {error}") from error
 
 
 async def healthz(request: Request) -> Response:

@@ -5,6 +5,7 @@ docs/configuration.md is generated from this file (service/reference.py); a test
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -111,6 +112,9 @@ class Settings(BaseSettings):
     cors_origins: str = Field("", description="Origins that browsers may call from, comma-separated. Empty: none.")
     access_log: bool = Field(False, description="One JSON log line a request. Server errors are logged in any case.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+    otlp_endpoint: str = Field(
+        "", description="OpenTelemetry collector (OTLP/HTTP), as http://localhost:4318. Empty: no spans. Extra `otel`."
+    )
 
     @field_validator("bundles", mode="before")
     @classmethod
@@ -137,11 +141,27 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _can_be_used(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must be a URL, for example http://localhost:4318")
+        if value and not _installed("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
+            raise ValueError("OpenTelemetry is not installed: pip install 'vqserve[otel]'")
+        return value
+
     @field_validator("api_keys")
     @classmethod
     def _pairs(cls, value: SecretStr) -> SecretStr:
         parse_api_keys(value.get_secret_value())
         return value
+
+
+def _installed(*modules: str) -> bool:
+    try:
+        return all(find_spec(module) for module in modules)
+    except ModuleNotFoundError:  # not even the parent package
+        return False
 
 
 def parse_api_keys(text: str) -> dict[str, bytes]:

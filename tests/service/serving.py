@@ -21,18 +21,24 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
-@contextmanager
-def serving(bundle: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`python -m service` in a process of its own, and its address."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(*bundles: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`python -m service` in a process of its own, and its address."""
+    port = free_port()
     environment = {**os.environ, "VQSERVE_DEVICE": "cpu", "VQSERVE_THREADS": "1", **variables}
-    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port)]
+    options = [option for bundle in bundles for option in ("--bundle", str(bundle))]
+    command = [sys.executable, "-m", "service", *options, "--port", str(port)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     address = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: answers(f"{address}/readyz"), 60)
+        until(lambda: process.poll() is not None or answers(f"{address}/readyz"), 60)
+        assert process.poll() is None, "the service did not start"
         yield process, address
     finally:
         process.terminate()

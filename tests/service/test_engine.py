@@ -1,4 +1,4 @@
-"""The engine's life behind HTTP: faults, death, restart, reload, deadline, a client that leaves, and real processes."""
+"""The engine behind HTTP: stalls, reload, deadline, a client that leaves, and real processes."""
 
 from __future__ import annotations
 
@@ -40,32 +40,6 @@ def engine_of(client: TestClient, name: str = "tiny") -> Any:
 
 def encode(client: TestClient) -> Any:
     return client.post("/encode", content=DIGIT, headers=PNG)
-
-
-def test_a_dead_engine_answers_503_and_is_restarted(make_client: MakeClient) -> None:
-    client = make_client()
-    before = engine_of(client)
-
-    class Dead:
-        def run(self, *arguments: object) -> None:
-            raise RuntimeError("CUDA error 700 at 0xdeadbeef")
-
-    before._encoder = Dead()
-    response = encode(client)
-    assert response.status_code == 500
-    assert "CUDA" not in response.text
-    until(lambda: engine_of(client) is not before)
-    until(lambda: client.get("/readyz").status_code == 200)
-    assert encode(client).status_code == 200
-    assert 'vqserve_engine_deaths_total{model="tiny"} 1.0' in client.get("/metrics").text
-
-
-def test_a_dead_engine_turns_readiness_off(make_client: MakeClient) -> None:
-    client = make_client()
-    engine_of(client).close("The engine has failed.")
-    assert client.get("/readyz").status_code == 503
-    assert encode(client).json()["type"] == problem_type("not-ready")
-    assert client.get("/healthz").status_code == 200
 
 
 class Slow:

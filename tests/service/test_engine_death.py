@@ -1,0 +1,128 @@
+"""An engine that fails on known input is dead: what callers, /readyz and the process do then, by setting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from service.errors import problem_type
+from service.sessions import DeviceError
+from tests.conftest import PICTURES, Tiny
+from tests.service.serving import answers, free_port, until
+
+DIGIT = (PICTURES / "digit_7.png").read_bytes()
+PNG = {"content-type": "image/png"}
+MakeClient = Callable[..., TestClient]
+
+
+def engine_of(client: TestClient) -> Any:
+    return client.app.state.service.models.get("tiny").engine  # type: ignore[attr-defined]
+
+
+def encode(client: TestClient) -> Any:
+    return client.post("/encode", content=DIGIT, headers=PNG)
+
+
+class Dead:
+    """A session whose device is gone."""
+
+    def run(self, *arguments: object) -> None:
+        raise RuntimeError("CUDA error 700 at 0xdeadbeef")
+
+
+def test_a_dead_engine_answers_503_and_is_restarted(make_client: MakeClient) -> None:
+    client = make_client(on_engine_death="restart")
+    before = engine_of(client)
+    before._encoder = Dead()
+    response = encode(client)
+    assert response.status_code == 500
+    assert "CUDA" not in response.text
+    until(lambda: engine_of(client) is not before)
+    until(lambda: client.get("/readyz").status_code == 200)
+    assert encode(client).status_code == 200
+    assert 'vqserve_engine_deaths_total{model="tiny"} 1.0' in client.get("/metrics").text
+
+
+def test_a_dead_engine_turns_readiness_off(make_client: MakeClient) -> None:
+    client = make_client()
+    engine_of(client).close("The engine has failed.")
+    assert client.get("/readyz").status_code == 503
+    assert encode(client).json()["type"] == problem_type("not-ready")
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_restart_on_the_wrong_device_stays_not_ready_and_readyz_says_why(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver is gone after a fault: serving on, much slower, on the CPU would be the silent fallback."""
+    client = make_client()
+    models = client.app.state.service.models  # type: ignore[attr-defined]
+    reason = "decoder.onnx runs on CPUExecutionProvider instead of CUDAExecutionProvider"
+
+    def wrong_device(*arguments: object) -> None:
+        raise DeviceError(reason)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(models._maker), "open", wrong_device)
+        engine_of(client)._encoder = Dead()
+        assert encode(client).status_code == 500
+        until(lambda: reason in client.get("/readyz").json()["detail"])
+        assert client.get("/readyz").status_code == 503
+        assert encode(client).status_code == 503
+        reload = client.post("/models/tiny/reload")
+        assert (reload.status_code, reload.json()["type"]) == (503, problem_type("not-ready"))
+    until(lambda: client.get("/readyz").status_code == 200)  # the device is back: so is the engine, at the next attempt
+    assert encode(client).status_code == 200
+
+
+_DIES_AT_THE_SECOND_PICTURE = """
+import sys
+from service import engine
+from service.__main__ import main
+
+call, runs = engine.Engine._call, []
+
+def failing(self, session, name, array):
+    if array.any():
+        runs.append(array)
+    if len(runs) > 1:
+        raise RuntimeError("the device is gone")
+    return call(self, session, name, array)
+
+engine.Engine._call = failing
+main(sys.argv[1:])
+"""
+
+
+def test_a_dead_engine_ends_the_process_where_that_is_the_setting(tiny: Tiny, tmp_path: Path) -> None:
+    """For an orchestrator that restarts it: the caller is answered, the process drains and ends by itself."""
+    script = tmp_path / "dies.py"
+    script.write_text(_DIES_AT_THE_SECOND_PICTURE)
+    variables = {"VQSERVE_ON_ENGINE_DEATH": "exit", "VQSERVE_DRAIN_S": "0.5", "VQSERVE_DEVICE": "cpu"}
+    port = free_port()
+    command = [sys.executable, str(script), "--bundle", str(tiny.grey), "--port", str(port)]
+    environment = {**os.environ, **variables, "PYTHONPATH": str(Path.cwd())}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: answers(f"{address}/readyz"), 60)
+        assert httpx.post(f"{address}/encode", content=DIGIT, headers=PNG).status_code == 200
+        started = time.monotonic()
+        assert httpx.post(f"{address}/encode", content=DIGIT, headers=PNG).status_code == 500
+        until(lambda: httpx.get(f"{address}/readyz").status_code == 503, 0.4)
+        assert process.wait(10) in (0, -signal.SIGTERM)
+        assert time.monotonic() - started < 8
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    assert b"is dead" in errors
