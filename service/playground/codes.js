@@ -117,6 +117,14 @@ export class CodeGrid extends EventTarget {
     this.#tell("select");
   }
 
+  /** Put the cursor on the first cell with this code, and tell nobody. */
+  point(code) {
+    const row = this.codes.findIndex((cells) => cells.includes(code));
+    if (row < 0) return;
+    this.#cursor = { row, column: this.codes[row].indexOf(code) };
+    this.#place();
+  }
+
   #type(event) {
     const { row, column } = this.#cursor;
     const move = MOVES[event.key];
@@ -194,7 +202,7 @@ export class CodeGrid extends EventTarget {
     const context = this.canvas.getContext("2d");
     const [width, height] = [this.canvas.width / this.columns, this.canvas.height / this.rows];
     const labelled = width / ratio >= SMALLEST_LABELLED_PX;
-    const gap = width / ratio >= SMALLEST_SPACED_PX ? ratio : 0;
+    const gap = width / ratio >= SMALLEST_SPACED_PX ? Math.round(ratio) : 0;
     context.font = `${Math.round(Math.min(13 * ratio, width * 0.34))}px ${getComputedStyle(this.host).fontFamily}`;
     context.textAlign = "center";
     context.textBaseline = "middle";

@@ -210,6 +210,7 @@ export class Workbench {
     const { row, column, code } = this.grid.selected;
     byId("code-place").textContent = `Row ${row + 1}, column ${column + 1}: code`;
     byId("code").value = code;
+    this.palette.point(code);
   }
 
   #put(code) {

@@ -151,6 +151,8 @@ def test_change_a_code_with_the_palette(page: Page) -> None:
     assert box is not None
     page.mouse.click(box["x"] + box["width"] * 2.5 / 7, box["y"] + box["height"] * 5.5 / 7)
     expect(page.locator("#code-place")).to_have_text("Row 6, column 3: code")
+    picked = page.locator("#palette [role=gridcell]").inner_text()
+    assert picked.endswith(f", code {before[5][2]}")  # the palette shows which one it is
     page.focus("#palette")
     page.keyboard.press("Control+Home")
     page.keyboard.press("Enter")
