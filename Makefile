@@ -9,7 +9,6 @@ BUNDLE ?= models/mnist
 DEV := .venv
 SERVE := .venv-serve-$(PROVIDER)
 RAY := .venv-ray
-PEERS := .venv-peers
 GPU := .venv-gpu
 # One thread a test process: many small sessions on few cores are slower with more.
 PYTEST = OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest
@@ -40,8 +39,8 @@ bench: $(DEV)/installed ## measure this machine: sampler, load, rate and distort
 	$(DEV)/bin/python -m benchmarks.load
 	$(DEV)/bin/python -m benchmarks.rate_distortion
 
-bench-peers: $(PEERS)/installed ## measure beside other servers, all in the same run
-	$(PEERS)/bin/python -m benchmarks.peers
+bench-peers: $(DEV)/installed ## measure beside other servers, all in the same run
+	$(DEV)/bin/python -m benchmarks.peers
 
 gpu-check: $(GPU)/installed ## on a GPU machine: CUDA against CPU, then the benchmarks; one JSON document
 	@$(GPU)/bin/python -m export.gpu_check $(BUNDLE)
@@ -62,7 +61,7 @@ test-gpu-wheel: $(DEV)/installed $(GPU)/installed ## the real onnxruntime-gpu wi
 	GPU_PYTHON=$(GPU)/bin/python $(PYTEST) tests/gpu_wheel $(PYTEST_ARGS)
 
 clean: ## remove the environments that make created
-	rm -rf $(DEV) .venv-serve-cpu .venv-serve-gpu $(RAY) $(PEERS) $(GPU)
+	rm -rf $(DEV) .venv-serve-cpu .venv-serve-gpu $(RAY) $(GPU) .venv-peers-*
 
 $(DEV)/bin/helm: deploy/helm/fetch_helm.py | $(DEV)/installed
 	$(DEV)/bin/python deploy/helm/fetch_helm.py $@
@@ -71,7 +70,6 @@ $(DEV)/bin/helm: deploy/helm/fetch_helm.py | $(DEV)/installed
 $(DEV)/installed: EXTRAS = training,service,test
 $(SERVE)/installed: EXTRAS = service,$(PROVIDER)
 $(RAY)/installed: EXTRAS = service,cpu,training,ray,test
-$(PEERS)/installed: EXTRAS = service,cpu,peers,test
 $(GPU)/installed: EXTRAS = service,gpu,gpu-check
 
 %/installed: pyproject.toml constraints.txt Makefile
