@@ -1,4 +1,4 @@
-"""The pictures of the README, from what the repository holds: `python docs/images/draw.py` (or `make docs`).
+"""The pictures of the README, from what the repository holds: `python -m docs.images.draw` (or `make docs`).
 
 In: models/mnist and the first test digits of MNIST. Out: reconstructions.png, test digits above what comes back from
 their codes; samples.png, ten new digits of each label. The same bundle gives the same pictures.
@@ -33,7 +33,7 @@ def reconstructions(model: Offline) -> Pixels:
 
 def samples(model: Offline) -> Pixels:
     """Ten of each label, two labels a row, (H',W')."""
-    drawn = [one for label in range(10) for one in model.generate({"n": 10, "label": label, "seed": 1}).items]
+    drawn = [one for label in range(10) for one in model.generate({"n": 10, "label": label, "seed": label}).items]
     return sheet([np.asarray(Image.open(io.BytesIO(one.png))) for one in drawn])
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from client.offline import Offline
+from docs.images import draw
 from tests.conftest import PICTURES
 from tests.docs.blocks import ADDRESS, BUNDLE, CONSOLE, README, ROOT, blocks_of, checkout, replay, run_script
 from tests.service.serving import serving
@@ -23,17 +22,6 @@ ROUNDING = 1  # of 255: decoders of two machines may round a half differently
 def address() -> Iterator[str]:
     with serving(BUNDLE) as (_, url):
         yield url.removeprefix("http://")
-
-
-@pytest.fixture(scope="module")
-def drawing() -> ModuleType:
-    """docs/images/draw.py, which is a script and no package."""
-    spec = importlib.util.spec_from_file_location("draw", ROOT / "docs" / "images" / "draw.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_what_the_readme_shows_is_what_the_service_prints(address: str, tmp_path: Path) -> None:
@@ -54,9 +42,9 @@ def test_the_blocks_of_the_faq_run(address: str, tmp_path: Path) -> None:
             assert picture.size == (side, side)
 
 
-@pytest.mark.parametrize("name", ["reconstructions.png", "samples.png"])
-def test_the_pictures_are_those_of_the_bundle(name: str, drawing: ModuleType) -> None:
-    expected = drawing.zoomed(drawing.DRAWINGS[name](Offline(BUNDLE)))
+@pytest.mark.parametrize("name", draw.DRAWINGS)
+def test_the_pictures_are_those_of_the_bundle(name: str) -> None:
+    expected = draw.zoomed(draw.DRAWINGS[name](Offline(BUNDLE)))
     with Image.open(ROOT / "docs" / "images" / name) as shown:
         difference = np.abs(np.asarray(shown).astype(int) - expected)
     assert difference.max() <= ROUNDING, "run make docs"

@@ -104,3 +104,11 @@ def test_every_anchor_of_the_page_is_a_heading(path: Path) -> None:
         page_text = (path.parent / target if target else path).read_text(encoding="utf-8")
         headings = re.findall(r"^#+ (.*)$", page_text, re.MULTILINE)
         assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_the_readmes_folders_and_pictures_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = re.findall(r"^    ([a-z]+)/ {2,}", text, re.MULTILINE)
+    pictures = re.findall(r'src(?:set)?="([^"]+)"', text)
+    assert len(folders) >= 8
+    assert [name for name in (*folders, *pictures) if not (ROOT / name).exists()] == []
