@@ -112,3 +112,8 @@ def test_the_readmes_folders_and_pictures_exist() -> None:
     pictures = re.findall(r'src(?:set)?="([^"]+)"', text)
     assert len(folders) >= 8
     assert [name for name in (*folders, *pictures) if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_links_every_page() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in DOCS.glob("*.md") if f"(docs/{path.name})" not in text] == []
