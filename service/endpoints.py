@@ -16,14 +16,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import MEDIA_TYPE as PROBLEM_TYPE
-from service.errors import MethodNotAllowed, NotReady, Problem, QueueFull, Unauthorized
+from service.errors import (
+    DeadlinePassed,
+    InternalError,
+    MethodNotAllowed,
+    NotReady,
+    Problem,
+    QueueFull,
+    Unauthorized,
+)
 from service.schemas import ProblemAnswer
 
 Handler = Callable[[Request], Awaitable[Response]]
 Body = Mapping[str, type[BaseModel] | tuple[type[BaseModel], ...] | dict[str, Any]]
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 _REF = "#/components/schemas/{model}"
-_EVERYWHERE = (Unauthorized, MethodNotAllowed, QueueFull, NotReady)
+_EVERYWHERE = (Unauthorized, MethodNotAllowed, QueueFull, InternalError, NotReady, DeadlinePassed)
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
 def _problems(endpoint: Endpoint) -> dict[str, Any]:
     by_status: dict[int, list[type[Problem]]] = {}
     declared: tuple[type[Problem], ...] = (*endpoint.problems, *_EVERYWHERE)
-    for problem in declared:
+    for problem in dict.fromkeys(declared):
         by_status.setdefault(problem.status, []).append(problem)
     content = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model="ProblemAnswer")}}}
     return {

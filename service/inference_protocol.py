@@ -34,7 +34,7 @@ DTYPES: Mapping[str, type[np.generic]] = {
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 
-class _Input(BaseModel):
+class InferenceInput(BaseModel):
     name: str
     shape: list[int] = Field(max_length=8)
     datatype: str
@@ -42,15 +42,17 @@ class _Input(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-class _Output(BaseModel):
+class InferenceOutput(BaseModel):
     name: str
     parameters: dict[str, Any] = {}
 
 
-class _Request(BaseModel):
+class InferenceBody(BaseModel):
+    """The JSON part of a request; tensors may follow it as bytes."""
+
     id: str = ""
-    inputs: list[_Input] = Field(max_length=8)
-    outputs: list[_Output] = Field([], max_length=8)
+    inputs: list[InferenceInput] = Field(max_length=8)
+    outputs: list[InferenceOutput] = Field([], max_length=8)
     parameters: dict[str, Any] = {}
 
 
@@ -69,7 +71,7 @@ def read_infer(body: bytes, header_length: str | None) -> InferRequest:
     """Raises MalformedRequest when the body is not such a request, InvalidParameter when a tensor does not fit."""
     json_bytes = len(body) if header_length is None else _length(header_length, len(body))
     try:
-        request = _Request.model_validate_json(body[:json_bytes])
+        request = InferenceBody.model_validate_json(body[:json_bytes])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the body"
@@ -120,18 +122,18 @@ def _length(value: str, at_most: int) -> int:
     return int(value)
 
 
-def _dtype(given: _Input) -> np.dtype[Any]:
+def _dtype(given: InferenceInput) -> np.dtype[Any]:
     if given.datatype not in DTYPES:
         raise InvalidParameter(f"Input {given.name!r}: datatype must be one of {', '.join(DTYPES)}.")
     return np.dtype(DTYPES[given.datatype])
 
 
-def _check_count(given: _Input, count: int) -> None:
+def _check_count(given: InferenceInput, count: int) -> None:
     if min(given.shape, default=0) < 0 or math.prod(given.shape) != count:
         raise InvalidParameter(f"Input {given.name!r}: shape {given.shape} does not hold {count} elements.")
 
 
-def _array_of_bytes(given: _Input, data: memoryview) -> NDArray[Any]:
+def _array_of_bytes(given: InferenceInput, data: memoryview) -> NDArray[Any]:
     dtype = _dtype(given)
     if len(data) % dtype.itemsize:
         raise InvalidParameter(f"Input {given.name!r}: {len(data)} bytes are not whole elements of {given.datatype}.")
@@ -139,7 +141,7 @@ def _array_of_bytes(given: _Input, data: memoryview) -> NDArray[Any]:
     return np.frombuffer(data, dtype).reshape(given.shape)
 
 
-def _array_of_list(given: _Input) -> NDArray[Any]:
+def _array_of_list(given: InferenceInput) -> NDArray[Any]:
     dtype = _dtype(given)
     try:
         found = np.array(given.data)

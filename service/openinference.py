@@ -39,7 +39,7 @@ from service.errors import (
 )
 from service.generation_request import read_wanted
 from service.generator import generator_of
-from service.inference_protocol import HEADER_LENGTH, InferRequest, read_infer, write_infer
+from service.inference_protocol import HEADER_LENGTH, InferenceBody, InferRequest, read_infer, write_infer
 from service.models import Model
 from service.operations import reload
 from service.requests import finish, read_body
@@ -266,6 +266,7 @@ def _json(content: object) -> Response:
 _ANY_OBJECT: dict[str, Any] = {JSON: {"type": "object"}}
 _ANY_LIST: dict[str, Any] = {JSON: {"type": "array", "items": {"type": "object"}}}
 _TENSORS: dict[str, Any] = {**_ANY_OBJECT, "application/octet-stream": BINARY}
+_INFER_BODY: dict[str, Any] = {JSON: InferenceBody, "application/octet-stream": BINARY}
 _ONE = (UnknownModel,)
 _INFER: tuple[type[Problem], ...] = (
     *(MalformedRequest, UnknownModel, BodyTooLarge, PictureTooLarge, TooManyItems, UnsupportedMediaType),
@@ -279,7 +280,7 @@ def _endpoint(method: str, path: str, handler: Any, summary: str, **more: Any) -
 
 def _model_endpoints(path: str) -> tuple[Endpoint, ...]:
     return (
-        _endpoint("POST", f"{path}/infer", infer, "Run a model", answer=_TENSORS, request=_TENSORS, problems=_INFER),
+        _endpoint("POST", f"{path}/infer", infer, "Run a model", answer=_TENSORS, request=_INFER_BODY, problems=_INFER),
         _endpoint("GET", path, model_metadata, "Inputs and outputs of a model", problems=_ONE),
         _endpoint("GET", f"{path}/config", model_config, "Configuration of a model", problems=_ONE),
         _endpoint("GET", f"{path}/ready", model_ready, "A model can take work", problems=_ONE),
