@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from benchmarks.tiny_prior import FREQUENCY_TABLE, tiny_model
+from benchmarks.torch_graphs import TorchGraphs
 from export.prior_graphs import PriorGraphs as GraphWriter
-from service.codec import Codes, decode, encode
+from service.codec import decode, encode
 from service.codec_model import CodecModel
 from service.container import Mode
 from service.prior_coding import IntegerPrior, PriorGraphs
@@ -29,35 +29,6 @@ from training.prior import HORIZONTAL_TAPS, PixelCNN
 
 K, LABELS, GRID = 24, 3, (5, 6)
 LAYERS, CHANNELS = 2, 16
-
-
-class TorchPrior:
-    """The oracle: the whole forward pass for every position; `left` and `caches` only carry the codes so far."""
-
-    def __init__(self, prior: PixelCNN) -> None:
-        self._prior = prior
-        self._codes = torch.zeros((0, 0, 0), dtype=torch.int64)
-        self._labels = torch.zeros(0, dtype=torch.int64)
-        self._column = 0
-
-    def logits(self, codes: Codes, labels: Codes) -> NDArray[np.int32]:
-        with torch.no_grad():
-            return self._prior(torch.from_numpy(codes), torch.from_numpy(labels)).numpy().astype(np.int32)  # type: ignore[no-any-return]
-
-    def context(self, codes_above: Codes, labels: Codes, caches: Any) -> tuple[Any, Any]:
-        above = torch.from_numpy(codes_above)[:, None]
-        known = above[:, :0] if (codes_above < 0).all() else torch.cat([self._codes[:, :-1], above], dim=1)
-        self._codes = torch.cat([known, torch.zeros_like(above)], dim=1)  # the row to decode stands last
-        self._labels = torch.from_numpy(labels)
-        self._column = 0
-        return np.zeros((*codes_above.shape, 1), np.float32), caches
-
-    def pixel(self, context: Any, previous_codes: Codes, left: Any) -> tuple[NDArray[np.int32], Any]:
-        if self._column:
-            self._codes[:, -1, self._column - 1] = torch.from_numpy(previous_codes)
-        row = self.logits(self._codes.numpy(), self._labels.numpy())[:, -1, self._column]
-        self._column += 1
-        return np.ascontiguousarray(row), left
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +58,7 @@ def configurations(network: PixelCNN) -> Iterator[tuple[str, PriorGraphs]]:
     for threads, level in product((1, 2), (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL)):
         yield f"{threads} threads, {level}", onnxruntime_prior(models, threads, level)
     yield "reference evaluator", PriorSessions(*(cast(Session, ReferenceEvaluator(model)) for model in models))
-    yield "PyTorch", TorchPrior(network)
+    yield "PyTorch", TorchGraphs(network)
 
 
 def model_with(graphs: PriorGraphs) -> CodecModel:
