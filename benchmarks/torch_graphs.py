@@ -1,7 +1,7 @@
 """PyTorch in the place of a bundle's prior graphs: the oracle of the codec's portability.
 
-In: a trained `PixelCNN`. Out: `PriorGraphs` of the codec. It computes the whole forward pass for every position; what it
-keeps between calls are the codes so far, so it decodes one group at a time.
+In: a trained `PixelCNN`. Out: `PriorGraphs` of the codec. It computes the whole forward pass for every position; what
+it keeps between calls are the codes so far, so it decodes one group at a time.
 """
 
 from __future__ import annotations
