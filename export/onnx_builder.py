@@ -31,6 +31,7 @@ class GraphBuilder:
         self.name = name
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._scaled: dict[tuple[str, str], str] = {}
         self._initializers: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -52,6 +53,13 @@ class GraphBuilder:
             self._constants[key] = name
             self._initializers.append(numpy_helper.from_array(value, name))
         return self._constants[key]
+
+    def scaled_constant(self, integers: NDArray[np.int8], scales: NDArray[np.float32]) -> str:
+        """integers * scales as float32, stored as they are. onnxruntime multiplies once, when it opens the graph."""
+        key = (self.constant(integers), self.constant(scales))
+        if key not in self._scaled:
+            self._scaled[key] = self.op("Mul", self.cast(key[0], "float32"), key[1])
+        return self._scaled[key]
 
     def integers(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))

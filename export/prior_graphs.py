@@ -25,6 +25,7 @@ from training.prior import (
     HORIZONTAL_TAPS,
     STREAM_LIMIT,
     VERTICAL_TAPS,
+    WEIGHT_SCALE,
     FixedPointLinear,
     GatedLayer,
     PixelCNN,
@@ -46,6 +47,13 @@ def _fold_gate(columns: FloatArray) -> FloatArray:
     return np.concatenate([columns[..., :half], columns[..., half:] / 4], axis=-1)
 
 
+def _fixed_point(graph: GraphBuilder, matrix: FloatArray, scales: FloatArray) -> str:
+    """A matrix stored as int8 times a power of two a column: a quarter of the bytes, and the product is exact."""
+    integers = (matrix / scales).astype(np.int8)
+    assert np.array_equal(integers * scales, matrix)
+    return graph.scaled_constant(integers, scales.astype(np.float32))
+
+
 def _gate_shift(channels: int) -> FloatArray:
     """(2C,): 0 for the tanh half, 32 for the sigmoid half: the +1/2 of the hard sigmoid."""
     return np.repeat(np.array([0, GATE_LIMIT / 2], np.float32), channels)
@@ -64,6 +72,7 @@ class PriorGraphs:
         bias = _array(quantized_bias(prior.label_bias)).reshape(
             -1, len(self.vertical_layers) + len(self.horizontal_layers), 2 * self.channels
         )
+        self.scales = np.full(2 * self.channels, 1 / WEIGHT_SCALE, np.float32)  # of a layer's 2C columns, not folded
         self.label_bias = _fold_gate(bias) + _gate_shift(self.channels)  # (labels+1, V+N, 2C)
 
     # ---- the parts, in the order of PixelCNN.forward
@@ -71,7 +80,7 @@ class PriorGraphs:
     def embed(self, graph: GraphBuilder, codes: str) -> str:
         """Codes int64 of any shape, -1 for none -> (..., C)."""
         index = graph.op("Add", codes, graph.integers(1))
-        return graph.op("Gather", graph.constant(self.embedding), index, axis=0)
+        return graph.op("Gather", self._table(graph, self.embedding), index, axis=0)
 
     def label_biases(self, graph: GraphBuilder, labels: str, first: int, count: int) -> str:
         """The biases of `count` layers side by side: (B,1,1,count*2C)."""
@@ -84,8 +93,12 @@ class PriorGraphs:
         tanh, sigmoid = graph.ops("Split", rounded, count=2, axis=-1, num_outputs=2)
         tanh = graph.op("Clip", tanh, graph.scalar(-GATE_LIMIT), graph.scalar(GATE_LIMIT))
         sigmoid = graph.op("Clip", sigmoid, graph.scalar(0), graph.scalar(GATE_LIMIT))
-        weight = _array(layer.out.quantized_weight()) / GATE_LIMIT
-        update = graph.op("MatMul", graph.op("Mul", tanh, sigmoid), graph.constant(weight))
+        weight = _array(layer.out.quantized_weight()) / np.float32(GATE_LIMIT)
+        update = graph.op(
+            "MatMul",
+            graph.op("Mul", tanh, sigmoid),
+            _fixed_point(graph, weight, self.scales[: self.channels] / np.float32(GATE_LIMIT)),
+        )
         moved = graph.op("Add", stream, graph.op("Round", update))
         return graph.op("Clip", moved, graph.scalar(-STREAM_LIMIT), graph.scalar(STREAM_LIMIT))
 
@@ -98,14 +111,15 @@ class PriorGraphs:
         weight = _array(layer.taps.quantized_weight()).reshape(len(VERTICAL_TAPS), self.channels, -1)
         order = [VERTICAL_TAPS.index((row, column)) for column in (-1, 0, 1) for row in (0, -1)]
         matrix = _fold_gate(weight[order].reshape(-1, 2 * self.channels))
-        taps = graph.op("MatMul", gathered, graph.constant(matrix))
+        taps = graph.op("MatMul", gathered, _fixed_point(graph, matrix, _fold_gate(self.scales)))
         return self.gated(graph, layer, rows, graph.op("Add", taps, bias))
 
     def context(self, graph: GraphBuilder, above: str, labels: str) -> str:
         """The vertical stack's word to every horizontal layer, label included: (B,h,w,N*2C)."""
         count = len(self.horizontal_layers)
         folded = _array(self.prior.context.quantized_weight()).reshape(self.channels, count, -1)
-        product = graph.op("MatMul", above, graph.constant(_fold_gate(folded).reshape(self.channels, -1)))
+        matrix, scales = _fold_gate(folded).reshape(self.channels, -1), np.tile(_fold_gate(self.scales), count)
+        product = graph.op("MatMul", above, _fixed_point(graph, matrix, scales))
         return graph.op("Add", product, self.label_biases(graph, labels, len(self.vertical_layers), count))
 
     def head(self, graph: GraphBuilder, stream: str, *, matrix: bool = False) -> str:
@@ -116,10 +130,9 @@ class PriorGraphs:
 
     def _biased(self, graph: GraphBuilder, linear: FixedPointLinear, x: str, matrix: bool) -> str:
         assert linear.bias is not None
-        weight, bias = _array(linear.quantized_weight()), _array(quantized_bias(linear.bias))
-        if matrix:
-            return graph.op("Gemm", x, graph.constant(weight), graph.constant(bias))
-        return graph.op("Add", graph.op("MatMul", x, graph.constant(weight)), graph.constant(bias))
+        columns, bias = _array(linear.quantized_weight()), graph.constant(_array(quantized_bias(linear.bias)))
+        weight = _fixed_point(graph, columns, np.full(columns.shape[1], 1 / WEIGHT_SCALE, np.float32))
+        return graph.op("Gemm", x, weight, bias) if matrix else graph.op("Add", graph.op("MatMul", x, weight), bias)
 
     def rows(self, graph: GraphBuilder, above: str, labels: str, caches: str) -> tuple[str, list[str]]:
         """One row of the vertical stack: `above` (B,1,w,C) embeds the codes of the row above.
@@ -145,7 +158,8 @@ class PriorGraphs:
             matrix = _fold_gate(_array(layer.taps.quantized_weight()))[: len(gathered) * self.channels]
             taps = graph.op("Concat", *gathered, axis=-1) if len(gathered) > 1 else stream
             left[index] = gathered[: HORIZONTAL_TAPS - 1]
-            stream = self.gated(graph, layer, stream, graph.op("Gemm", taps, graph.constant(matrix), context))
+            weight = _fixed_point(graph, matrix, _fold_gate(self.scales))
+            stream = self.gated(graph, layer, stream, graph.op("Gemm", taps, weight, context))
         return self.head(graph, stream, matrix=True)
 
     # ---- the graphs
@@ -167,7 +181,8 @@ class PriorGraphs:
             for _ in range(HORIZONTAL_TAPS - 1):
                 taps.append(self._shifted(graph, taps[-1], axis=2))
             matrix = _fold_gate(_array(layer.taps.quantized_weight()))
-            product = graph.op("MatMul", graph.op("Concat", *taps, axis=-1), graph.constant(matrix))
+            weight = _fixed_point(graph, matrix, _fold_gate(self.scales))
+            product = graph.op("MatMul", graph.op("Concat", *taps, axis=-1), weight)
             stream = self.gated(graph, layer, stream, graph.op("Add", product, conditioning))
         logits = graph.cast(self.head(graph, stream), "int32")
         graph.output(logits, "logits", "int32", ("B", "h", "w", self.prior.codebook_size))
@@ -229,7 +244,10 @@ class PriorGraphs:
 
     def _embed_drawn(self, graph: GraphBuilder, codes: str) -> str:
         """As `embed`, for codes that are never "none"."""
-        return graph.op("Gather", graph.constant(self.embedding[1:]), codes, axis=0)
+        return graph.op("Gather", self._table(graph, self.embedding[1:]), codes, axis=0)
+
+    def _table(self, graph: GraphBuilder, embedding: FloatArray) -> str:
+        return _fixed_point(graph, embedding, np.ones(self.channels, np.float32))
 
     def context_row(self) -> onnx.ModelProto:
         graph = GraphBuilder("prior_context")
