@@ -21,6 +21,7 @@ from benchmarks.wrk import Request
 
 SPIN_S = 0.002
 IDLE_S = 3.0  # an idle connection that is older may be closed by the server just now, which would be no failure of it
+MAX_CONNECTIONS = 2_000  # a request that finds them all busy waits here, and its latency counts the wait
 FAILED, UNANSWERED = 0, -1  # instead of a status: the connection broke; no answer within the limit
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length:"
@@ -93,6 +94,9 @@ class _Generator:
         self._limit_s = limit_s
         self._idle: deque[_Connection] = deque()
         self._opening: set[asyncio.Task[None]] = set()
+        self._waiting: deque[int] = deque()
+        self._opened = 0
+        self._alive: set[_Connection] = set()
         self._open: dict[int, float] = {}  # request number -> due
         self._answers: list[Answer] = []
         self._started = 0.0
@@ -105,7 +109,8 @@ class _Generator:
             while (ahead := due_s - (perf_counter() - self._started)) > 0:
                 await asyncio.sleep(ahead - SPIN_S if ahead > SPIN_S else 0)
             late.append(-ahead)
-            self._send(number, due_s)
+            self._open[number] = due_s
+            self._send(number)
             during(due_s)
         end = perf_counter() + self._limit_s
         while self._open and perf_counter() < end:
@@ -113,18 +118,23 @@ class _Generator:
         for due_s in self._open.values():
             self._answers.append(Answer(due_s, perf_counter() - self._started - due_s, UNANSWERED))
         self._open.clear()
-        for connection in self._idle:
-            connection.close()
+        self._waiting.clear()
+        for connection in list(self._alive):
+            connection.abort()
+        await asyncio.sleep(0)
         return Offered(self._answers, seconds, float(np.percentile(late, 99)) if late else 0.0)
 
-    def _send(self, number: int, due_s: float) -> None:
-        self._open[number] = due_s
+    def _send(self, number: int) -> None:
         while self._idle:
             connection = self._idle.pop()
             if connection.fresh:
                 connection.send(number, self._request)
                 return
             connection.close()
+        if self._opened >= MAX_CONNECTIONS:
+            self._waiting.append(number)
+            return
+        self._opened += 1
         task = asyncio.get_running_loop().create_task(self._send_on_a_new_one(number))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -132,16 +142,29 @@ class _Generator:
     async def _send_on_a_new_one(self, number: int) -> None:
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(lambda: _Connection(self.finished), *self._address)
+            _, connection = await loop.create_connection(lambda: _Connection(self.finished, self.lost), *self._address)
         except OSError:
             self._record(number, FAILED)
+            self._opened -= 1
+            self._send_one_that_waits()
             return
+        self._alive.add(connection)
         connection.send(number, self._request)
 
     def finished(self, connection: _Connection, number: int, status: int) -> None:
         self._record(number, status)
         if not connection.closed:
             self._idle.append(connection)
+            self._send_one_that_waits()
+
+    def lost(self, connection: _Connection) -> None:
+        self._alive.discard(connection)
+        self._opened -= 1
+        self._send_one_that_waits()
+
+    def _send_one_that_waits(self) -> None:
+        if self._waiting:
+            self._send(self._waiting.popleft())
 
     def _record(self, number: int, status: int) -> None:
         due_s = self._open.pop(number, None)
@@ -152,8 +175,11 @@ class _Generator:
 class _Connection(asyncio.Protocol):
     """One request at a time. Understands answers with a Content-Length, which all of /encode's are."""
 
-    def __init__(self, on_answer: Callable[[_Connection, int, int], None]) -> None:
+    def __init__(
+        self, on_answer: Callable[[_Connection, int, int], None], on_end: Callable[[_Connection], None]
+    ) -> None:
         self._on_answer = on_answer
+        self._on_end = on_end
         self._number: int | None = None
         self._received = b""
         self._answered = 0.0
@@ -187,10 +213,15 @@ class _Connection(asyncio.Protocol):
         if self._number is not None:
             number, self._number = self._number, None
             self._on_answer(self, number, FAILED)
+        self._on_end(self)
 
     def close(self) -> None:
         self.closed = True
         self._transport.close()
+
+    def abort(self) -> None:
+        self.closed, self._number = True, None
+        self._transport.abort()
 
 
 def answer_of(received: bytes) -> tuple[int, bool] | None:

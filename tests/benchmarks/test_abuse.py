@@ -1,0 +1,73 @@
+"""Pure parts of the abuses: what is sent, and what is made of the figures. One of them runs against a tiny service."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from benchmarks.abuse import malformed, overload
+from benchmarks.abuse.__main__ import ABUSES, main
+from benchmarks.abuse.common import batch_request, page
+from benchmarks.abuse.contract import one_line
+from benchmarks.report import goal
+from benchmarks.server_process import our_server
+from service.npy import read_npy
+from tests.conftest import Tiny
+
+
+def test_mutations_repeat_with_their_seed_and_change_nearly_all() -> None:
+    files = malformed.originals()
+    first, again = (list(islice(malformed.mutations(files, random.Random(3)), 200)) for _ in range(2))
+    assert first == again
+    assert sum(data not in files for data in first) > 190
+    assert {file[:4] for file in files} == {b"\x89PNG", b"\xff\xd8\xff\xe0", b"RIFF"}
+
+
+def test_a_batch_is_64_pictures_of_the_bundle(tiny: Tiny) -> None:
+    pictures = read_npy(batch_request(tiny.grey).body)
+    assert pictures.shape == (64, 28, 28, 1)
+    assert pictures.dtype == np.uint8
+
+
+def test_overload_goals() -> None:
+    case = {"answered_p99_ms": 30, "unloaded_p99_ms": 10, "refused_p99_ms": None, "peak_growth_mb": 4}
+    found = overload.goals("x", {**case, "server_errors": 0, "not_answered": 1})
+    assert [one["value"] for one in found] == [3, None, 4, 1]
+    assert [one["met"] for one in found] == [False, False, True, False]
+
+
+def test_the_page_has_every_recorded_abuse() -> None:
+    facts = {"cpu": "x", "cpus": 2, "python": "3.11", "onnxruntime": "1", "load_average_1min": 0}
+    result = {"what": "Things.", "command": "c", "machine": facts, "goals": [goal("g", 1, at_most=2)]}
+    text = page({"slow_clients": result, "kill": result})
+    assert text.count("Things.") == 2
+    assert "### Slow clients" in text
+
+
+def test_a_failure_of_schemathesis_in_one_line() -> None:
+    failure = {"code": "ST202", "title": "Rejected", "operations": ["POST /a", "GET /b"], "count": 2}
+    assert one_line(failure) == "ST202 Rejected: POST /a, GET /b"
+
+
+@pytest.mark.parametrize("name", ABUSES)
+def test_every_abuse_says_what_it_does_and_how_long(name: str) -> None:
+    abuse = ABUSES[name]
+    assert abuse.__doc__
+    assert all(short <= full for short, full in abuse.SIZES.values())
+
+
+def test_malformed_pictures_against_a_real_service(tiny: Tiny) -> None:
+    with our_server(tiny.grey) as server:
+        found = malformed.send(server, pictures=40, seed=2)
+    assert found.statuses.total() == 40
+    assert found.same_processes
+    assert not any(status.startswith("5") for status in found.statuses)
+
+
+def test_an_unknown_abuse_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["arson"])
+    assert "invalid choice" in capsys.readouterr().err
