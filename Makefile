@@ -39,8 +39,8 @@ bench: $(DEV)/installed ## measure this machine: sampler, load, rate and distort
 	$(DEV)/bin/python -m benchmarks.load
 	$(DEV)/bin/python -m benchmarks.rate_distortion
 
-bench-peers: $(DEV)/installed ## measure beside other servers, all in the same run
-	$(DEV)/bin/python -m benchmarks.peers
+bench-peers: $(DEV)/installed ## measure beside other servers, all in the same run; writes docs/benchmarks.md
+	$(DEV)/bin/python -m benchmarks.peers --record
 
 gpu-check: $(GPU)/installed ## on a GPU machine: CUDA against CPU, then the benchmarks; one JSON document
 	@$(GPU)/bin/python -m export.gpu_check $(BUNDLE)
