@@ -51,15 +51,15 @@ class Side:
     sampler: RowSampler | None
 
     @classmethod
-    def of(cls, bundle: Bundle, settings: Settings, maker: SessionMaker) -> Side:
-        batch = settings.max_generate_batch
+    def of(cls, bundle: Bundle, settings: Settings, maker: SessionMaker, slots: int) -> Side:
+        """`slots` samples, at most, advance in one call of the row graph."""
         return cls(
             bundle,
             settings.max_batch,
             open_encoder(bundle, settings, maker),
             maker.open(bundle.graph_path("decoder"), settings.decoder_precision),
             codec_model(bundle, maker.open),
-            RowSampler(bundle, maker, batch, places=batch) if bundle.manifest.prior else None,
+            RowSampler(bundle, maker, slots, places=slots) if bundle.manifest.prior else None,
         )
 
     def encode(self, pictures: Pictures) -> Codes:

@@ -27,6 +27,7 @@ import onnxruntime as ort
 
 from export.device_parity import Inputs, Side, compare, draw_codes, draw_inputs, draws_of
 from service.bundle import Bundle, BundleError, load_bundle
+from service.generator import slots_of
 from service.sampling import buckets
 from service.sessions import CPU, DeviceError, SessionMaker, cpu_limit, session_maker
 from service.settings import Settings
@@ -106,8 +107,9 @@ def check(
     seconds: float,
 ) -> Document:
     """Compare `device` with the CPU and time both; `passed` says whether all rows did."""
-    trusted = Side.of(bundle, settings, SessionMaker(CPU, cpu_limit()))
-    other = Side.of(bundle, settings, device)
+    slots = slots_of(settings, device)
+    trusted = Side.of(bundle, settings, SessionMaker(CPU, cpu_limit()), slots)
+    other = Side.of(bundle, settings, device, slots)
     inputs = draw_inputs(trusted, pictures)
     rows = compare(trusted, other, inputs)
     return {

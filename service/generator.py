@@ -18,13 +18,18 @@ NAME = "generator"
 SLOTS_ON_CUDA, SLOTS_ON_CPU = 64, 32
 
 
+def slots_of(settings: Settings, maker: SessionMaker) -> int:
+    """How many samples advance in one call."""
+    return settings.max_generate_batch or (SLOTS_ON_CUDA if maker.provider == CUDA else SLOTS_ON_CPU)
+
+
 def open_generator(
     bundle: Bundle, settings: Settings, maker: SessionMaker, metrics: Metrics, on_death: OnDeath
 ) -> Scheduler | None:
     """None where the bundle has no prior."""
     if bundle.manifest.prior is None:
         return None
-    slots = settings.max_generate_batch or (SLOTS_ON_CUDA if maker.provider == CUDA else SLOTS_ON_CPU)
+    slots = slots_of(settings, maker)
     sampler = RowSampler(bundle, maker, slots, places=4 * slots)  # for those that pause: see service.scheduler.choose
     bound = metrics.generation.of(bundle.manifest.name)
     return Scheduler(sampler, settings.max_queued_samples, settings.engine_stall_s, bound, on_death)

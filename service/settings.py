@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     cuda_memory_limit_mib: int = Field(
         0,
         ge=0,
-        description="Largest arena of each session on the GPU; 0: no limit. A model with a prior has 7 sessions.",
+        description="Largest arena of each session on the GPU; 0: no limit. Every graph of every model has a session.",
     )
     cuda_arena_growth: Literal["kNextPowerOfTwo", "kSameAsRequested"] = Field(
         "kNextPowerOfTwo", description="How an arena grows; `kSameAsRequested` takes less memory in more pieces."

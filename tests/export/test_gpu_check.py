@@ -20,7 +20,8 @@ from service.sessions import CPU, SessionMaker
 from service.settings import Settings
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 
-SETTINGS = Settings(max_batch=4, max_generate_batch=4)
+SLOTS = 4
+SETTINGS = Settings(max_batch=4, max_generate_batch=SLOTS)
 PICTURES = 10
 
 
@@ -50,7 +51,7 @@ def bundle(folders: tuple[Path, Path]) -> Bundle:
 
 @pytest.fixture(scope="module")
 def trusted(bundle: Bundle) -> Side:
-    return Side.of(bundle, SETTINGS, SessionMaker(CPU, 1))
+    return Side.of(bundle, SETTINGS, SessionMaker(CPU, 1), SLOTS)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def inputs(trusted: Side) -> Inputs:
 
 
 def test_a_device_that_computes_the_same_passes(bundle: Bundle, trusted: Side, inputs: Inputs) -> None:
-    rows = compare(trusted, Side.of(bundle, SETTINGS, SessionMaker(CPU, 1)), inputs)
+    rows = compare(trusted, Side.of(bundle, SETTINGS, SessionMaker(CPU, 1), SLOTS), inputs)
     codes, logits = PICTURES * 49, PICTURES * 49 * 16
     assert rows == [
         Row("codes", codes, 0, 0.0, True),
@@ -92,7 +93,7 @@ def test_a_device_that_computes_the_same_passes(bundle: Bundle, trusted: Side, i
 def test_each_graph_that_computes_something_else_is_found(
     folders: tuple[Path, Path], bundle: Bundle, trusted: Side, inputs: Inputs, graph: GraphName, failing: set[str]
 ) -> None:
-    device = Side.of(bundle, SETTINGS, Broken(CPU, 1, None, folders[1], graph))
+    device = Side.of(bundle, SETTINGS, Broken(CPU, 1, None, folders[1], graph), SLOTS)
     assert {row.what for row in compare(trusted, device, inputs) if not row.passed} == failing
 
 
@@ -167,7 +168,7 @@ def test_samples_that_join_at_different_rows_are_the_same(trusted: Side, inputs:
 
 
 def test_the_document_has_a_timing_for_each_work_and_batch(bundle: Bundle) -> None:
-    document = check(bundle, SETTINGS, SessionMaker(CPU, 1), pictures=4, seconds=0)
+    document = check(bundle, Settings(), SessionMaker(CPU, 1), pictures=4, seconds=0)
     assert json.loads(json.dumps(document)) == document
     assert document["passed"]
     assert document["bundle"] == {"name": "right", "version": bundle.manifest.version}
