@@ -20,6 +20,7 @@ from service import codec
 from service.bundle import load_bundle
 from service.codec import Codes
 from service.container import Mode
+from service.effort import choose_codes
 from service.images import fit_image
 from service.prior_sessions import codec_model
 from service.sessions import CPU, SessionMaker
@@ -94,7 +95,17 @@ def _zlib(pixels: Pixels) -> Coded:
     return Coded(len(data), pixels, 1e3 * (middle - start), 1e3 * (time.perf_counter() - middle))
 
 
-MODES: Mapping[str, Sequence[Mode]] = {"raw": [Mode.RAW], "shortest": list(Mode)}
+@dataclass(frozen=True)
+class Setting:
+    """`effort`: the weight of a bit when codes are chosen, see service/effort.py."""
+
+    name: str
+    modes: Sequence[Mode] = tuple(Mode)
+    effort: float = 0.0
+
+
+SETTINGS = (Setting("raw", [Mode.RAW]), Setting("shortest"))
+EFFORTS = tuple(Setting(f"effort {effort:g}", effort=effort) for effort in (0.1, 0.3, 1.0, 2.0))
 
 
 @dataclass
@@ -114,25 +125,33 @@ class Vqserve:
         self.model = codec_model(self.bundle, maker.open)
 
     def points(self) -> list[Point]:
-        return [Point(self.name, setting, partial(self.code, modes=modes)) for setting, modes in MODES.items()]
+        return [Point(self.name, setting.name, partial(self.code, setting=setting)) for setting in self.settings]
 
-    def code(self, pixels: Pixels, modes: Sequence[Mode]) -> Coded:
+    @property
+    def settings(self) -> Sequence[Setting]:
+        return SETTINGS if self.model.latents is None else (*SETTINGS, *EFFORTS)
+
+    def code(self, pixels: Pixels, setting: Setting) -> Coded:
         """One picture (H,W,C) in its own container."""
-        coded = self.code_group(pixels[None], modes)
+        coded = self.code_group(pixels[None], setting)
         return replace(coded, pixels=coded.pixels[0])
 
-    def code_group(self, pixels: Pixels, modes: Sequence[Mode]) -> Coded:
+    def code_group(self, pixels: Pixels, setting: Setting) -> Coded:
         """Pictures (B,H,W,C) in one container."""
         start = time.perf_counter()
-        data = codec.encode(self.model, self.encode(pixels), size=(pixels.shape[1], pixels.shape[2]), modes=modes)
+        size = (pixels.shape[1], pixels.shape[2])
+        data = codec.encode(self.model, self.encode(pixels, setting.effort), size=size, modes=setting.modes)
         middle = time.perf_counter()
         decoded = self.decode(data)
         return Coded(len(data), decoded, 1e3 * (middle - start), 1e3 * (time.perf_counter() - middle))
 
-    def encode(self, pixels: Pixels) -> Codes:
+    def encode(self, pixels: Pixels, effort: float = 0.0) -> Codes:
         """(B,H,W,C) of any size that the model takes after padding -> (B,h,w)."""
         spec = self.bundle.manifest.picture
         padded = np.stack([_padded(one, lambda image: fit_image(image, spec, "pad")) for one in pixels])
+        if effort:
+            assert self.model.prior is not None
+            return choose_codes(self.model, padded, effort, np.full(len(padded), self.model.prior.no_label))
         codes: Codes = run_in_windows(
             lambda window: self._encoder.run(None, {"images": window})[0],
             padded,

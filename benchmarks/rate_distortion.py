@@ -15,8 +15,9 @@ import argparse
 import gzip
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,10 +25,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.picture_codecs import MODES, Coded, Point, Vqserve, lossless_points, lossy_points
+from benchmarks.picture_codecs import Coded, Point, Setting, Vqserve, lossless_points, lossy_points
 from benchmarks.plot import Line, svg
 from benchmarks.quality import Pixels, at_rate, bd_rate_percent, mean_squared_error, ms_ssim, psnr_db
-from service.container import Mode
 from training.data.dataset import ranked
 from training.data.folder import picture_files
 
@@ -90,7 +90,7 @@ def measure_mnist(options: argparse.Namespace, bundles: Sequence[Vqserve]) -> li
     rows = [measure("one by one", point, digits) for point in alone]
     for vqserve in bundles:
         rows += [measure("one by one", point, digits) for point in vqserve.points()]
-        rows += [measure_together(vqserve, digits, setting, modes) for setting, modes in MODES.items()]
+        rows += [measure_together(vqserve, digits, setting) for setting in vqserve.settings]
     return rows
 
 
@@ -107,9 +107,9 @@ def measure(section: str, point: Point, pictures: Sequence[Pixels]) -> Row:
     return row_of(section, point, pictures, [one.pixels for one in coded], coded)
 
 
-def measure_together(vqserve: Vqserve, pictures: Sequence[Pixels], setting: str, modes: Sequence[Mode]) -> Row:
+def measure_together(vqserve: Vqserve, pictures: Sequence[Pixels], setting: Setting) -> Row:
     """The same with containers of 64 pictures; sizes and times are a container's divided by its pictures."""
-    point = Point(vqserve.name, setting, lambda group: vqserve.code_group(group, modes))
+    point = Point(vqserve.name, setting.name, partial(vqserve.code_group, setting=setting))
     groups = [np.stack(pictures[start : start + TOGETHER]) for start in range(0, len(pictures), TOGETHER)]
     coded = [point.code(group) for group in groups]
     return row_of(f"{TOGETHER} together", point, pictures, [one for group in coded for one in group.pixels], coded)
@@ -182,10 +182,14 @@ def of_section(rows: Sequence[Row], section: str) -> list[Row]:
     return [row for row in rows if row.section == section]
 
 
-def curves(rows: Sequence[Row]) -> dict[str, Line]:
-    """Codec -> (bits per pixel, PSNR), the lossy rows."""
-    names = dict.fromkeys(row.codec for row in rows if row.psnr_db is not None)
-    return {name: [(r.bits_per_pixel, r.psnr_db) for r in rows if r.codec == name and r.psnr_db] for name in names}
+def curves(rows: Sequence[Row]) -> Mapping[str, Line]:
+    """Codec -> (bits per pixel, PSNR), the lossy rows. Raw codes are a line of their own."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row.psnr_db is not None:
+            name = f"{row.codec} raw" if row.setting == "raw" else row.codec
+            lines.setdefault(name, []).append((row.bits_per_pixel, row.psnr_db))
+    return lines
 
 
 def compare(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from client import operations
 from client.answers import Encoded, Generation, ModelInfo, Row, Score
-from client.operations import Operation, Picture, Wanted
+from client.operations import Operation, Packing, Picture, Wanted
 from client.problems import problem_of
 from client.retries import RETRIED_ERRORS, Retries
 
@@ -36,33 +36,46 @@ class AsyncClient:
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
         self._retries = retries
 
-    async def encode(self, *pictures: Picture, model: str | None = None, fit: str | None = None) -> list[Encoded]:
-        """Picture files to codes. `fit`: exact (default), resize or pad, where the size differs from the model's."""
-        return await self._run(operations.encode(pictures, model, fit))
+    async def encode(
+        self, *pictures: Picture, model: str | None = None, fit: str | None = None, effort: float | None = None
+    ) -> list[Encoded]:
+        """Picture files to codes. `fit`: exact (default), resize or pad, where the size differs from the model's.
 
-    async def encode_array(self, pixels: NDArray[np.uint8], *, model: str | None = None) -> NDArray[np.int64]:
+        `effort` above 0 prefers codes that cost fewer bits.
+        """
+        return await self._run(operations.encode(pictures, model=model, fit=fit, effort=effort))
+
+    async def encode_array(
+        self, pixels: NDArray[np.uint8], *, model: str | None = None, effort: float | None = None
+    ) -> NDArray[np.int64]:
         """uint8 (B,H,W,C) -> codes (B,h,w)."""
-        return await self._run(operations.encode_array(pixels, model))
+        return await self._run(operations.encode_array(pixels, model=model, effort=effort))
 
-    async def compress(self, *pictures: Picture, model: str | None = None, fit: str | None = None) -> bytes:
+    async def compress(
+        self, *pictures: Picture, model: str | None = None, fit: str | None = None, **packing: Unpack[Packing]
+    ) -> bytes:
         """Picture files of one size to one container."""
-        return await self._run(operations.compress(pictures, model, fit))
+        return await self._run(operations.compress(pictures, model=model, fit=fit, **packing))
 
-    async def compress_array(self, pixels: NDArray[np.uint8], *, model: str | None = None) -> bytes:
+    async def compress_array(
+        self, pixels: NDArray[np.uint8], *, model: str | None = None, **packing: Unpack[Packing]
+    ) -> bytes:
         """uint8 (B,H,W,C) to one container."""
-        return await self._run(operations.compress_array(pixels, model))
+        return await self._run(operations.compress_array(pixels, model=model, **packing))
 
     async def decode(self, codes: ArrayLike, *, model: str | None = None) -> NDArray[np.uint8]:
         """Codes (h,w) or (B,h,w) -> uint8 (B,H,W,C)."""
-        return await self._run(operations.decode(codes, model))
+        return await self._run(operations.decode(codes, model=model))
 
     async def decode_png(self, codes: ArrayLike, *, model: str | None = None) -> bytes:
         """Codes (h,w) -> a PNG file."""
-        return await self._run(operations.decode_png(codes, model))
+        return await self._run(operations.decode_png(codes, model=model))
 
-    async def decompress(self, container: bytes, *, model: str | None = None) -> NDArray[np.uint8]:
-        """A container -> uint8 (B,H,W,C)."""
-        return await self._run(operations.decompress(container, model))
+    async def decompress(
+        self, container: bytes, *, model: str | None = None, tile: int | None = None
+    ) -> NDArray[np.uint8]:
+        """A container -> uint8 (B,H,W,C); with `tile`, only that tile of an indexed one."""
+        return await self._run(operations.decompress(container, model=model, tile=tile))
 
     async def generate(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> Generation:
         """New pictures: `n`, `label`, `seed`, `temperature`, `top_k`, `top_p`, `known`."""
@@ -82,7 +95,7 @@ class AsyncClient:
 
     async def score(self, *pictures: Picture, model: str | None = None, fit: str | None = None) -> list[Score]:
         """How many bits the prior needs for each picture."""
-        return await self._run(operations.score(pictures, model, fit))
+        return await self._run(operations.score(pictures, model=model, fit=fit))
 
     async def models(self) -> list[ModelInfo]:
         return await self._run(operations.models())

@@ -20,10 +20,10 @@ Pixels = NDArray[np.uint8]
 
 
 class Backend(Protocol):
-    def encode(self, pictures: Sequence[bytes], fit: str) -> list[NDArray[np.int64]]:
+    def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[NDArray[np.int64]]:
         """Picture files -> codes (h,w) of each."""
 
-    def compress(self, pictures: Sequence[bytes], fit: str) -> bytes:
+    def compress(self, pictures: Sequence[bytes], fit: str, effort: float) -> bytes:
         """Picture files of one size -> one container."""
 
     def decompress(self, container: bytes) -> Pixels:
@@ -44,11 +44,11 @@ class Online:
     client: Client
     model: str | None
 
-    def encode(self, pictures: Sequence[bytes], fit: str) -> list[NDArray[np.int64]]:
-        return [encoded.codes for encoded in self.client.encode(*pictures, model=self.model, fit=fit)]
+    def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[NDArray[np.int64]]:
+        return [encoded.codes for encoded in self.client.encode(*pictures, model=self.model, fit=fit, effort=effort)]
 
-    def compress(self, pictures: Sequence[bytes], fit: str) -> bytes:
-        return self.client.compress(*pictures, model=self.model, fit=fit)
+    def compress(self, pictures: Sequence[bytes], fit: str, effort: float) -> bytes:
+        return self.client.compress(*pictures, model=self.model, fit=fit, effort=effort)
 
     def decompress(self, container: bytes) -> Pixels:
         return self.client.decompress(container, model=self.model)

@@ -59,9 +59,9 @@ def encode(options: argparse.Namespace) -> None:
         for path in Progress(inputs, "encode"):
             picture = _read(path)
             if options.codes:
-                data, suffix = _json_of(backend.encode([picture], options.fit)[0]), ".json"
+                data, suffix = _json_of(backend.encode([picture], options.fit, options.effort)[0]), ".json"
             else:
-                data, suffix = backend.compress([picture], options.fit), CONTAINER_SUFFIX
+                data, suffix = backend.compress([picture], options.fit, options.effort), CONTAINER_SUFFIX
             _write(options.output, path, path.stem + suffix, data, single=len(inputs) == 1)
 
 
@@ -70,7 +70,7 @@ def _encode_together(backend: Backend, inputs: list[Path], options: argparse.Nam
     for number, start in enumerate(Progress(starts, "encode")):
         group = inputs[start : start + TOGETHER]
         name = "pictures" if len(starts) == 1 else f"pictures-{number:03d}"
-        data = backend.compress([_read(path) for path in group], options.fit)
+        data = backend.compress([_read(path) for path in group], options.fit, options.effort)
         _write(options.output, group[0], name + CONTAINER_SUFFIX, data, single=len(starts) == 1)
 
 
@@ -164,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
             help_text = "file, folder, or - for standard output (default: beside the input)"
             command.add_argument("-o", "--output", help=help_text)
         if run is encode:
+            command.add_argument("--effort", type=float, default=0.0, help="weight of a bit against distortion")
             command.add_argument("--together", action="store_true", help="pictures of one size into one container")
             command.add_argument("--codes", action="store_true", help="write the codes as JSON instead of a container")
         if run is generate:

@@ -21,6 +21,7 @@ from client.problems import VqserveError
 from service import codec
 from service.bundle import BundleError, load_bundle
 from service.container_errors import ContainerError
+from service.effort import LARGEST_EFFORT, choose_codes
 from service.errors import Problem
 from service.generation_request import read_wanted
 from service.images import FITS, open_picture, to_picture, write_picture
@@ -48,11 +49,11 @@ class Offline:
         self._decoder = self._maker.open(self._bundle.graph_path("decoder"))
         self._codec = codec_model(self._bundle, self._maker.open)
 
-    def encode(self, pictures: Sequence[bytes], fit: str) -> list[Codes]:
-        return [self._codes(picture, fit)[0] for picture in pictures]
+    def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[Codes]:
+        return [self._codes(picture, fit, effort)[0] for picture in pictures]
 
-    def compress(self, pictures: Sequence[bytes], fit: str) -> bytes:
-        encoded = [self._codes(picture, fit) for picture in pictures]
+    def compress(self, pictures: Sequence[bytes], fit: str, effort: float) -> bytes:
+        encoded = [self._codes(picture, fit, effort) for picture in pictures]
         sizes = {size for _, size in encoded}
         if len(sizes) > 1:
             raise VqserveError("one container holds pictures of one size: leave --together out")
@@ -99,15 +100,27 @@ class Offline:
             raise VqserveError(f"the bundle {self._bundle.folder} was exported without a prior")
         return self._codec.prior.no_label
 
-    def _codes(self, picture: bytes, fit: str) -> tuple[Codes, tuple[int, int]]:
+    def _codes(self, picture: bytes, fit: str, effort: float = 0.0) -> tuple[Codes, tuple[int, int]]:
         """Codes (h,w) and the picture's (height, width)."""
         known_fit = next(known for known in FITS if known == fit)
         try:
             taken = to_picture(open_picture(picture, LARGEST_PICTURE), self._bundle.manifest.picture, known_fit)
         except Problem as error:
             raise VqserveError(error.detail) from error
+        size = (taken.height, taken.width)
+        if effort:
+            return self._with_effort(taken.pixels, effort), size
         codes: Codes = _run(self._encoder, "images", taken.pixels, self._codec.multiple_of, 1)
-        return codes, (taken.height, taken.width)
+        return codes, size
+
+    def _with_effort(self, pixels: Pixels, effort: float) -> Codes:
+        no_label = np.array([self._require_prior()])
+        if self._codec.latents is None:
+            raise VqserveError(f"the bundle {self._bundle.folder} was exported without its distances graph")
+        if not 0 <= effort <= LARGEST_EFFORT:
+            raise VqserveError(f"--effort must be a number in 0..{LARGEST_EFFORT:g}")
+        codes: Codes = choose_codes(self._codec, pixels[None], effort, no_label)[0]
+        return codes
 
     def _pixels(self, codes: Codes) -> Pixels:
         """(B,h,w) -> uint8 (B,H,W,C)."""

@@ -21,9 +21,18 @@ from client.problems import UnexpectedAnswerError
 
 T = TypeVar("T")
 Picture = bytes | Path  # a PNG, JPEG, WebP or BMP file
+Query = str | int | float | bool | None
 
 JSON, NPY, CONTAINER, PNG = "application/json", "application/x-npy", "application/vnd.vqserve.codes", "image/png"
 EVENTS = "text/event-stream"
+
+
+class Packing(TypedDict, total=False):
+    """How /encode makes a container: the weight of a bit, the label of all pictures, tiles that decode alone."""
+
+    effort: float
+    label: int
+    indexed: bool
 
 
 class Known(TypedDict):
@@ -78,53 +87,49 @@ class Operation(Generic[T]):
             raise UnexpectedAnswerError(f"{self.method} {self.path} gave an unknown answer: {error!r}") from error
 
 
-def encode(pictures: Sequence[Picture], model: str | None, fit: str | None) -> Operation[list[Encoded]]:
-    return Operation(
-        "POST", "/encode", _read_encoded, _params(model=model, fit=fit), {"Accept": JSON}, files=_form(pictures)
-    )
+def encode(pictures: Sequence[Picture], **query: Query) -> Operation[list[Encoded]]:
+    return Operation("POST", "/encode", _read_encoded, _params(query), {"Accept": JSON}, files=_form(pictures))
 
 
-def compress(pictures: Sequence[Picture], model: str | None, fit: str | None) -> Operation[bytes]:
-    params, headers = _params(model=model, fit=fit), {"Accept": CONTAINER}
-    return Operation("POST", "/encode", _read_bytes, params, headers, files=_form(pictures))
+def compress(pictures: Sequence[Picture], **query: Query) -> Operation[bytes]:
+    return Operation("POST", "/encode", _read_bytes, _params(query), {"Accept": CONTAINER}, files=_form(pictures))
 
 
-def encode_array(pixels: NDArray[np.uint8], model: str | None) -> Operation[NDArray[np.int64]]:
-    return _send_array("/encode", pixels, model, NPY, lambda answer: _read_array(answer).astype(np.int64))
+def encode_array(pixels: NDArray[np.uint8], **query: Query) -> Operation[NDArray[np.int64]]:
+    return _send_array("/encode", pixels, query, NPY, lambda answer: _read_array(answer).astype(np.int64))
 
 
-def compress_array(pixels: NDArray[np.uint8], model: str | None) -> Operation[bytes]:
-    return _send_array("/encode", pixels, model, CONTAINER, _read_bytes)
+def compress_array(pixels: NDArray[np.uint8], **query: Query) -> Operation[bytes]:
+    return _send_array("/encode", pixels, query, CONTAINER, _read_bytes)
 
 
-def decode(codes: ArrayLike, model: str | None) -> Operation[NDArray[np.uint8]]:
+def decode(codes: ArrayLike, **query: Query) -> Operation[NDArray[np.uint8]]:
     grids = np.asarray(codes, np.int32)
-    return _send_array("/decode", grids[None] if grids.ndim == 2 else grids, model, NPY, _read_array)
+    return _send_array("/decode", grids[None] if grids.ndim == 2 else grids, query, NPY, _read_array)
 
 
-def decompress(container: bytes, model: str | None) -> Operation[NDArray[np.uint8]]:
+def decompress(container: bytes, **query: Query) -> Operation[NDArray[np.uint8]]:
     headers = {"Content-Type": CONTAINER, "Accept": NPY}
-    return Operation("POST", "/decode", _read_pictures, _params(model=model), headers, container)
+    return Operation("POST", "/decode", _read_pictures, _params(query), headers, container)
 
 
-def decode_png(codes: ArrayLike, model: str | None) -> Operation[bytes]:
-    return _send_array("/decode", np.asarray(codes, np.int32), model, PNG, _read_bytes)
+def decode_png(codes: ArrayLike, **query: Query) -> Operation[bytes]:
+    return _send_array("/decode", np.asarray(codes, np.int32), query, PNG, _read_bytes)
 
 
 def generate(model: str | None, wanted: Wanted) -> Operation[Generation]:
     headers = {"Accept": JSON}
-    return Operation("POST", "/generate", _read_generation, _params(model=model), headers, body=dict(wanted))
+    return Operation("POST", "/generate", _read_generation, _params({"model": model}), headers, body=dict(wanted))
 
 
 def stream(model: str | None, wanted: Wanted) -> Operation[None]:
     """Read with `Events`, line by line."""
     headers = {"Accept": EVENTS}
-    return Operation("POST", "/generate", lambda _: None, _params(model=model), headers, body=dict(wanted))
+    return Operation("POST", "/generate", lambda _: None, _params({"model": model}), headers, body=dict(wanted))
 
 
-def score(pictures: Sequence[Picture], model: str | None, fit: str | None) -> Operation[list[Score]]:
-    params = _params(model=model, fit=fit)
-    return Operation("POST", "/score", _read_scores, params, {"Accept": JSON}, files=_form(pictures))
+def score(pictures: Sequence[Picture], **query: Query) -> Operation[list[Score]]:
+    return Operation("POST", "/score", _read_scores, _params(query), {"Accept": JSON}, files=_form(pictures))
 
 
 def models() -> Operation[list[ModelInfo]]:
@@ -188,16 +193,21 @@ def _file(picture: Picture) -> tuple[str, bytes, str]:
 
 
 def _send_array(
-    path: str, array: NDArray[Any], model: str | None, accept: str, read: Callable[[httpx.Response], T]
+    path: str, array: NDArray[Any], query: Mapping[str, Query], accept: str, read: Callable[[httpx.Response], T]
 ) -> Operation[T]:
     stream = io.BytesIO()
     np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
     headers = {"Content-Type": NPY, "Accept": accept}
-    return Operation("POST", path, read, _params(model=model), headers, stream.getvalue())
+    return Operation("POST", path, read, _params(query), headers, stream.getvalue())
 
 
-def _params(**values: str | None) -> dict[str, str]:
-    return {name: value for name, value in values.items() if value is not None}
+def _params(query: Mapping[str, Query]) -> dict[str, str]:
+    """What is None is left out; true and false are written as in JSON."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in query.items()
+        if value is not None
+    }
 
 
 def _read_bytes(response: httpx.Response) -> bytes:

@@ -132,6 +132,22 @@ def _quantizer(vqvae: VQVAE, shapes: Shapes) -> onnx.ModelProto:
     return graph.model()
 
 
+def distances_graph(vqvae: VQVAE) -> onnx.ModelProto:
+    """latents (B,h,w,D) -> squared distances float32 (B,h,w,K) to the codebook, without the quantizer's offsets.
+
+    h and w are always dynamic: an encoder that weighs bits asks for one position of many grids at a time.
+    """
+    codebook = vqvae.quantizer.codebook
+    graph = GraphBuilder("distances")
+    latents = graph.input("latents", "float32", ("B", "h", "w", codebook.shape[1]))
+    own = graph.op("ReduceSum", graph.op("Mul", latents, latents), graph.integers(-1), keepdims=1)  # (B,h,w,1)
+    products = graph.op("MatMul", latents, graph.constant(_array(-2 * codebook.T)))
+    norms = graph.op("Add", own, graph.constant(_array(codebook.square().sum(1))))
+    distances = graph.op("Add", norms, products)
+    graph.output(distances, "distances", "float32", ("B", "h", "w", codebook.shape[0]))
+    return graph.model()
+
+
 def _encoder_quantizer(vqvae: VQVAE, shapes: Shapes) -> onnx.ModelProto:
     graph = GraphBuilder("encoder_quantizer")
     graph.output(quantize(graph, vqvae, _latents(graph, vqvae, shapes)), "codes", "int64", shapes.codes)

@@ -18,7 +18,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from export.autoencoder_graphs import autoencoder_graphs, shapes_of
+from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.cuda_coverage import uncovered
 from export.exactness import frequency_table, prove_exact
 from export.onnx_builder import OPSET
@@ -99,6 +99,7 @@ def _graphs(run: Run, vqvae: VQVAE, table: NDArray[np.int32]) -> dict[GraphName,
     if run.prior is None:
         return models
     graphs, width = PriorGraphs(run.prior), run.config.grid(_picture(run))[1]
+    models["distances"] = distances_graph(vqvae)
     models["prior"] = graphs.teacher_forced()
     models["prior_row"] = graphs.row(width, table, filters=True)
     models["prior_row_unfiltered"] = graphs.row(width, table, filters=False)

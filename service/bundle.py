@@ -23,6 +23,7 @@ GraphName = Literal[
     "quantizer",
     "encoder_quantizer",
     "decoder",
+    "distances",
     "prior",
     "prior_row",
     "prior_row_unfiltered",

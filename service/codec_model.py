@@ -8,11 +8,27 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from service.bundle import Manifest
 from service.container import MODEL_PREFIX_BYTES
-from service.prior_coding import IntegerPrior, PriorGraphs
+from service.prior_coding import Floats, IntegerPrior, PriorGraphs
 from service.static_coding import FrequencyTable
+
+Pixels = NDArray[np.uint8]
+
+
+class LatentGraphs(Protocol):
+    """The graphs encoder and distances of a bundle."""
+
+    def latents(self, images: Pixels) -> Floats:
+        """uint8 (B,H,W,C) -> (B,h,w,D)."""
+
+    def distances(self, latents: Floats) -> Floats:
+        """(B,h,w,D) -> (B,h,w,K), squared."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +44,10 @@ class CodecModel:
     any_size: bool
     code_histogram: tuple[int, ...]
     prior: IntegerPrior | None
+    latents: LatentGraphs | None = None  # for service/effort.py; not every bundle has them
 
     @classmethod
-    def of(cls, manifest: Manifest, graphs: PriorGraphs | None) -> CodecModel:
+    def of(cls, manifest: Manifest, graphs: PriorGraphs | None, latents: LatentGraphs | None = None) -> CodecModel:
         """The model of a bundle; `graphs` may only be None where the bundle has no prior."""
         spec, prior = manifest.prior, None
         if spec is not None:
@@ -48,6 +65,7 @@ class CodecModel:
             any_size=manifest.picture.any_size,
             code_histogram=manifest.code_histogram,
             prior=prior,
+            latents=latents,
         )
 
     @property

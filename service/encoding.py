@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import containers, images, npy
+from service.effort import LARGEST_EFFORT, choose_codes
 from service.endpoints import BINARY, Endpoint
 from service.errors import (
     BodyTooLarge,
@@ -56,10 +57,10 @@ class Upload:
 
 async def encode(request: Request) -> Response:
     service = service_of(request)
-    query = read_query(request, ("model", "fit", "label", "indexed"))
+    query = read_query(request, ("model", "fit", "effort", "label", "indexed"))
     model = service.models.get(query.get("model"))
     media_type = choose(request.headers.get("accept", ""), ANSWERS)
-    packing = _packing(model, query, media_type)
+    packing, effort = _packing(model, query, media_type), _effort(model, query.get("effort", "0"))
     observe_stage = service.metrics.observe_stage
     started = perf_counter()
     body = await read_body(request, service.settings.max_body_bytes)
@@ -67,7 +68,10 @@ async def encode(request: Request) -> Response:
     read = perf_counter()
     upload = await read_upload(request, service, model, body, fit_of(query.get("fit", "exact")))
     decoded = perf_counter()
-    codes = await encode_pictures(request, model, upload.pictures)
+    if effort:
+        codes = await choose_with_effort(request, service, model, upload.pictures, effort, packing.label)
+    else:
+        codes = await encode_pictures(request, model, upload.pictures)
     ran = perf_counter()
     response = await _answer(request, service, model, upload, codes, media_type, packing)
     observe_stage("read", started, read)
@@ -89,6 +93,19 @@ def _packing(model: Model, query: Mapping[str, str], media_type: str) -> Packing
     if asked and media_type != containers.MEDIA_TYPE:
         raise InvalidParameter(f"{asked[0]}: needs Accept: {containers.MEDIA_TYPE}.")
     return Packing(label_of(model, query.get("label")), flag_of("indexed", query.get("indexed", "false")))
+
+
+def _effort(model: Model, text: str) -> float:
+    try:
+        effort = float(text)
+    except ValueError:
+        effort = -1.0
+    if not 0 <= effort <= LARGEST_EFFORT:
+        raise InvalidParameter(f"effort must be a number in 0..{LARGEST_EFFORT:g}, not {text[:40]!r}.")
+    if effort and model.codec.latents is None:
+        name = model.manifest.name
+        raise InvalidParameter(f"effort: model {name!r} was exported without a prior or without its distances graph.")
+    return effort
 
 
 def label_of(model: Model, text: str | None) -> int | None:
@@ -198,6 +215,23 @@ async def encode_pictures(request: Request, model: Model, pictures: Sequence[Pic
     return ordered
 
 
+async def choose_with_effort(
+    request: Request, service: Service, model: Model, pictures: Sequence[Picture], effort: float, label: int | None
+) -> list[Codes]:
+    """As `encode_pictures`, but codes that cost fewer bits, chosen in a thread; pictures of one size go together."""
+    assert model.codec.prior is not None
+    pixels = [picture.pixels for picture in pictures]
+    together = [np.stack(pixels)] if len({one.shape for one in pixels}) == 1 else [one[None] for one in pixels]
+    used = model.codec.prior.no_label if label is None else label
+
+    def choose() -> list[Codes]:
+        batches = (choose_codes(model.codec, batch, effort, np.full(len(batch), used)) for batch in together)
+        return [codes for batch in batches for codes in batch]
+
+    (codes,) = await finish([service.in_thread(choose)], request)
+    return cast(list[Codes], codes)
+
+
 async def _answer(
     request: Request,
     service: Service,
@@ -252,6 +286,13 @@ _FORM_SCHEMA = {
     "additionalProperties": False,
 }
 
+_EFFORT_SCHEMA = {
+    "type": "number",
+    "minimum": 0,
+    "maximum": LARGEST_EFFORT,
+    "default": 0,
+    "description": "How much a bit weighs against distortion when codes are chosen; 0 takes the nearest vectors.",
+}
 PICTURE_QUERY = {**MODEL_QUERY, "fit": _FIT_SCHEMA}
 _LABEL_SCHEMA = {
     "type": "integer",
@@ -269,7 +310,7 @@ ENCODE = Endpoint(
     path="/encode",
     handler=encode,
     summary="Pictures to codes",
-    query={**PICTURE_QUERY, "label": _LABEL_SCHEMA, "indexed": _INDEXED_SCHEMA},
+    query={**PICTURE_QUERY, "effort": _EFFORT_SCHEMA, "label": _LABEL_SCHEMA, "indexed": _INDEXED_SCHEMA},
     request={FORM: _FORM_SCHEMA, **dict.fromkeys((*images.MEDIA_TYPES, npy.MEDIA_TYPE), BINARY)},
     answer={JSON: (EncodeAnswer, EncodeManyAnswer), npy.MEDIA_TYPE: BINARY, containers.MEDIA_TYPE: BINARY},
     problems=(

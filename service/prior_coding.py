@@ -7,7 +7,7 @@ encoder and decoder agree on any machine; docs/bundle-format.md has the step fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,7 +86,22 @@ def decode_group(
 
     Out: codes (B,h,w) int64 in [0, K). The order of symbols is position by position in raster order, grid by grid.
     """
-    count = len(decoders)
+
+    def choose(logits: Logits, row: int, column: int) -> Codes:
+        return decode_codes(decoders, frequencies(logits, prior.frequency_table))
+
+    return walk(prior, height, width, labels, choose)
+
+
+Choose = Callable[[Logits, int, int], Codes]  # logits (B,K) of a row and a column -> codes (B,)
+
+
+def walk(prior: IntegerPrior, height: int, width: int, labels: Codes, choose: Choose) -> Codes:
+    """Fill B grids together, position by position in raster order: the prior says what to expect, `choose` what it is.
+
+    labels (B,) -> codes (B,h,w) int64.
+    """
+    count = len(labels)
     codes = np.empty((count, height, width), np.int64)
     above = np.full((count, width), -1, np.int64)  # -1: outside the grid
     caches = np.zeros((count, prior.cache_shape[0], width, prior.cache_shape[2]), np.float32)
@@ -96,7 +111,7 @@ def decode_group(
         previous = np.full(count, -1, np.int64)
         for column in range(width):
             logits, left = prior.graphs.pixel(np.ascontiguousarray(context[:, column]), previous, left)
-            previous = decode_codes(decoders, frequencies(logits, prior.frequency_table))
+            previous = choose(logits, row, column)
             codes[:, row, column] = previous
         above = codes[:, row]
     return codes

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from service.bundle import Bundle, GraphName
-from service.codec_model import CodecModel
+from service.codec_model import CodecModel, Pixels
 from service.prior_coding import Codes, Floats, Logits
 
 
@@ -40,9 +40,28 @@ class PriorSessions:
         return logits, next_left
 
 
+class LatentSessions:
+    """Implements `LatentGraphs`."""
+
+    def __init__(self, encoder: Session, distances: Session) -> None:
+        self._encoder, self._distances = encoder, distances
+
+    def latents(self, images: Pixels) -> Floats:
+        (latents,) = self._encoder.run(None, {"images": images})
+        return latents  # type: ignore[no-any-return]
+
+    def distances(self, latents: Floats) -> Floats:
+        (distances,) = self._distances.run(None, {"latents": latents})
+        return distances  # type: ignore[no-any-return]
+
+
 def codec_model(bundle: Bundle, open_session: Callable[[Path], Session]) -> CodecModel:
     """The codec's model of a bundle, with its prior where it has one."""
     if bundle.manifest.prior is None:
         return CodecModel.of(bundle.manifest, None)
     names: tuple[GraphName, ...] = ("prior", "prior_context", "prior_pixel")
-    return CodecModel.of(bundle.manifest, PriorSessions(*(open_session(bundle.graph_path(name)) for name in names)))
+    graphs = PriorSessions(*(open_session(bundle.graph_path(name)) for name in names))
+    if "distances" not in bundle.manifest.graphs:
+        return CodecModel.of(bundle.manifest, graphs)
+    encoder, distances = open_session(bundle.graph_path("encoder")), open_session(bundle.graph_path("distances"))
+    return CodecModel.of(bundle.manifest, graphs, LatentSessions(encoder, distances))

@@ -94,7 +94,7 @@ def write_tiny_bundle(
     graphs: dict[GraphName, GraphSpec] = {}
     models = {graph_name: _model(graph) for graph_name, graph in _graphs(weights, channels, sizes).items()}
     if prior is not None:
-        models |= _prior_models(prior, side // PATCH)
+        models |= _prior_models(prior, side // PATCH) | {"distances": _model(_distances(weights))}
     for graph_name, model in models.items():
         path = folder / f"{graph_name}.onnx"
         onnx.save(model, path)
@@ -196,6 +196,20 @@ def _quantizer(weights: Weights) -> Part:
         _constant("norms", (book**2).sum(1), np.float32),
     ]
     return nodes, tensors
+
+
+def _distances(weights: Weights) -> onnx.GraphProto:
+    """|x - e|^2 = |x|^2 + |e|^2 - 2 x.e."""
+    nodes, tensors = _quantizer(weights)
+    nodes = [
+        nodes[0],
+        helper.make_node("Add", ["products", "norms"], ["without_own"]),
+        helper.make_node("ReduceSumSquare", ["latents"], ["own"], axes=[3], keepdims=1),
+        helper.make_node("Add", ["without_own", "own"], ["distances"]),
+    ]
+    latents = helper.make_tensor_value_info("latents", TensorProto.FLOAT, ["B", "h", "w", DIMENSION])
+    distances = helper.make_tensor_value_info("distances", TensorProto.FLOAT, ["B", "h", "w", CODEBOOK_SIZE])
+    return helper.make_graph(nodes, "distances", [latents], [distances], tensors)
 
 
 def _decoder(weights: Weights, channels: int) -> Part:

@@ -14,7 +14,7 @@ from PIL import Image
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from benchmarks import rate_distortion
-from benchmarks.picture_codecs import lossless_points, lossy_points
+from benchmarks.picture_codecs import EFFORTS, SETTINGS, lossless_points, lossy_points
 from benchmarks.plot import svg
 from benchmarks.quality import Pixels, at_rate, bd_rate_percent, mean_squared_error, ms_ssim, psnr_db
 from tests.conftest import PICTURES
@@ -100,7 +100,7 @@ def test_the_benchmark_measures_photographs(tmp_path: Path, capsys: pytest.Captu
     )
     summary = json.loads(capsys.readouterr().out)
     result = json.loads((out / "rate_distortion_photos.json").read_text())
-    assert summary["rows"] == len(result["rows"]) == 2 * (len(lossy_points()) + 2)
+    assert summary["rows"] == len(result["rows"]) == 2 * (len(lossy_points()) + len(SETTINGS) + len(EFFORTS))
     ours = {(row["section"], row["setting"]): row for row in result["rows"] if row["codec"] == "vqserve b"}
     assert ours["crops", "raw"]["pictures"] == 4 and ours["whole pictures", "raw"]["pictures"] == 1
     # 32 x 32 codes of 4 bits; the header gives the size, 128 x 128, in an extension byte and two varints.

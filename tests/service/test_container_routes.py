@@ -80,9 +80,28 @@ def test_a_label_never_costs_bytes(coding: TestClient) -> None:
         assert np.array_equal(decoded(coding, container, ""), decoded(coding, without, ""))
 
 
+def test_effort_makes_smaller_containers(coding: TestClient) -> None:
+    """Each picture's codes are the same alone and among others, as JSON and in a container."""
+    files = [("img", (PICTURES / f"digit_{n}.png").read_bytes()) for n in (0, 1, 2, 4, 7)]
+    plain = coding.post("/encode", files=files, headers=CONTAINER).content
+    for query in ("?effort=0", "?effort=0.0"):
+        assert coding.post(f"/encode{query}", files=files, headers=CONTAINER).content == plain
+    small = coding.post("/encode?effort=4", files=files, headers=CONTAINER).content
+    assert len(small) < len(plain)
+    together = np.load(io.BytesIO(coding.post("/encode?effort=4", files=files, headers={"accept": NPY}).content))
+    alone = [coding.post("/encode?effort=4", files=[file]).json()["codes"] for file in files]
+    assert np.array_equal(together, alone)
+    expected = coding.post("/decode", json={"codes": together.tolist()}, headers={"accept": NPY}).content
+    assert np.array_equal(decoded(coding, small, ""), np.load(io.BytesIO(expected)))
+
+
 @pytest.mark.parametrize(
     ("query", "accept", "message"),
     [
+        ("?effort=5", MEDIA_TYPE, "0..4"),
+        ("?effort=nan", MEDIA_TYPE, "0..4"),
+        ("?effort=much", MEDIA_TYPE, "0..4"),
+        ("?effort=1&model=tiny_colour", MEDIA_TYPE, "without a prior"),
         ("?label=3", MEDIA_TYPE, "0..2"),
         ("?label=-1", MEDIA_TYPE, "0..2"),
         ("?label=1", "application/json", f"needs Accept: {MEDIA_TYPE}"),

@@ -1,0 +1,88 @@
+"""Codes that weigh distortion against bits: what is minimised, and what it buys."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.picture_codecs import Vqserve
+from benchmarks.tiny_prior import FREQUENCY_TABLE, tiny_model
+from service.codec_model import CodecModel
+from service.effort import choose_codes
+from service.likelihood import bits_of
+from service.prior_coding import frequencies
+from tests.conftest import PICTURES
+from tests.tiny_bundle import oracle_codes, tiny_prior, write_tiny_bundle
+
+K = 12
+
+
+class PixelLatents:
+    """The latent of a code is the first pixel of its 4 x 4 patch; the vectors are the multiples of 16."""
+
+    def latents(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return images[:, ::4, ::4].astype(np.float32)
+
+    def distances(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        return ((latents - 16 * np.arange(K, dtype=np.float32)) ** 2).astype(np.float32)
+
+
+def model() -> CodecModel:
+    return replace(tiny_model(), latents=PixelLatents())
+
+
+def noise(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 200, shape).astype(np.uint8)
+
+
+def test_no_effort_takes_the_nearest_vectors() -> None:
+    pixels = noise((3, 12, 16, 1))
+    nearest = PixelLatents().distances(PixelLatents().latents(pixels)).argmin(-1)
+    assert np.array_equal(choose_codes(model(), pixels, 0.0, np.full(3, 3)), nearest)
+
+
+@pytest.mark.parametrize("effort", [0.3, 2.0])
+def test_every_code_minimises_distance_plus_weighted_bits(effort: float) -> None:
+    """Oracle: the teacher-forced logits of the codes that came out are those that each choice saw."""
+    pixels, labels = noise((4, 12, 16, 1)), np.array([0, 1, 2, 3])
+    chosen = choose_codes(model(), pixels, effort, labels)
+    distances = PixelLatents().distances(PixelLatents().latents(pixels)).astype(np.float64)
+    weights = effort * distances.min(-1).mean(axis=(1, 2))
+    prior = model().prior
+    assert prior is not None
+    frequency = frequencies(prior.graphs.logits(chosen, labels), FREQUENCY_TABLE)
+    bits = np.log2(frequency.sum(-1, keepdims=True) / frequency)
+    assert np.array_equal(chosen, (distances + weights[:, None, None, None] * bits).argmin(-1))
+
+
+def test_neither_the_batch_nor_the_tiles_matter() -> None:
+    pixels, labels = noise((5, 28, 36, 1)), np.array([3, 1, 2, 0, 3])  # 7 x 9 codes: tiles of 3 x 4, and smaller ones
+    together = choose_codes(model(), pixels, 1.0, labels)
+    for index in range(5):
+        alone = choose_codes(model(), pixels[index : index + 1], 1.0, labels[index : index + 1])
+        assert np.array_equal(alone[0], together[index])
+
+
+def test_more_effort_costs_fewer_bits_and_more_distance(tmp_path: Path) -> None:
+    """On a bundle, through onnxruntime: its distances graph agrees with its quantizer and with numpy."""
+    weights = write_tiny_bundle(tmp_path / "b", "b", prior=tiny_prior())
+    vqserve = Vqserve(tmp_path / "b")
+    pixels = np.stack([np.asarray(Image.open(PICTURES / f"digit_{n}.png"))[..., None] for n in (0, 1, 2, 4, 7)])
+    nearest = vqserve.encode(pixels)
+    assert np.array_equal(choose_codes(vqserve.model, pixels, 0.0, np.full(5, 3)), nearest)
+    assert np.array_equal(nearest, oracle_codes(pixels, weights))
+    latents = vqserve.model.latents
+    assert latents is not None
+    distances = latents.distances(latents.latents(pixels))
+    bits, lengths = [], []
+    for effort in (0.0, 0.2, 1.0, 4.0):
+        codes = vqserve.encode(pixels, effort)
+        bits.append(bits_of(vqserve.model, codes, np.full(5, 3)).sum())
+        lengths.append(np.take_along_axis(distances, codes[..., None], -1).sum())
+    assert bits == sorted(bits, reverse=True) and bits[-1] < 0.95 * bits[0]
+    assert lengths == sorted(lengths) and lengths[-1] > lengths[0]
