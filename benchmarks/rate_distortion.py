@@ -33,6 +33,7 @@ from training.data.folder import picture_files
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 MNIST_TEST = "t10k-images-idx3-ubyte.gz"
+LEAST_ERROR = 1e-10  # a picture that a lossy codec leaves exact counts as 100 dB
 TOGETHER = 64  # pictures a container, where several share one
 CROP, CROPS_A_PICTURE = 128, 4
 WIDEST = 1280  # pixels; larger photographs are scaled down to it
@@ -129,7 +130,7 @@ def row_of(
         bytes_per_picture=total / count,
         bits_per_pixel=8 * total / sum(pixels.shape[0] * pixels.shape[1] for pixels in pictures),
         mse=fmean(errors),
-        psnr_db=None if min(errors) == 0 else fmean(psnr_db(error) for error in errors),
+        psnr_db=None if max(errors) == 0 else fmean(psnr_db(max(error, LEAST_ERROR)) for error in errors),
         ms_ssim=fmean(ms_ssim(one, other) for one, other in pairs) if large(pictures) else None,
         encode_ms=sum(one.encode_ms for one in coded) / count,
         decode_ms=sum(one.decode_ms for one in coded) / count,
