@@ -15,7 +15,6 @@ from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
-import uvloop
 
 from benchmarks.wrk import Request
 
@@ -64,7 +63,8 @@ def open_loop(
     during: Callable[[float], None] = lambda elapsed_s: None,
 ) -> Offered:
     """Offer `per_second` for `seconds`, then wait at most `limit_s` for what is still open. `during` must be quick."""
-    return uvloop.run(_Generator(host, port, encode(request, host, port), limit_s).offer(per_second, seconds, during))
+    # asyncio's own loop: uvloop's close() may hang when connections were aborted in its last turn
+    return asyncio.run(_Generator(host, port, encode(request, host, port), limit_s).offer(per_second, seconds, during))
 
 
 def encode(request: Request, host: str, port: int) -> bytes:
