@@ -27,7 +27,7 @@ def reconstructions(model: Offline) -> Pixels:
     test = read_idx_folder(ROOT / "tests" / "fixtures" / "mnist").test
     assert test is not None
     digits = np.stack([np.asarray(test.images[index])[0] for index in range(2 * COLUMNS)])  # (N,H,W) uint8
-    decoded = [model.decompress(model.compress([png(digit)], "exact"))[0, :, :, 0] for digit in digits]
+    decoded = [model.decompress(model.compress([png(digit)], "exact", 0.0))[0, :, :, 0] for digit in digits]
     return sheet([*digits[:COLUMNS], *decoded[:COLUMNS], *digits[COLUMNS:], *decoded[COLUMNS:]])
 
 
