@@ -190,7 +190,9 @@ def test_a_closed_engine_leaves_no_queue_on_the_page(make_client: MakeClient) ->
     engine = client.app.state.service.models.get("tiny").engine  # type: ignore[attr-defined]
     engine._encoder = gate = _Gate(engine._encoder)
     with ThreadPoolExecutor(3) as pool:
-        sent = [pool.submit(client.post, "/encode", content=DIGIT, headers=PNG) for _ in range(3)]
+        sent = [pool.submit(client.post, "/encode", content=DIGIT, headers=PNG)]
+        until(lambda: engine._encode.busy_since is not None)  # the others wait behind it, and not in one batch with it
+        sent += [pool.submit(client.post, "/encode", content=DIGIT, headers=PNG) for _ in range(2)]
         until(lambda: 'vqserve_queued_pictures{model="tiny"} 2.0' in client.get("/metrics").text)
         client.portal.call(engine.close, "The engine has failed.")  # type: ignore[union-attr]
         assert 'vqserve_queued_pictures{model="tiny"} 0.0' in client.get("/metrics").text
