@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,3 +49,11 @@ def test_the_pictures_are_those_of_the_bundle(name: str) -> None:
     with Image.open(ROOT / "docs" / "images" / name) as shown:
         difference = np.abs(np.asarray(shown).astype(int) - expected)
     assert difference.max() <= ROUNDING, "run make docs"
+
+
+def test_the_table_of_the_rate_term_is_the_committed_result() -> None:
+    points = json.loads((ROOT / "docs" / "results" / "mnist_curve.json").read_text())["points"]
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    for point in points:
+        numbers = f"{point['mse']:.5f} | {point['perplexity']:.0f} | {point['bits_per_code']:.3f}"
+        assert f"{numbers} | {point['bytes_per_digit']:.2f} |" in page
