@@ -26,6 +26,7 @@ from service.codec_model import CodecModel
 from service.container import Mode
 from service.container_errors import ContainerError
 from service.encoder import Runnable, open_encoder
+from service.engine import BATCH_ON_CUDA
 from service.prior_sessions import codec_model
 from service.sampling import Draw, RowSampler, buckets, uniforms
 from service.sessions import CPU, SessionMaker
@@ -55,7 +56,7 @@ class Side:
         """`slots` samples, at most, advance in one call of the row graph."""
         return cls(
             bundle,
-            settings.max_batch,
+            settings.max_batch or BATCH_ON_CUDA,  # the CPU as well, so that both sides run the same batches
             open_encoder(bundle, settings, maker),
             maker.open(bundle.graph_path("decoder"), settings.decoder_precision),
             codec_model(bundle, maker.open),

@@ -48,10 +48,11 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http="service.http_protocol:OnePacket",
         ws="none",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on the caller's address, so nobody needs to be trusted with it
         log_config=log_config(settings.log_level),
         timeout_graceful_shutdown=settings.grace_s,
     )

@@ -31,7 +31,7 @@ from service.generation import GENERATE
 from service.generator import NAME as GENERATOR
 from service.generator import open_generator
 from service.metrics import Metrics
-from service.middleware import Admission, ApiKeys, Observe, Problems, http_problem
+from service.middleware import Admission, ApiKeys, Direct, Observe, Problems, http_problem
 from service.models import Models, OpenCompanion
 from service.operations import ENDPOINTS as OPERATIONS
 from service.scoring import SCORE
@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=partial(lifespan, settings=settings, metrics=metrics),
         redirect_slashes=False,
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # service/metrics.py and service/tracing.py
         exception_handlers={HTTPException: _raise_problem},
     )
     app.router.routes[:0] = [Route(e.path, e.handler, methods=[e.method], name=e.name) for e in ENDPOINTS]
@@ -80,13 +81,14 @@ def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     layers.append(Middleware(Admission, settings.max_concurrent_requests))
     if keys := parse_api_keys(settings.api_keys.get_secret_value()):
         layers.append(Middleware(ApiKeys, keys, playground.PATHS))
+    layers.append(Middleware(Direct, {(e.method, e.path): e.handler for e in ENDPOINTS if "{" not in e.path}))
     return layers
 
 
 def _tracing(endpoint: str, routes: Mapping[Handler, str]) -> list[Middleware]:
     if not endpoint:
         return []
-    from service.tracing import Trace  # OpenTelemetry is an extra
+    from service.tracing import Trace  # its SDK is an extra
 
     return [Middleware(Trace, endpoint, routes)]
 

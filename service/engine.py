@@ -32,6 +32,16 @@ Codes = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 
 
+# A CPU's run takes time in proportion to its pictures. With all that waits in one run, engine and event loop would take
+# turns: nobody asks while the batch runs, and nothing runs while its answers are written. In parts they overlap.
+BATCH_ON_CUDA, BATCH_ON_CPU = 64, 8
+
+
+def batch_of(settings: Settings, maker: SessionMaker) -> int:
+    """Most pictures a run."""
+    return settings.max_batch or (BATCH_ON_CUDA if maker.provider == CUDA else BATCH_ON_CPU)
+
+
 class Engine:
     """`encode` and `decode` return futures; see `Batcher.submit` for what they raise."""
 
@@ -51,7 +61,8 @@ class Engine:
         self._on_death = on_death
         self._dead: str | None = None
         self._probing: asyncio.Task[None] | None = None
-        self._buckets = _buckets(settings.max_batch) if maker.provider == CUDA else ()
+        self._max_batch = batch_of(settings, maker)
+        self._buckets = _buckets(self._max_batch) if maker.provider == CUDA else ()
         self._encoder = open_encoder(bundle, settings, maker)
         self._decoder = maker.open(bundle.graph_path("decoder"), settings.decoder_precision)
         self._encode = self._batcher("encode", self.run_encode)
@@ -102,7 +113,7 @@ class Engine:
         return session.run(None, {name: array})[0][:count]
 
     def _batcher(self, stage: str, run: Run) -> Batcher:
-        limits = BatchLimits(self._settings.max_batch, self._settings.max_queued_pictures, self._settings.max_wait_ms)
+        limits = BatchLimits(self._max_batch, self._settings.max_queued_pictures, self._settings.max_wait_ms)
 
         observe = partial(self._metrics.observe_run, stage)
         return Batcher(run, limits, observe, self._suspect, self._metrics.queued.inc)

@@ -83,7 +83,9 @@ class Settings(BaseSettings):
     )
     request_deadline_ms: int = Field(30_000, gt=0, description="A request that is not answered by then gets 504.")
 
-    max_batch: int = Field(64, gt=0, description="Most pictures a run. Larger requests run alone.")
+    max_batch: int = Field(
+        0, ge=0, description="Most pictures a run; 0: 64 on CUDA, 8 on a CPU. Larger requests run alone."
+    )
     max_generate_batch: int = Field(
         0, ge=0, description="Most samples that one call of the row graph advances; 0: 64 on CUDA, 32 on a CPU."
     )

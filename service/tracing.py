@@ -1,7 +1,7 @@
 """OpenTelemetry spans, for whoever has a collector. In: requests, and the stages that they note. Out, over
 OTLP/HTTP: one span a request, with its stages as children.
 
-Imported only where VQSERVE_OTLP_ENDPOINT is set, because OpenTelemetry is an extra (`otel`) and its layer costs time.
+Imported only where VQSERVE_OTLP_ENDPOINT is set: OpenTelemetry's SDK is an extra (`otel`), and this layer costs time.
 Sampling and resource attributes come from OpenTelemetry's own variables (OTEL_TRACES_SAMPLER, ...).
 """
 
