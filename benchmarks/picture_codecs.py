@@ -105,7 +105,7 @@ class Setting:
 
 
 SETTINGS = (Setting("raw", [Mode.RAW]), Setting("shortest"))
-EFFORTS = tuple(Setting(f"effort {effort:g}", effort=effort) for effort in (0.1, 0.3, 1.0, 2.0))
+EFFORTS = tuple(Setting(f"effort {effort:g}", effort=effort) for effort in (0.03, 0.1, 0.3, 1.0))
 
 
 @dataclass
