@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 from typing import cast
@@ -92,10 +92,30 @@ async def read_codes(request: Request, service: Service, model: Model, body: byt
     if tile is not None:
         raise InvalidParameter(f"tile: only a body of {containers.MEDIA_TYPE} has tiles.")
     if media_type == JSON:
-        return checked(service, model, codes_of_json(body))
+        return _read_json(service, model, body)
     if media_type == npy.MEDIA_TYPE:
         return checked(service, model, npy.read_npy(body))
     raise UnsupportedMediaType(f"Send {', '.join(REQUESTS)}.")
+
+
+def _read_json(service: Service, model: Model, body: bytes) -> Wanted:
+    sent = request_of_json(body)
+    wanted = checked(service, model, grids(sent))
+    manifest, (h, w) = model.manifest, wanted.codes.shape[1:]
+    for name, expected in (
+        ("model", manifest.name),
+        ("version", manifest.version),
+        ("codebook_size", manifest.codes.codebook_size),
+        ("shape", [h, w]),
+    ):
+        given = getattr(sent, name)
+        if given is not None and given != expected:
+            raise InvalidCodes(f"{name} is {given!r}, the codes would be decoded with {expected!r}: encode them again.")
+    full = h * manifest.picture.multiple_of, w * manifest.picture.multiple_of
+    height, width = sent.height or full[0], sent.width or full[1]
+    if height > full[0] or width > full[1]:
+        raise InvalidCodes(f"height and width are {(height, width)}, the codes give {full}.")
+    return replace(wanted, rows=slice(height), columns=slice(width))
 
 
 def _read_container(service: Service, model: Model, body: bytes) -> Wanted:
@@ -109,10 +129,10 @@ def _read_tile(service: Service, model: Model, body: bytes, tile: int) -> Wanted
     return Wanted(found.codes, False, *containers.tile_pixels(model.codec, found))
 
 
-def codes_of_json(body: bytes) -> NDArray[np.int64]:
+def request_of_json(body: bytes) -> DecodeRequest:
     """Raises MalformedRequest when it is not JSON, InvalidCodes when it is not `{"codes": [[...], ...]}`."""
     try:
-        grid = DecodeRequest.model_validate_json(body).codes
+        return DecodeRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
@@ -121,8 +141,11 @@ def codes_of_json(body: bytes) -> NDArray[np.int64]:
         raise InvalidCodes(
             f'Send {{"codes": rows of whole numbers from 0}}, or several of them; {where or "body"}: {first["msg"]}.'
         ) from error
+
+
+def grids(sent: DecodeRequest) -> NDArray[np.int64]:
     try:
-        return np.array(grid, np.int64)
+        return np.array(sent.codes, np.int64)
     except ValueError as error:
         raise InvalidCodes("All rows must have the same length, and all grids the same shape.") from error
 

@@ -17,9 +17,19 @@ class _Body(BaseModel):
 
 
 class DecodeRequest(_Body):
-    """One grid of codes (h,w), or several (B,h,w)."""
+    """One grid of codes (h,w), or several (B,h,w); /encode's answer for one picture is such a request as it is.
+
+    The other members are those of that answer and may be left out. Where they are given they must fit the model, and
+    the picture is cropped to `height` and `width`.
+    """
 
     codes: Annotated[list[list[Code]] | list[list[list[Code]]], Field(min_length=1)]
+    model: str | None = None
+    version: str | None = None
+    codebook_size: int | None = None
+    shape: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    height: Annotated[int, Field(gt=0)] | None = None
+    width: Annotated[int, Field(gt=0)] | None = None
 
 
 class EncodedPicture(_Body):

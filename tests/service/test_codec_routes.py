@@ -157,3 +157,42 @@ def test_metrics_count_what_happened(client: TestClient, digit: bytes) -> None:
     ]
     assert len(buckets) == 36
     assert all(low <= high for low, high in pairwise(buckets))
+
+
+def test_an_answer_of_encode_is_a_request_of_decode(client: TestClient, digit: bytes) -> None:
+    """It was refused for its extra members, although piping one route into the other is the first thing people try."""
+    answer = client.post("/encode", files={"img": digit})
+    piped = client.post("/decode", content=answer.content, headers={"content-type": "application/json"})
+    bare = client.post("/decode", json={"codes": answer.json()["codes"]})
+    assert (piped.status_code, piped.content) == (200, bare.content)
+
+
+def test_a_padded_picture_comes_back_in_its_own_size(client: TestClient) -> None:
+    image = Image.new("RGB", (30, 22), "green")
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    answer = client.post("/encode?model=tiny_colour&fit=pad", files={"img": stream.getvalue()}).json()
+    assert answer["shape"] == [6, 8]
+    decoded = client.post("/decode?model=tiny_colour", json=answer)
+    assert pixels_of(decoded.content).shape == (22, 30, 3)
+    whole = client.post("/decode?model=tiny_colour", json={"codes": answer["codes"]})
+    assert np.array_equal(pixels_of(whole.content)[:22, :30], pixels_of(decoded.content))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", "other"),
+        ("version", "0" * 64),
+        ("codebook_size", 17),
+        ("shape", [7, 8]),
+        ("height", 29),
+        ("width", 29),
+    ],
+)
+def test_codes_of_another_model_are_refused_by_name(client: TestClient, digit: bytes, name: str, value: object) -> None:
+    answer = client.post("/encode", files={"img": digit}).json()
+    problem = client.post("/decode", json={**answer, name: value})
+    assert problem.status_code == 422
+    assert problem.json()["type"] == "urn:vqserve:problem:invalid-codes"
+    assert name in problem.json()["detail"]
