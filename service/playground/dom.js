@@ -16,15 +16,21 @@ export function announce(text) {
   byId("announcement").textContent = text;
 }
 
+let problems = 0;
+
+/** How many problems have been shown: what succeeds may hide those that stood when it began, and no newer one. */
+export const problemsSoFar = () => problems;
+
 export function showProblem(error) {
   if (error.name === "AbortError") return;
+  problems += 1;
   byId("problem-title").textContent = error.title ?? "Something went wrong in the page";
   byId("problem-detail").textContent = error.detail ?? error.message;
   byId("problem").hidden = false;
 }
 
-export function hideProblem() {
-  byId("problem").hidden = true;
+export function hideProblem(upTo = problems) {
+  if (upTo === problems) byId("problem").hidden = true;
 }
 
 export const formatBytes = (bytes) => (bytes < 10_000 ? `${bytes} B` : `${(bytes / 1000).toFixed(1)} kB`);

@@ -4,7 +4,7 @@
 import { generate } from "./api.js";
 import { coloursOf, rgbOf } from "./colours.js";
 import { generateLine, showLines } from "./curl.js";
-import { announce, byId, element, formatMs, hideProblem, showProblem } from "./dom.js";
+import { announce, byId, element, formatMs, hideProblem, problemsSoFar, showProblem } from "./dom.js";
 
 export class Generator {
   #workbench;
@@ -105,9 +105,10 @@ export class Generator {
     this.#running?.abort();
     const controller = new AbortController();
     this.#setRunning(controller);
+    const before = problemsSoFar();
     try {
       const outcome = await generate(this.#workbench.query, settings, { signal: controller.signal, onRow });
-      hideProblem();
+      hideProblem(before);
       return outcome;
     } catch (error) {
       const cancelled = error.name === "AbortError";

@@ -40,7 +40,7 @@ async function choose() {
 }
 
 byId("model").addEventListener("change", choose);
-byId("problem-close").addEventListener("click", hideProblem);
+byId("problem-close").addEventListener("click", () => hideProblem());
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   keepApiKey(byId("key").value);

@@ -5,7 +5,7 @@ import { compress, decode, encode } from "./api.js";
 import { CodeGrid } from "./codes.js";
 import { coloursOf, palette } from "./colours.js";
 import { compressLine, decodeLine, decompressLine, encodeLine, showLines } from "./curl.js";
-import { announce, byId, element, formatBytes, formatMs, hideProblem, latest, offerDownload, showProblem } from "./dom.js";
+import { announce, byId, element, formatBytes, formatMs, hideProblem, latest, offerDownload, problemsSoFar, showProblem } from "./dom.js";
 import { Pad } from "./pad.js";
 import { blank, clear, compare, cropImage, fitImage, openImage, paint, paintDifference } from "./pixels.js";
 import { encodePng } from "./png.js";
@@ -280,9 +280,10 @@ export class Workbench {
 
   async #reported(work) {
     this.#setWorking(1);
+    const before = problemsSoFar();
     try {
       await work();
-      hideProblem();
+      hideProblem(before);
     } catch (error) {
       showProblem(error);
       for (const id of ["decoded", "difference"]) clear(byId(id));

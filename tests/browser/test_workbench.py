@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import Site
 from tests.browser.reading import JSON, bytes_shown, line, pixels_of, run_curl, saved, settle, shown_codes
@@ -121,6 +121,27 @@ def test_a_file_that_is_no_picture(page: Page) -> None:
     expect(page.locator("#problem-title")).to_have_text("Not a picture")
     page.click("#problem-close")
     expect(page.locator("#problem")).to_be_hidden()
+
+
+def test_an_older_success_does_not_hide_a_newer_problem(page: Page) -> None:
+    """A decode that was still on its way closed the message of a file that failed after it."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/decode*", hold)
+    page.focus("#codes")
+    page.keyboard.press("Enter")
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#panels').getAttribute('aria-busy') === 'true'")
+    page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"})
+    expect(page.locator("#problem-title")).to_have_text("Not a picture")
+    for route in held:
+        route.continue_()
+    settle(page)
+    expect(page.locator("#problem")).to_be_visible()
 
 
 def test_change_a_code_by_keyboard_and_restore(page: Page, site: Site) -> None:
