@@ -41,8 +41,8 @@ SHORTER = (
     "autoencoder.decoder_channels=64",
     "prior.channels=48",
     "prior.vertical_layers=4",
-    "trainer.autoencoder.steps=1000",
-    "trainer.prior.steps=500",
+    "trainer.autoencoder.steps=3000",
+    "trainer.prior.steps=1500",
 )
 
 

@@ -79,7 +79,7 @@ def _column_body(graphs: PriorGraphs, temperature: str, table: NDArray[np.int32]
     known_code = graph.input("in_known_code", "int64", ("B", 1))
     known = graph.input("in_known", "bool", ("B", 1))
     logits = graphs.column(graph, stream, graph.split(context, len(left), axis=1), left)
-    drawn = draw_code(graph, logits, numerator, {"inverse_temperature": temperature}, table)
+    drawn = draw_code(graph, logits, numerator, {"inverse_temperature": temperature}, table, prior.codebook_size)
     code = graph.op("Where", known, known_code, drawn)
     graph.output(graph.op("Squeeze", graphs.embed(graph, code), graph.integers(1)), "out_stream", "float32", width)
     for i, layer in enumerate(left):

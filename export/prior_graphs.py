@@ -237,7 +237,8 @@ class PriorGraphs:
         drawn: list[str] = []
         for j, (numerator, known_code, known) in enumerate(zip(*columns, strict=True)):
             logits = self.column(graph, stream, contexts[j * layers : (j + 1) * layers], left)
-            code = graph.op("Where", known, known_code, draw_code(graph, logits, numerator, controls, frequency_table))
+            code = draw_code(graph, logits, numerator, controls, frequency_table, self.prior.codebook_size)
+            code = graph.op("Where", known, known_code, code)
             drawn.append(code)  # (B,1)
             stream = graph.op("Squeeze", self._embed_drawn(graph, code), graph.integers(1))
         return graph.op("Concat", *drawn, axis=1) if w > 1 else drawn[0]

@@ -22,20 +22,29 @@ def draw_code(
     numerator: str,
     controls: dict[str, str],
     frequency_table: NDArray[np.int32],
+    codebook_size: int,
 ) -> str:
     """Integer logits float32 (B,K), numerator of the uniform int64 (B,1), controls (B,1) each -> codes int64 (B,1)."""
     last = graph.scalar(len(frequency_table) - 1)
     distance = graph.op("Sub", graph.op("ReduceMax", logits, graph.integers(1)), logits)
     scaled = graph.op("Round", graph.op("Mul", distance, controls["inverse_temperature"]))
-    index = graph.cast(graph.op("Min", scaled, last), "int32")  # (B,K) in [0, len)
-    frequencies = graph.op("Gather", graph.constant(frequency_table), index, axis=0)  # (B,K) int32
+    index = graph.cast(graph.op("Clip", scaled, "", last), "int32")  # (B,K) in [0, len)
+    frequencies = _looked_up(graph, frequency_table, index, codebook_size)  # (B,K) int32
     if "top_k" in controls:
-        frequencies = _filtered(graph, index, frequencies, controls, len(frequency_table))
+        frequencies = _filtered(graph, index, frequencies, controls, codebook_size)
     cumulative = graph.op("CumSum", frequencies, graph.constant(np.array(1, np.int64)))  # (B,K) int32, inclusive
     total = graph.slice(cumulative, 1, -1, np.iinfo(np.int64).max)  # (B,1)
     point = _scaled_total(graph, total, numerator)  # below the total, since u < 1
-    below = graph.cast(graph.op("LessOrEqual", cumulative, point), "int64")
-    return graph.op("ReduceSum", below, graph.integers(1))
+    below = graph.cast(graph.op("LessOrEqual", cumulative, point), "float32")
+    return graph.cast(graph.op("ReduceSum", below, graph.integers(1)), "int64")  # a count: exact in float32
+
+
+def _looked_up(graph: GraphBuilder, table: NDArray[np.int32], index: str, codebook_size: int) -> str:
+    """table[index] for an index (B,K). onnxruntime's Gather copies slices, its GatherElements single numbers: on a CPU
+    that is ten times as fast."""
+    flat = graph.op("Reshape", index, graph.integers(-1))
+    found = graph.op("GatherElements", graph.constant(table), flat, axis=0)
+    return graph.op("Reshape", found, graph.integers(-1, codebook_size))
 
 
 def numerators(graph: GraphBuilder, fractions: str) -> str:
@@ -49,9 +58,9 @@ def _scaled_total(graph: GraphBuilder, total: str, numerator: str) -> str:
     return graph.cast(graph.op("Div", product, graph.integers(1 << UNIFORM_BITS)), "int32")
 
 
-def _filtered(graph: GraphBuilder, index: str, frequencies: str, controls: dict[str, str], length: int) -> str:
+def _filtered(graph: GraphBuilder, index: str, frequencies: str, controls: dict[str, str], codebook_size: int) -> str:
     """Zero the frequencies of codes beyond the top-k and then the top-p threshold."""
-    size = graph.op("Slice", graph.op("Shape", index), graph.integers(1), graph.integers(2))
+    size = graph.integers(codebook_size)
     ordered, order = graph.ops("TopK", index, size, count=2, axis=-1, largest=0, sorted=1)  # distances, ascending
     k_index = graph.op("Sub", controls["top_k"], graph.integers(1))
     k_threshold = graph.op("GatherElements", ordered, k_index, axis=1)  # (B,1)
