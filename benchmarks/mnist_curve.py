@@ -4,7 +4,8 @@ In: nothing but the data. Out: a run folder a point under OUT, `docs/results/mni
 overrides that made it, and one JSON line at the end. Bytes a digit are 49 codes at the prior's bits per code, without
 a header. The baseline is the VQ-VAE example of Keras (MSE 0.0042, prior at 1.034 nats a code: 9.1 bytes a digit).
 
-The point `512-plain` has no rate term (lambda 0): beside `512` it shows what the term buys.
+The point `512-plain` has no rate term (lambda 0): beside `512` it shows what the term buys. `64-long` has a larger
+lambda and the shipped model's decoder, and trains for twice as many steps: the small end.
 
     python -m benchmarks.mnist_curve --out runs/curve [--only 64 512 512-plain]
 
@@ -36,6 +37,7 @@ POINTS = {
     "64": (64, 0.12),
     "32": (32, 0.12),
     "16": (16, 0.12),
+    "64-long": (64, 0.16),
 }
 SHORTER = (
     "autoencoder.decoder_channels=64",
@@ -46,9 +48,18 @@ SHORTER = (
 )
 
 
+LONGER = (
+    "prior.channels=48",
+    "prior.vertical_layers=4",
+    "trainer.autoencoder.steps=6000",
+    "trainer.prior.steps=2500",
+)
+
+
 def overrides_of(name: str) -> tuple[str, ...]:
     (size, weight), quantizer = POINTS[name], "autoencoder.quantizer"
-    return (*SHORTER, f"{quantizer}.codebook_size={size}", f"{quantizer}.rate_weight={weight}")
+    budget = LONGER if name.endswith("-long") else SHORTER
+    return (*budget, f"{quantizer}.codebook_size={size}", f"{quantizer}.rate_weight={weight}")
 
 
 def point(name: str, out: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from starlette.types import Scope
 _KEY = "vqserve.call"
 
 Stage = tuple[str, float, float]  # name, start and end on the clock of time.perf_counter()
-# Where the stages of the running request are noted; None while nobody traces it. A context variable, because the engine
-# does not know of requests.
+# Where the stages of the running request are noted; None while nobody asks for them. A context variable, because the
+# engine does not know of requests.
 noted_stages: ContextVar[list[Stage] | None] = ContextVar("vqserve.noted_stages", default=None)
 
 
@@ -25,6 +25,7 @@ class Call:
     timer: asyncio.Timeout  # ends the request at its deadline, or when its client has left
     client_left: bool = False
     key_name: str | None = None  # of the API key that was used
+    stages: list[Stage] | None = None  # those of this request, where its sender or a trace wants them
 
 
 def call_of(scope: Scope) -> Call:

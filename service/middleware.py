@@ -1,7 +1,8 @@
 """What happens to every request, as plain ASGI: no task, no thread and no queue of its own.
 
-From the outside in: `Observe` (identity, headers, metrics, log), `Problems` (exceptions become answers), `Admission`
-(drain and concurrency), `ApiKeys`, `Direct` (the handlers of most routes; the router behind it has the others).
+From the outside in: `Observe` (identity, headers, metrics, timing, log), `Problems` (exceptions become answers),
+`Admission` (drain and concurrency), `ApiKeys`, `Direct` (the handlers of most routes; the router behind it has the
+others).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import hmac
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
+from operator import itemgetter
 from time import perf_counter
 
 from prometheus_client import Counter, Histogram
@@ -21,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.call import Call, call_of, remember
+from service.call import Call, Stage, call_of, noted_stages, remember
 from service.endpoints import Handler
 from service.errors import (
     ClientClosed,
@@ -86,6 +88,8 @@ class Observe:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *extra]
+                if call.stages:
+                    message["headers"].append((b"server-timing", server_timing(call.stages)))
             else:
                 sent_bytes += len(message.get("body", b""))
             await send(message)
@@ -100,18 +104,22 @@ class Observe:
 
     def _identify(self, scope: Scope) -> Call:
         given, trace = b"", b""
+        stages: list[Stage] | None = None
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 given = value
             elif name == b"traceparent":
                 trace = value
+            elif name == b"x-server-timing" and value == b"1":
+                stages = []
+                noted_stages.set(stages)  # a server runs each request in a context of its own
         if given and _REQUEST_ID.fullmatch(given):
             request_id = given.decode()
         else:
             request_id = f"{self._prefix}-{next(self._numbers):x}"
         parent = _TRACEPARENT.fullmatch(trace) if trace else None
         timer = asyncio.timeout(self._deadline_s)  # counts from here, entered by `Problems`
-        return Call(request_id, parent[1].decode() if parent else None, perf_counter(), timer)
+        return Call(request_id, parent[1].decode() if parent else None, perf_counter(), timer, stages=stages)
 
     def _record(self, scope: Scope, call: Call, status: int) -> None:
         route = route_of(scope, self._routes)
@@ -133,6 +141,14 @@ class Observe:
                 "ms": round(seconds * 1e3, 3),
             }
             log.info("request", extra={FIELDS: fields})
+
+
+def server_timing(stages: Sequence[Stage]) -> bytes:
+    """`read;dur=0.02, run;dur=1.31`: milliseconds by stage, in the order of their first start (W3C Server Timing)."""
+    seconds: dict[str, float] = {}
+    for name, started, ended in sorted(stages, key=itemgetter(1)):
+        seconds[name] = seconds.get(name, 0.0) + ended - started
+    return ", ".join(f"{name};dur={1e3 * one:.3f}" for name, one in seconds.items()).encode()
 
 
 def route_of(scope: Scope, routes: Mapping[Handler, str]) -> str:

@@ -58,7 +58,8 @@ class Trace:
         if not span.is_recording():  # not sampled
             await self._app(scope, receive, send)
             return
-        call_of(scope).trace_id = f"{span.get_span_context().trace_id:032x}"
+        call = call_of(scope)
+        call.trace_id = f"{span.get_span_context().trace_id:032x}"
         status = 500
 
         async def send_watched(message: Message) -> None:
@@ -66,13 +67,13 @@ class Trace:
             status = message.get("status", status)
             await send(message)
 
-        stages: list[Stage] = []
-        token = noted_stages.set(stages)
+        if call.stages is None:
+            call.stages = []
+            noted_stages.set(call.stages)
         try:
             await self._app(scope, receive, send_watched)
         finally:
-            noted_stages.reset(token)
-            self._add_stages(span, stages)
+            self._add_stages(span, call.stages)
             self._end(span, scope, status)
 
     def _start(self, scope: Scope) -> Span:

@@ -81,7 +81,7 @@ export async function generate(query, settings, { signal, onRow }) {
 }
 
 async function call(path, { query, body, type, accept = "application/json", signal } = {}) {
-  const headers = { Accept: accept };
+  const headers = { Accept: accept, "X-Server-Timing": "1" };
   if (type) headers["Content-Type"] = type;
   if (apiKey()) headers.Authorization = `Bearer ${apiKey()}`;
   const started = performance.now();

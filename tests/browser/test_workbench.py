@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import httpx
@@ -206,6 +207,9 @@ def test_bytes_are_those_of_the_files(page: Page, site: Site) -> None:
 def test_every_stage_shows_its_time(page: Page) -> None:
     settle(page)
     assert page.locator("#times dt").all_inner_texts() == ["encode", "decode", "compress"]
+    encode = page.locator("#times .soft").first.inner_text()
+    for stage in ("request", "read picture", "queue", "model", "write answer", "on the way"):
+        assert re.search(rf"\b{stage} [\d.]+ ms", encode), stage
     for text in page.locator("#times .total").all_inner_texts():
         assert text.endswith((" ms", " s"))
         assert float(text.split()[0]) > 0

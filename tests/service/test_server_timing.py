@@ -1,0 +1,44 @@
+"""Server-Timing: what a request that asks for it is told about its stages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.middleware import server_timing
+from tests.conftest import PICTURES
+
+DIGIT = (PICTURES / "digit_7.png").read_bytes()
+PNG = {"content-type": "image/png"}
+ASKED = {"x-server-timing": "1"}
+MakeClient = Callable[..., TestClient]
+
+
+def test_stages_come_in_their_order_and_a_repeated_one_is_summed() -> None:
+    stages = [("run", 0.010, 0.012), ("read", 0.001, 0.0015), ("run", 0.020, 0.021)]
+    assert server_timing(stages) == b"read;dur=0.500, run;dur=3.000"
+
+
+@pytest.mark.parametrize("inline_ms", [0, 100])
+def test_the_stages_of_encode_fit_into_the_request(make_client: MakeClient, inline_ms: int) -> None:
+    client = make_client(inline_ms=inline_ms)
+    answer = client.post("/encode", content=DIGIT, headers={**PNG, **ASKED})
+    found = re.findall(r"([a-z_]+);dur=(\d+\.\d{3})", answer.headers["server-timing"])
+    assert [name for name, _ in found] == ["read", "decode_picture", "queue", "run", "encode_answer"]
+    assert sum(float(ms) for _, ms in found) <= answer.elapsed.total_seconds() * 1e3
+
+
+def test_who_does_not_ask_is_not_told(make_client: MakeClient) -> None:
+    client = make_client()
+    for headers in ({}, {"x-server-timing": "0"}):
+        assert "server-timing" not in client.post("/encode", content=DIGIT, headers={**PNG, **headers}).headers
+
+
+def test_one_request_does_not_tell_of_another(make_client: MakeClient) -> None:
+    client = make_client()
+    first, second = (client.post("/encode", content=DIGIT, headers={**PNG, **ASKED}) for _ in range(2))
+    assert "server-timing" not in client.get("/models", headers=ASKED).headers
+    assert first.headers["server-timing"].count("read;") == second.headers["server-timing"].count("read;") == 1
