@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import containers, images, npy
-from service.encoding import INLINE_PIXELS, JSON, MODEL_QUERY, check_count, check_pixels
+from service.encoding import JSON, MODEL_QUERY
 from service.endpoints import BINARY, Endpoint
 from service.errors import (
     BodyTooLarge,
@@ -37,6 +37,7 @@ from service.negotiate import bare_type, choose
 from service.requests import finish, read_body, read_query
 from service.schemas import DecodeAnswer, DecodeRequest
 from service.service import Service, service_of
+from service.uploads import INLINE_PIXELS, check_count, check_pixels
 
 PICTURE_ANSWERS = ("image/png", "image/webp")
 ONE_ANSWERS = (*PICTURE_ANSWERS, npy.MEDIA_TYPE, JSON)

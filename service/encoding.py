@@ -30,29 +30,19 @@ from service.errors import (
     UnsupportedMediaType,
     WrongPictureSize,
 )
-from service.images import Fit, Picture
+from service.images import Picture
 from service.models import Model
-from service.multipart import FIELD, pictures_of_form
-from service.negotiate import bare_type, choose
+from service.multipart import FIELD
+from service.negotiate import choose
 from service.requests import finish, read_body, read_query
 from service.schemas import EncodeAnswer, EncodeManyAnswer
 from service.service import Service, service_of
+from service.uploads import FORM, Upload, fit_of, read_upload
 
 JSON = "application/json"
-FORM = "multipart/form-data"
 ANSWERS = (JSON, npy.MEDIA_TYPE, containers.MEDIA_TYPE)
-# About a millisecond of decoding; larger pictures go to a thread, so that the event loop goes on.
-INLINE_PIXELS = 1 << 15
 
 Codes = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """What a request asks to encode. `several` decides the shape of the answer: a batch of one is still a batch."""
-
-    pictures: Sequence[Picture]
-    several: bool
 
 
 async def encode(request: Request) -> Response:
@@ -120,77 +110,6 @@ def flag_of(name: str, text: str) -> bool:
     if text not in ("true", "false"):
         raise InvalidParameter(f"{name} must be true or false, not {text[:40]!r}.")
     return text == "true"
-
-
-def fit_of(value: str) -> Fit:
-    for fit in images.FITS:
-        if fit == value:
-            return fit
-    raise InvalidParameter(f"fit must be one of {', '.join(images.FITS)}, not {value[:40]!r}.")
-
-
-async def read_upload(request: Request, service: Service, model: Model, body: bytes, fit: Fit) -> Upload:
-    content_type = request.headers.get("content-type", "")
-    media_type = bare_type(content_type)
-    if media_type == npy.MEDIA_TYPE:
-        pixels = checked_pictures(npy.read_npy(body), service, model)
-        return Upload([Picture(one, one.shape[1], one.shape[0]) for one in pixels], several=True)
-    if media_type == FORM:
-        files = pictures_of_form(body, content_type, service.settings.max_pictures_per_request)
-    elif media_type in images.MEDIA_TYPES:
-        files = [body]
-    else:
-        raise UnsupportedMediaType(f"Send {FORM}, {', '.join(images.MEDIA_TYPES)} or {npy.MEDIA_TYPE}.")
-    return Upload(await decode_files(request, service, model, files, fit), several=len(files) > 1)
-
-
-async def decode_files(
-    request: Request, service: Service, model: Model, files: Sequence[bytes], fit: Fit
-) -> list[Picture]:
-    """The limits are checked on every header before the first picture is decoded."""
-    opened = [images.open_picture(file, service.settings.max_pixels) for file in files]
-    pixels = sum(image.width * image.height for image in opened)
-    check_total_pixels(service, pixels)
-    spec = model.manifest.picture
-    if pixels <= INLINE_PIXELS:
-        return [images.to_picture(image, spec, fit) for image in opened]
-    work = [service.in_thread(partial(images.to_picture, image, spec, fit)) for image in opened]
-    return await finish(work, request)
-
-
-def check_total_pixels(service: Service, pixels: int) -> None:
-    limit = service.settings.max_pixels_per_request
-    if pixels > limit:
-        raise PictureTooLarge(f"At most {limit} pixels a request, not {pixels}; send fewer or smaller pictures.")
-
-
-def checked_pictures(array: NDArray[Any], service: Service, model: Model) -> images.Pixels:
-    """uint8 (B,H,W,C) that the model takes. There is no fitting here: whoever has an array can also resize it.
-
-    Raises:
-        WrongPictureSize: another dtype or shape. TooManyItems, PictureTooLarge: over a limit.
-    """
-    spec = model.manifest.picture
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != spec.channels or 0 in array.shape:
-        raise WrongPictureSize(f"Send uint8 (B,H,W,{spec.channels}), not {array.dtype} {array.shape}.")
-    count, height, width, _ = array.shape
-    check_count(service, count)
-    check_pixels(service, count, height, width)
-    if images.target_size(width, height, spec) != (width, height):
-        raise WrongPictureSize(images.wrong_size(width, height, spec))
-    return array
-
-
-def check_pixels(service: Service, count: int, height: int, width: int) -> None:
-    if height * width > service.settings.max_pixels:
-        raise PictureTooLarge(f"A picture of {width}x{height} is more than {service.settings.max_pixels} pixels.")
-    check_total_pixels(service, count * height * width)
-
-
-def check_count(service: Service, count: int) -> None:
-    limit = service.settings.max_pictures_per_request
-    if count > limit:
-        raise TooManyItems(f"At most {limit} items a request, not {count}; send the rest in another one.")
 
 
 async def encode_pictures(request: Request, model: Model, pictures: Sequence[Picture]) -> list[Codes]:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import events, images, npy
-from service.encoding import INLINE_PIXELS, JSON, MODEL_QUERY
+from service.encoding import JSON, MODEL_QUERY
 from service.endpoints import BINARY, Endpoint
 from service.errors import (
     BodyTooLarge,
@@ -38,6 +38,7 @@ from service.requests import finish, read_body, read_query
 from service.sampling import Codes
 from service.scheduler import Scheduler
 from service.service import Service, service_of
+from service.uploads import INLINE_PIXELS
 
 PNG = "image/png"
 SEED_HEADER = "x-vqserve-seed"

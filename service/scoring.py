@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import images
-from service.encoding import ENCODE, JSON, PICTURE_QUERY, encode_pictures, fit_of, flag_of, label_of, read_upload
+from service.encoding import ENCODE, JSON, PICTURE_QUERY, encode_pictures, flag_of, label_of
 from service.endpoints import Endpoint
 from service.errors import NoPrior
 from service.generation_schemas import ScoreAnswer, ScoreManyAnswer
@@ -22,6 +22,7 @@ from service.operations import json_response
 from service.requests import finish, read_body, read_query
 from service.sampling import Codes
 from service.service import service_of
+from service.uploads import fit_of, read_upload
 
 QUERY = ("model", "fit", "label", "by_label")
 

@@ -52,7 +52,7 @@ def test_the_pictures_are_those_of_the_bundle(name: str) -> None:
 
 
 def test_the_table_of_the_rate_term_is_the_committed_result() -> None:
-    points = json.loads((ROOT / "docs" / "results" / "mnist_curve.json").read_text())["points"]
+    points = json.loads((ROOT / "docs" / "results" / "rate_term.json").read_text())["points"]
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     for point in points:
         numbers = f"{point['mse']:.5f} | {point['perplexity']:.0f} | {point['bits_per_code']:.3f}"

@@ -1,0 +1,126 @@
+"""The models of the Open Inference Protocol as data: what each takes, what it gives, and the call that does it.
+
+A protocol model has one set of inputs, so each bundle is up to three of them: `mnist.encode` (images -> codes),
+`mnist.decode` (codes -> images), and with a prior `mnist.generate` (labels -> codes and images; `seed`,
+`temperature`, `top_k` and `top_p` are request parameters, label -1 means none). `service.openinference` has the routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from starlette.requests import Request
+
+from service.bundle import Manifest
+from service.decoding import checked
+from service.errors import InvalidCodes, InvalidParameter
+from service.generation_request import read_wanted
+from service.generator import generator_of
+from service.inference_protocol import InferRequest
+from service.models import Model
+from service.requests import finish
+from service.service import Service
+from service.uploads import checked_pictures
+
+Arrays = Mapping[str, NDArray[Any]]
+SAMPLING = ("seed", "temperature", "top_k", "top_p")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    name: str
+    datatype: str
+    shape: tuple[int, ...]  # without the batch; -1 where it is free
+
+    def metadata(self) -> dict[str, object]:
+        return {"name": self.name, "datatype": self.datatype, "shape": [-1, *self.shape]}
+
+    def config(self) -> dict[str, object]:
+        return {"name": self.name, "data_type": f"TYPE_{self.datatype}", "dims": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one protocol model takes, gives and does."""
+
+    inputs: Callable[[Manifest], tuple[Tensor, ...]]
+    outputs: Callable[[Manifest], tuple[Tensor, ...]]
+    run: Callable[[Request, Service, Model, InferRequest], Awaitable[Arrays]]
+    needs_prior: bool = False
+
+
+def _images(manifest: Manifest) -> Tensor:
+    spec = manifest.picture
+    size = (-1, -1) if spec.any_size else (spec.height, spec.width)
+    return Tensor("images", "UINT8", (*size, spec.channels))
+
+
+def _codes(manifest: Manifest) -> Tensor:
+    spec = manifest.codes
+    return Tensor("codes", "INT64", (-1, -1) if manifest.picture.any_size else (spec.height, spec.width))
+
+
+def _labels(manifest: Manifest) -> Tensor:
+    return Tensor("labels", "INT64", ())
+
+
+async def _encode(request: Request, service: Service, model: Model, asked: InferRequest) -> Arrays:
+    pictures = checked_pictures(_input(asked, "images"), service, model)
+    (codes,) = await finish([model.engine.encode(pictures)], request)
+    return {"codes": codes}
+
+
+async def _decode(request: Request, service: Service, model: Model, asked: InferRequest) -> Arrays:
+    codes = _input(asked, "codes")
+    if codes.ndim != 3:
+        raise InvalidCodes(f"codes must be (B,h,w), not {codes.shape}.")
+    (images,) = await finish([model.engine.decode(checked(service, model, codes).codes)], request)
+    return {"images": images}
+
+
+async def _generate(request: Request, service: Service, model: Model, asked: InferRequest) -> Arrays:
+    labels, generator = _input(asked, "labels"), generator_of(model)
+    body = {"n": len(labels), **{name: asked.parameters[name] for name in SAMPLING if name in asked.parameters}}
+    wanted = read_wanted(orjson.dumps(body), model.manifest, service.settings.max_samples_per_request)
+    draws = [
+        replace(draw, label=_label(model.manifest, int(label)))
+        for draw, label in zip(wanted.draws, labels, strict=True)
+    ]
+    (codes,) = await finish([generator.submit(draws)], request)
+    (images,) = await finish([model.engine.decode(codes)], request)
+    return {"codes": codes, "images": images, "seed": np.full(len(codes), wanted.seed, np.uint64)}
+
+
+def _label(manifest: Manifest, label: int) -> int:
+    assert manifest.prior is not None
+    count = manifest.prior.label_count
+    if not -1 <= label < count:
+        raise InvalidParameter(f"labels must lie in -1..{count - 1}, not {label}; -1 means none.")
+    return count if label == -1 else label
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "encode": Operation(lambda m: (_images(m),), lambda m: (_codes(m),), _encode),
+    "decode": Operation(lambda m: (_codes(m),), lambda m: (_images(m),), _decode),
+    "generate": Operation(
+        lambda m: (_labels(m),),
+        lambda m: (_codes(m), _images(m), Tensor("seed", "UINT64", ())),
+        _generate,
+        needs_prior=True,
+    ),
+}
+
+
+def _input(asked: InferRequest, name: str) -> NDArray[Any]:
+    if set(asked.inputs) != {name}:
+        raise InvalidParameter(f"The only input is {name!r}, not {sorted(asked.inputs)}.")
+    array = asked.inputs[name]
+    expected = 1 if name == "labels" else 3 if name == "codes" else 4
+    if array.ndim != expected or array.size == 0 or array.dtype.kind not in "iu":
+        raise InvalidParameter(f"{name} must be whole numbers with {expected} axes, not {array.dtype} {array.shape}.")
+    return array
