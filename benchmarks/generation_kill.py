@@ -1,8 +1,9 @@
 """The kill test: many streams, half of which disconnect midway; slots, memory and threads must return.
 
-    python -m benchmarks.generation_kill --bundle models/mnist --requests 500
+    python -m benchmarks.generation_kill --bundle models/mnist --requests 500 [--record]
 
-In: a bundle. Out: one JSON line with what the server held before and after; exit status 1 where something stayed.
+In: a bundle. Out: one JSON line with what the server held before and after; exit status 1 where something stayed;
+`--record` also writes docs/results/generation_kill.json and a section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+
+from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
 
 EVENTS = {"accept": "text/event-stream"}
 AT_ONCE = 32  # connections
@@ -138,15 +142,37 @@ def _ready(address: str) -> bool:
         return False
 
 
+def page(result: Mapping[str, Any]) -> str:
+    """The section of docs/benchmarks.md."""
+    held = [(name, result["before"][name], result["after"][name]) for name in result["before"]]
+    return "\n\n".join(
+        (
+            "## Streams that are broken off",
+            f"`{result['command']}` on {machine_line(result['machine'])}.",
+            f"{result['whole'] + result['broken']} streams, {AT_ONCE} at once, {result['broken']} of them closed after "
+            f"their first row; {result['cancelled_samples']:g} samples were cancelled. The first {AT_ONCE} streams come "
+            "before the first look.",
+            table(("the idle server holds", "before", "after"), held),
+            f"What stayed: {', '.join(result['leaks']) or 'nothing'}.",
+        )
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generation_kill", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mnist"))
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--samples", type=int, default=8, help="samples of each request")
+    parser.add_argument("--record", action="store_true", help="write docs/results/generation_kill.json and the page")
     options = parser.parse_args()
+    head = {"benchmark": "generation_kill", "command": command_line(), "machine": machine()}
     with server(options.bundle) as (address, pid):
         report = asyncio.run(kill(address, pid, options.requests, options.samples))
-    print(json.dumps({"benchmark": "generation_kill", **asdict(report), "leaks": report.leaks}))
+    result = {**head, **asdict(report), "leaks": report.leaks}
+    if options.record:
+        write_result("generation_kill", result)
+        write_section("generation_kill", page(result))
+    print(json.dumps(result))
     sys.exit(1 if report.leaks else 0)
 
 

@@ -1,9 +1,10 @@
 """Continuous against static batching of generation, under Poisson arrivals: latency and goodput.
 
-    python -m benchmarks.generation_load [--bundle models/mnist] [--seconds 60] [--plot docs/images/generation_load.png]
+    python -m benchmarks.generation_load [--bundle models/mnist] [--seconds 60] [--record]
 
-In: a bundle with a prior, or a prior with random weights where the folder holds none. Out: a Markdown table, a plot,
-and one JSON line. Open loop: a request arrives when its time has come, whether or not the others are done, and its
+In: a bundle with a prior, or a prior with random weights where the folder holds none. Out: a Markdown table and one
+JSON line; `--record` also writes docs/results/generation_load.json, a plot beside it and a section of
+docs/benchmarks.md. Open loop: a request arrives when its time has come, whether or not the others are done, and its
 latency counts from there. Both run in this process on the same row graph and the same arrivals, one after the other,
 without HTTP, so that nothing but the batching differs. Capacity is measured first: full batches back to back.
 """
@@ -21,10 +22,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
+from benchmarks.plot import svg
 from benchmarks.random_prior import PriorSize, random_prior, write_prior
+from benchmarks.report import RESULTS, command_line, machine, machine_line, write_result, write_section
 from service.bundle import MANIFEST_FILE, Bundle, load_bundle
 from service.errors import QueueFull
 from service.generator import SLOTS_ON_CPU
@@ -223,27 +227,41 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(results: Sequence[Result], path: Path) -> None:
-    """p99 by load. matplotlib is imported here: nothing else needs it."""
-    import matplotlib  # type: ignore[import-not-found]
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for batching, colour in (("continuous", "tab:blue"), ("static", "tab:orange")):
+def plot(results: Sequence[Result]) -> str:
+    """p99 by load as SVG."""
+    lines = {}
+    for batching in ("continuous", "static"):
         found = [result for result in results if result.batching == batching]
-        loads = [100 * result.load for result in found]
-        axes.plot(loads, [r.p99_ms for r in found], "o-", color=colour, label=f"{batching}, p99 of all")
-        axes.plot(loads, [r.single_p99_ms for r in found], "o--", color=colour, label=f"{batching}, p99 of singles")
-    axes.set(xlabel="load, % of capacity", ylabel="latency of a request, ms", yscale="log")
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+        lines[f"{batching}, all"] = [(100 * r.load, r.p99_ms) for r in found]
+        lines[f"{batching}, of one sample"] = [(100 * r.load, r.single_p99_ms) for r in found]
+    return svg("p99 of a request under Poisson arrivals", "load, % of capacity", "ms", lines)
+
+
+def page(result: Mapping[str, Any], results: Sequence[Result]) -> str:
+    """The section of docs/benchmarks.md."""
+    ratios = [
+        f"{one.load:.0%} load {one.p99_ms / other.p99_ms:.2f} of all, "
+        f"{one.single_p99_ms / other.single_p99_ms:.2f} of singles"
+        for one, other in zip(results[::2], results[1::2], strict=True)
+    ]
+    return "\n\n".join(
+        (
+            "## Generation: continuous against static batching",
+            f"`{result['command']}` on {machine_line(result['machine'])}.",
+            f"Poisson arrivals for {result['seconds']:g} s a cell at shares of the capacity of "
+            f"{result['capacity_samples_per_s']:,.0f} samples a second; nine requests of ten ask for one sample, the "
+            f"tenth for {max(SIZES)}. Goodput counts requests that took at most {DEADLINE_FACTOR} times as long as "
+            "alone.",
+            table(results),
+            "![p99 of a request by load and batching](results/generation_load.svg)",
+            f"p99, continuous / static: {'; '.join(ratios)}. The goal was half of it at 60 % load.",
+        )
+    )
 
 
 def main() -> None:
     options = parse()
+    facts, command = machine(), command_line()
     with tempfile.TemporaryDirectory() as temporary:
         if (options.bundle / MANIFEST_FILE).is_file():
             bundle = load_bundle(options.bundle)
@@ -252,11 +270,21 @@ def main() -> None:
             bundle, _ = write_prior(random_prior(size), size, Path(temporary))
         found, results = Bench(bundle, options.slots, options.threads).compare(options.seconds)
     print(table(results))
-    if options.plot:
-        plot(results, options.plot)
     settings = {"bundle": bundle.manifest.name, "seconds": options.seconds, "slots": options.slots}
-    line = {**settings, "threads": options.threads, **found, "results": [asdict(result) for result in results]}
-    print(json.dumps({"benchmark": "generation_load", **line}))
+    result = {
+        "benchmark": "generation_load",
+        "command": command,
+        "machine": facts,
+        **settings,
+        "threads": options.threads,
+        **found,
+        "results": [asdict(one) for one in results],
+    }
+    if options.record:
+        write_result("generation_load", result)
+        (RESULTS / "generation_load.svg").write_text(plot(results), encoding="utf-8")
+        write_section("generation_load", page(result, results))
+    print(json.dumps(result))
 
 
 def parse() -> argparse.Namespace:
@@ -265,7 +293,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load and batching")
     parser.add_argument("--slots", type=int, default=SLOTS_ON_CPU)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--plot", type=Path, help="write the plot to this file (needs matplotlib)")
+    parser.add_argument("--record", action="store_true", help="write docs/results/generation_load.json and the page")
     return parser.parse_args()
 
 

@@ -6,7 +6,8 @@
 In: a folder of MNIST's files (the test digits are taken) or of photographs, and bundles. Out: every row in
 docs/results/rate_distortion_mnist.json or _photos.json, a plot beside it, and a summary in one line of JSON. Quality is
 the mean over pictures of each picture's PSNR and MS-SSIM, and the MSE on [0,1]; times are means a picture, one thread.
-`--held-out` keeps the pictures that training with that `test_fraction` put aside.
+`--held-out` keeps the pictures that training with that `test_fraction` put aside; `--record` also writes
+a section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from PIL import Image, ImageOps
 from benchmarks.picture_codecs import Coded, Point, Setting, Vqserve, lossless_points, lossy_points
 from benchmarks.plot import Line, svg
 from benchmarks.quality import Pixels, at_rate, bd_rate_percent, mean_squared_error, ms_ssim, psnr_db
+from benchmarks.rate_distortion_report import PEERS, page, plot_name
+from benchmarks.report import command_line, write_section
 from training.data.dataset import ranked
 from training.data.folder import picture_files
 
@@ -37,7 +40,6 @@ LEAST_ERROR = 1e-10  # a picture that a lossy codec leaves exact counts as 100 d
 TOGETHER = 64  # pictures a container, where several share one
 CROP, CROPS_A_PICTURE = 128, 4
 WIDEST = 1280  # pixels; larger photographs are scaled down to it
-PEERS = ("JPEG", "WEBP", "AVIF", "JXL")
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, help="only so many: for a quick look")
     parser.add_argument("--held-out", type=float, help="the fraction that training put aside")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--record", action="store_true", help="write the section of docs/benchmarks.md too")
     options = parser.parse_args(arguments)
     mnist = (options.folder / MNIST_TEST).exists()
     name = "mnist" if mnist else "photos"
     bundles = [Vqserve(folder) for folder in options.bundle or [Path("models") / name]]
     rows = (measure_mnist if mnist else measure_photos)(options, bundles)
     result = {
+        "command": command_line(),
         "folder": str(options.folder),
         "machine": f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}, one thread",
         "bundles": {vqserve.name: vqserve.bundle.manifest.version for vqserve in bundles},
@@ -81,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for section in sections(rows):
         plot = svg(f"{section} of {name}", "bits per pixel", "PSNR in dB", curves(of_section(rows, section)))
-        (options.out / f"rate_distortion_{name}_{section.replace(' ', '_')}.svg").write_text(plot, encoding="utf-8")
+        (options.out / plot_name(name, section)).write_text(plot, encoding="utf-8")
+    if options.record:
+        write_section(f"rate_distortion_{name}", page(name, result))
     print(json.dumps({"rows": len(rows), "result": str(target), **summary(rows)}))
 
 

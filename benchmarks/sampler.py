@@ -1,9 +1,10 @@
 """How fast each way of writing the sampler is, beside the naive loop and beside what the processor could do.
 
-    python -m benchmarks.sampler [--bundle models/mnist] [--batches 1,16,64] [--threads 2] [--seconds 1]
+    python -m benchmarks.sampler [--bundle models/mnist] [--batches 1,16,64] [--threads 2] [--seconds 1] [--record]
 
 In: a bundle, where the folder holds one, and a 32x32 prior with random weights of the photographs' size. Out: a table
-in Markdown for each prior, and one JSON line. All variants run in the same process, one after the other, and must give
+in Markdown for each prior, and one JSON line; `--record` also writes docs/results/sampler.json and a section of
+docs/benchmarks.md. All variants run in the same process, one after the other, and must give
 the same codes. `floor` is the time of the multiplications alone, at the rate of a large MatMul of the same runtime and
 threads.
 """
@@ -26,6 +27,7 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.random_prior import PriorSize, random_prior, write_prior
+from benchmarks.report import command_line, machine, machine_line, write_result, write_section
 from benchmarks.sampler_graphs import horizontal, scan_row
 from benchmarks.sampler_variants import Sample, Variants
 from export.onnx_builder import GraphBuilder
@@ -114,7 +116,7 @@ def _require_equal(name: str, found: Codes, expected: Codes) -> None:
 
 
 def report(title: str, rows: list[Row], floor_ms: float) -> str:
-    """`floor_ms` is that of one sample."""
+    """A table; `floor_ms` is that of one sample."""
     naive = {row.batch: row.milliseconds for row in rows if row.variant == "naive"}
     lines = [f"### {title}", "", "| variant | batch | ms | samples/s | naive / this | this / floor |"]
     lines.append("|---|---|---|---|---|---|")
@@ -129,20 +131,21 @@ def report(title: str, rows: list[Row], floor_ms: float) -> str:
 
 
 def run(
-    title: str, variants: Variants, extra: dict[str, Sample], options: argparse.Namespace, peak: float
+    title: str, variants: Variants, extra: dict[str, Sample], batches: list[int], seconds: float, peak: float
 ) -> dict[str, Any]:
     samplers = {
-        "row": variants.row(max(options.batches), filters=True),
-        "row_unfiltered": variants.row(max(options.batches), filters=False),
+        "row": variants.row(max(batches), filters=True),
+        "row_unfiltered": variants.row(max(batches), filters=False),
         "pixel": variants.pixel(),
         "grid_jacobi": variants.grid_jacobi(),
         **extra,
     }
     floor_ms = 1e3 * multiply_adds(variants.bundle.graph_path("prior"), variants.grid) / peak
-    rows = list(measure(samplers, variants, options.batches, options.seconds))
-    print(report(title, rows, floor_ms))
+    rows = list(measure(samplers, variants, batches, seconds))
+    print(report(title, rows, floor_ms), flush=True)
     naive = {row.batch: row.milliseconds for row in rows if row.variant == "naive"}
     return {
+        "title": title,
         "grid": variants.grid,
         "multiply_adds_a_sample": multiply_adds(variants.bundle.graph_path("prior"), variants.grid),
         "floor_ms_a_sample": floor_ms,
@@ -172,16 +175,35 @@ def run_random(options: argparse.Namespace, maker: SessionMaker, folder: Path, p
     (folder / "horizontal.onnx").write_bytes(horizontal(PriorGraphs(prior)).SerializeToString())
     (folder / "scan.onnx").write_bytes(scan_row(PriorGraphs(prior), size.width, table).SerializeToString())
     extra = {
-        "scan": variants.scan(max(options.batches), folder / "scan.onnx"),
+        "scan": variants.scan(max(options.random_batches), folder / "scan.onnx"),
         "row_jacobi": variants.row_jacobi(folder / "horizontal.onnx"),
     }
     title = f"{size.height}x{size.width}, random weights, {size.codebook_size} codes, {size.channels} channels"
-    found = run(title, variants, extra, options, peak)
+    found = run(title, variants, extra, options.random_batches, options.seconds, peak)
     return {**found, "export_seconds": export_seconds}
+
+
+def page(result: dict[str, Any]) -> str:
+    """The section of docs/benchmarks.md."""
+    peak = result["peak_multiply_adds_per_s"]
+    parts = [
+        "## The row sampler against the naive loop",
+        f"`{result['command']}` on {machine_line(result['machine'])}.",
+        f"{result['threads']} threads, peak {peak / 1e9:.1f} G multiply-adds/s. All variants drew the same codes. "
+        "`naive` is one full teacher-forced forward a code; `this / floor` compares with the multiplications alone at the rate "
+        "of a large MatMul. What each variant is: `benchmarks/sampler_variants.py`.",
+    ]
+    for prior in result["priors"].values():
+        parts.append(report(prior["title"], [Row(**row) for row in prior["rows"]], prior["floor_ms_a_sample"]))
+        loads = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in prior["load_seconds"].items())
+        written = f" All graphs were written in {prior['export_seconds']:.1f} s." if "export_seconds" in prior else ""
+        parts.append(f"Opened in: {loads}.{written}")
+    return "\n\n".join(part.strip() for part in parts)
 
 
 def main() -> None:
     options = parse()
+    facts, command = machine(), command_line()
     maker = SessionMaker(CPU, options.threads)
     results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -189,19 +211,31 @@ def main() -> None:
         print(f"{options.threads} threads, onnxruntime {ort.__version__}, peak {peak / 1e9:.1f} G multiply-adds/s\n")
         if (options.bundle / MANIFEST_FILE).is_file():
             bundle = load_bundle(options.bundle)
-            results[bundle.manifest.name] = run(str(options.bundle), Variants(bundle, maker), {}, options, peak)
+            results[bundle.manifest.name] = run(
+                str(options.bundle), Variants(bundle, maker), {}, options.batches, options.seconds, peak
+            )
         results["random"] = run_random(options, maker, Path(temporary), peak)
-    head = {"benchmark": "sampler", "threads": options.threads, "peak_multiply_adds_per_s": peak}
-    print(json.dumps({**head, "priors": results}))
+    head = {"benchmark": "sampler", "command": command, "machine": facts, "threads": options.threads}
+    result = {**head, "peak_multiply_adds_per_s": peak, "priors": results}
+    if options.record:
+        write_result("sampler", result)
+        write_section("sampler", page(result))
+    print(json.dumps(result))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampler", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mnist"), help="left out where there is none")
     parser.add_argument("--grid", type=int, default=32, help="height and width of the prior with random weights")
-    parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 16, 64])
+    parser.add_argument("--batches", type=_numbers, default=[1, 16, 64], help="of the bundle's prior")
+    parser.add_argument("--random-batches", type=_numbers, default=[1, 16], help="of the prior with random weights")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0, help="of repeats of each measurement")
+    parser.add_argument("--record", action="store_true", help="write docs/results/sampler.json and docs/benchmarks.md")
     return parser.parse_args()
 
 

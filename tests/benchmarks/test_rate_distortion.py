@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from benchmarks import rate_distortion
+from benchmarks import rate_distortion, rate_distortion_report
 from benchmarks.picture_codecs import EFFORTS, SETTINGS, lossless_points, lossy_points
 from benchmarks.plot import svg
 from benchmarks.quality import Pixels, at_rate, bd_rate_percent, mean_squared_error, ms_ssim, psnr_db
@@ -71,7 +71,7 @@ def test_lossless_codecs_are_lossless_and_lossy_ones_trade_bytes_for_quality() -
     for point in lossy_points():
         coded = point.code(pixels)
         by_codec.setdefault(point.codec, []).append((coded.size, mean_squared_error(pixels, coded.pixels)))
-    assert set(by_codec) == set(rate_distortion.PEERS)
+    assert set(by_codec) == set(rate_distortion_report.PEERS)
     for curve in by_codec.values():
         assert curve[0][0] < curve[-1][0] and curve[0][1] > curve[-1][1]
 
@@ -107,7 +107,7 @@ def test_the_benchmark_measures_photographs(tmp_path: Path, capsys: pytest.Captu
     assert ours["crops", "raw"]["bytes_per_picture"] == 10 + 1 + 4 + 32 * 32 * 4 / 8
     assert ours["crops", "shortest"]["bytes_per_picture"] <= ours["crops", "raw"]["bytes_per_picture"]
     assert ours["crops", "shortest"]["mse"] == ours["crops", "raw"]["mse"]
-    assert {one["peer"] for one in result["comparisons"]} == set(rate_distortion.PEERS)
+    assert {one["peer"] for one in result["comparisons"]} == set(rate_distortion_report.PEERS)
     assert (out / "rate_distortion_photos_whole_pictures.svg").exists()
 
 
@@ -121,3 +121,17 @@ def test_the_benchmark_measures_digits(tmp_path: Path, capsys: pytest.CaptureFix
     sizes = {(row["section"], row["setting"]): row["bytes_per_picture"] for row in summary["ours"]}
     assert sizes["one by one", "raw"] == 10 + 49 * 4 / 8 + 0.5  # 24.5 bytes of codes fill 25
     assert sizes["64 together", "raw"] == pytest.approx((2 * 11 + 100 * 24.5) / 100)
+
+
+def test_the_page_says_what_each_peer_reaches_at_our_rate_and_who_is_ahead() -> None:
+    quality = {"mse": 0.001, "encode_ms": 1.0, "decode_ms": 2.0}
+    head = {"section": "crops", "codec": "vqserve b", "setting": "raw"}
+    ours = {**head, **quality, "bytes_per_picture": 300.0, "bits_per_pixel": 0.15, "psnr_db": 30.0, "ms_ssim": 0.9}
+    behind = {**head, "peer": "JPEG", "peer_psnr_db": 28.0, "peer_ms_ssim": 0.95}
+    none = [{**head, "peer": peer, "peer_psnr_db": None, "peer_ms_ssim": None} for peer in ("WEBP", "AVIF", "JXL")]
+    rate = {"section": "crops", "codec": "vqserve b", "peer": "JPEG", "bd_rate_percent": -12.34}
+    result = {"command": "c", "machine": "m", "rows": [ours], "comparisons": [behind, *none, rate]}
+    page = rate_distortion_report.page("photos", result)
+    assert "| b, raw | 300 | 0.1500 | 0.00100 | 30.00 | 0.9000 | 1.0 | 2.0 | **28.00** / 0.9500 | - | - | - |" in page
+    assert "vqserve b against JPEG -12.3 %" in page
+    assert "(results/rate_distortion_photos_crops.svg)" in page
