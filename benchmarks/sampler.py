@@ -190,8 +190,8 @@ def page(result: dict[str, Any]) -> str:
         "## The row sampler against the naive loop",
         f"`{result['command']}` on {machine_line(result['machine'])}.",
         f"{result['threads']} threads, peak {peak / 1e9:.1f} G multiply-adds/s. All variants drew the same codes. "
-        "`naive` is one full teacher-forced forward a code; `this / floor` compares with the multiplications alone at the rate "
-        "of a large MatMul. What each variant is: `benchmarks/sampler_variants.py`.",
+        "`naive` is one full teacher-forced forward a code; `this / floor` compares with the multiplications alone "
+        "at the rate of a large MatMul. What each variant is: `benchmarks/sampler_variants.py`.",
     ]
     for prior in result["priors"].values():
         parts.append(report(prior["title"], [Row(**row) for row in prior["rows"]], prior["floor_ms_a_sample"]))
