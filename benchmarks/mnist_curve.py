@@ -4,8 +4,8 @@ In: nothing but the data. Out: a run folder a point under OUT, `docs/results/mni
 overrides that made it, and one JSON line at the end. Bytes a digit are 49 codes at the prior's bits per code, without
 a header. The baseline is the VQ-VAE example of Keras (MSE 0.0042, prior at 1.034 nats a code: 9.1 bytes a digit).
 
-The point `512-plain` has no rate term (lambda 0): beside `512` it shows what the term buys. `64-long` has a larger
-lambda and the shipped model's decoder, and trains for twice as many steps: the small end.
+The point `512-plain` has no rate term (lambda 0): beside `512` it shows what the term buys. `64-long` and
+`32-long` have larger lambdas and the shipped model's decoder, and train for twice as many steps: the small end.
 
     python -m benchmarks.mnist_curve --out runs/curve [--only 64 512 512-plain]
 
@@ -38,6 +38,7 @@ POINTS = {
     "32": (32, 0.2),
     "16": (16, 0.2),
     "64-long": (64, 0.16),
+    "32-long": (32, 0.35),
 }
 SHORTER = (
     "autoencoder.decoder_channels=64",
