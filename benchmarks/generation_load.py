@@ -6,7 +6,8 @@ In: a bundle with a prior, or a prior with random weights where the folder holds
 JSON line; `--record` also writes docs/results/generation_load.json, a plot beside it and a section of
 docs/benchmarks.md. Open loop: a request arrives when its time has come, whether or not the others are done, and its
 latency counts from there. Both run in this process on the same row graph and the same arrivals, one after the other,
-without HTTP, so that nothing but the batching differs. Capacity is measured first: full batches back to back.
+without HTTP, so that nothing but the batching differs. Static batches are as large as the largest request at least.
+Capacity is measured first: full static batches back to back.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ Submit = Callable[[Sequence[Draw]], asyncio.Future[Codes]]
 class StaticBatching:
     """The usual alternative: gather what waits, draw that batch to its end, then gather again. First come first served.
 
-    Same sampler, same order, same number of slots; a request's samples stay together.
+    Same graph and same order; a request's samples stay together.
     """
 
     def __init__(self, sampler: RowSampler) -> None:
@@ -170,7 +171,9 @@ class Bench:
         prior, codes = bundle.manifest.prior, bundle.manifest.codes
         assert prior is not None
         self._label, self._size = prior.label_count, codes.codebook_size
-        self.sampler = RowSampler(bundle, SessionMaker(CPU, threads), slots, places=4 * slots)
+        maker, whole = SessionMaker(CPU, threads), max(slots, *SIZES)
+        self.sampler = RowSampler(bundle, maker, slots, places=4 * slots)
+        self.static_sampler = RowSampler(bundle, maker, whole, places=whole)
 
     def draw(self, seed: int) -> Draw:
         grid, one = self.sampler.grid, np.float32(1)
@@ -179,18 +182,18 @@ class Bench:
 
     def capacity(self) -> float:
         """Samples a second, full batches back to back."""
-        draws = [self.draw(seed) for seed in range(self.sampler.max_batch)]
-        draw_all(self.sampler, draws)
+        draws = [self.draw(seed) for seed in range(self.static_sampler.max_batch)]
+        draw_all(self.static_sampler, draws)
         started = perf_counter()
         for _ in range(CAPACITY_BATCHES):
-            draw_all(self.sampler, draws)
+            draw_all(self.static_sampler, draws)
         return CAPACITY_BATCHES * len(draws) / (perf_counter() - started)
 
     def idle_seconds(self, samples: int) -> float:
         draws = [self.draw(seed) for seed in range(samples)]
-        draw_all(self.sampler, draws)
+        draw_all(self.static_sampler, draws)
         started = perf_counter()
-        draw_all(self.sampler, draws)
+        draw_all(self.static_sampler, draws)
         return perf_counter() - started
 
     def compare(self, seconds: float) -> tuple[dict[str, object], list[Result]]:
@@ -212,7 +215,7 @@ class Bench:
         return latencies
 
     async def _static(self, requests: Sequence[Arrival]) -> list[float | None]:
-        return await offer(StaticBatching(self.sampler).submit, requests)
+        return await offer(StaticBatching(self.static_sampler).submit, requests)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -291,7 +294,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generation_load", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mnist"))
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load and batching")
-    parser.add_argument("--slots", type=int, default=SLOTS_ON_CPU)
+    parser.add_argument("--slots", type=int, default=SLOTS_ON_CPU, help="of continuous batching")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--record", action="store_true", help="write docs/results/generation_load.json and the page")
     return parser.parse_args()
