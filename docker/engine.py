@@ -138,12 +138,17 @@ class Container:
         return docker("logs", self.identity, ok=False)
 
 
+def connect(address: str) -> http.client.HTTPConnection:
+    """`address` is a host, with a port where it is not the service's own."""
+    host, _, port = address.partition(":")
+    return http.client.HTTPConnection(host, int(port or 8000), timeout=60)
+
+
 def ask(
     address: str, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of one request on a connection of its own."""
-    host, _, port = address.partition(":")
-    connection = http.client.HTTPConnection(host, int(port or 8000), timeout=60)
+    connection = connect(address)
     try:
         connection.request(method, path, body or None, dict(headers or {}))
         answer = connection.getresponse()
