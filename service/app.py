@@ -30,6 +30,7 @@ from service.endpoints import Endpoint, Handler, openapi
 from service.generation import GENERATE
 from service.generator import NAME as GENERATOR
 from service.generator import open_generator
+from service.memory import give_freed_memory_back
 from service.metrics import Metrics
 from service.middleware import Admission, ApiKeys, Direct, Observe, Problems, http_problem
 from service.models import Models, OpenCompanion
@@ -95,6 +96,7 @@ def _tracing(endpoint: str, routes: Mapping[Handler, str]) -> list[Middleware]:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[None]:
+    give_freed_memory_back()
     models = Models(settings, metrics, COMPANIONS)
     with ThreadPoolExecutor(2, thread_name_prefix="pictures") as pool:
         service = Service(settings, models, metrics, pool)
