@@ -1,7 +1,8 @@
 """The pictures of the README, from what the repository holds: `python -m docs.images.draw` (or `make docs`).
 
-In: models/mnist and the first test digits of MNIST. Out: reconstructions.png, test digits above what comes back from
-their codes; samples.png, ten new digits of each label. The same bundle gives the same pictures.
+In: models/mnist and the first test digits of MNIST; models/photos and parts of four photographs that its training put
+aside. Out: reconstructions.png, test digits above what comes back from their codes; samples.png, ten new digits of each
+label; photographs.png, as the first. The same bundles give the same pictures.
 """
 
 from __future__ import annotations
@@ -37,6 +38,24 @@ def samples(model: Offline) -> Pixels:
     return sheet([np.asarray(Image.open(io.BytesIO(one.png))) for one in drawn])
 
 
+def photographs(model: Offline) -> Pixels:
+    """Four photographs above what comes back from their bytes, (H',W',3)."""
+    given = [path.read_bytes() for path in held_out()]
+    decoded = [model.decompress(one)[0] for one in compressed(model)]
+    rows = [[np.asarray(Image.open(io.BytesIO(one))) for one in given], decoded]
+    gap = np.full((len(decoded[0]), GAP, 3), GROUND, np.uint8)
+    joined = [np.concatenate([part for one in row for part in (one, gap)][:-1], axis=1) for row in rows]
+    return np.concatenate([joined[0], np.full_like(joined[0][:GAP], GROUND), joined[1]])
+
+
+def held_out() -> list[Path]:
+    return sorted((ROOT / "tests" / "fixtures" / "pictures").glob("*_middle.jpg"))
+
+
+def compressed(model: Offline) -> list[bytes]:
+    return [model.compress([path.read_bytes()], "exact", 0.0) for path in held_out()]
+
+
 def sheet(pictures: list[Pixels]) -> Pixels:
     side = len(pictures[0]) + GAP
     canvas = np.full((len(pictures) // COLUMNS * side + GAP, COLUMNS * side + GAP), GROUND, np.uint8)
@@ -52,17 +71,22 @@ def png(pixels: Pixels) -> bytes:
     return stream.getvalue()
 
 
-def zoomed(pixels: Pixels) -> Pixels:
-    return pixels.repeat(ZOOM, axis=0).repeat(ZOOM, axis=1)
+# name -> bundle, what draws it, and how many pixels of the PNG a pixel takes
+DRAWINGS = {
+    "reconstructions.png": ("mnist", reconstructions, ZOOM),
+    "samples.png": ("mnist", samples, ZOOM),
+    "photographs.png": ("photos", photographs, 1),
+}
 
 
-DRAWINGS = {"reconstructions.png": reconstructions, "samples.png": samples}
+def drawing(name: str) -> Pixels:
+    bundle, draw, zoom = DRAWINGS[name]
+    return draw(Offline(ROOT / "models" / bundle)).repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
 def main() -> None:
-    model = Offline(ROOT / "models" / "mnist")
-    for name, draw in DRAWINGS.items():
-        (FOLDER / name).write_bytes(png(zoomed(draw(model))))
+    for name in DRAWINGS:
+        (FOLDER / name).write_bytes(png(drawing(name)))
 
 
 if __name__ == "__main__":

@@ -45,10 +45,15 @@ def test_the_blocks_of_the_faq_run(address: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", draw.DRAWINGS)
 def test_the_pictures_are_those_of_the_bundle(name: str) -> None:
-    expected = draw.zoomed(draw.DRAWINGS[name](Offline(BUNDLE)))
+    expected = draw.drawing(name)
     with Image.open(ROOT / "docs" / "images" / name) as shown:
         difference = np.abs(np.asarray(shown).astype(int) - expected)
     assert difference.max() <= ROUNDING, "run make docs"
+
+
+def test_the_bytes_of_the_photographs_are_as_the_readme_says() -> None:
+    sizes = [f"{len(one):,}" for one in draw.compressed(Offline(ROOT / "models" / "photos"))]
+    assert f"{', '.join(sizes[:-1])} and {sizes[-1]} bytes" in (ROOT / "README.md").read_text()
 
 
 def test_the_table_of_the_rate_term_is_the_committed_result() -> None:
