@@ -1,0 +1,33 @@
+"""The page of the curve, and which points lie under and left of the baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.mnist_curve import CONFIG, KERAS, POINTS, dominates, overrides_of, page, plot
+from training.config import load_config
+
+
+def point(name: str, size: float, mse: float) -> dict[str, Any]:
+    measured = {"mse": mse, "psnr_db": 25.0, "perplexity": 7.0, "bits_per_code": 1.3, "bytes_per_digit": size}
+    return {"point": name, "overrides": list(overrides_of(name)), **measured}
+
+
+def test_a_point_dominates_only_with_fewer_bytes_and_a_lower_error() -> None:
+    assert dominates(point("32-long", 8.0, 0.0039), KERAS)
+    assert not dominates(point("64", 9.2, 0.0038), KERAS)
+    assert not dominates(point("32", 8.0, 0.0047), KERAS)
+
+
+def test_every_point_is_a_valid_configuration() -> None:
+    for name in POINTS:
+        config = load_config(CONFIG, overrides_of(name))
+        assert config.autoencoder.quantizer.codebook_size == POINTS[name][0]
+
+
+def test_the_page_names_lambda_and_steps_of_each_point() -> None:
+    points = [point("32-long", 8.0, 0.0039), point("64", 9.2, 0.0038)]
+    text = page({"command": "c", "baseline": KERAS, "points": points, "dominating": ["32-long"]})
+    assert "| 32-long | 0.35 | 6000 | 8.00 | 0.00390 | 25.00 | 7.0 | yes |" in text
+    assert "| 64 | 0.12 | 3000 | 9.20 | 0.00380 | 25.00 | 7.0 |  |" in text
+    assert "Keras example" in plot({"baseline": KERAS, "points": points})
