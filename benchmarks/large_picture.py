@@ -1,0 +1,116 @@
+"""One large photograph through the service, both ways: seconds, and the memory that it takes.
+
+    python -m benchmarks.large_picture PHOTO [--bundle models/photos] [--width 4000] [--height 3000] [--record]
+
+In: a photograph, scaled to the size, and a bundle of any size. Out: one JSON line; `--record` also writes
+docs/results/large_picture.json and a section of docs/benchmarks.md. Memory is looked at twenty times a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from benchmarks.quality import mean_squared_error, psnr_db
+from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
+from benchmarks.server_process import Server, our_server
+from service.containers import MEDIA_TYPE as CONTAINER
+
+DEADLINE_MS = 300_000
+LOOK_EVERY_S = 0.05
+
+
+@contextmanager
+def peak_memory(server: Server) -> Iterator[list[int]]:
+    """A list whose last item is the largest resident memory so far, in bytes."""
+    peak, done = [server.usage().rss_bytes], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(LOOK_EVERY_S):
+            peak[-1] = max(peak[-1], server.usage().rss_bytes)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def ask(server: Server, path: str, body: bytes, sent: str, wanted: str) -> tuple[bytes, dict[str, float]]:
+    with peak_memory(server) as peak:
+        started = time.perf_counter()
+        headers = {"content-type": sent, "accept": wanted}
+        answer = httpx.post(server.url + path, content=body, headers=headers, timeout=DEADLINE_MS / 1e3)
+        seconds = time.perf_counter() - started
+    answer.raise_for_status()
+    return answer.content, {"seconds": round(seconds, 1), "peak_mb": round(peak[-1] / 1e6, 1)}
+
+
+def run(photo: Path, size: tuple[int, int], bundle: Path) -> dict[str, Any]:
+    with Image.open(photo) as opened:
+        picture = opened.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90)
+    with our_server(bundle, request_deadline_ms=DEADLINE_MS) as server:
+        start = server.usage().rss_bytes
+        container, encoded = ask(server, "/encode?fit=pad", stream.getvalue(), "image/jpeg", CONTAINER)
+        png, decoded = ask(server, "/decode", container, CONTAINER, "image/png")
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    return {
+        "size": list(size),
+        "container_bytes": len(container),
+        "bits_per_pixel": round(8 * len(container) / (size[0] * size[1]), 4),
+        "psnr_db": round(psnr_db(mean_squared_error(np.asarray(picture), pixels)), 2),
+        "idle_mb": round(start / 1e6, 1),
+        "encode": encoded,
+        "decode": decoded,
+    }
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """The section of docs/benchmarks.md."""
+    width, height = result["size"]
+    rows = [(f"/{name}", result[name]["seconds"], result[name]["peak_mb"]) for name in ("encode", "decode")]
+    return "\n\n".join(
+        (
+            "## One large picture",
+            f"`{result['command']}` on {machine_line(result['machine'])}.",
+            f"{width}x{height} pixels as JPEG in, a container of {result['container_bytes']:,} bytes "
+            f"({result['bits_per_pixel']} bits per pixel, {result['psnr_db']} dB), a PNG back. The idle service holds "
+            f"{result['idle_mb']} MB.",
+            table(("request", "seconds", "largest resident memory, MB"), rows),
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large_picture", description=__doc__)
+    parser.add_argument("photo", type=Path)
+    parser.add_argument("--bundle", type=Path, default=Path("models/photos"))
+    parser.add_argument("--width", type=int, default=4000)
+    parser.add_argument("--height", type=int, default=3000)
+    parser.add_argument("--record", action="store_true", help="write docs/results/large_picture.json and the page")
+    options = parser.parse_args()
+    head = {"benchmark": "large_picture", "command": command_line(), "machine": machine()}
+    result = {**head, **run(options.photo, (options.width, options.height), options.bundle)}
+    if options.record:
+        write_result("large_picture", result)
+        write_section("large_picture", page(result))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""The benchmark of a large picture on a small one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.large_picture import page, run
+from tests.conftest import PICTURES
+from tests.tiny_bundle import tiny_prior, write_tiny_bundle
+
+
+def test_a_picture_goes_both_ways_and_the_page_says_what_it_took(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "b", "b", any_size=True, prior=tiny_prior(label_count=0))
+    found = run(PICTURES / "ladybird_crop.jpg", (132, 90), tmp_path / "b")
+    assert found["size"] == [132, 90] and found["container_bytes"] > 10
+    assert min(found[name]["peak_mb"] for name in ("encode", "decode")) >= found["idle_mb"] > 10
+    facts = {"cpu": "x", "cpus": 2, "python": "3", "onnxruntime": "1", "load_average_1min": 0.0}
+    text = page({**found, "command": "c", "machine": facts})
+    assert f"| /encode | {found['encode']['seconds']} | {found['encode']['peak_mb']} |" in text
