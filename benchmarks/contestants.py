@@ -93,7 +93,7 @@ def multipart(picture: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 def contestants(picture: bytes) -> list[Contestant]:
-    """Ours first. One server process a peer, one onnxruntime thread a session, no access log."""
+    """Ours first. One worker where the name says no other number, one onnxruntime thread a session, no access log."""
     png = {"Content-Type": "image/png"}
     form, form_headers = multipart(picture)
     key = {"X-API-Key": "benchmark-key"}
@@ -101,6 +101,7 @@ def contestants(picture: bytes) -> list[Contestant]:
     return [
         Contestant("vqserve, form", "vqserve form", Request("/encode", form, form_headers)),
         Contestant("vqserve, raw", "vqserve raw", Request("/encode", picture, png)),
+        Contestant("vqserve, raw, 2 workers", "vqserve raw", Request("/encode", picture, png), settings={"workers": 2}),
         Contestant(
             "vqserve, raw, keys and access log",
             "vqserve every feature",
@@ -112,6 +113,7 @@ def contestants(picture: bytes) -> list[Contestant]:
         _plain("bare ASGI, raw", "serve_asgi.py", Request("/", picture, png), "/"),
         _mosec("mosec", Request("/inference", picture, png)),
         _mosec("mosec, batch 16, wait 1 ms", Request("/inference", picture, png), PEER_BATCH="16", PEER_WAIT_MS="1"),
+        _mosec("mosec, 2 workers", Request("/inference", picture, png), PEER_WORKERS="2"),
         _litserve("LitServe", picture),
         _litserve("LitServe, batch 16, wait 2 ms", picture, PEER_BATCH="16", PEER_WAIT_MS="2"),
         Contestant(

@@ -1,4 +1,4 @@
-"""mosec: a Rust front end and one worker. PEER_BATCH above 1 collects that many for at most PEER_WAIT_MS."""
+"""mosec: a Rust front end and PEER_WORKERS workers. PEER_BATCH above 1 collects that many for at most PEER_WAIT_MS."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from mosec import Server, Worker
 from shared import encode, open_session, port
 
+WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
 BATCH, WAIT_MS = int(os.environ.get("PEER_BATCH", "1")), int(os.environ.get("PEER_WAIT_MS", "0"))
 
 
@@ -28,5 +29,5 @@ class Encoder(Worker):
 if __name__ == "__main__":
     sys.argv[1:] = ["--address", "127.0.0.1", "--port", str(port()), "--timeout", "30000", "--log-level", "warning"]
     server = Server()
-    server.append_worker(Encoder, num=1, max_batch_size=BATCH, max_wait_time=WAIT_MS)
+    server.append_worker(Encoder, num=WORKERS, max_batch_size=BATCH, max_wait_time=WAIT_MS)
     server.run()
