@@ -108,7 +108,7 @@ def page(result: dict[str, Any]) -> str:
     base = result["baseline"]
     return "\n\n".join(
         (
-            "## MNIST from 16 codes to 512",
+            "## MNIST with few codes",
             f"`{result['command']}`. On the 10,000 test digits; bytes are 49 codes at the prior's bits per code with "
             "the digit's label, without a header. The baseline is the VQ-VAE example of Keras: "
             f"{base['bytes_per_digit']} bytes at MSE {base['mse']}.",
