@@ -196,7 +196,8 @@ def page(result: dict[str, Any]) -> str:
     for prior in result["priors"].values():
         parts.append(report(prior["title"], [Row(**row) for row in prior["rows"]], prior["floor_ms_a_sample"]))
         loads = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in prior["load_seconds"].items())
-        written = f" All graphs were written in {prior['export_seconds']:.1f} s." if "export_seconds" in prior else ""
+        export_seconds = sum(prior.get("export_seconds", {}).values())
+        written = f" All graphs were written in {export_seconds:.2f} s." if export_seconds else ""
         parts.append(f"Opened in: {loads}.{written}")
     return "\n\n".join(part.strip() for part in parts)
 

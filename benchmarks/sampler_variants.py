@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from service.bundle import Bundle, GraphName
 from service.prior_coding import frequencies
-from service.sampling import Codes, Draw, Floats, RowSampler
+from service.sampling import Codes, Draw, Floats, RowSampler, open_row_graph
 from service.sessions import SessionMaker
 
 UNIFORM_UNITS = 1 << 24
@@ -70,7 +70,7 @@ class Variants:
     def scan(self, max_batch: int, scan_graph: Path) -> Sample:
         """The service's sampler with another graph of the same inputs and outputs."""
         sampler = RowSampler(self.bundle, self.maker, max_batch, max_batch)
-        sampler._unfiltered = self.maker.open(scan_graph)
+        sampler._unfiltered = open_row_graph(self.maker, scan_graph)
         return self._rows_of(sampler)
 
     def _rows_of(self, sampler: RowSampler) -> Sample:

@@ -27,7 +27,7 @@ def test_the_page_has_a_table_a_prior_with_the_ratio_to_the_naive_loop() -> None
     prior = {"title": "7x7", "rows": rows, "floor_ms_a_sample": 0.5, "load_seconds": {"prior_row": 0.25}}
     machine = {"cpu": "x", "cpus": 2, "python": "3", "onnxruntime": "1", "load_average_1min": 0.0}
     result = {"command": "c", "machine": machine, "threads": 2, "peak_multiply_adds_per_s": 7e10}
-    text = page({**result, "priors": {"p": {**prior, "export_seconds": 1.5}}})
+    text = page({**result, "priors": {"p": {**prior, "export_seconds": {"prior": 0.5, "prior_row": 1.0}}}})
     assert "| row | 16 | 20.00 | 800.0 | 20.0 | 2.5 |" in text
     assert "| naive (extrapolated) | 16 | 400.00 | 40.0 | 1.0 | 50.0 |" in text
-    assert "Opened in: prior_row 0.25 s. All graphs were written in 1.5 s." in text
+    assert "Opened in: prior_row 0.25 s. All graphs were written in 1.50 s." in text

@@ -52,6 +52,7 @@ class Maker:
     """Opens sessions with these options; `provider` decides only whether batches are padded."""
 
     resident = False
+    threads = 1  # so that each graph is opened once, with the options under test
 
     def __init__(self, provider: Any, threads: int, optimisation: ort.GraphOptimizationLevel) -> None:
         self.provider, self._threads, self._optimisation = provider, threads, optimisation
@@ -104,6 +105,25 @@ def test_codes_are_the_same_at_any_batch_thread_count_and_optimisation(generatin
         sampler = RowSampler(bundle, Maker(CPU, threads, optimisation), 64, 64)  # type: ignore[arg-type]
         assert (drawn(sampler, draws) == expected).all()
         assert all((drawn(sampler, [draw])[0] == codes).all() for draw, codes in zip(draws, expected, strict=True))
+
+
+def test_small_batches_run_on_one_thread_and_draw_the_same_codes(
+    generating: Generating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    plain = SessionMaker.open
+
+    def recorded(maker: SessionMaker, path: Path, *arguments: Any, **options: Any) -> ort.InferenceSession:
+        opened.append(maker.threads)
+        return plain(maker, path, *arguments, **options)
+
+    monkeypatch.setattr(SessionMaker, "open", recorded)
+    bundle, draws = load_bundle(generating.folders[0]), random_draws(12)
+    sampler = RowSampler(bundle, SessionMaker(CPU, 2), 12, 12)
+    assert sorted(opened) == [1, 1, 2, 2]
+    expected = drawn(RowSampler(bundle, SessionMaker(CPU, 1), 12, 12), draws)
+    for count in (1, 8, 9, 12):
+        assert (drawn(sampler, draws[:count]) == expected[:count]).all()
 
 
 def test_samples_at_different_rows_share_a_call(generating: Generating) -> None:
