@@ -62,9 +62,3 @@ def test_the_table_of_the_rate_term_is_the_committed_result() -> None:
     for point in points:
         numbers = f"{point['mse']:.5f} | {point['perplexity']:.0f} | {point['bits_per_code']:.3f}"
         assert f"{numbers} | {point['bytes_per_digit']:.2f} |" in page
-
-
-def test_the_table_of_the_sampler_is_the_committed_result() -> None:
-    printed = (ROOT / "docs" / "results" / "sampler_7x7.txt").read_text()
-    table = printed[printed.index("| variant") :].strip()
-    assert table in (ROOT / "docs" / "benchmarks.md").read_text()
