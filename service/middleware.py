@@ -82,13 +82,14 @@ class Observe:
         remember(scope, call)
         extra = (*_SECURITY_HEADERS, (b"x-request-id", call.request_id.encode()))
         status, sent_bytes = 500, 0
+        asked = call.stages is not None  # a trace below may note stages too, which is not the sender's business
 
         async def send_observed(message: Message) -> None:
             nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *extra]
-                if call.stages:
+                if asked and call.stages:
                     message["headers"].append((b"server-timing", server_timing(call.stages)))
             else:
                 sent_bytes += len(message.get("body", b""))

@@ -73,7 +73,9 @@ def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
 def test_a_request_is_a_span_with_its_stages_below(traced: Settings, exported: InMemorySpanExporter) -> None:
     with running(traced) as client:
         headers = {**PNG, "traceparent": PARENT, "x-request-id": "abc"}
-        assert client.post("/encode", content=DIGIT, headers=headers).status_code == 200
+        answer = client.post("/encode", content=DIGIT, headers=headers)
+    assert answer.status_code == 200
+    assert "server-timing" not in answer.headers  # nobody asked
     spans = by_name(exported)
     request = spans.pop("POST /encode")
     assert set(spans) == {"read", "decode_picture", "queue", "run", "encode_answer"}
