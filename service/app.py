@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -30,11 +30,13 @@ from service.endpoints import Endpoint, Handler, openapi
 from service.generation import GENERATE
 from service.generator import NAME as GENERATOR
 from service.generator import open_generator
+from service.http_protocol import REFUSAL
 from service.memory import give_freed_memory_back
 from service.metrics import Metrics
-from service.middleware import Admission, ApiKeys, Direct, Observe, Problems, http_problem
+from service.middleware import ALWAYS_OPEN, Admission, ApiKeys, Direct, Observe, Problems, http_problem
 from service.models import Models, OpenCompanion
 from service.operations import ENDPOINTS as OPERATIONS
+from service.refusal import EarlyRefusal
 from service.scoring import SCORE
 from service.service import Service
 from service.settings import Settings, parse_api_keys
@@ -71,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """From the outside in."""
-    routes = {endpoint.handler: endpoint.path for endpoint in reversed(ENDPOINTS)}  # the first path of a handler wins
+    routes = routes_of(ENDPOINTS)
     layers = [
         Middleware(Observe, metrics, settings.request_deadline_ms / 1e3, settings.access_log, routes),
         *_tracing(settings.otlp_endpoint, routes),
@@ -86,6 +88,11 @@ def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     return layers
 
 
+def routes_of(endpoints: Sequence[Endpoint]) -> dict[Handler, str]:
+    """handler -> path pattern, as metrics and spans name it; the first path of a handler wins."""
+    return {endpoint.handler: endpoint.path for endpoint in reversed(endpoints)}
+
+
 def _tracing(endpoint: str, routes: Mapping[Handler, str]) -> list[Middleware]:
     if not endpoint:
         return []
@@ -95,7 +102,7 @@ def _tracing(endpoint: str, routes: Mapping[Handler, str]) -> list[Middleware]:
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[dict[str, Any]]:
     give_freed_memory_back()
     models = Models(settings, metrics, COMPANIONS)
     with ThreadPoolExecutor(2, thread_name_prefix="pictures") as pool:
@@ -105,9 +112,18 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
         drain_on_sigterm(service)
         for model in models:
             log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)
-        yield
+        yield {REFUSAL: early_refusal(settings, metrics)}
         service.draining = True
         models.close("The service is shutting down.")
+
+
+def early_refusal(settings: Settings, metrics: Metrics) -> EarlyRefusal | None:
+    """None where a layer outside of `Admission` has something to add to a refusal."""
+    if settings.cors_origins or settings.access_log or settings.otlp_endpoint:
+        return None
+    labels = routes_of(ENDPOINTS)
+    routes = {e.path: labels[e.handler] for e in ENDPOINTS if "{" not in e.path and e.path not in ALWAYS_OPEN}
+    return EarlyRefusal(settings.max_concurrent_requests, metrics, routes)
 
 
 def drain_on_sigterm(service: Service) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
 from typing import cast
 
 from starlette.types import Scope
@@ -15,6 +18,23 @@ Stage = tuple[str, float, float]  # name, start and end on the clock of time.per
 # Where the stages of the running request are noted; None while nobody asks for them. A context variable, because the
 # engine does not know of requests.
 noted_stages: ContextVar[list[Stage] | None] = ContextVar("vqserve.noted_stages", default=None)
+
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class RequestIds:
+    """The id that a request brings, or a new one, which no other process and no other start gives."""
+
+    def __init__(self) -> None:
+        self._prefix = os.urandom(6).hex()
+        self._numbers = count(1)
+
+    def of(self, given: bytes) -> str:
+        """`given` is the value of X-Request-ID, empty where there is none."""
+        if given and _REQUEST_ID.fullmatch(given):
+            return given.decode()
+        return f"{self._prefix}-{next(self._numbers):x}"
 
 
 @dataclass(slots=True)

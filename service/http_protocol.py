@@ -1,7 +1,8 @@
-"""uvicorn's HTTP protocol, with the head and the body of an answer in one packet.
+"""uvicorn's HTTP protocol, with the head and the body of an answer in one packet, and refusals that cost little.
 
 In: what the app sends, in two messages at least. Out: one system call for an answer that is sent at once, instead of
 two, of which the first wakes the client for a head without a body. Streams go out at the next turn of the event loop.
+When too many requests are inside, the protocol refuses the next one itself (`service.refusal`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.refusal import EarlyRefusal
+
+REFUSAL = "refusal"  # where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one
 
 
 class JoiningTransport:
@@ -43,9 +48,34 @@ class JoiningTransport:
 class OnePacket(HttpToolsProtocol):
     """`transport` is a `JoiningTransport`; a complete answer does not wait for the next turn."""
 
+    _refusing = False  # the message that is being read
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
 
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
+
+    def on_headers_complete(self) -> None:
+        refusal: EarlyRefusal | None = self.app_state.get(REFUSAL)
+        idle = self.cycle is None or self.cycle.response_complete  # else it is pipelined, and answers keep their order
+        self._refusing = refusal is not None and idle and refusal.takes(len(self.tasks), self.url, self.headers)
+        if not self._refusing:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refusing:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._refusing:
+            super().on_message_complete()
+            return
+        self._refusing = False
+        keep_alive = self.parser.should_keep_alive()
+        self.transport.write(self.app_state[REFUSAL].answer(self.url, self.headers, keep_alive))
+        if keep_alive:
+            self.on_response_complete()
+        else:
+            self.transport.close()

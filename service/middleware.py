@@ -11,10 +11,8 @@ import asyncio
 import hashlib
 import hmac
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
-from itertools import count
 from operator import itemgetter
 from time import perf_counter
 
@@ -23,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.call import Call, Stage, call_of, noted_stages, remember
+from service.call import Call, RequestIds, Stage, call_of, noted_stages, remember
 from service.endpoints import Handler
 from service.errors import (
     ClientClosed,
@@ -45,13 +43,12 @@ log = logging.getLogger(__name__)
 
 # Probes and the scraper are not told to wait and need no key: they must see a service that is full or draining.
 ALWAYS_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
-_SECURITY_HEADERS = (
+SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 # W3C Trace Context: version ff is forbidden, version 00 ends with the flags, later ones may go on.
 _TRACEPARENT = re.compile(
     rb"(?:(?=.{55}$)00|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
@@ -69,8 +66,7 @@ class Observe:
         self._deadline_s = deadline_s
         self._access_log = access_log
         self._routes = routes  # handler -> path pattern
-        self._prefix = os.urandom(6).hex()  # ids differ between processes and restarts
-        self._numbers = count(1)
+        self._ids = RequestIds()
         self._seconds: dict[str, Histogram] = {}
         self._requests: dict[tuple[str, int], Counter] = {}
 
@@ -80,7 +76,7 @@ class Observe:
             return
         call = self._identify(scope)
         remember(scope, call)
-        extra = (*_SECURITY_HEADERS, (b"x-request-id", call.request_id.encode()))
+        extra = (*SECURITY_HEADERS, (b"x-request-id", call.request_id.encode()))
         status, sent_bytes = 500, 0
         asked = call.stages is not None  # a trace below may note stages too, which is not the sender's business
 
@@ -114,13 +110,9 @@ class Observe:
             elif name == b"x-server-timing" and value == b"1":
                 stages = []
                 noted_stages.set(stages)  # a server runs each request in a context of its own
-        if given and _REQUEST_ID.fullmatch(given):
-            request_id = given.decode()
-        else:
-            request_id = f"{self._prefix}-{next(self._numbers):x}"
         parent = _TRACEPARENT.fullmatch(trace) if trace else None
         timer = asyncio.timeout(self._deadline_s)  # counts from here, entered by `Problems`
-        return Call(request_id, parent[1].decode() if parent else None, perf_counter(), timer, stages=stages)
+        return Call(self._ids.of(given), parent[1].decode() if parent else None, perf_counter(), timer, stages=stages)
 
     def _record(self, scope: Scope, call: Call, status: int) -> None:
         route = route_of(scope, self._routes)
@@ -212,6 +204,11 @@ def http_problem(error: HTTPException) -> Problem:
     return MalformedRequest(str(error.detail))
 
 
+def full(max_concurrent: int) -> QueueFull:
+    """The process has as many requests inside as it may; a second is long for what a process answers in a second."""
+    return QueueFull(f"{max_concurrent} requests are being answered, at most as many may.", {"Retry-After": "1"})
+
+
 class Admission:
     """Lets at most `max_concurrent` requests in, and none while the service drains."""
 
@@ -227,7 +224,7 @@ class Admission:
         if scope["app"].state.service.draining:
             raise NotReady("The service is shutting down; ask another instance.", {"Connection": "close"})
         if self._inside >= self._max_concurrent:
-            raise QueueFull(f"{self._inside} requests are being answered, at most as many may.", {"Retry-After": "1"})
+            raise full(self._max_concurrent)
         self._inside += 1
         try:
             await self._app(scope, receive, send)

@@ -1,0 +1,150 @@
+"""A full process refuses before anything is made for a request, with the same answer as the middleware gives."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from service.app import early_refusal
+from service.metrics import Metrics
+from service.refusal import LARGEST_BODY, EarlyRefusal
+from service.settings import Settings
+from tests.conftest import PICTURES
+from tests.service.conftest import Generating
+from tests.service.serving import serving, until
+
+DIGIT = (PICTURES / "digit_7.png").read_bytes()
+MOST = 2
+Address = tuple[str, int]
+
+
+@pytest.fixture(scope="module")
+def address(generating: Generating) -> Iterator[Address]:
+    with serving(*generating.folders, VQSERVE_MAX_CONCURRENT_REQUESTS=str(MOST)) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        yield host, int(port)
+
+
+@pytest.fixture
+def full(address: Address) -> Iterator[list[socket.socket]]:
+    """The requests inside: their connections, each with the last byte of its body unsent."""
+    with ExitStack() as stack:
+        inside = [stack.enter_context(socket.create_connection(address)) for _ in range(MOST)]
+        for connection in inside:
+            connection.sendall(post("/encode", DIGIT)[:-1])
+        until(lambda: ask(address, b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 429)
+        yield inside
+    until(lambda: ask(address, b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200)
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", "Content-Type: image/png", *headers)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines[1:])
+    while len(body) < int(headers["content-length"]):
+        body += connection.recv(65536)
+    return int(lines[0].split()[1]), headers, body
+
+
+def ask(address: Address, sent: bytes) -> tuple[int, dict[str, str], bytes]:
+    with socket.create_connection(address) as connection:
+        connection.sendall(sent)
+        return read_answer(connection)
+
+
+def metric(address: Address, line: str) -> float:
+    text = ask(address, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")[2].decode()
+    found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_the_answer_is_that_of_the_middleware(address: Address, full: list[socket.socket]) -> None:
+    early = ask(address, post("/encode", DIGIT, "X-Request-ID: one"))
+    late = ask(address, post("/encode", bytes(LARGEST_BODY + 1), "X-Request-ID: one"))
+    assert early[0] == late[0] == 429
+    assert json.loads(early[2]) == json.loads(late[2])
+    assert json.loads(early[2])["type"] == "urn:vqserve:problem:queue-full"
+    assert early[1]["retry-after"] == "1"
+    assert early[1].items() >= {(name, value) for name, value in late[1].items() if name != "date"}
+
+
+def test_the_connection_stays_and_is_answered_later(address: Address, full: list[socket.socket]) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(post("/encode", DIGIT) * 3)  # pipelined
+        for _ in range(3):
+            assert read_answer(connection)[0] == 429
+        for one in full:
+            one.sendall(DIGIT[-1:])
+            assert read_answer(one)[0] == 200
+        until(lambda: ask(address, b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200)
+        connection.sendall(post("/encode", DIGIT))
+        assert read_answer(connection)[0] == 200
+
+
+def test_a_client_that_wants_the_connection_closed_gets_its_answer_first(
+    address: Address, full: list[socket.socket]
+) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(post("/encode", DIGIT, "Connection: close"))
+        status, headers, _ = read_answer(connection)
+        assert (status, headers["connection"]) == (429, "close")
+        assert connection.recv(1) == b""
+
+
+def test_what_a_refusal_would_have_to_read_for_long_is_left_to_the_middleware(
+    address: Address, full: list[socket.socket]
+) -> None:
+    chunked = b"POST /encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    waits = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+    assert [ask(address, one)[0] for one in (chunked, waits)] == [429, 429]
+
+
+def test_probes_are_answered_and_refusals_are_counted(address: Address, full: list[socket.socket]) -> None:
+    counted = 'vqserve_requests_total{route="/encode",status="429"}'
+    reason = 'vqserve_refused_requests_total{reason="queue-full"}'
+    before = metric(address, counted), metric(address, reason)
+    assert ask(address, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200
+    for _ in range(5):
+        assert ask(address, post("/encode?fit=pad", DIGIT))[0] == 429
+    assert (metric(address, counted), metric(address, reason)) == (before[0] + 5, before[1] + 5)
+
+
+@pytest.mark.parametrize(
+    ("headers", "takes"),
+    [
+        ([], True),
+        ([(b"content-length", b"65536")], True),
+        ([(b"content-length", b"65537")], False),
+        ([(b"content-length", b"-1")], False),
+        ([(b"transfer-encoding", b"chunked")], False),
+        ([(b"expect", b"100-continue")], False),
+        ([(b"upgrade", b"websocket")], False),
+    ],
+)
+def test_only_small_bodies_of_known_length_are_refused_early(headers: list[tuple[bytes, bytes]], takes: bool) -> None:
+    refusal = EarlyRefusal(MOST, Metrics(), {"/encode": "/encode"})
+    assert refusal.takes(MOST, b"/encode?model=a", headers) is takes
+    assert not refusal.takes(MOST - 1, b"/encode", headers)
+    assert not refusal.takes(MOST, b"/healthz", headers)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"cors_origins": "https://a.example"}, {"access_log": True}, {"otlp_endpoint": "http://localhost:4318"}],
+)
+def test_layers_that_add_to_a_refusal_keep_it(settings: dict[str, object]) -> None:
+    assert early_refusal(Settings(), Metrics()) is not None
+    assert early_refusal(Settings(**settings), Metrics()) is None  # type: ignore[arg-type]
