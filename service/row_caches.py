@@ -21,10 +21,15 @@ Feeds = Mapping[str, NDArray[Any]]
 
 
 class HostCaches:
-    """A table (places, layers + 1, w, channels), all zero for a fresh sample."""
+    """A table (places, layers + 1, w, channels), all zero for a fresh sample.
 
-    def __init__(self, places: int, cache_shape: tuple[int, int, int]) -> None:
+    A batch is gathered into memory that is made once, for the largest one; what a run needs itself comes from
+    onnxruntime's arena, which has grown to the largest batch before the first request.
+    """
+
+    def __init__(self, places: int, max_batch: int, cache_shape: tuple[int, int, int]) -> None:
         self._table = np.zeros((places, *cache_shape), np.float32)
+        self._batch = np.empty((max_batch, *cache_shape), np.float32)
 
     def clear(self, place: int) -> None:
         """A new sample begins at this place."""
@@ -33,15 +38,20 @@ class HostCaches:
     def run(self, session: ort.InferenceSession, index: Codes, feeds: Feeds) -> Codes:
         """Advance the samples at the places `index` (B,) by one row -> codes (B,w). A place that pads may repeat."""
         drawn: Codes
-        drawn, self._table[index] = session.run(None, {**feeds, "caches": self._table[index]})
+        drawn, self._table[index] = session.run(None, {**feeds, "caches": self._gather(index)})
         return drawn
+
+    def _gather(self, index: Codes) -> Floats:
+        """The caches at these places, valid until the next call."""
+        # The indices are our own; with mode="raise" numpy would make a copy first.
+        return np.take(self._table, index, axis=0, out=self._batch[: len(index)], mode="clip")
 
 
 class DeviceCaches(HostCaches):
     """The same with the last batch on `device` ("cuda", or "cpu" to test). After a failed run its samples are lost."""
 
-    def __init__(self, places: int, cache_shape: tuple[int, int, int], device: str) -> None:
-        super().__init__(places, cache_shape)
+    def __init__(self, places: int, max_batch: int, cache_shape: tuple[int, int, int], device: str) -> None:
+        super().__init__(places, max_batch, cache_shape)
         self._device = device
         self._memory: dict[int, _Memory] = {}  # by batch size
         self._resident: Codes | None = None  # the places whose caches are on the device and not in the table
@@ -58,7 +68,7 @@ class DeviceCaches(HostCaches):
         memory = self._memory[size]
         if self._resident is None or not np.array_equal(index, self._resident):
             self._settle()
-            memory.put_caches(self._table[index])
+            memory.put_caches(self._gather(index))
         self._resident = None  # until the run has succeeded
         drawn = memory.run(session, feeds)
         self._resident = index

@@ -85,7 +85,8 @@ class RowSampler:
         self._codebook_size = codes.codebook_size
         self._filtered = open_row_graph(maker, bundle.graph_path("prior_row"))
         self._unfiltered = open_row_graph(maker, bundle.graph_path("prior_row_unfiltered"))
-        # A padded batch costs a CPU as much as a full one; a GPU wants few shapes, each seen before.
+        # A GPU wants few shapes, each seen before. A CPU runs a new one as fast as a known one, and a padded one as
+        # slowly as a full one: benchmarks/batch_sizes.py.
         self._buckets = buckets(max_batch) if maker.provider == CUDA else ()
         rows = places + 1  # the last place pads batches
         self._pad = places
@@ -98,9 +99,9 @@ class RowSampler:
         self._known_codes = np.zeros((rows, *self.grid), np.int64)
         self._known_mask = np.zeros((rows, *self.grid), np.bool_)
         if maker.resident:
-            self._caches: HostCaches = DeviceCaches(rows, prior.cache_shape, maker.device)
+            self._caches: HostCaches = DeviceCaches(rows, max_batch, prior.cache_shape, maker.device)
         else:
-            self._caches = HostCaches(rows, prior.cache_shape)
+            self._caches = HostCaches(rows, max_batch, prior.cache_shape)
         self._row = np.zeros(rows, np.int64)
         self.warm_up()
 
@@ -135,7 +136,10 @@ class RowSampler:
         return drawn[:count]
 
     def warm_up(self) -> None:
-        """Run both graphs at every size that needs it; raises what onnxruntime raises where they cannot run."""
+        """Run both graphs at every size that needs it, the largest included, so that no later batch needs new memory.
+
+        Raises what onnxruntime raises where they cannot run.
+        """
         for size in self._buckets or (1, min(_SMALL_BATCH + 1, self.max_batch), self.max_batch):
             index = np.full(size, self._pad, np.int64)
             for filtered in (True, False, False, True):  # both graphs with both buffers of the caches
