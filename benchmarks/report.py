@@ -20,9 +20,9 @@ RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 INTRODUCTION = """# Benchmarks
 
-The tables with a command are written by it, and the numbers behind them are in `docs/results`; the profile and the note on
-the rate term are written by hand. Absolute figures belong to the machine that is named; ratios are only formed within one
-run.
+The tables with a command are written by it, and the numbers behind them are in `docs/results`; the profile and the note
+on the rate term are written by hand. Absolute figures belong to the machine that is named; ratios are formed within one
+run only.
 """
 
 

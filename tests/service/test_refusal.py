@@ -6,7 +6,8 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from typing import BinaryIO
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.service.serving import serving, until
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 MOST = 2
 Address = tuple[str, int]
+Inside = list[tuple[socket.socket, BinaryIO]]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,11 @@ def address(generating: Generating) -> Iterator[Address]:
 
 
 @pytest.fixture
-def full(address: Address) -> Iterator[list[socket.socket]]:
+def full(address: Address) -> Iterator[Inside]:
     """The requests inside: their connections, each with the last byte of its body unsent."""
     with ExitStack() as stack:
-        inside = [stack.enter_context(socket.create_connection(address)) for _ in range(MOST)]
-        for connection in inside:
+        inside = [stack.enter_context(connected(address)) for _ in range(MOST)]
+        for connection, _ in inside:
             connection.sendall(post("/encode", DIGIT)[:-1])
         until(lambda: ask(address, b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 429)
         yield inside
@@ -47,22 +49,23 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += connection.recv(65536)
-    head, _, body = received.partition(b"\r\n\r\n")
-    lines = head.decode().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines[1:])
-    while len(body) < int(headers["content-length"]):
-        body += connection.recv(65536)
-    return int(lines[0].split()[1]), headers, body
+def read_answer(stream: BinaryIO) -> tuple[int, dict[str, str], bytes]:
+    status = int(stream.readline().split()[1])
+    lines = iter(lambda: stream.readline().decode().strip(), "")
+    headers = dict(line.split(": ", 1) for line in lines)
+    return status, headers, stream.read(int(headers["content-length"]))
+
+
+@contextmanager
+def connected(address: Address) -> Iterator[tuple[socket.socket, BinaryIO]]:
+    with socket.create_connection(address, timeout=10) as connection, connection.makefile("rb") as stream:
+        yield connection, stream
 
 
 def ask(address: Address, sent: bytes) -> tuple[int, dict[str, str], bytes]:
-    with socket.create_connection(address) as connection:
+    with connected(address) as (connection, stream):
         connection.sendall(sent)
-        return read_answer(connection)
+        return read_answer(stream)
 
 
 def metric(address: Address, line: str) -> float:
@@ -71,7 +74,7 @@ def metric(address: Address, line: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def test_the_answer_is_that_of_the_middleware(address: Address, full: list[socket.socket]) -> None:
+def test_the_answer_is_that_of_the_middleware(address: Address, full: Inside) -> None:
     early = ask(address, post("/encode", DIGIT, "X-Request-ID: one"))
     late = ask(address, post("/encode", bytes(LARGEST_BODY + 1), "X-Request-ID: one"))
     assert early[0] == late[0] == 429
@@ -81,38 +84,33 @@ def test_the_answer_is_that_of_the_middleware(address: Address, full: list[socke
     assert early[1].items() >= {(name, value) for name, value in late[1].items() if name != "date"}
 
 
-def test_the_connection_stays_and_is_answered_later(address: Address, full: list[socket.socket]) -> None:
-    with socket.create_connection(address) as connection:
+def test_the_connection_stays_and_is_answered_later(address: Address, full: Inside) -> None:
+    with connected(address) as (connection, stream):
         connection.sendall(post("/encode", DIGIT) * 3)  # pipelined
-        for _ in range(3):
-            assert read_answer(connection)[0] == 429
-        for one in full:
+        assert [read_answer(stream)[0] for _ in range(3)] == [429, 429, 429]
+        for one, answers in full:
             one.sendall(DIGIT[-1:])
-            assert read_answer(one)[0] == 200
+            assert read_answer(answers)[0] == 200
         until(lambda: ask(address, b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200)
         connection.sendall(post("/encode", DIGIT))
-        assert read_answer(connection)[0] == 200
+        assert read_answer(stream)[0] == 200
 
 
-def test_a_client_that_wants_the_connection_closed_gets_its_answer_first(
-    address: Address, full: list[socket.socket]
-) -> None:
-    with socket.create_connection(address) as connection:
+def test_a_client_that_wants_the_connection_closed_gets_its_answer_first(address: Address, full: Inside) -> None:
+    with connected(address) as (connection, stream):
         connection.sendall(post("/encode", DIGIT, "Connection: close"))
-        status, headers, _ = read_answer(connection)
+        status, headers, _ = read_answer(stream)
         assert (status, headers["connection"]) == (429, "close")
-        assert connection.recv(1) == b""
+        assert stream.read(1) == b""
 
 
-def test_what_a_refusal_would_have_to_read_for_long_is_left_to_the_middleware(
-    address: Address, full: list[socket.socket]
-) -> None:
+def test_what_a_refusal_would_have_to_read_for_long_is_left_to_the_middleware(address: Address, full: Inside) -> None:
     chunked = b"POST /encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
     waits = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
     assert [ask(address, one)[0] for one in (chunked, waits)] == [429, 429]
 
 
-def test_probes_are_answered_and_refusals_are_counted(address: Address, full: list[socket.socket]) -> None:
+def test_probes_are_answered_and_refusals_are_counted(address: Address, full: Inside) -> None:
     counted = 'vqserve_requests_total{route="/encode",status="429"}'
     reason = 'vqserve_refused_requests_total{reason="queue-full"}'
     before = metric(address, counted), metric(address, reason)
