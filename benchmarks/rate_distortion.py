@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("data/mnist"))
     parser.add_argument("--bundle", type=Path, action="append", help="may be repeated; default models/mnist or photos")
     parser.add_argument("--pictures", type=int, help="only so many: for a quick look")
+    parser.add_argument("--alone", type=int, help="digits: only so many one by one, all of them in common containers")
     parser.add_argument("--held-out", type=float, help="the fraction that training put aside")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--record", action="store_true", help="write the section of docs/benchmarks.md too")
@@ -93,10 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure_mnist(options: argparse.Namespace, bundles: Sequence[Vqserve]) -> list[Row]:
     digits = read_mnist(options.folder / MNIST_TEST)[: options.pictures]
-    alone = [*lossless_points(), *lossy_points()]
-    rows = [measure("one by one", point, digits) for point in alone]
+    alone = digits[: options.alone]
+    rows = [measure("one by one", point, alone) for point in (*lossless_points(), *lossy_points())]
     for vqserve in bundles:
-        rows += [measure("one by one", point, digits) for point in vqserve.points()]
+        rows += [measure("one by one", point, alone) for point in vqserve.points()]
         rows += [measure_together(vqserve, digits, setting) for setting in vqserve.settings]
     return rows
 

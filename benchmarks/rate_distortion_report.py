@@ -19,8 +19,8 @@ def page(name: str, result: Mapping[str, Any]) -> str:
         f"`docs/results/rate_distortion_{name}.json`. A cell of a peer is what it reaches at the same bits per pixel, "
         "interpolated between its settings, or - where it has no such rate. Bold: ours is ahead.",
     ]
-    for section in dict.fromkeys(row["section"] for row in result["rows"]):
-        parts.append(f"### {section.capitalize()}")
+    for section, pictures in dict.fromkeys((row["section"], row["pictures"]) for row in result["rows"]):
+        parts.append(f"### {section.capitalize()}: {pictures:,} pictures")
         parts += _section(section, result)
         parts.append(f"![PSNR by bits per pixel](results/{plot_name(name, section)})")
     return "\n\n".join(parts)

@@ -6,6 +6,7 @@ The others are 16 connections in a closed loop, measured in turns without and wi
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ OTHERS = 16
 MAX_SLOWDOWN = 1.1
 _CLOSING_S = 2.0
 _CUT = 40  # bytes of a request after which a half-closed client stops
+_AGAIN_AFTER_S = (0.2, 1.8)
 
 
 def run(bundle: Path, seconds: float, turns: int, slow: int, half_closed: int, idle: int) -> dict[str, Any]:
@@ -135,11 +137,12 @@ async def _slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requ
 
 
 async def _half_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
-    """Part of a request, then no more will come; reads until the server closes."""
+    """Part of a request, then no more will come; reads until the server closes. Each comes again after a time of its
+    own: together they would be a flood of new connections, which is another test."""
     writer.write(request[:_CUT])
     writer.write_eof()
     await reader.read()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(random.uniform(*_AGAIN_AFTER_S))
 
 
 async def _idle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:

@@ -124,7 +124,7 @@ def test_the_benchmark_measures_digits(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_page_says_what_each_peer_reaches_at_our_rate_and_who_is_ahead() -> None:
-    quality = {"mse": 0.001, "encode_ms": 1.0, "decode_ms": 2.0}
+    quality = {"mse": 0.001, "encode_ms": 1.0, "decode_ms": 2.0, "pictures": 1600}
     head = {"section": "crops", "codec": "vqserve b", "setting": "raw"}
     ours = {**head, **quality, "bytes_per_picture": 300.0, "bits_per_pixel": 0.15, "psnr_db": 30.0, "ms_ssim": 0.9}
     behind = {**head, "peer": "JPEG", "peer_psnr_db": 28.0, "peer_ms_ssim": 0.95}
@@ -134,4 +134,5 @@ def test_the_page_says_what_each_peer_reaches_at_our_rate_and_who_is_ahead() -> 
     page = rate_distortion_report.page("photos", result)
     assert "| b, raw | 300 | 0.1500 | 0.00100 | 30.00 | 0.9000 | 1.0 | 2.0 | **28.00** / 0.9500 | - | - | - |" in page
     assert "vqserve b against JPEG -12.3 %" in page
+    assert "### Crops: 1,600 pictures\n" in page
     assert "(results/rate_distortion_photos_crops.svg)" in page
