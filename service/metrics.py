@@ -152,6 +152,9 @@ class ModelMetrics:
         self._batch = {stage: metrics.batch_pictures.labels(name, stage) for stage in ("encode", "decode")}
         self._queue = metrics.stages["queue"]
         self._run = metrics.stages["run"]
+        metrics.engine_deaths.labels(name)  # 0 from the start: increase() does not see a series begin at 1
+        for outcome in ("swapped", "failed"):
+            metrics.reloads.labels(name, outcome)
 
     def observe_run(self, stage: str, items: Sequence[Item], started: float, seconds: float) -> None:
         for item in items:

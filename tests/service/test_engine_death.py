@@ -53,6 +53,14 @@ def test_a_dead_engine_answers_503_and_is_restarted(make_client: MakeClient) -> 
     assert 'vqserve_engine_deaths_total{model="tiny"} 1.0' in client.get("/metrics").text
 
 
+def test_deaths_and_reloads_are_counted_from_zero(make_client: MakeClient) -> None:
+    """Their series used to begin at 1, where increase() sees no increase: the alert of the first death never fired."""
+    page = make_client().get("/metrics").text
+    assert 'vqserve_engine_deaths_total{model="tiny"} 0.0' in page
+    for outcome in ("swapped", "failed"):
+        assert f'vqserve_reloads_total{{model="tiny",outcome="{outcome}"}} 0.0' in page
+
+
 def test_a_dead_engine_turns_readiness_off(make_client: MakeClient) -> None:
     client = make_client()
     engine_of(client).close("The engine has failed.")
