@@ -67,6 +67,11 @@ def _as_problems() -> Iterator[None]:
     try:
         yield
     except OverLimitError as error:
-        raise TooManyItems(f"{error}.") from error
+        raise TooManyItems(_sentence(error)) from error
     except ContainerError as error:
-        raise InvalidContainer(f"{error}.") from error
+        raise InvalidContainer(_sentence(error)) from error
+
+
+def _sentence(error: ContainerError) -> str:
+    text = str(error)
+    return f"{text[0].upper()}{text[1:]}."

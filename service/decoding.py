@@ -33,7 +33,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.models import Model
-from service.negotiate import bare_type, choose
+from service.negotiate import bare_type, choose, unsupported
 from service.requests import finish, read_body, read_query
 from service.schemas import DecodeAnswer, DecodeRequest
 from service.service import Service, service_of
@@ -96,7 +96,7 @@ async def read_codes(request: Request, service: Service, model: Model, body: byt
         return _read_json(service, model, body)
     if media_type == npy.MEDIA_TYPE:
         return checked(service, model, npy.read_npy(body))
-    raise UnsupportedMediaType(f"Send {', '.join(REQUESTS)}.")
+    raise unsupported(media_type, REQUESTS)
 
 
 def _read_json(service: Service, model: Model, body: bytes) -> Wanted:

@@ -33,7 +33,7 @@ from service.generation_schemas import GenerateAnswer
 from service.generator import generator_of
 from service.likelihood import bits_of
 from service.models import Model
-from service.negotiate import bare_type, choose
+from service.negotiate import bare_type, choose, unsupported
 from service.requests import finish, read_body, read_query
 from service.sampling import Codes
 from service.scheduler import Scheduler
@@ -73,8 +73,9 @@ async def generate(request: Request) -> Response:
 async def read_request(request: Request, service: Service, model: Model) -> Wanted:
     body = await read_body(request, service.settings.max_body_bytes)
     service.metrics.received.inc(len(body))
-    if bare_type(request.headers.get("content-type", "")) != JSON:
-        raise UnsupportedMediaType(f"Send {JSON}; {{}} asks for one sample.")
+    media_type = bare_type(request.headers.get("content-type", ""))
+    if media_type != JSON:
+        raise unsupported(media_type, (JSON,))
     return read_wanted(body, model.manifest, service.settings.max_samples_per_request)
 
 

@@ -200,7 +200,8 @@ def http_problem(error: HTTPException) -> Problem:
     if error.status_code == 404:
         return UnknownRoute("There is no such route; GET /openapi.json lists them.")
     if error.status_code == 405:
-        return MethodNotAllowed("This route has no such method.", error.headers)
+        allowed = (error.headers or {}).get("Allow", "another method").split(", ")
+        return MethodNotAllowed(f"This route takes {' or '.join(sorted(allowed))}.", error.headers)
     return MalformedRequest(str(error.detail))
 
 

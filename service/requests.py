@@ -27,9 +27,11 @@ def read_query(request: Request, allowed: Collection[str]) -> dict[str, str]:
         return {}
     pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True)
     query = dict(pairs)
-    unknown = [name[:40] for name in query if name not in allowed]
-    if unknown or len(query) != len(pairs):
-        raise InvalidParameter(f"This route takes {', '.join(allowed)}, each once; not {unknown or 'several'}.")
+    unknown = next((name for name in query if name not in allowed), None)
+    if unknown is not None:
+        raise InvalidParameter(f"Unknown query field {unknown[:40]!r}; there are {', '.join(allowed)}.")
+    if len(query) != len(pairs):
+        raise InvalidParameter("A query field comes twice; give each once.")
     return query
 
 
@@ -52,7 +54,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     if size > max_bytes:
         raise BodyTooLarge(f"At most {max_bytes} bytes a request.")
     if not size:
-        raise MalformedRequest("The body is empty; send a picture or codes in it.")
+        raise MalformedRequest("The body is empty; send a picture or codes in it, or to /generate at least {}.")
     return body if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 
 from service import images, npy
-from service.errors import InvalidParameter, PictureTooLarge, TooManyItems, UnsupportedMediaType, WrongPictureSize
+from service.errors import InvalidParameter, PictureTooLarge, TooManyItems, WrongPictureSize
 from service.images import Fit, Picture
 from service.models import Model
 from service.multipart import pictures_of_form
-from service.negotiate import bare_type
+from service.negotiate import bare_type, unsupported
 from service.requests import finish
 from service.service import Service
 
@@ -54,7 +54,7 @@ async def read_upload(request: Request, service: Service, model: Model, body: by
     elif media_type in images.MEDIA_TYPES:
         files = [body]
     else:
-        raise UnsupportedMediaType(f"Send {FORM}, {', '.join(images.MEDIA_TYPES)} or {npy.MEDIA_TYPE}.")
+        raise unsupported(media_type, (FORM, *images.MEDIA_TYPES, npy.MEDIA_TYPE))
     return Upload(await decode_files(request, service, model, files, fit), several=len(files) > 1)
 
 

@@ -167,6 +167,25 @@ def test_bad_input_gets_its_problem_and_the_service_goes_on(client: TestClient, 
     assert client.post("/encode", content=DIGIT, headers={"content-type": PNG}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "said"),
+    [
+        ("/encode?fits=pad", {"content-type": PNG}, "Unknown query field 'fits'; there are model, fit, "),
+        ("/encode?fit=pad&fit=exact", {"content-type": PNG}, "comes twice"),
+        (
+            "/encode",
+            {"content-type": "text/plain"},
+            "Content-Type is 'text/plain'; this route takes multipart/form-data, ",
+        ),
+        ("/decode", {}, "There is no Content-Type; this route takes application/json, "),
+        ("/healthz", {}, "This route takes GET"),
+        ("/decode", {"content-type": "application/vnd.vqserve.codes"}, "Not a container: the first bytes are 8950, "),
+    ],
+)
+def test_the_detail_says_what_to_change(client: TestClient, path: str, headers: dict[str, str], said: str) -> None:
+    assert said in client.post(path, content=DIGIT, headers=headers).json()["detail"]
+
+
 def encoded(client: TestClient, body: bytes, query: str = "", content_type: str = PNG) -> Any:
     response = client.post(f"/encode{query}", content=body, headers={"content-type": content_type})
     assert response.status_code == 200, response.text
