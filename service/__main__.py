@@ -16,19 +16,20 @@ from collections.abc import Sequence
 import uvicorn
 from pydantic import ValidationError
 
+from service.bundle import BundleError, load_bundle
 from service.logs import log_config
-from service.settings import Settings
+from service.settings import PREFIX, Settings, misspelt
+
+log = logging.getLogger("service.main")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parse(arguments)
-    _to_environment(options)
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        sys.exit(f"VQSERVE_{'.'.join(map(str, first['loc'])).upper()}: {first['msg']}")
+    _to_environment(_parse(arguments))
+    settings = _settings()
     logging.config.dictConfig(log_config(settings.log_level))
+    for name, nearest in misspelt(os.environ).items():
+        log.warning("%s is no setting and changes nothing; the nearest name is %s", name, nearest)
+    _check_bundles(settings)
     if settings.workers == 1:
         serve(settings)
         return
@@ -58,6 +59,24 @@ def serve(settings: Settings) -> None:
     )
 
 
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        sys.exit(f"{PREFIX}{'.'.join(map(str, first['loc'])).upper()}: {reason}")
+
+
+def _check_bundles(settings: Settings) -> None:
+    """Before there are workers: where all of several fail to start, uvicorn ends with status 0."""
+    try:
+        for folder in settings.bundles:
+            load_bundle(folder)
+    except BundleError as error:
+        sys.exit(str(error))
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m service", description="Serve VQ-VAE bundles over HTTP.")
     parser.add_argument("--bundle", action="append", metavar="FOLDER", help="bundle to serve; may be repeated")
@@ -71,7 +90,7 @@ def _to_environment(options: argparse.Namespace) -> None:
     given = {"BUNDLES": ",".join(options.bundle or []), "PORT": options.port, "HOST": options.host}
     for name, value in given.items():
         if value not in (None, ""):
-            os.environ[f"VQSERVE_{name}"] = str(value)
+            os.environ[f"{PREFIX}{name}"] = str(value)
 
 
 if __name__ == "__main__":

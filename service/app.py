@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from service import __version__, openinference, playground
+from service.bundle import BundleError
 from service.decoding import DECODE
 from service.encoding import ENCODE
 from service.endpoints import Endpoint, Handler, openapi
@@ -39,6 +40,7 @@ from service.operations import ENDPOINTS as OPERATIONS
 from service.refusal import EarlyRefusal
 from service.scoring import SCORE
 from service.service import Service
+from service.sessions import DeviceError
 from service.settings import Settings, parse_api_keys
 
 log = logging.getLogger(__name__)
@@ -104,7 +106,7 @@ def _tracing(endpoint: str, routes: Mapping[Handler, str]) -> list[Middleware]:
 @asynccontextmanager
 async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[dict[str, Any]]:
     give_freed_memory_back()
-    models = Models(settings, metrics, COMPANIONS)
+    models = open_models(settings, metrics)
     with ThreadPoolExecutor(2, thread_name_prefix="pictures") as pool:
         service = Service(settings, models, metrics, pool)
         app.state.service = service
@@ -115,6 +117,14 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
         yield {REFUSAL: early_refusal(settings, metrics)}
         service.draining = True
         models.close("The service is shutting down.")
+
+
+def open_models(settings: Settings, metrics: Metrics) -> Models:
+    try:
+        return Models(settings, metrics, COMPANIONS)
+    except (BundleError, DeviceError) as error:  # on a line of its own: the server only logs the whole traceback
+        log.critical("cannot start: %s", error)
+        raise
 
 
 def early_refusal(settings: Settings, metrics: Metrics) -> EarlyRefusal | None:

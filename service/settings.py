@@ -5,6 +5,8 @@ docs/configuration.md is generated from this file (service/reference.py); a test
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+PREFIX = "VQSERVE_"
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["float32", "tf32", "fp16"]
 
@@ -19,7 +22,7 @@ Precision = Literal["float32", "tf32", "fp16"]
 class Settings(BaseSettings):
     """Numbers carry their unit in the name; 0 means what the description says it means."""
 
-    model_config = SettingsConfigDict(env_prefix="VQSERVE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
         (Path("models/mnist"),), description="Bundle folders, comma-separated. The first is the default model."
@@ -149,7 +152,7 @@ class Settings(BaseSettings):
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must be a URL, for example http://localhost:4318")
         if value and not _installed("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
-            raise ValueError("OpenTelemetry is not installed: pip install 'vqserve[otel]'")
+            raise ValueError("OpenTelemetry is not installed: pip install '.[otel]' in the repository")
         return value
 
     @field_validator("api_keys")
@@ -166,8 +169,17 @@ def _installed(*modules: str) -> bool:
         return False
 
 
+def misspelt(variables: Iterable[str]) -> dict[str, str]:
+    """Names of variables that are nearly a setting's -> that setting's. What is further off may be somebody else's:
+    Kubernetes and the client have variables with this prefix too."""
+    known = [name.upper() for name in Settings.model_fields]
+    given = (name.removeprefix(PREFIX) for name in variables if name.startswith(PREFIX))
+    near = {name: get_close_matches(name, known, n=1, cutoff=0.7) for name in given if name not in known}
+    return {PREFIX + name: PREFIX + found[0] for name, found in near.items() if found}
+
+
 def parse_api_keys(text: str) -> dict[str, bytes]:
-    """`"alice:s3cret,bob:hunter2"` -> name to key. The message of an error shows no key."""
+    """`"alice:s3cret-key,bob:hunter2-key"` -> name to key. The message of an error shows no key."""
     keys: dict[str, bytes] = {}
     for position, pair in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
         name, colon, key = pair.partition(":")

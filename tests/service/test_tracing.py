@@ -141,7 +141,7 @@ def test_the_setting_needs_a_url_and_the_extra(tiny: Tiny, monkeypatch: pytest.M
     with pytest.raises(ValidationError, match="must be a URL"):
         Settings(**tiny.settings, otlp_endpoint="localhost:4318")
     monkeypatch.setattr("service.settings.find_spec", lambda module: None)
-    with pytest.raises(ValidationError, match=r"pip install 'vqserve\[otel\]'"):
+    with pytest.raises(ValidationError, match=r"pip install '\.\[otel\]'"):
         Settings(**tiny.settings, otlp_endpoint="http://localhost:4318")
 
 
