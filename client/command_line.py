@@ -44,10 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (VqserveError, OSError, httpx.HTTPError, Image.DecompressionBombError) as error:
+    except httpx.HTTPError as error:
+        print(f"vqserve: no answer from {_url(options)}: {error}", file=sys.stderr)
+    except (VqserveError, OSError, Image.DecompressionBombError) as error:
         print(f"vqserve: {error}", file=sys.stderr)
-        return 1
-    return 0
+    else:
+        return 0
+    return 1
 
 
 def encode(options: argparse.Namespace) -> None:
@@ -57,12 +60,16 @@ def encode(options: argparse.Namespace) -> None:
             _encode_together(backend, inputs, options)
             return
         for path in Progress(inputs, "encode"):
-            picture = _read(path)
-            if options.codes:
-                data, suffix = _json_of(backend.encode([picture], options.fit, options.effort)[0]), ".json"
-            else:
-                data, suffix = backend.compress([picture], options.fit, options.effort), CONTAINER_SUFFIX
+            with _named(path):
+                data, suffix = _encode_one(backend, _read(path), options)
             _write(options.output, path, path.stem + suffix, data, single=len(inputs) == 1)
+
+
+def _encode_one(backend: Backend, picture: bytes, options: argparse.Namespace) -> tuple[bytes, str]:
+    """A file's bytes and its suffix."""
+    if options.codes:
+        return _json_of(backend.encode([picture], options.fit, options.effort)[0]), ".json"
+    return backend.compress([picture], options.fit, options.effort), CONTAINER_SUFFIX
 
 
 def _encode_together(backend: Backend, inputs: list[Path], options: argparse.Namespace) -> None:
@@ -78,7 +85,8 @@ def decode(options: argparse.Namespace) -> None:
     inputs = list(_inputs(options.inputs, (CONTAINER_SUFFIX,)))
     with _backend(options) as backend:
         for path in Progress(inputs, "decode"):
-            pictures = backend.decompress(_read(path))
+            with _named(path):
+                pictures = backend.decompress(_read(path))
             single = len(inputs) == 1 and len(pictures) == 1
             for index, pixels in enumerate(pictures):
                 name = path.stem if len(pictures) == 1 else f"{path.stem}-{index:03d}"
@@ -99,7 +107,8 @@ def score(options: argparse.Namespace) -> None:
     """One line of JSON a picture, so that the output sorts and filters with other tools."""
     with _backend(options) as backend:
         for path in Progress(list(_inputs(options.inputs, PICTURE_SUFFIXES)), "score"):
-            found = backend.score([_read(path)], options.fit)[0]
+            with _named(path):
+                found = backend.score([_read(path)], options.fit)[0]
             line = {"file": str(path), "bits": round(found.bits, 3), "bits_per_code": round(found.bits_per_code, 4)}
             print(json.dumps(line))
 
@@ -181,14 +190,28 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top-p", type=float)
 
 
+def _url(options: argparse.Namespace) -> str | None:
+    return options.url or os.environ.get("VQSERVE_URL")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Says which of many files was refused."""
+    try:
+        yield
+    except VqserveError as error:
+        raise VqserveError(f"{path}: {error}") from error
+
+
 @contextmanager
 def _backend(options: argparse.Namespace) -> Iterator[Backend]:
-    url = options.url or os.environ.get("VQSERVE_URL")
+    url = _url(options)
     if options.bundle is not None:
         try:
             from client.offline import Offline
         except ModuleNotFoundError as missing:
-            raise VqserveError(f"{missing}: install vqserve[service,cpu] to use a bundle, or pass --url") from missing
+            fix = "pip install '.[service,cpu]' in the repository, or pass --url"
+            raise VqserveError(f"{missing}: to use a bundle, {fix}") from missing
         yield Offline(options.bundle)
     elif url:
         with Client(url, key=options.key or os.environ.get("VQSERVE_KEY")) as client:

@@ -1,7 +1,7 @@
 """The command line on a bundle, without a service: the graphs run in this process, on the CPU.
 
 In: a bundle folder. Out: a `Backend` that gives what a service with this bundle gives. It needs the service's modules
-(`vqserve[service,cpu]`), so nothing imports this file until it is asked for.
+(the extras `service,cpu`), so nothing imports this file until it is asked for.
 """
 
 from __future__ import annotations

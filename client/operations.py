@@ -187,6 +187,8 @@ def _form(pictures: Sequence[Picture]) -> list[tuple[str, tuple[str, bytes, str]
 
 
 def _file(picture: Picture) -> tuple[str, bytes, str]:
+    if isinstance(picture, str):  # from untyped code; sent as it is, it would be refused as no picture
+        raise TypeError(f"{picture!r} is a str: pass Path({picture!r}), or the bytes of a picture")
     if isinstance(picture, Path):
         return picture.name, picture.read_bytes(), "application/octet-stream"
     return "picture", picture, "application/octet-stream"

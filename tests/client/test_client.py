@@ -64,6 +64,12 @@ def test_a_refusal_is_a_problem(server_url: str) -> None:
         stranger.models()
 
 
+def test_a_path_as_text_is_refused_before_it_is_sent(server_url: str) -> None:
+    path: Any = str(PICTURES / "digit_7.png")
+    with Client(server_url, key=KEY) as client, pytest.raises(TypeError, match=r"pass Path\("):
+        client.encode(path)
+
+
 def test_the_asynchronous_client_gives_the_same(server_url: str) -> None:
     async def together() -> list[bytes]:
         async with AsyncClient(server_url, key=KEY) as client:

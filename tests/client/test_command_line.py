@@ -96,6 +96,7 @@ def test_info_reads_a_header_without_a_model(
         (["encode", "x.png"], "--bundle FOLDER, --url URL, or the variable VQSERVE_URL"),
         (["encode", "--bundle", "nowhere", "x.png"], "does not exist: make a bundle"),
         (["encode", "--url", "http://127.0.0.1:9", "missing.png"], "No such file"),
+        (["encode", "--url", "localhost:9", str(DIGITS[0])], "no answer from localhost:9: "),
         (["info", str(DIGITS[0])], "not a container"),
     ],
 )
@@ -106,6 +107,16 @@ def test_mistakes_have_a_message_and_status_1(
     assert main(arguments) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("vqserve: ") and message in captured.err
+
+
+def test_of_many_files_the_refused_one_is_named(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "wrong.png"
+    Image.new("L", (30, 30)).save(wrong)
+    for more in ([], ["--codes"]):
+        assert main(["encode", *where, *more, str(DIGITS[0]), str(wrong), "-o", str(tmp_path / "out")]) == 1
+        assert f"vqserve: {wrong}: " in capsys.readouterr().err
 
 
 def test_what_cannot_be_decoded_says_why(where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
