@@ -68,11 +68,6 @@ def encode(graph: GraphBuilder, encoder: Encoder, images: str) -> str:
     return _conv(graph, encoder.project, graph.op("Relu", x))
 
 
-def bound(graph: GraphBuilder, quantizer: FiniteScalarQuantizer, latents: str) -> str:
-    """What FSQ does before rounding, scaled to the grid of its codebook: (B,D,h,w) -> (B,D,h,w) in [-1,1]."""
-    return graph.op("Tanh", latents)
-
-
 def quantize(graph: GraphBuilder, vqvae: VQVAE, latents: str) -> str:
     """latents (B,h,w,D) -> codes int64 (B,h,w): argmin of ||e||^2 / 2 + offset / 2 - z.e, ties to the lowest index."""
     quantizer = vqvae.quantizer
@@ -115,7 +110,7 @@ def autoencoder_graphs(vqvae: VQVAE, shapes: Shapes) -> dict[GraphName, onnx.Mod
 def _latents(graph: GraphBuilder, vqvae: VQVAE, shapes: Shapes) -> str:
     latents = encode(graph, vqvae.encoder, graph.input("images", "uint8", shapes.images))
     if isinstance(vqvae.quantizer, FiniteScalarQuantizer):
-        latents = bound(graph, vqvae.quantizer, latents)
+        latents = graph.op("Tanh", latents)  # `FiniteScalarQuantizer.bounded`
     return graph.op("Transpose", latents, perm=TO_CHANNELS_LAST)
 
 

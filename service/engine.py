@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batching import Array, Batcher, BatchLimits, Run
-from service.bundle import Bundle, BundleError, PictureSpec
+from service.bundle import Bundle, BundleError
 from service.encoder import Runnable, open_encoder
+from service.sampling import buckets
 from service.sessions import CUDA, SessionMaker
 from service.settings import Settings
 from service.windows import run_in_windows
@@ -62,7 +63,7 @@ class Engine:
         self._dead: str | None = None
         self._probing: asyncio.Task[None] | None = None
         self._max_batch = batch_of(settings, maker)
-        self._buckets = _buckets(self._max_batch) if maker.provider == CUDA else ()
+        self._buckets = buckets(self._max_batch) if maker.provider == CUDA else ()
         self._encoder = open_encoder(bundle, settings, maker)
         self._decoder = maker.open(bundle.graph_path("decoder"), settings.decoder_precision)
         self._encode = self._batcher("encode", self.run_encode)
@@ -164,17 +165,6 @@ class Engine:
             log.critical("the engine of %s is dead: %s", self.bundle.manifest.name, error)
             self.close("The engine has failed; it is being restarted. Try again.")
             self._on_death(self)
-
-
-def code_grid(spec: PictureSpec, height: int, width: int) -> tuple[int, int]:
-    """(h, w) of the codes of a picture of this size."""
-    return height // spec.multiple_of, width // spec.multiple_of
-
-
-def _buckets(max_batch: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and `max_batch` itself."""
-    powers = [1 << n for n in range(max_batch.bit_length()) if 1 << n < max_batch]
-    return (*powers, max_batch)
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -285,7 +285,6 @@ class FiniteScalarQuantizer(nn.Module):
 
     levels: Tensor  # (D,) int64
     strides: Tensor  # (D,) int64: mixed-radix weights of the code index
-    initialised: Tensor
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
