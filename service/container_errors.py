@@ -1,6 +1,7 @@
 """What can be wrong with code bytes. Every failure to read a container is one of these, with a message for its sender.
 
-In: nothing. Out: the exceptions. `type` is stable and goes into the problem document that the HTTP service answers.
+In: nothing. Out: the exceptions. `type` is stable: recorded mutations and the fuzzer name errors by it. Over HTTP
+they are `invalid-container`, or `too-many-items` for OverLimitError.
 """
 
 from __future__ import annotations
