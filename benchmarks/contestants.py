@@ -70,7 +70,7 @@ def install(contestant: Contestant) -> None:
     make = [sys.executable, "-m", "venv", str(folder)]
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
     for command in (make, pip):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - pins of this folder
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             raise CannotInstall("\n".join(errors) or f"exit status {done.returncode}")

@@ -144,7 +144,8 @@ def measure(contestant: Contestant, bundle: Path, expected: list[list[int]], sec
 
 
 def check_answer(server: Server, request: Request, expected: list[list[int]]) -> None:
-    sent = urllib.request.Request(server.url + request.path, request.body, dict(request.headers))  # noqa: S310
+    url = server.url + request.path
+    sent = urllib.request.Request(url, request.body, dict(request.headers))  # noqa: S310 - an address of this machine
     with urllib.request.urlopen(sent, timeout=30) as answer:  # noqa: S310 - an address of this machine
         codes = json.load(answer)["codes"]
     if codes != expected:

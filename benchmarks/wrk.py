@@ -58,7 +58,7 @@ def closed_loop(url: str, request: Request, connections: int, seconds: float) ->
         body.flush()
         lines = "\n".join(f"{name}: {value}" for name, value in request.headers.items())
         command = [program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"--timeout={_SLOWEST_S}s"]
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - wrk, with numbers and our own address
             [*command, "-s", str(SCRIPT), url + request.path],
             env={**os.environ, "BENCH_BODY": body.name, "BENCH_HEADERS": lines},
             capture_output=True,

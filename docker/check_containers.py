@@ -225,12 +225,13 @@ print(" ".join(sorted({line.split()[0] for line in lines if "not found" in line}
 
 def gpu_image_is_whole(_: Compose) -> Facts:
     """Every CUDA library links but the driver's own; without a GPU the start fails and says so, and CPU still works."""
-    options = ("run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")  # noqa: S108
+    options = ("run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")  # noqa: S108 - inside the container
     missing = docker(*options, "vqserve:gpu", "python", "-c", LINKS).split()
     require(set(missing) <= {"libcuda.so.1"}, f"libraries that nothing provides: {missing}")
     if Path("/dev/nvidiactl").exists():
         return {"missing": missing, "gpu": True}
-    done = subprocess.run([*DOCKER, *options, "vqserve:gpu"], capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+    command = [*DOCKER, *options, "vqserve:gpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603 - DOCKER and our own words
     said = (done.stdout + done.stderr)[-TAIL:]
     reason = re.search(r"VQSERVE_DEVICE=cuda: [\w .,:-]+", said)
     if done.returncode == 0 or reason is None:

@@ -45,8 +45,8 @@ def gpu() -> Document:
         return {"name": "unknown: nvidia-smi is not on the path"}
     names = ("name", "driver_version", "memory.total", "compute_cap")
     query = [command, "--id=0", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
-    line = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.strip()  # noqa: S603
-    return dict(zip(names, line.split(", "), strict=True))
+    done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 - our own words
+    return dict(zip(names, done.stdout.strip().split(", "), strict=True))
 
 
 def versions() -> dict[str, str]:

@@ -156,7 +156,7 @@ def _commit() -> str | None:
     folder = Path(__file__).parent
     try:
         command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own words
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

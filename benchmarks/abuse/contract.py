@@ -65,7 +65,7 @@ def run_once(server: Server, folder: Path, model: str, examples: int, seed: int)
     command += ["--phases", "examples,coverage,fuzzing", "--no-shrink", "--suppress-health-check", "all"]
     command += ["--report", "json", "--report-json-path", str(report)]
     environment = {**os.environ, "MODEL": model}
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(  # noqa: S603 - the words stand above
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode not in (0, 1) or not report.is_file():
