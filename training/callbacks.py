@@ -102,16 +102,21 @@ class StageProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._bar is not None and trainer.global_step % self._refresh_every == 0:
-            self._bar.update(trainer.global_step - self._bar.n)
-            numbers = self.get_metrics(trainer, pl_module)
-            self._bar.set_postfix({name: value for name, value in numbers.items() if name != "v_num"})
+        if trainer.global_step % self._refresh_every == 0:
+            self._show(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show(trainer, pl_module)
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
+
+    def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.update(trainer.global_step - self._bar.n)
+            numbers = self.get_metrics(trainer, pl_module)
+            self._bar.set_postfix({name: value for name, value in numbers.items() if name != "v_num"})
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -182,6 +182,21 @@ def test_train_and_test_sub_folders_are_the_splits(tmp_path: Path) -> None:
     assert np.array_equal(all_images(data.test).permute(0, 2, 3, 1).numpy(), expected)
 
 
+def test_a_label_named_train_is_no_split(tmp_path: Path) -> None:
+    """With `train` alone taken for the split, the other labels were left out without a word."""
+    for label in ("boat", "plane", "train"):
+        write_pictures(tmp_path / label, 6)
+    data = load_data(DataConfig(source=str(tmp_path)))
+    assert data.label_names == ("boat", "plane", "train")
+    assert len(data.train) + len(data.validation) + len(data.test) == 18
+
+
+def test_a_train_folder_alone_is_the_data(tmp_path: Path) -> None:
+    for label in ("cats", "dogs"):
+        write_pictures(tmp_path / "train" / label, 6)
+    assert load_data(DataConfig(source=str(tmp_path))).label_names == ("cats", "dogs")
+
+
 def test_pictures_beyond_the_memory_limit_are_the_same_pictures(tmp_path: Path) -> None:
     write_pictures(tmp_path / "p", 12, size=(40, 50))
     config = DataConfig(source=str(tmp_path / "p"), crop=16)

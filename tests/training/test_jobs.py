@@ -152,6 +152,19 @@ def test_a_folder_with_a_run_is_neither_overwritten_nor_mixed_up(tiny_run: Path)
         fit(tiny_config("trainer.seed=2"), tiny_run, resume=True)
 
 
+def test_the_progress_line_ends_at_the_last_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It stopped at the last multiple of `log_every`, as if steps had been left out."""
+    fit(tiny_config("prior=null", "trainer.log_every=20"), tmp_path)
+    assert "50/50" in capsys.readouterr().err
+
+
+def test_a_mistake_in_the_data_leaves_no_run_behind(tmp_path: Path) -> None:
+    """The corrected configuration was refused, because the folder held the first one."""
+    with pytest.raises(DataError, match="is no path here"):
+        fit(tiny_config("data.source=nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("bad_step", [20, 49], ids=["between validations", "in the last step"])
 def test_a_nan_stops_the_run_and_names_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_step: int

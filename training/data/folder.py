@@ -24,22 +24,31 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  #
 
 def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: int | None, memory_mib: int) -> Source:
     """Decode every picture once, which finds the corrupt ones, and keep up to `memory_mib` of them decoded."""
-    parts = [folder / "train", folder / "test"] if (folder / "train").is_dir() else [folder]
+    parts = split_folders(folder)
     decode = partial(decode_picture, grey=grey, smallest_side=smallest_side, shorter_side=shorter_side)
-    files = [picture_files(part) for part in parts if part.is_dir()]
+    files = [picture_files(part) for part in parts]
     if not files[0]:
         raise DataError(f"{parts[0]} holds no {', '.join(FORMATS)} files: put pictures there or correct data.source")
     label_names = sub_folders(parts[0], files[0])
     budget = _Budget(memory_mib * 2**20)
     skipped: list[str] = []
     splits, names = [], []
-    for part, paths in zip(parts, files, strict=False):
+    for part, paths in zip(parts, files, strict=True):
         kept, items = _decode_all(paths, decode, budget, skipped)
         if not kept:
             raise DataError(f"none of the {len(paths)} pictures in {part} can be decoded; the first: {skipped[0]}")
         splits.append(Split(Ragged(items, decode), _labels(part, kept, label_names)))
         names.append([path.relative_to(part).as_posix() for path in kept])
     return Source(splits[0], names[0], splits[1] if len(splits) > 1 else None, label_names, tuple(skipped))
+
+
+def split_folders(folder: Path) -> list[Path]:
+    """`train` and `test` below it, `train` where nothing lies beside it, else the folder: `train` is a label then."""
+    train, test = folder / "train", folder / "test"
+    if train.is_dir() and test.is_dir():
+        return [train, test]
+    alone = train.is_dir() and all(path.is_relative_to(train) for path in picture_files(folder))
+    return [train] if alone else [folder]
 
 
 def picture_files(folder: Path) -> list[Path]:
