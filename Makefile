@@ -4,7 +4,8 @@
 PYTHON ?= python3
 PROVIDER ?= cpu
 CONFIG ?= training/configs/mnist.yaml
-BUNDLE ?= models/mnist
+RUN := $(basename $(notdir $(CONFIG)))
+BUNDLE ?= models/$(RUN)
 
 DEV := .venv
 SERVE := .venv-serve-$(PROVIDER)
@@ -30,9 +31,9 @@ check: $(DEV)/installed ## ruff and mypy --strict
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
 
-train: $(DEV)/installed ## fit CONFIG (default: MNIST) and export it to BUNDLE
-	$(DEV)/bin/python -m training fit --config $(CONFIG) --resume
-	$(DEV)/bin/python -m export runs/$(basename $(notdir $(CONFIG))) $(BUNDLE)
+train: $(DEV)/installed ## fit CONFIG=training/configs/mnist.yaml into runs/mnist and export it to BUNDLE=models/mnist
+	$(DEV)/bin/python -m training fit --config $(CONFIG) --out runs/$(RUN) --resume
+	$(DEV)/bin/python -m export runs/$(RUN) $(BUNDLE)
 
 bench: $(DEV)/installed ## measure this machine: sampler, load, rate and distortion; one JSON line each
 	$(DEV)/bin/python -m benchmarks.sampler
