@@ -78,7 +78,7 @@ class AsyncClient:
         return await self._run(operations.decompress(container, model=model, tile=tile))
 
     async def generate(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> Generation:
-        """New pictures: `n`, `label`, `seed`, `temperature`, `top_k`, `top_p`, `known`."""
+        """New pictures: `n`, `label`, `seed`, `temperature`, `top_k`, `top_p`, `guidance`, `known`."""
         return await self._run(operations.generate(model, wanted))
 
     async def stream(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> AsyncIterator[Row | Generation]:

@@ -51,6 +51,7 @@ class Wanted(TypedDict, total=False):
     temperature: float
     top_k: int
     top_p: float
+    guidance: float
     known: list[list[int | None]] | Known
 
 

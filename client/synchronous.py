@@ -76,7 +76,7 @@ class Client:
         return self._run(operations.decompress(container, model=model, tile=tile))
 
     def generate(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> Generation:
-        """New pictures: `n`, `label`, `seed`, `temperature`, `top_k`, `top_p`, `known`."""
+        """New pictures: `n`, `label`, `seed`, `temperature`, `top_k`, `top_p`, `guidance`, `known`."""
         return self._run(operations.generate(model, wanted))
 
     def stream(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> Iterator[Row | Generation]:

@@ -100,12 +100,7 @@ def _graphs(run: Run, vqvae: VQVAE, table: NDArray[np.int32]) -> dict[GraphName,
         return models
     graphs, width = PriorGraphs(run.prior), run.config.grid(_picture(run))[1]
     models["distances"] = distances_graph(vqvae)
-    models["prior"] = graphs.teacher_forced()
-    models["prior_row"] = graphs.row(width, table, filters=True)
-    models["prior_row_unfiltered"] = graphs.row(width, table, filters=False)
-    models["prior_context"] = graphs.context_row()
-    models["prior_pixel"] = graphs.pixel()
-    return models
+    return models | graphs.all(width, table)
 
 
 def _require_cuda_kernels(models: dict[GraphName, onnx.ModelProto]) -> None:

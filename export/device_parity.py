@@ -119,7 +119,8 @@ def draw_inputs(side: Side, count: int) -> Inputs:
 
 
 def draws_of(side: Side, labels: Codes, *, filtered: bool) -> list[Draw]:
-    """Seeds 0, 1, ...; with `filtered`, temperatures, top-k, top-p and a known first column that differ."""
+    """Seeds 0, 1, ...; with `filtered`, temperatures, top-k, top-p, guidance and a known first column that differ."""
+    guided = filtered and "prior_row_guided" in side.bundle.manifest.graphs
     codes, random = side.bundle.manifest.codes, np.random.default_rng(1)
     grid = (codes.height, codes.width)
     known = np.zeros(grid, np.bool_)
@@ -133,6 +134,7 @@ def draws_of(side: Side, labels: Codes, *, filtered: bool) -> list[Draw]:
             np.float32(random.uniform(0.3, 1) if filtered else 1),
             random.integers(0, codes.codebook_size, grid),
             known,
+            np.float32(1 + seed % 3 if guided else 1),
         )
         for seed, label in enumerate(labels)
     ]

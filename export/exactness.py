@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE
 from training.prior import (
     EXACT_LIMIT,
     GATE_LIMIT,
@@ -58,6 +59,9 @@ def partial_sum_bounds(prior: PixelCNN) -> dict[str, int]:
     assert prior.hidden.bias is not None and prior.head.bias is not None
     bounds["hidden"] = _sums(prior.hidden, STREAM_LIMIT) + _units(prior.hidden.bias)
     bounds["head"] = _sums(prior.head, HEAD_LIMIT) + _units(prior.head.bias)
+    if prior.label_count:  # free + g * (labelled - free), in units of the guidance's grid
+        largest_logit = bounds["head"].max() / WEIGHT_SCALE + 1
+        bounds["guidance"] = largest_logit * (2 * LARGEST_GUIDANCE + 1) * GUIDANCE_STEPS
     return {name: int(bound.max()) for name, bound in bounds.items()}
 
 

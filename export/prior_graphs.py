@@ -16,8 +16,10 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from export import guidance_graph
 from export.onnx_builder import GraphBuilder
 from export.sampling_graph import draw_code, numerators
+from service.bundle import GraphName
 from training.prior import (
     EMBEDDING_LIMIT,
     GATE_LIMIT,
@@ -193,27 +195,52 @@ class PriorGraphs:
         begin = [1 if i == axis else 0 for i in range(4)]
         return graph.slice(graph.op("Pad", x, graph.integers(*begin, 0, 0, 0, 0)), axis, 0, -1)
 
-    def row(self, w: int, frequency_table: NDArray[np.int32], *, filters: bool) -> onnx.ModelProto:
+    def all(self, w: int, frequency_table: NDArray[np.int32]) -> dict[GraphName, onnx.ModelProto]:
+        """Every graph that a bundle with this prior has; `w` is the width of its code grid."""
+        models: dict[GraphName, onnx.ModelProto] = {
+            "prior": self.teacher_forced(),
+            "prior_row": self.row(w, frequency_table, filters=True),
+            "prior_row_unfiltered": self.row(w, frequency_table, filters=False),
+            "prior_context": self.context_row(),
+            "prior_pixel": self.pixel(),
+        }
+        if self.prior.label_count:
+            models["prior_row_guided"] = self.row(w, frequency_table, filters=True, guidance=True)
+        return models
+
+    def row(
+        self, w: int, frequency_table: NDArray[np.int32], *, filters: bool, guidance: bool = False
+    ) -> onnx.ModelProto:
         """The sampler: all w columns of one row, unrolled. Without `filters` it has no top_k and top_p."""
-        graph = GraphBuilder("prior_row" if filters else "prior_row_unfiltered")
+        graph = GraphBuilder("prior_row" + "_guided" * guidance + "_unfiltered" * (not filters))
         uniforms = graph.input("uniforms", "float32", ("B", w))
         labels = graph.input("labels", "int64", ("B",))
         controls = {"inverse_temperature": graph.input("inverse_temperature", "float32", ("B",))}
         if filters:
             controls["top_k"] = graph.input("top_k", "int64", ("B",))
             controls["top_p"] = graph.input("top_p", "float32", ("B",))
+        if guidance:
+            controls["guidance"] = graph.input("guidance", "float32", ("B",))
         known_codes = graph.input("known_codes", "int64", ("B", w))
         known_mask = graph.input("known_mask", "bool", ("B", w))
-        cache_shape = ("B", len(self.vertical_layers) + 1, w, self.channels)
+        cache_shape = ("B", (1 + guidance) * (len(self.vertical_layers) + 1), w, self.channels)
         caches = graph.input("caches", "float32", cache_shape)
 
+        if guidance:
+            labels = guidance_graph.with_and_without(graph, labels, self.prior.label_count)
+            caches = guidance_graph.to_halves(graph, caches)
         controls = {name: graph.op("Unsqueeze", value, graph.integers(1)) for name, value in controls.items()}
         above = graph.slice(caches, 1, 0, 1)  # (B,1,w,C): codes of the row above
         context, kept = self.rows(graph, above, labels, caches)
         codes = self._draw_columns(graph, w, context, controls, (uniforms, known_codes, known_mask), frequency_table)
         graph.output(codes, "sampled_codes", "int64", ("B", w))
         below = graph.op("Unsqueeze", self._embed_drawn(graph, codes), graph.integers(1))
-        graph.output(graph.op("Concat", below, *kept, axis=1), "next_caches", "float32", cache_shape)
+        if guidance:
+            below = guidance_graph.twice(graph, below)
+        following = graph.op("Concat", below, *kept, axis=1)
+        if guidance:
+            following = guidance_graph.to_samples(graph, following)
+        graph.output(following, "next_caches", "float32", cache_shape)
         return graph.model()
 
     def _draw_columns(
@@ -237,10 +264,14 @@ class PriorGraphs:
         drawn: list[str] = []
         for j, (numerator, known_code, known) in enumerate(zip(*columns, strict=True)):
             logits = self.column(graph, stream, contexts[j * layers : (j + 1) * layers], left)
+            if "guidance" in controls:
+                logits = guidance_graph.guided(graph, logits, controls["guidance"])
             code = draw_code(graph, logits, numerator, controls, frequency_table, self.prior.codebook_size)
             code = graph.op("Where", known, known_code, code)
             drawn.append(code)  # (B,1)
             stream = graph.op("Squeeze", self._embed_drawn(graph, code), graph.integers(1))
+            if "guidance" in controls:
+                stream = guidance_graph.twice(graph, stream)
         return graph.op("Concat", *drawn, axis=1) if w > 1 else drawn[0]
 
     def _embed_drawn(self, graph: GraphBuilder, codes: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.sampling_graph import UNIFORM_BITS
+from service.bundle import GUIDANCE_STEPS
 
 Codes = NDArray[np.int64]
 LogitsOf = Callable[[Codes, Codes], NDArray[np.int32]]  # codes (B,h,w), labels (B,) -> logits (B,h,w,K)
@@ -20,11 +21,12 @@ LogitsOf = Callable[[Codes, Codes], NDArray[np.int32]]  # codes (B,h,w), labels 
 
 @dataclass(frozen=True)
 class Controls:
-    """One value a sample: inverse_temperature float32 (B,), top_k int64 (B,), top_p float32 (B,)."""
+    """One value a sample: inverse_temperature float32 (B,), top_k int64 (B,), top_p and guidance float32 (B,)."""
 
     inverse_temperature: NDArray[np.float32]
     top_k: Codes
     top_p: NDArray[np.float32]
+    guidance: NDArray[np.float32] | None = None  # multiples of 1/16
 
     @classmethod
     def off(cls, batch: int, codebook_size: int) -> Controls:
@@ -58,18 +60,30 @@ def draw(
     return int((cumulative <= _scaled(int(cumulative[-1]), uniform)).sum())
 
 
+def guided(
+    labelled: NDArray[np.int32], unlabelled: NDArray[np.int32], guidance: NDArray[np.float32]
+) -> NDArray[np.int32]:
+    """Logits (B,K) moved away from those without a label, in exact fractions, rounded half to even."""
+    steps = np.round(guidance.astype(np.float64) * GUIDANCE_STEPS).astype(np.int64)[:, None]
+    sixteenths = GUIDANCE_STEPS * unlabelled.astype(np.int64) + steps * (labelled.astype(np.int64) - unlabelled)
+    return np.round(sixteenths / GUIDANCE_STEPS).astype(np.int32)
+
+
 def sample(
     logits_of: LogitsOf,
     uniforms: NDArray[np.float32],
     labels: Codes,
     table: NDArray[np.int32],
     controls: Controls,
+    no_label: int = 0,
 ) -> Codes:
-    """uniforms (B,h,w) -> codes (B,h,w)."""
+    """uniforms (B,h,w) -> codes (B,h,w). `no_label` is what guidance leads away from."""
     codes = np.zeros(uniforms.shape, np.int64)
     batch, height, width = uniforms.shape
     for i, j in np.ndindex(height, width):
         logits = logits_of(codes, labels)[:, i, j]
+        if controls.guidance is not None:
+            logits = guided(logits, logits_of(codes, np.full_like(labels, no_label))[:, i, j], controls.guidance)
         for b in range(batch):
             filters = controls.inverse_temperature[b], int(controls.top_k[b]), controls.top_p[b]
             codes[b, i, j] = draw(logits[b], uniforms[b, i, j], table, *filters)

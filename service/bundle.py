@@ -27,11 +27,16 @@ GraphName = Literal[
     "prior",
     "prior_row",
     "prior_row_unfiltered",
+    "prior_row_guided",
     "prior_context",
     "prior_pixel",
 ]
 REQUIRED_GRAPHS: tuple[GraphName, ...] = ("encoder", "quantizer", "encoder_quantizer", "decoder")
 PRIOR_GRAPHS: tuple[GraphName, ...] = ("prior", "prior_row", "prior_row_unfiltered", "prior_context", "prior_pixel")
+
+
+GUIDANCE_STEPS = 16  # guidance is a multiple of 1/16, so that its product with integer logits is exact
+LARGEST_GUIDANCE = 8  # what the proof of exactness at export covers
 
 
 class BundleError(ValueError):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.bundle import Manifest
+from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, Manifest
 from service.errors import InvalidParameter, MalformedRequest
 from service.sampling import SEED_LIMIT, Codes, Draw, fresh_seed, uniforms
 
@@ -44,6 +44,12 @@ class GenerateRequest(_Body):
     top_p: float | None = Field(
         None, gt=0, le=1, description="Draw from the most likely codes that reach probability p together."
     )
+    guidance: float = Field(
+        1.0,
+        ge=1,
+        le=LARGEST_GUIDANCE,
+        description="How far to push samples towards their `label`, in sixteenths; 1: not at all, 2: clearly.",
+    )
     known: Rows | KnownCodes | None = Field(None, description="Codes to keep, (h,w), null where they are to be drawn.")
     preview: bool = Field(False, description="text/event-stream only: each row comes with the picture so far.")
 
@@ -75,6 +81,8 @@ def read_wanted(body: bytes, manifest: Manifest, max_samples: int) -> Wanted:
         raise InvalidParameter(f"label: must be {fix}; not {asked.label}.")
     if asked.top_k is not None and asked.top_k > codes.codebook_size:
         raise InvalidParameter(f"top_k: must lie in 1..{codes.codebook_size}, not {asked.top_k}.")
+    if asked.guidance != 1:
+        _require_guidance(asked, manifest)
     grid = (codes.height, codes.width)
     known_codes, known_mask = _known(asked.known, grid, codes.codebook_size)
     seed = fresh_seed() if asked.seed is None else asked.seed
@@ -87,10 +95,18 @@ def read_wanted(body: bytes, manifest: Manifest, max_samples: int) -> Wanted:
             top_p=np.float32(1 if asked.top_p is None else asked.top_p),
             known_codes=known_codes,
             known_mask=known_mask,
+            guidance=np.float32(round(asked.guidance * GUIDANCE_STEPS) / GUIDANCE_STEPS),
         )
         for index in range(asked.n)
     ]
     return Wanted(draws, seed, asked.label, asked.preview)
+
+
+def _require_guidance(asked: GenerateRequest, manifest: Manifest) -> None:
+    if "prior_row_guided" not in manifest.graphs:
+        raise InvalidParameter(f"guidance: model {manifest.name!r} has no labels to guide by; leave it out.")
+    if asked.label is None:
+        raise InvalidParameter("guidance: say with `label` where to.")
 
 
 def _parse(body: bytes) -> GenerateRequest:

@@ -1,8 +1,8 @@
 """The models of the Open Inference Protocol as data: what each takes, what it gives, and the call that does it.
 
 A protocol model has one set of inputs, so each bundle is up to three of them: `mnist.encode` (images -> codes),
-`mnist.decode` (codes -> images), and with a prior `mnist.generate` (labels -> codes and images; `seed`,
-`temperature`, `top_k` and `top_p` are request parameters, label -1 means none). `service.openinference` has the routes.
+`mnist.decode` (codes -> images), and with a prior `mnist.generate` (labels -> codes and images; what `SAMPLING` names
+are request parameters, label -1 means none). `service.openinference` has the routes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from service.service import Service
 from service.uploads import checked_pictures
 
 Arrays = Mapping[str, NDArray[Any]]
-SAMPLING = ("seed", "temperature", "top_k", "top_p")
+SAMPLING = ("seed", "temperature", "top_k", "top_p", "guidance")
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ async def _decode(request: Request, service: Service, model: Model, asked: Infer
 
 
 async def _generate(request: Request, service: Service, model: Model, asked: InferRequest) -> Arrays:
-    labels, generator = _input(asked, "labels"), generator_of(model)
+    generator = generator_of(model)
+    labels = [_label(model.manifest, int(label)) for label in _input(asked, "labels")]
     body = {"n": len(labels), **{name: asked.parameters[name] for name in SAMPLING if name in asked.parameters}}
+    if (lowest := min(labels)) != _label(model.manifest, -1):
+        body["label"] = lowest  # one is enough to allow guidance, which does nothing to samples without a label
     wanted = read_wanted(orjson.dumps(body), model.manifest, service.settings.max_samples_per_request)
-    draws = [
-        replace(draw, label=_label(model.manifest, int(label)))
-        for draw, label in zip(wanted.draws, labels, strict=True)
-    ]
+    draws = [replace(draw, label=label) for draw, label in zip(wanted.draws, labels, strict=True)]
     (codes,) = await finish([generator.submit(draws)], request)
     (images,) = await finish([model.engine.decode(codes)], request)
     return {"codes": codes, "images": images, "seed": np.full(len(codes), wanted.seed, np.uint64)}

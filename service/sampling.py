@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,13 @@ from service.bundle import Bundle
 from service.row_caches import DeviceCaches, HostCaches
 from service.sessions import CUDA, SessionMaker
 
+Graph = Literal["filtered", "unfiltered", "guided"]
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 SEED_LIMIT = 1 << 53  # the integers below it survive every JSON parser
 _SMALL_BATCH = 8
+_UNGUIDED = np.float32(1)
 _UNIFORM_BITS = 24  # uniforms are multiples of 2^-24, which float32 holds exactly
 
 
@@ -40,7 +42,10 @@ def uniforms(seed: int, index: int, grid: tuple[int, int]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One sample. `known_codes` are kept where `known_mask` is true; top_k = K and top_p = 1 mean no filter."""
+    """One sample. `known_codes` are kept where `known_mask` is true; top_k = K and top_p = 1 mean no filter.
+
+    A `guidance` other than 1 needs a bundle with `prior_row_guided`.
+    """
 
     uniforms: Floats  # (h,w) in [0,1)
     label: int
@@ -49,6 +54,7 @@ class Draw:
     top_p: np.float32
     known_codes: Codes  # (h,w) in [0,K)
     known_mask: NDArray[np.bool_]  # (h,w)
+    guidance: np.float32 = _UNGUIDED
 
 
 class BySize:
@@ -70,8 +76,15 @@ def open_row_graph(maker: SessionMaker, path: Path) -> Any:
     return BySize(maker, path)
 
 
+def open_caches(maker: SessionMaker, rows: int, max_batch: int, shape: tuple[int, int, int]) -> HostCaches:
+    if maker.resident:
+        return DeviceCaches(rows, max_batch, shape, maker.device)
+    return HostCaches(rows, max_batch, shape)
+
+
 class RowSampler:
-    """The row graphs, and a table with one place for each sample that has been started.
+    """The row graphs, and a table with one place for each sample that has been started. All of them draw the same codes
+    where they can draw a sample at all; they differ in time.
 
     `places` is how many samples may be under way; `max_batch` of them, at most, advance in one call. Calls of `open`
     and `advance` must follow one another; `close` may come at any time, even for a place that is advancing.
@@ -98,10 +111,13 @@ class RowSampler:
         self._top_p = np.ones(rows, np.float32)
         self._known_codes = np.zeros((rows, *self.grid), np.int64)
         self._known_mask = np.zeros((rows, *self.grid), np.bool_)
-        if maker.resident:
-            self._caches: HostCaches = DeviceCaches(rows, max_batch, prior.cache_shape, maker.device)
-        else:
-            self._caches = HostCaches(rows, max_batch, prior.cache_shape)
+        self._guidance = np.ones(rows, np.float32)
+        self._caches = open_caches(maker, rows, max_batch, prior.cache_shape)
+        self._guided: Any = None
+        if "prior_row_guided" in bundle.manifest.graphs:
+            entries, width, channels = prior.cache_shape
+            self._guided = open_row_graph(maker, bundle.graph_path("prior_row_guided"))
+            self._guided_caches = open_caches(maker, rows, max_batch, (2 * entries, width, channels))
         self._row = np.zeros(rows, np.int64)
         self.warm_up()
 
@@ -119,7 +135,10 @@ class RowSampler:
         self._top_p[place] = draw.top_p
         self._known_codes[place] = draw.known_codes
         self._known_mask[place] = draw.known_mask
+        self._guidance[place] = draw.guidance
         self._caches.clear(place)
+        if self._guided is not None:
+            self._guided_caches.clear(place)
         self._row[place] = 0
         return place
 
@@ -127,13 +146,29 @@ class RowSampler:
         self._free.append(place)
 
     def advance(self, places: Sequence[int]) -> Codes:
-        """Draw the next row of each of these samples, in one call -> (len(places), w)."""
-        count = len(places)
+        """Draw the next row of each of these samples -> (len(places), w). Guided ones have a graph, so a call, of their
+        own."""
+        index = np.array(places, np.int64)
+        guided = self._guidance[index] != _UNGUIDED
+        drawn = np.empty((len(places), self.grid[1]), np.int64)
+        for part in (guided, ~guided):
+            if part.any():
+                drawn[part] = self._run_padded(index[part])
+        self._row[index] += 1
+        return drawn
+
+    def _run_padded(self, index: Codes) -> Codes:
+        count = len(index)
         size = next((size for size in self._buckets if size >= count), count)
-        index = np.array([*places, *[self._pad] * (size - count)], np.int64)
-        drawn = self._run(index, self._row[index])
-        self._row[index[:count]] += 1
-        return drawn[:count]
+        padded = np.concatenate([index, np.full(size - count, self._pad)])
+        return self._run(padded, self._row[padded], self._graph_for(index))[:count]
+
+    def _graph_for(self, index: Codes) -> Graph:
+        """The quickest that can draw these samples, which are all guided or all not."""
+        if self._guidance[index[0]] != _UNGUIDED:
+            return "guided"
+        filtered = (self._top_k[index] < self._codebook_size).any() or (self._top_p[index] < 1).any()
+        return "filtered" if filtered else "unfiltered"
 
     def warm_up(self) -> None:
         """Run both graphs at every size that needs it, the largest included, so that no later batch needs new memory.
@@ -141,12 +176,14 @@ class RowSampler:
         Raises what onnxruntime raises where they cannot run.
         """
         for size in self._buckets or (1, min(_SMALL_BATCH + 1, self.max_batch), self.max_batch):
-            index = np.full(size, self._pad, np.int64)
-            for filtered in (True, False, False, True):  # both graphs with both buffers of the caches
-                self._run(index, np.zeros(size, np.int64), filtered=filtered)
+            index, first = np.full(size, self._pad, np.int64), np.zeros(size, np.int64)
+            graphs: list[Graph] = ["filtered", "unfiltered", "unfiltered", "filtered"]
+            if self._guided is not None:
+                graphs += ["guided", "guided"]
+            for graph in graphs:  # each with both buffers of its caches
+                self._run(index, first, graph)
 
-    def _run(self, index: Codes, rows: Codes, filtered: bool | None = None) -> Codes:
-        top_k, top_p = self._top_k[index], self._top_p[index]
+    def _run(self, index: Codes, rows: Codes, graph: Graph) -> Codes:
         feeds: dict[str, NDArray[Any]] = {
             "uniforms": self._uniforms[index, rows],
             "labels": self._labels[index],
@@ -154,11 +191,12 @@ class RowSampler:
             "known_codes": self._known_codes[index, rows],
             "known_mask": self._known_mask[index, rows],
         }
-        if filtered is None:  # the graph without filters draws the same codes when nothing is filtered, in less time
-            filtered = bool((top_k < self._codebook_size).any() or (top_p < 1).any())
-        if filtered:
-            return self._caches.run(self._filtered, index, {**feeds, "top_k": top_k, "top_p": top_p})
-        return self._caches.run(self._unfiltered, index, feeds)
+        if graph == "unfiltered":
+            return self._caches.run(self._unfiltered, index, feeds)
+        feeds |= {"top_k": self._top_k[index], "top_p": self._top_p[index]}
+        if graph == "filtered":
+            return self._caches.run(self._filtered, index, feeds)
+        return self._guided_caches.run(self._guided, index, feeds | {"guidance": self._guidance[index]})
 
 
 def buckets(max_batch: int) -> tuple[int, ...]:

@@ -120,14 +120,7 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 
 def _prior_models(prior: PixelCNN, width: int) -> dict[GraphName, onnx.ModelProto]:
-    graphs, table = PriorGraphs(prior), frequency_table(CODEBOOK_SIZE).numpy()
-    return {
-        "prior": graphs.teacher_forced(),
-        "prior_row": graphs.row(width, table, filters=True),
-        "prior_row_unfiltered": graphs.row(width, table, filters=False),
-        "prior_context": graphs.context_row(),
-        "prior_pixel": graphs.pixel(),
-    }
+    return PriorGraphs(prior).all(width, frequency_table(CODEBOOK_SIZE).numpy())
 
 
 def _prior_spec(prior: PixelCNN, width: int) -> PriorSpec:

@@ -16,7 +16,7 @@ from torch import Tensor
 from training.autoencoders import VAE, VQVAE
 from training.data import Batch, Split
 from training.jobs import to_unit
-from training.prior import UNITS_PER_NAT, PixelCNN
+from training.prior import UNITS_PER_NAT, PixelCNN, guided_logits
 from training.quantizers import perplexity
 from training.runs import System
 
@@ -85,17 +85,23 @@ def bits_per_code(prior: PixelCNN, codes: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def sample_codes(prior: PixelCNN, labels: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
+def sample_codes(
+    prior: PixelCNN, labels: Tensor, height: int, width: int, generator: torch.Generator, guidance: float = 1.0
+) -> Tensor:
     """Draw codes (B,h,w) in raster order, one forward a code: slow and plainly right, as the service's sampler is not.
 
-    A code depends on no row further up than the vertical stack reaches, so only these rows are computed.
+    A code depends on no row further up than the vertical stack reaches, so only these rows are computed. `guidance`
+    other than 1 (`training.prior.guided_logits`) takes two forwards.
     """
     device = prior.embedding.device
     codes = torch.zeros(len(labels), height, width, dtype=torch.int64, device=device)
     for row in range(height):
         top = max(0, row - 1 - len(prior.vertical))
         for column in range(width):
-            logits = prior(codes[:, top : row + 1], labels.to(device))[:, -1, column] / UNITS_PER_NAT  # (B,K)
-            drawn = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)
+            logits = prior(codes[:, top : row + 1], labels.to(device))[:, -1, column]  # (B,K)
+            if guidance != 1:
+                nobody = torch.full_like(labels, prior.label_count).to(device)
+                logits = guided_logits(logits, prior(codes[:, top : row + 1], nobody)[:, -1, column], guidance)
+            drawn = torch.multinomial((logits / UNITS_PER_NAT).softmax(-1).cpu(), 1, generator=generator)
             codes[:, row, column] = drawn[:, 0].to(device)
     return codes

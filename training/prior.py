@@ -55,6 +55,14 @@ def quantized_bias(bias: Tensor) -> Tensor:
     return round_half_even(bias * UNITS_PER_NAT * WEIGHT_SCALE) / WEIGHT_SCALE
 
 
+def guided_logits(labelled: Tensor, unlabelled: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance (arXiv:2207.12598, eq. 6 with w = guidance - 1) on integer logits of one shape.
+
+    1 gives the logits with the label back, more moves them further from those without it; a multiple of 1/16.
+    """
+    return round_half_even(unlabelled + guidance * (labelled - unlabelled))
+
+
 class FixedPointLinear(nn.Module):
     """y = x @ W + b on integers x: W a multiple of 1/128, b of 1/128, y a multiple of 1/128 (exact, not yet rounded).
 

@@ -26,7 +26,7 @@ export class Generator {
     this.#running?.abort();
     byId("generate-body").hidden = !model.prior;
     byId("no-prior").hidden = model.prior;
-    byId("label-field").hidden = !model.labels;
+    for (const id of ["label-field", "guidance-field"]) byId(id).hidden = !model.labels;
     const labels = (model.labels ?? []).map((name, index) => element("option", { value: index }, name));
     byId("label").replaceChildren(element("option", { value: "" }, "any"), ...labels);
     byId("sheet").replaceChildren();
@@ -37,6 +37,7 @@ export class Generator {
   /** The form as the service's JSON, without what is left to its defaults. */
   #settings() {
     const numbers = { label: "label", temperature: "temperature", top_k: "top-k", top_p: "top-p", seed: "seed" };
+    if (byId("label").value !== "") numbers.guidance = "guidance"; // there is nothing to push towards without a label
     const filled = Object.entries(numbers).filter(([, id]) => byId(id).value !== "");
     return Object.fromEntries(filled.map(([name, id]) => [name, Number(byId(id).value)]));
   }

@@ -32,14 +32,7 @@ def prior() -> PixelCNN:
 
 @pytest.fixture(scope="session")
 def models(prior: PixelCNN) -> dict[GraphName, onnx.ModelProto]:
-    graphs = PriorGraphs(prior)
-    return {
-        "prior": graphs.teacher_forced(),
-        "prior_row": graphs.row(WIDTH, TABLE, filters=True),
-        "prior_row_unfiltered": graphs.row(WIDTH, TABLE, filters=False),
-        "prior_context": graphs.context_row(),
-        "prior_pixel": graphs.pixel(),
-    }
+    return PriorGraphs(prior).all(WIDTH, TABLE)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from training.prior import EXACT_LIMIT, STREAM_LIMIT, PixelCNN
 def test_every_layer_is_bounded(prior: PixelCNN) -> None:
     bounds = partial_sum_bounds(prior)
     layers = {name.rsplit(".", 1)[0] for name, _ in prior.named_parameters() if name.endswith("weight")}
-    assert set(bounds) == layers - {"context"}  # part of every horizontal layer's bound
+    assert set(bounds) - {"guidance"} == layers - {"context"}  # part of every horizontal layer's bound
     assert prove_exact(prior) == max(bounds.values()) < EXACT_LIMIT
 
 
@@ -48,3 +48,20 @@ def test_the_table_is_the_exponential() -> None:
     table = frequency_table(512).numpy()
     distances = np.arange(len(table))
     np.testing.assert_allclose(table, table[0] * np.exp(-distances / 64), atol=0.5)
+
+
+def test_a_prior_whose_guided_logits_could_round_is_refused() -> None:
+    """The same head is exact without labels, where there is no guidance."""
+    for labels in (0, 1):
+        prior = PixelCNN(8, labels, channels=8, vertical_layers=1, horizontal_layers=1, head_channels=300)
+        with torch.no_grad():
+            prior.head.weight.fill_(0.99)
+        bounds = partial_sum_bounds(prior)
+        assert bounds["head"] < EXACT_LIMIT
+        if not labels:
+            prove_exact(prior)
+            continue
+        largest = 300 * 255 * 127 / 128 + 1
+        assert bounds["guidance"] == int(largest * 17 * 16) >= EXACT_LIMIT
+        with pytest.raises(ExactnessError, match="guidance: partial sums may reach"):
+            prove_exact(prior)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from export.prior_graphs import PriorGraphs
 from export.reference_sampler import Codes, Controls, draw, sample
 from export.verify import Sessions, pixel_by_pixel_logits, sample_rows
 from service.bundle import GraphName
@@ -163,3 +165,37 @@ def test_sampled_frequencies_follow_the_prior(prior: PixelCNN, models: Models) -
     observed = np.bincount(codes[:, 0, 0], minlength=K)
     likely = expected >= 5
     assert (((observed - expected)[likely] ** 2) / expected[likely]).sum() < 49.73
+
+
+@pytest.mark.parametrize(("threads", "level"), CONFIGURATIONS)
+def test_guided_rows_are_the_naive_samplers(
+    prior: PixelCNN, models: Models, threads: int, level: ort.GraphOptimizationLevel
+) -> None:
+    """With and without filters, at every strength, alone as among others."""
+    _, labels, uniforms = inputs(12)
+    random = np.random.default_rng(2)
+    guidance = np.array([1, 1.0625, 8, *random.integers(16, 129, 9) / 16], np.float32)
+    temperature, top_k = random.uniform(0.5, 2, 12).astype(np.float32), random.integers(1, K + 1, 12)
+    controls = Controls(temperature, top_k, random.uniform(0.3, 1, 12).astype(np.float32), guidance)
+    run = sessions(models, threads, level)
+    expected = sample(
+        lambda codes, labels: torch_logits(prior, codes, labels), uniforms, labels, TABLE, controls, no_label=LABELS
+    )
+    assert np.array_equal(sample_rows(run, "prior_row_guided", uniforms, labels, controls), expected)
+    alone = replace(controls, **{name: value[3:4] for name, value in vars(controls).items()})
+    assert np.array_equal(sample_rows(run, "prior_row_guided", uniforms[3:4], labels[3:4], alone), expected[3:4])
+
+
+def test_guidance_of_one_is_none(models: Models) -> None:
+    _, labels, uniforms = inputs(8)
+    run, off = sessions(models), Controls.off(8, K)
+    plain = sample_rows(run, "prior_row", uniforms, labels, off)
+    one = replace(off, guidance=np.ones(8, np.float32))
+    assert np.array_equal(sample_rows(run, "prior_row_guided", uniforms, labels, one), plain)
+    three = replace(off, guidance=np.full(8, 3, np.float32))
+    assert not np.array_equal(sample_rows(run, "prior_row_guided", uniforms, labels, three), plain)
+
+
+def test_a_prior_without_labels_has_no_guided_graph() -> None:
+    unlabelled = PixelCNN(K, 0, channels=8, vertical_layers=1, horizontal_layers=1, head_channels=8)
+    assert "prior_row_guided" not in PriorGraphs(unlabelled).all(WIDTH, TABLE)

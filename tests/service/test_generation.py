@@ -16,7 +16,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from export.exactness import frequency_table
-from export.reference_sampler import draw
+from export.reference_sampler import draw, guided
 from service.sampling import uniforms
 from tests.service.conftest import Generating
 from tests.tiny_bundle import CODEBOOK_SIZE, oracle_pixels
@@ -38,6 +38,9 @@ SETTINGS: list[dict[str, Any]] = [
     {"seed": 8, "top_p": 0.5, "n": 2},
     {"seed": 9, "top_k": 5, "top_p": 0.7, "temperature": 1.5, "label": 0},
     {"seed": 10, "known": KNOWN_ROWS, "n": 2},
+    {"seed": 11, "guidance": 1, "n": 2},
+    {"seed": 12, "guidance": 2, "label": 1, "n": 2},
+    {"seed": 13, "guidance": 7.97, "label": 0, "top_k": 4, "temperature": 2, "known": KNOWN_ROWS},
 ]
 
 
@@ -55,9 +58,12 @@ def naive(prior: PixelCNN, asked: dict[str, Any], index: int = 0) -> NDArray[np.
     label = prior.label_count if asked.get("label") is None else asked["label"]
     inverse = np.float32(1 / asked.get("temperature", 1))
     filters = asked.get("top_k", CODEBOOK_SIZE), np.float32(asked.get("top_p", 1))
+    guidance = np.array([round(asked.get("guidance", 1) * 16) / 16], np.float32)
     for i, j in np.ndindex(GRID):
         if known[i][j] is None:
-            codes[i, j] = draw(forward(prior, codes, label)[i, j], numbers[i, j], TABLE, inverse, *filters)
+            labelled, free = (forward(prior, codes, one)[i, j][None] for one in (label, prior.label_count))
+            (logits,) = guided(labelled, free, guidance)
+            codes[i, j] = draw(logits, numbers[i, j], TABLE, inverse, *filters)
         else:
             codes[i, j] = known[i][j]
     return codes
@@ -234,6 +240,9 @@ def test_a_region_is_resampled_given_all_before_it(generator: TestClient, genera
         ({"top_k": 17}, "top_k: must lie in 1..16"),
         ({"top_p": 0}, "top_p: "),
         ({"top_p": 1.01}, "top_p: "),
+        ({"guidance": 0.9, "label": 1}, "guidance: "),
+        ({"guidance": 8.5, "label": 1}, "guidance: "),
+        ({"guidance": 2}, "guidance: say with `label` where to"),
         ({"known": [[1]]}, "known: must be 7 rows of 7"),
         ({"known": [[1] * 7] * 6 + [[1] * 8]}, "known: must be 7 rows of 7"),
         ({"known": [[16] * 7] * 7}, "known: codes must lie in 0..15"),

@@ -73,6 +73,18 @@ def test_generate_is_what_the_seed_says(client: Any, tiny: Tiny) -> None:
     assert results[0].as_numpy("seed").tolist() == [5, 5, 5]
 
 
+def test_guidance_pushes_only_what_has_a_label(client: Any, tiny: Tiny) -> None:
+    labels = tensor("labels", np.array([-1, 0, 1]), "INT64")
+    drawn = [
+        client.infer("tiny.generate", [labels], parameters={"seed": 5, "guidance": guidance}).as_numpy("codes")
+        for guidance in (1.0, 4.0)
+    ]
+    assert (drawn[0][0] == drawn[1][0]).all()
+    assert (drawn[0][1:] != drawn[1][1:]).any()
+    with pytest.raises(InferenceServerException, match="say with `label` where to"):
+        client.infer("tiny.generate", [tensor("labels", np.array([-1]), "INT64")], parameters={"guidance": 2.0})
+
+
 def test_metadata_readiness_and_repository(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()

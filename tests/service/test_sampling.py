@@ -84,6 +84,7 @@ def random_draws(count: int) -> list[Draw]:
             top_p=np.float32(random.uniform(0.2, 1)) if index % 4 == 1 else np.float32(1),
             known_codes=random.integers(0, CODEBOOK_SIZE, GRID),
             known_mask=random.random(GRID) < (0.3 if index % 3 == 0 else 0),
+            guidance=np.float32(1 + index % 5 / 2 if index % 5 > 2 else 1),
         )
         for index in range(count)
     ]
@@ -120,7 +121,7 @@ def test_small_batches_run_on_one_thread_and_draw_the_same_codes(
     monkeypatch.setattr(SessionMaker, "open", recorded)
     bundle, draws = load_bundle(generating.folders[0]), random_draws(12)
     sampler = RowSampler(bundle, SessionMaker(CPU, 2), 12, 12)
-    assert sorted(opened) == [1, 1, 2, 2]
+    assert sorted(opened) == [1, 1, 1, 2, 2, 2]
     expected = drawn(RowSampler(bundle, SessionMaker(CPU, 1), 12, 12), draws)
     for count in (1, 8, 9, 12):
         assert (drawn(sampler, draws[:count]) == expected[:count]).all()

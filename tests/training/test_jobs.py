@@ -26,7 +26,7 @@ from training.data import DataError, Stream, load_data
 from training.evaluation import sample_codes
 from training.fit import fit
 from training.jobs import learning_rate_factor
-from training.prior import PixelCNN
+from training.prior import PixelCNN, guided_logits
 from training.report import evaluate
 from training.runs import AUTOENCODER_FILE, PRIOR_FILE, load_run
 
@@ -246,6 +246,29 @@ def test_samples_are_those_of_a_prior_that_sees_the_whole_grid() -> None:
             chances = (prior(codes, labels)[:, row, column] / 64).softmax(-1)
             codes[:, row, column] = torch.multinomial(chances, 1, generator=generator)[:, 0]
     assert torch.equal(sample_codes(prior, labels, 9, 4, torch.Generator().manual_seed(4)), codes)
+
+
+def test_guidance_moves_logits_away_from_those_without_the_label() -> None:
+    labelled, unlabelled = torch.tensor([[10.0, -4.0, 3.0]]), torch.tensor([[2.0, -4.0, 8.0]])
+    assert torch.equal(guided_logits(labelled, unlabelled, 1.0), labelled)
+    assert torch.equal(guided_logits(labelled, unlabelled, 2.0), torch.tensor([[18.0, -4.0, -2.0]]))
+    assert torch.equal(guided_logits(labelled, unlabelled, 1.0625), torch.tensor([[10.0, -4.0, 3.0]]))  # 10.5, 2.69
+
+
+def test_guided_samples_are_those_of_guided_logits() -> None:
+    """Without a label there is nothing to guide by; with a large guidance the label decides."""
+    torch.manual_seed(0)
+    prior = PixelCNN(8, 2, channels=8, vertical_layers=2, horizontal_layers=1, head_channels=16)
+    with torch.no_grad():
+        prior.label_bias.normal_(0, 0.3)
+    labels = torch.tensor([0, 1, 2])
+
+    def drawn(guidance: float) -> torch.Tensor:
+        return sample_codes(prior, labels, 3, 4, torch.Generator().manual_seed(4), guidance)
+
+    assert torch.equal(drawn(1.0), sample_codes(prior, labels, 3, 4, torch.Generator().manual_seed(4)))
+    assert torch.equal(drawn(6.0)[2], drawn(1.0)[2])
+    assert not torch.equal(drawn(6.0)[:2], drawn(1.0)[:2])
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
