@@ -10,7 +10,7 @@ The point `512-plain` has no rate term (lambda 0): beside `512` it shows what th
 
     python -m benchmarks.mnist_curve --out runs/curve [--only 64 512 512-plain]
 
-A point whose run is finished is not trained again.
+A point whose run is finished is not trained again. The shipped bundle is a point too, read from its manifest.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from training.fit import fit
 from training.runs import METRICS_FILE, read_json
 
 CONFIG = Path("training/configs/mnist.yaml")
+SHIPPED = Path("models/mnist")
 RESULT = Path("docs/results/mnist_curve.json")
 KERAS = {"bytes_per_digit": 9.1, "mse": 0.0042, "bits_per_code": 1.49}
 CODES = 49
@@ -85,6 +86,20 @@ def point(name: str, out: Path) -> dict[str, Any]:
     }
 
 
+def shipped(folder: Path = SHIPPED) -> dict[str, Any]:
+    """The bundle as a point, with the settings of its training that the page shows."""
+    manifest = read_json(folder / "manifest.json")
+    config, quality = manifest["provenance"]["config"], manifest["quality"]
+    weight, steps = config["autoencoder"]["quantizer"]["rate_weight"], config["trainer"]["autoencoder"]["steps"]
+    measured = {name: quality[name] for name in ("mse", "psnr_db", "perplexity", "bits_per_code")}
+    return {
+        "point": f"{manifest['codes']['codebook_size']}, `{folder}`",
+        "overrides": [f"autoencoder.quantizer.rate_weight={weight}", f"trainer.autoencoder.steps={steps}"],
+        **measured,
+        "bytes_per_digit": quality["bits_per_code"] * CODES / 8,
+    }
+
+
 def dominates(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Fewer bytes at a lower error."""
     return bool(one["bytes_per_digit"] < other["bytes_per_digit"] and one["mse"] < other["mse"])
@@ -137,7 +152,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/curve"))
     parser.add_argument("--only", nargs="*", choices=list(POINTS), default=list(POINTS))
     options = parser.parse_args()
-    points = [point(name, options.out) for name in options.only]
+    points = [*(point(name, options.out) for name in options.only), shipped()]
     result = {
         "command": "python -m benchmarks.mnist_curve --only " + " ".join(options.only),
         "baseline": KERAS,

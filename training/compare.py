@@ -34,6 +34,8 @@ from training.sheets import sheet, write_png
 COMPARE_FILE = "compare.json"
 SAMPLE_BATCH = 250
 SHEET_COLUMNS = 10
+GUIDANCE = 2.0  # of the priors, for a second measurement of their samples
+Sampler = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,16 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     classifier = fit_classifier(config, data, folder)
     yardstick = Yardstick(config, data, classifier)
-    systems = {}
+    systems, guided = {}, {}
     for name, variant in variants(config, data).items():
         run_folder = folder / name
         if not (run_folder / METRICS_FILE).exists():
             fit(variant, run_folder, resume=True)
         seed_everything(config.trainer.seed, verbose=False)
-        systems[name] = measure_system(load_run(run_folder), data, yardstick, folder / f"samples-{name}.png")
+        run = load_run(run_folder)
+        systems[name] = measure_system(run, data, yardstick, folder / f"samples-{name}.png")
+        if run.prior is not None:
+            guided[name] = asdict(measure_samples(sampler(run, data, GUIDANCE), data, yardstick))
     result = {
         "command": command,
         "config": config.model_dump(mode="json"),
@@ -71,6 +76,8 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
         "classifier": {"test_accuracy": yardstick.accuracy, "parameters": count_parameters(classifier)},
         "real": asdict(yardstick.real),
         "systems": systems,
+        "guidance": GUIDANCE,
+        "guided": guided,
     }
     write_json(folder / COMPARE_FILE, result)
     return result
@@ -156,12 +163,10 @@ class Yardstick:
 
 def measure_system(run: Run, data: DataSet, yardstick: Yardstick, sheet_path: Path) -> dict[str, Any]:
     """The numbers of one system, and its sheet: ten rows, one a class where it takes labels."""
-    label_count = len(data.label_names)
-    labels = torch.arange(yardstick.count) % label_count
     conditional = run.prior is not None or (isinstance(run.autoencoder, VAE) and run.autoencoder.label_count > 0)
     draw = sampler(run, data)
-    samples = torch.cat([draw(part) for part in torch.split(labels, SAMPLE_BATCH)])
-    rows = torch.arange(label_count).repeat_interleave(SHEET_COLUMNS)
+    fidelity = measure_samples(draw, data, yardstick, conditional=conditional)
+    rows = torch.arange(len(data.label_names)).repeat_interleave(SHEET_COLUMNS)
     write_png(sheet(draw(rows), SHEET_COLUMNS), sheet_path)
     quality, stages = run.metrics.get("quality", {}), run.config.trainer
     codes_a_picture = run.config.grid(data.picture)[0] * run.config.grid(data.picture)[1]
@@ -177,13 +182,20 @@ def measure_system(run: Run, data: DataSet, yardstick: Yardstick, sheet_path: Pa
         "perplexity": quality.get("perplexity"),
         "bits_per_code": bits_per_code,
         "bits_per_picture": bits_per_code * codes_a_picture if bits_per_code is not None else None,
-        **asdict(yardstick.measure(samples, labels if conditional else None)),
+        **asdict(fidelity),
         "seconds": sum(run.metrics["seconds"].values()),
     }
 
 
-def sampler(run: Run, data: DataSet) -> Callable[[Tensor], Tensor]:
-    """labels (B,) -> pictures (B,C,H,W) in [0,1]; a system without labels ignores them."""
+def measure_samples(draw: Sampler, data: DataSet, yardstick: Yardstick, *, conditional: bool = True) -> Fidelity:
+    """As many samples as the yardstick has pictures, the labels in turn."""
+    labels = torch.arange(yardstick.count) % len(data.label_names)
+    samples = torch.cat([draw(part) for part in torch.split(labels, SAMPLE_BATCH)])
+    return yardstick.measure(samples, labels if conditional else None)
+
+
+def sampler(run: Run, data: DataSet, guidance: float = 1.0) -> Sampler:
+    """labels (B,) -> pictures (B,C,H,W) in [0,1]; a system without labels ignores them. `guidance`: of a prior."""
     model, prior = run.autoencoder, run.prior
     if isinstance(model, VAE):
         return lambda labels: model.sample(len(labels), labels)
@@ -191,7 +203,7 @@ def sampler(run: Run, data: DataSet) -> Callable[[Tensor], Tensor]:
         assert prior is not None
         height, width = run.config.grid(data.picture)
         generator = torch.Generator().manual_seed(run.config.trainer.seed)
-        return lambda labels: model.decode(sample_codes(prior, labels, height, width, generator))
+        return lambda labels: model.decode(sample_codes(prior, labels, height, width, generator, guidance))
     return _gaussian_sampler(model.encoder, model.decoder, data)
 
 

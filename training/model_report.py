@@ -68,16 +68,29 @@ def section(result: dict[str, Any]) -> str:
         f"Samples, {count:,} from each system, in the features of a classifier with {classifier['test_accuracy']:.2%} "
         "accuracy on the test set. `real` is as many training pictures, measured in the same way: no system can be "
         "expected to do better. Spread is the mean distance of two samples of a class, real pictures being 1.\n",
-        _table(SAMPLE_COLUMNS, {"real": real} | systems),
+        _table(SAMPLE_COLUMNS, {"real": real} | _with_guided(result)),
         "The VQ-VAEs draw codes from their class-conditional priors, the VAEs a latent from N(0, I), and the AE, which "
-        "has no distribution to draw from, each latent from a normal distribution fitted to it.\n",
+        "has no distribution to draw from, each latent from a normal distribution fitted to it. Guidance pushes the "
+        "prior's samples towards their label ([how it works](how-it-works.md)).\n",
         "### What becomes of the lecture's claim\n",
         "It says that the VAE's fixed normal prior and continuous latents give weak diversity and weak control.\n",
         *(f"- {verdict}" for verdict in verdicts(systems)),
+        f"- Guidance {result['guidance']:g} raises the class agreement of the VQ-VAE (EMA) to "
+        f"{result['guided']['vqvae-ema']['class_agreement']:.1%}.",
         "\n### Samples\n",
         *(f"**{name}**\n\n![samples of {name}](pictures/compare-{name}.png)\n" for name in systems),
     ]
     return "\n".join(parts)
+
+
+def _with_guided(result: dict[str, Any]) -> dict[str, Any]:
+    """Each system, and below it the same with guidance, where it has it."""
+    rows: dict[str, Any] = {}
+    for name, values in result["systems"].items():
+        rows[name] = values
+        if name in result["guided"]:
+            rows[f"{name}, guidance {result['guidance']:g}"] = result["guided"][name]
+    return rows
 
 
 def verdicts(systems: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.mnist_curve import CONFIG, KERAS, POINTS, dominates, overrides_of, page, plot
+from benchmarks.mnist_curve import CONFIG, KERAS, POINTS, dominates, overrides_of, page, plot, shipped
 from training.config import load_config
 
 
@@ -23,6 +23,16 @@ def test_every_point_is_a_valid_configuration() -> None:
     for name in POINTS:
         config = load_config(CONFIG, overrides_of(name))
         assert config.autoencoder.quantizer.codebook_size == POINTS[name][0]
+
+
+def test_the_shipped_bundle_is_a_point() -> None:
+    point = shipped()
+    assert point["point"] == "512, `models/mnist`"
+    assert point["bytes_per_digit"] == point["bits_per_code"] * 49 / 8
+    assert "rate_weight=0.04" in point["overrides"][0]
+    assert "| 512, `models/mnist` | 0.04 |" in page(
+        {"command": "c", "baseline": KERAS, "points": [point], "dominating": []}
+    )
 
 
 def test_the_page_names_lambda_and_steps_of_each_point() -> None:

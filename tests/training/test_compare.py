@@ -136,6 +136,7 @@ def test_compare_measures_every_system(compared: Path) -> None:
     assert tuple(result["systems"]) == SYSTEMS
     assert result["command"].startswith("python -m training compare --config ") and result["samples"] == 60
     assert result["classifier"]["test_accuracy"] > 0.5  # ten classes: chance is 0.1
+    assert result["guided"].keys() == {name for name in SYSTEMS if name.startswith("vqvae")}
     assert result["real"]["frechet"] < min(system["frechet"] for system in result["systems"].values())
     for name, numbers in result["systems"].items():
         conditional = name.startswith(("cvae", "vqvae"))
@@ -155,6 +156,7 @@ def test_the_page_shows_the_numbers_and_keeps_what_others_wrote(compared: Path) 
         assert f"| {name} | {result['systems'][name]['parameters']:,d} |" in text
         assert (page.parent / "pictures" / f"compare-{name}.png").is_file()
     assert section(result) in text
+    assert f"| vqvae-fsq, guidance 2 | {result['guided']['vqvae-fsq']['frechet']:.2f} |" in text
     write_model_report(compared, page.parent)
     assert page.read_text() == text
 
