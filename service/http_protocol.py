@@ -58,11 +58,16 @@ class OnePacket(HttpToolsProtocol):
         super().on_response_complete()
 
     def on_headers_complete(self) -> None:
-        refusal: EarlyRefusal | None = self.app_state.get(REFUSAL)
-        idle = self.cycle is None or self.cycle.response_complete  # else it is pipelined, and answers keep their order
-        self._refusing = refusal is not None and idle and refusal.takes(len(self.tasks), self.url, self.headers)
+        self._refusing = self._to_be_refused()
         if not self._refusing:
             super().on_headers_complete()
+
+    def _to_be_refused(self) -> bool:
+        refusal: EarlyRefusal | None = self.app_state.get(REFUSAL)
+        if refusal is None or not refusal.takes(len(self.tasks), self.url, self.headers):
+            return False
+        idle = self.cycle is None or self.cycle.response_complete  # else it is pipelined, and answers keep their order
+        return idle and self.parser.get_method() != b"HEAD"  # whose answer has no body
 
     def on_body(self, body: bytes) -> None:
         if not self._refusing:

@@ -110,6 +110,16 @@ def test_what_a_refusal_would_have_to_read_for_long_is_left_to_the_middleware(ad
     assert [ask(address, one)[0] for one in (chunked, waits)] == [429, 429]
 
 
+def test_the_answer_to_head_has_no_body(address: Address, full: Inside) -> None:
+    with connected(address) as (connection, stream):
+        connection.sendall(b"HEAD /models HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        lines = [stream.readline() for _ in range(2)]
+        assert lines[0].startswith(b"HTTP/1.1 429")
+        while lines[-1] != b"\r\n":
+            lines.append(stream.readline())
+        assert stream.readline().startswith(b"HTTP/1.1 200")
+
+
 def test_probes_are_answered_and_refusals_are_counted(address: Address, full: Inside) -> None:
     counted = 'vqserve_requests_total{route="/encode",status="429"}'
     reason = 'vqserve_refused_requests_total{reason="queue-full"}'
