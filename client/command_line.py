@@ -188,7 +188,7 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--temperature", type=float)
     command.add_argument("--top-k", type=int)
     command.add_argument("--top-p", type=float)
-    command.add_argument("--guidance", type=float, help="how far to push towards the label, 1 to 8; 2 is clear")
+    command.add_argument("--guidance", type=float, help="how far to push towards the label, 1 to 8; 1.5 is clear")
 
 
 def _url(options: argparse.Namespace) -> str | None:

@@ -48,7 +48,7 @@ class GenerateRequest(_Body):
         1.0,
         ge=1,
         le=LARGEST_GUIDANCE,
-        description="How far to push samples towards their `label`, in sixteenths; 1: not at all, 2: clearly.",
+        description="How far to push samples towards their `label`, in sixteenths; 1: not at all, 1.5: clearly.",
     )
     known: Rows | KnownCodes | None = Field(None, description="Codes to keep, (h,w), null where they are to be drawn.")
     preview: bool = Field(False, description="text/event-stream only: each row comes with the picture so far.")

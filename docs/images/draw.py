@@ -33,11 +33,11 @@ def reconstructions(model: Offline) -> Pixels:
 
 
 def samples(model: Offline) -> Pixels:
-    """Ten of each label with guidance 2, two labels a row, (H',W')."""
+    """Ten of each label with guidance 1.5, two labels a row, (H',W')."""
     drawn = [
         one
         for label in range(10)
-        for one in model.generate({"n": 10, "label": label, "seed": label, "guidance": 2.0}).items
+        for one in model.generate({"n": 10, "label": label, "seed": label, "guidance": 1.5}).items
     ]
     return sheet([np.asarray(Image.open(io.BytesIO(one.png))) for one in drawn])
 

@@ -18,6 +18,7 @@ export class Generator {
     });
     for (const id of ["cancel", "complete-cancel"]) byId(id).addEventListener("click", () => this.#running?.abort());
     byId("complete").addEventListener("click", () => this.#complete());
+    byId("label").addEventListener("change", () => this.#allowGuidance());
     workbench.grid.addEventListener("erase", () => this.#showErased());
     byId("keep-seed").addEventListener("click", ({ target }) => (byId("seed").value = target.dataset.seed));
   }
@@ -29,15 +30,21 @@ export class Generator {
     for (const id of ["label-field", "guidance-field"]) byId(id).hidden = !model.labels;
     const labels = (model.labels ?? []).map((name, index) => element("option", { value: index }, name));
     byId("label").replaceChildren(element("option", { value: "" }, "any"), ...labels);
+    this.#allowGuidance();
     byId("sheet").replaceChildren();
     byId("generate-lines").replaceChildren();
     this.#showErased();
   }
 
+  /** Without a label there is nothing to push towards. */
+  #allowGuidance() {
+    byId("guidance").disabled = byId("label").value === "";
+  }
+
   /** The form as the service's JSON, without what is left to its defaults. */
   #settings() {
     const numbers = { label: "label", temperature: "temperature", top_k: "top-k", top_p: "top-p", seed: "seed" };
-    if (byId("label").value !== "") numbers.guidance = "guidance"; // there is nothing to push towards without a label
+    if (!byId("guidance").disabled) numbers.guidance = "guidance";
     const filled = Object.entries(numbers).filter(([, id]) => byId(id).value !== "");
     return Object.fromEntries(filled.map(([name, id]) => [name, Number(byId(id).value)]));
   }

@@ -22,13 +22,23 @@ def fill_form(page: Page, **values: str) -> None:
         page.fill(f"#{name.replace('_', '-')}", value)
 
 
+def test_guidance_waits_for_a_label(page: Page) -> None:
+    assert page.locator("#guidance").is_disabled()
+    page.select_option("#label", "0")
+    assert page.locator("#guidance").is_enabled()
+    page.select_option("#label", "")
+    page.click("#generate")
+    page.locator("#sheet img").nth(15).wait_for()
+    assert "guidance" not in body_of(line(page, "The same sheet"))
+
+
 def test_every_setting_reaches_the_service(page: Page, site: Site) -> None:
     page.select_option("#label", "1")
-    fill_form(page, n="4", temperature="0.8", top_k="5", top_p="0.9", guidance="1.5", seed="7")
+    fill_form(page, n="4", temperature="0.8", top_k="5", top_p="0.9", guidance="2.5", seed="7")
     page.evaluate(WATCH_ROWS)
     page.click("#generate")
     page.locator("#sheet img").nth(3).wait_for()
-    settings = {"n": 4, "label": 1, "temperature": 0.8, "top_k": 5, "top_p": 0.9, "guidance": 1.5, "seed": 7}
+    settings = {"n": 4, "label": 1, "temperature": 0.8, "top_k": 5, "top_p": 0.9, "guidance": 2.5, "seed": 7}
     assert body_of(line(page, "The same sheet")) == settings
     items = httpx.post(f"{site.address}generate", json=settings, headers=JSON).json()["items"]
     sources = [image.get_attribute("src") for image in page.locator("#sheet img").all()]
