@@ -1,0 +1,116 @@
+"""What a batch size that the row sampler has not seen costs a CPU, beside what padding it to a known one would cost.
+
+    python -m benchmarks.batch_sizes [--bundle models/mnist] [--bundle models/photos] [--record]
+
+In: bundles with a prior. Out: one JSON line; `--record` also writes docs/results/batch_sizes.json and a section of
+docs/benchmarks.md. A sampler is opened as the service opens it, which warms the smallest and the largest batch only;
+then batches of other sizes run `RUNS` times each. `first / later` is the first run against the median of the others,
+`padded / exact` the next power of two against the size itself, and `memory` what all of it added to the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
+from service.bundle import load_bundle
+from service.sampling import Draw, RowSampler
+from service.sessions import CPU, SessionMaker
+
+MAX_BATCH = 64
+RUNS = 9
+NOT_POWERS = [size for size in range(10, MAX_BATCH) if size & (size - 1)]
+SIZES = tuple(np.random.default_rng(0).permutation(NOT_POWERS)[:20].tolist())
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * 4096
+
+
+def row_times(sampler: RowSampler, draw: Draw, size: int) -> list[float]:
+    """Milliseconds of `RUNS` calls that draw the first row of `size` samples."""
+    times = []
+    for _ in range(RUNS):
+        places = [sampler.open(draw) for _ in range(size)]
+        started = perf_counter()
+        sampler.advance(places)
+        times.append(1e3 * (perf_counter() - started))
+        for place in places:
+            sampler.close(place)
+    return times
+
+
+def measure(folder: Path, threads: int) -> dict[str, Any]:
+    bundle = load_bundle(folder)
+    prior, codes = bundle.manifest.prior, bundle.manifest.codes
+    assert prior is not None
+    sampler = RowSampler(bundle, SessionMaker(CPU, threads), MAX_BATCH, MAX_BATCH)
+    grid, one = (codes.height, codes.width), np.float32(1)
+    nothing = np.zeros(grid, np.int64), np.zeros(grid, np.bool_)
+    draw = Draw(np.full(grid, 0.5, np.float32), prior.label_count, one, codes.codebook_size, one, *nothing)
+    before = resident_bytes()
+    first, padded = [], []
+    for size in SIZES:
+        start, *later = row_times(sampler, draw, size)
+        first.append(start / median(later))
+        padded.append(median(row_times(sampler, draw, 1 << (size - 1).bit_length())) / median(later))
+    return {
+        "bundle": folder.name,
+        "first_by_later": round(median(first), 3),
+        "largest_first_by_later": round(max(first), 3),
+        "padded_by_exact": round(median(padded), 3),
+        "largest_padded_by_exact": round(max(padded), 3),
+        "grown_mb": round((resident_bytes() - before) / 1e6, 2),
+    }
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """The section of docs/benchmarks.md."""
+    rows = [
+        (
+            one["bundle"],
+            f"{one['first_by_later']} ({one['largest_first_by_later']})",
+            f"{one['padded_by_exact']} ({one['largest_padded_by_exact']})",
+            one["grown_mb"],
+        )
+        for one in result["bundles"]
+    ]
+    header = ("bundle", "first / later (largest)", "padded / exact (largest)", "memory, MB")
+    return "\n\n".join(
+        (
+            "## Batch sizes of the row sampler on a CPU",
+            f"`{result['command']}` on {machine_line(result['machine'])}.",
+            f"{len(result['sizes'])} sizes between 10 and {MAX_BATCH} that the warm-up does not run, median of the "
+            "sizes. A size that is new takes as long as one that is known, and padding it to a power of two would take "
+            "longer every time: on a CPU every size is run as it is. On CUDA, sizes are padded to powers of two.",
+            table(header, rows),
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch_sizes", description=__doc__)
+    parser.add_argument("--bundle", type=Path, action="append", help="default: models/mnist and models/photos")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--record", action="store_true", help="write docs/results/batch_sizes.json and the page")
+    options = parser.parse_args()
+    folders = options.bundle or [Path("models/mnist"), Path("models/photos")]
+    head = {"benchmark": "batch_sizes", "command": command_line(), "machine": machine(), "sizes": SIZES}
+    result = {**head, "bundles": [measure(folder, options.threads) for folder in folders]}
+    if options.record:
+        write_result("batch_sizes", result)
+        write_section("batch_sizes", page(result))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
