@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import (
+    batch_sizes,
     generation_kill,
     generation_load,
     large_picture,
@@ -21,10 +22,11 @@ from benchmarks import (
     sampler,
 )
 from benchmarks.abuse import common
-from benchmarks.report import PAGE, RESULTS
+from benchmarks.report import PAGE, RESULTS, ROOT
 
 Page = Callable[[dict[str, Any]], str]
 SECTIONS: dict[str, Page] = {
+    "batch_sizes": batch_sizes.page,
     "generation_kill": generation_kill.page,
     "large_picture": large_picture.page,
     "load": load.page,
@@ -66,3 +68,14 @@ def test_the_section_of_the_peers_is_that_of_its_result() -> None:
 def test_the_section_of_the_abuse_is_that_of_its_results() -> None:
     recorded = {path.stem.removeprefix("abuse_"): result(path.stem) for path in sorted(RESULTS.glob("abuse_*.json"))}
     assert shown("abuse") == common.page(recorded).strip()
+
+
+@pytest.mark.parametrize("name", ["mnist", "photos-f8"])
+def test_the_shipped_bundle_is_portable(name: str) -> None:
+    """The recorded run was of the bundle that is shipped, and found no difference in any configuration."""
+    found = result(f"portability_{name}")
+    manifest = json.loads((ROOT / "models" / name / "manifest.json").read_text())
+    assert found["version"] == manifest["version"]
+    assert len(found["configurations"]) >= 7
+    for one in found["configurations"]:
+        assert (one["containers_different"], one["codes_different"]) == (0, 0), one["name"]
