@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import Site
 from tests.browser.reading import JSON, body_of, line, pixels_of, run_curl, saved, settle, shown_codes
@@ -20,6 +20,14 @@ WATCH_ROWS = """() => {
 def fill_form(page: Page, **values: str) -> None:
     for name, value in values.items():
         page.fill(f"#{name.replace('_', '-')}", value)
+
+
+def test_nothing_can_be_asked_for_before_the_models_are_known(browser: Browser, site: Site) -> None:
+    page = browser.new_page()
+    page.route("**/models", lambda route: None)  # an answer that never comes
+    page.goto(site.address, wait_until="domcontentloaded")
+    assert page.locator("#generate").count() == 1 and not page.locator("#generate").is_visible()
+    page.close()
 
 
 def test_guidance_waits_for_a_label(page: Page) -> None:
