@@ -1,10 +1,11 @@
 """Do bytes mean the same everywhere? One bundle, many ways to compute its prior, every picture of a data set.
 
-    python -m benchmarks.portability data/mnist --bundle models/mnist --run runs/mnist
+    python -m benchmarks.portability data/mnist --bundle models/mnist
+    python -m benchmarks.portability data/photos --bundle models/photos --held-out 0.15
 
-In: pictures, a bundle, and the run that it was exported from, for PyTorch. Out: docs/results/portability_<model>.json
-and one line of JSON. Every configuration encodes all pictures and decodes the containers of the first configuration;
-counted are containers that differ from the first one's and codes that differ from those that went in. All must be 0.
+In: pictures and a bundle. Out: docs/results/portability_<model>.json and one line of JSON. Every configuration encodes
+all pictures and decodes the containers of the first configuration; counted are containers that differ from the first
+one's and codes that differ from those that went in. All must be 0.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import numpy as np
 import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
+from benchmarks.graph_prior import read_prior
 from benchmarks.picture_codecs import Vqserve
 from benchmarks.rate_distortion import MNIST_TEST, RESULTS, read_mnist, read_photos
+from benchmarks.report import command_line
 from benchmarks.torch_graphs import TorchGraphs
 from service import codec
 from service.bundle import Bundle
@@ -31,7 +34,6 @@ from service.codec import Codes
 from service.codec_model import CodecModel
 from service.container import Mode
 from service.prior_sessions import Session, codec_model
-from training.runs import load_run
 
 TOGETHER = 64
 LIMITS = codec.Limits(max_codes=1 << 24)
@@ -47,7 +49,7 @@ class Configuration:
     together: int = TOGETHER
 
 
-def configurations(bundle: Bundle, run: Path | None) -> Iterator[Configuration]:
+def configurations(bundle: Bundle) -> Iterator[Configuration]:
     """The first is the one that the others are compared with."""
     for threads in (1, 2):
         for name, level in (("off", LEVELS.ORT_DISABLE_ALL), ("all", LEVELS.ORT_ENABLE_ALL)):
@@ -55,11 +57,8 @@ def configurations(bundle: Bundle, run: Path | None) -> Iterator[Configuration]:
             yield Configuration(f"onnxruntime, threads {threads}, optimisation {name}", model)
     yield Configuration("onnxruntime, one picture a container", model, together=1)
     yield Configuration("onnx reference evaluator", codec_model(bundle, open_reference))
-    if run is not None:
-        prior = load_run(run).prior
-        if prior is None:
-            raise SystemExit(f"{run} has no prior: leave --run out")
-        yield Configuration("PyTorch", CodecModel.of(bundle.manifest, TorchGraphs(prior)))
+    network = TorchGraphs(read_prior(bundle.graph_path("prior")))
+    yield Configuration("PyTorch", CodecModel.of(bundle.manifest, network))
 
 
 def open_session(path: Path, threads: int, level: ort.GraphOptimizationLevel) -> Session:
@@ -76,18 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("data/mnist"))
     parser.add_argument("--bundle", type=Path, default=Path("models/mnist"))
-    parser.add_argument("--run", type=Path, help="the run folder of the bundle, to compare with PyTorch")
     parser.add_argument("--held-out", type=float, help="photographs: the fraction that training put aside")
     parser.add_argument("--pictures", type=int, help="only so many: for a quick look")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    options = parser.parse_args(arguments)
+    options, command = parser.parse_args(arguments), command_line()
     vqserve = Vqserve(options.bundle)
     manifest = vqserve.bundle.manifest
     grids = [(vqserve.encode(batch), batch.shape[1:3]) for batch in batches(options)]
-    rows = compare(grids, configurations(vqserve.bundle, options.run))
+    rows = compare(grids, configurations(vqserve.bundle))
     pictures, codes = sum(len(one) for one, _ in grids), sum(one.size for one, _ in grids)
-    result: dict[str, Any] = {"model": manifest.name, "version": manifest.version, "pictures": pictures, "codes": codes}
-    result["configurations"] = rows
+    result: dict[str, Any] = {"command": command, "model": manifest.name, "version": manifest.version}
+    result |= {"pictures": pictures, "codes": codes, "configurations": rows}
     options.out.mkdir(exist_ok=True)
     target = options.out / f"portability_{manifest.name}.json"
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

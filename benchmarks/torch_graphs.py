@@ -1,7 +1,7 @@
 """PyTorch in the place of a bundle's prior graphs: the oracle of the codec's portability.
 
-In: a trained `PixelCNN`. Out: `PriorGraphs` of the codec. It computes the whole forward pass for every position; what
-it keeps between calls are the codes so far, so it decodes one group at a time.
+In: a trained `PixelCNN`. Out: `PriorGraphs` of the codec. For every position it computes the whole forward pass over
+the rows that the position can see; what it keeps between calls are the codes so far, so it decodes one group at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from training.prior import PixelCNN
 class TorchGraphs:
     def __init__(self, prior: PixelCNN) -> None:
         self._prior = prior.eval()
+        self._seen_rows = len(prior.vertical) + 2  # its own, the one above, and one more a vertical layer
         self._codes = torch.zeros((0, 0, 0), dtype=torch.int64)  # (B, rows so far and the one to decode, w)
         self._labels = torch.zeros(0, dtype=torch.int64)
         self._column = 0
@@ -35,7 +36,7 @@ class TorchGraphs:
     def pixel(self, context: Floats, previous_codes: Codes, left: Floats) -> tuple[Logits, Floats]:
         if self._column:
             self._codes[:, -1, self._column - 1] = torch.from_numpy(previous_codes)
-        logits = self._forward(self._codes, self._labels)[:, -1, self._column]
+        logits = self._forward(self._codes[:, -self._seen_rows :], self._labels)[:, -1, self._column]
         self._column += 1
         return np.ascontiguousarray(logits), left
 
