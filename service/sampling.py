@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ Floats = NDArray[np.float32]
 
 SEED_LIMIT = 1 << 53  # the integers below it survive every JSON parser
 _SMALL_BATCH = 8
+_EVERY_SIZE_TO = 64  # the time that this takes grows with its square
 _UNGUIDED = np.float32(1)
 _UNIFORM_BITS = 24  # uniforms are multiples of 2^-24, which float32 holds exactly
 
@@ -98,8 +99,8 @@ class RowSampler:
         self._codebook_size = codes.codebook_size
         self._filtered = open_row_graph(maker, bundle.graph_path("prior_row"))
         self._unfiltered = open_row_graph(maker, bundle.graph_path("prior_row_unfiltered"))
-        # A GPU wants few shapes, each seen before. A CPU runs a new one as fast as a known one, and a padded one as
-        # slowly as a full one: benchmarks/batch_sizes.py.
+        # A GPU wants few shapes, so batches are padded to them. On a CPU padding costs a quarter of the time, so every
+        # size is a bucket of its own there (benchmarks/batch_sizes.py).
         self._buckets = buckets(max_batch) if maker.provider == CUDA else ()
         rows = places + 1  # the last place pads batches
         self._pad = places
@@ -113,6 +114,7 @@ class RowSampler:
         self._known_mask = np.zeros((rows, *self.grid), np.bool_)
         self._guidance = np.ones(rows, np.float32)
         self._caches = open_caches(maker, rows, max_batch, prior.cache_shape)
+        self._two_buffers = maker.resident  # which take turns: `service.row_caches.DeviceCaches`
         self._guided: Any = None
         if "prior_row_guided" in bundle.manifest.graphs:
             entries, width, channels = prior.cache_shape
@@ -170,18 +172,25 @@ class RowSampler:
         filtered = (self._top_k[index] < self._codebook_size).any() or (self._top_p[index] < 1).any()
         return "filtered" if filtered else "unfiltered"
 
+    def sizes(self) -> Sequence[int]:
+        """The batch sizes that run before the first request: all that can come, up to `_EVERY_SIZE_TO` on a CPU."""
+        return self._buckets or (*range(1, min(self.max_batch, _EVERY_SIZE_TO + 1)), self.max_batch)
+
     def warm_up(self) -> None:
-        """Run both graphs at every size that needs it, the largest included, so that no later batch needs new memory.
+        """Run every graph at all `sizes`, so that later batches find their memory planned and reserved.
 
         Raises what onnxruntime raises where they cannot run.
         """
-        for size in self._buckets or (1, min(_SMALL_BATCH + 1, self.max_batch), self.max_batch):
-            index, first = np.full(size, self._pad, np.int64), np.zeros(size, np.int64)
-            graphs: list[Graph] = ["filtered", "unfiltered", "unfiltered", "filtered"]
-            if self._guided is not None:
-                graphs += ["guided", "guided"]
-            for graph in graphs:  # each with both buffers of its caches
-                self._run(index, first, graph)
+        for size in reversed(self.sizes()):  # the largest first: the smaller ones fit into its memory
+            self.check(size)
+
+    def check(self, size: int = 1) -> None:
+        """Run every graph on a batch of known input; what they draw is thrown away."""
+        index, first = np.full(size, self._pad, np.int64), np.zeros(size, np.int64)
+        graphs: tuple[Graph, ...] = ("filtered", "unfiltered") if self._guided is None else get_args(Graph)
+        # There and back, every graph runs with both buffers.
+        for graph in (*graphs, *reversed(graphs)) if self._two_buffers else graphs:
+            self._run(index, first, graph)
 
     def _run(self, index: Codes, rows: Codes, graph: Graph) -> Codes:
         feeds: dict[str, NDArray[Any]] = {

@@ -48,7 +48,8 @@ class Sampler(Protocol):
 
     def advance(self, places: Sequence[int]) -> Codes: ...
 
-    def warm_up(self) -> None: ...
+    def check(self) -> None:
+        """Raises where the sampler cannot run known input."""
 
 
 @dataclass(eq=False, slots=True)
@@ -269,7 +270,7 @@ class Scheduler:
 
     def _works(self) -> bool:
         try:
-            self._sampler.warm_up()
+            self._sampler.check()
         except Exception:
             log.critical("the row sampler is dead", exc_info=True)
             return False

@@ -153,6 +153,22 @@ def test_on_a_gpu_batches_are_padded_to_sizes_seen_at_start(generating: Generati
     assert set(maker.batches) <= warm
 
 
+def test_on_a_cpu_every_size_runs_as_it_is_and_has_run_at_the_start(generating: Generating) -> None:
+    maker = Maker(CPU, 1, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    sampler = RowSampler(load_bundle(generating.folders[0]), maker, 12, 12)  # type: ignore[arg-type]
+    assert set(maker.batches) == set(range(1, 13))
+    maker.batches.clear()
+    for count in (3, 7, 12):
+        drawn(sampler, random_draws(count))
+    assert sum(maker.batches) == (3 + 7 + 12) * GRID[0]  # nothing but the samples themselves
+
+
+def test_large_batches_of_a_cpu_are_not_all_run_at_the_start(generating: Generating) -> None:
+    maker = Maker(CPU, 1, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    RowSampler(load_bundle(generating.folders[0]), maker, 300, 300)  # type: ignore[arg-type]
+    assert set(maker.batches) == {*range(1, 65), 300}
+
+
 def test_the_graph_with_filters_runs_only_where_something_is_filtered(generating: Generating) -> None:
     sampler = RowSampler(load_bundle(generating.folders[0]), SessionMaker(CPU, 1), 4, 4)
 

@@ -61,7 +61,7 @@ class StepByStep:
             self.state[place][1] += 1
         return rows
 
-    def warm_up(self) -> None:
+    def check(self) -> None:
         if self.dead:
             raise RuntimeError("dead")
 
