@@ -112,9 +112,9 @@ def page(result: Mapping[str, Any]) -> str:
             "## Batch sizes of the row sampler on a CPU",
             f"`{result['command']}` on {machine_line(result['machine'])}.",
             f"{len(result['sizes'])} sizes between 10 and {MAX_BATCH} in a sampler that has not run them before, "
-            "median of the sizes. A size that is new takes little longer than one that is known, and padding it to a power of "
-            "two would take longer every time: on a CPU every size runs as it is, and has run once at the start. On "
-            "CUDA, sizes are padded to powers of two.",
+            "median of the sizes. A size that is new takes little longer than one that is known, and padding it to a "
+            "power of two would take longer every time: on a CPU every size runs as it is, and has run once at the "
+            "start. On CUDA, sizes are padded to powers of two.",
             table(header, rows),
         )
     )
