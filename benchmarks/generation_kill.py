@@ -151,7 +151,7 @@ def page(result: Mapping[str, Any]) -> str:
             f"`{result['command']}` on {machine_line(result['machine'])}.",
             f"{result['whole'] + result['broken']} streams, {AT_ONCE} at once, {result['broken']} of them closed after "
             f"their first row; {result['cancelled_samples']:g} samples were cancelled. The first {AT_ONCE} streams "
-            "come before the first look.",
+            "come before the first look. The request that is in flight is the look itself.",
             table(("the idle server holds", "before", "after"), held),
             f"What stayed: {', '.join(result['leaks']) or 'nothing'}.",
         )

@@ -70,6 +70,7 @@ def run(photo: Path, size: tuple[int, int], bundle: Path) -> dict[str, Any]:
         png, decoded = ask(server, "/decode", container, CONTAINER, "image/png")
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     return {
+        "bundle": bundle.name,
         "size": list(size),
         "container_bytes": len(container),
         "bits_per_pixel": round(8 * len(container) / (size[0] * size[1]), 4),
@@ -88,8 +89,10 @@ def page(result: Mapping[str, Any]) -> str:
         (
             "## One large picture",
             f"`{result['command']}` on {machine_line(result['machine'])}.",
-            f"{width}x{height} pixels as JPEG in, a container of {result['container_bytes']:,} bytes "
-            f"({result['bits_per_pixel']} bits per pixel, {result['psnr_db']} dB), a PNG back. The idle service holds "
+            f"A photograph enlarged to {width}x{height} pixels goes in as JPEG, a container of "
+            f"{result['container_bytes']:,} bytes ({result['bits_per_pixel']} bits per pixel, {result['psnr_db']} dB) "
+            f"comes out, and a PNG comes back from it, by `models/{result['bundle']}`. Time and memory are meant here: "
+            "an enlarged picture is smooth, so its quality says little. The idle service holds "
             f"{result['idle_mb']} MB.",
             table(("request", "seconds", "largest resident memory, MB"), rows),
         )

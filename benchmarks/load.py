@@ -95,16 +95,17 @@ def page(result: dict[str, Any]) -> str:
     failed = {
         share: {k: v for k, v in found["statuses"].items() if k != "200"} for share, found in result["offered"].items()
     }
+    others = f"Answers other than 200: {failed}." if any(failed.values()) else "Every request was answered with 200."
     return "\n\n".join(
         (
             "## At a fixed rate",
             f"`{result['command']}` on {machine_line(result['machine'])}.",
             f"One digit to `/encode`, Poisson arrivals for {result['seconds']:g} s at shares of the capacity of "
             f"{result['capacity_per_s']:,.0f} requests per second that are answered when this generator, on the same "
-            "CPUs, offers too many. "
-            "Latencies count from the moment a request was due; `late_p99_ms` is the generator's own share.",
+            "CPUs, offers too many. Latencies count from the moment a request was due; `late_p99_ms` is how late the "
+            "generator itself sent the slowest percent.",
             table(("of capacity", *columns), rows),
-            f"Requests without a 200: {failed}.",
+            others,
         )
     )
 

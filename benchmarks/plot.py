@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -11,11 +12,16 @@ COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8e5ea2", "#c77f1a", "#4d4d4d", "#1
 Line = Sequence[tuple[float, float]]
 
 
-def svg(title: str, x_label: str, y_label: str, lines: Mapping[str, Line]) -> str:
-    """Linear axes over the range of the points, a marker a point, a legend at the right."""
+def svg(title: str, x_label: str, y_label: str, lines: Mapping[str, Line], *, y_log: bool = False) -> str:
+    """Linear axes over the range of the points (`y_log`: decades of y), a marker a point, a legend at the right."""
     points = [point for line in lines.values() for point in line]
     x_low, x_high, x_step = _range([x for x, _ in points])
+    if y_log:
+        lines = {name: [(x, math.log10(y)) for x, y in line] for name, line in lines.items()}
+        points = [point for line in lines.values() for point in line]
     y_low, y_high, y_step = _range([y for _, y in points])
+    if y_log:
+        y_low, y_high, y_step = math.floor(y_low), math.ceil(y_high), 1
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
@@ -37,7 +43,7 @@ def svg(title: str, x_label: str, y_label: str, lines: Mapping[str, Line]) -> st
     for y in _ticks(y_low, y_high, y_step):
         start, up = place(x_low, y)
         parts.append(f'<path d="M{start} {up}H{WIDTH - RIGHT}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{start - 6}" y="{up + 4}" text-anchor="end">{y:g}</text>')
+        parts.append(f'<text x="{start - 6}" y="{up + 4}" text-anchor="end">{10**y if y_log else y:g}</text>')
     for number, (name, line) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
         placed = [place(x, y) for x, y in sorted(line)]

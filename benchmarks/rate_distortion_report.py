@@ -17,7 +17,10 @@ def page(name: str, result: Mapping[str, Any]) -> str:
         f"## Rate against distortion: {name}",
         f"`{result['command']}` on {result['machine']}. Bytes count every header; every row of every codec stands in "
         f"`docs/results/rate_distortion_{name}.json`. A cell of a peer is what it reaches at the same bits per pixel, "
-        "interpolated between its settings, or - where it has no such rate. Bold: ours is ahead.",
+        "interpolated between its settings, or - where it has no such rate. Bold: ours is ahead. `raw` is a fixed "
+        "number of bits a code, `shortest` what `/encode` answers, mostly the prior's, `effort` the same with "
+        "`?effort=`. PSNR is the mean of the pictures' PSNRs, as codecs are compared; the PSNR in a manifest is that "
+        "of the mean MSE.",
     ]
     for section, pictures in dict.fromkeys((row["section"], row["pictures"]) for row in result["rows"]):
         parts.append(f"### {section.capitalize()}: {pictures:,} pictures")

@@ -48,7 +48,8 @@ class GenerateRequest(_Body):
         1.0,
         ge=1,
         le=LARGEST_GUIDANCE,
-        description="How far to push samples towards their `label`, in sixteenths; 1: not at all, 1.5: clearly.",
+        description="How strongly samples are pushed towards `label`, which it needs: 1 (not at all) to "
+        f"{LARGEST_GUIDANCE}, rounded to 1/{GUIDANCE_STEPS}; 1.5 is a clear push.",
     )
     known: Rows | KnownCodes | None = Field(None, description="Codes to keep, (h,w), null where they are to be drawn.")
     preview: bool = Field(False, description="text/event-stream only: each row comes with the picture so far.")

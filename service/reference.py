@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from service.app import ENDPOINTS, create_app
-from service.bundle import Bundle, load_bundle
+from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, Bundle, load_bundle
 from service.container import MOST_PICTURES
+from service.effort import LARGEST_EFFORT
 from service.errors import PROBLEMS, problem_type
 from service.generation_request import COLDEST, HOTTEST, GenerateRequest
 from service.images import FORMATS
@@ -52,6 +53,8 @@ def fixed() -> str:
         ("Picture formats", ", ".join(str(name) for name in FORMATS)),
         ("Pictures in one container", f"{MOST_PICTURES:,}, all of one size"),
         ("`temperature`", f"{COLDEST:g} to {HOTTEST:g}"),
+        ("`guidance`", f"1 to {LARGEST_GUIDANCE}, in steps of 1/{GUIDANCE_STEPS}, with a label"),
+        ("`effort`", f"0 to {LARGEST_EFFORT:g}"),
         ("`seed`", f"below {SEED_LIMIT:,}, the integers that every JSON parser keeps"),
         ("Sum of the frequencies of all codes", f"below {TOTAL_LIMIT:,}"),
         ("Codes a side that run whole", f"{WHOLE}; a larger picture runs in overlapping windows, with the same result"),

@@ -60,21 +60,26 @@ def section(result: dict[str, Any]) -> str:
     systems, real, classifier = result["systems"], result["real"], result["classifier"]
     count = result["samples"]
     parts = [
-        "## The lecture's systems side by side\n",
+        "## AE, VAE, CVAE and VQ-VAE side by side\n",
         f"`{result['command']}` trained and measured what follows: [compare.json](results/compare.json).",
-        "One encoder and decoder serves all systems. `vae-large` and `cvae-large` have as many parameters and training "
-        "steps as a VQ-VAE and its prior together.\n",
+        "One encoder and decoder serves all systems. `vae-large` and `cvae-large` have about as many parameters and as "
+        "many training steps as a VQ-VAE and its prior together. The budget is small, so that all of it takes a CPU a "
+        "few hours: what a prior reaches that is trained for longer stands in [the benchmarks](benchmarks.md).\n",
         _table(COLUMNS, systems),
         f"Samples, {count:,} from each system, in the features of a classifier with {classifier['test_accuracy']:.2%} "
         "accuracy on the test set. `real` is as many training pictures, measured in the same way: no system can be "
-        "expected to do better. Spread is the mean distance of two samples of a class, real pictures being 1.\n",
+        "expected to do better. Spread is the mean distance of two samples of a class, real pictures being 1. "
+        "Precision is the part of the samples that lie near real pictures and says nothing alone: samples that are all "
+        "alike may have much of it and no recall, which is the part of the real pictures that samples lie near.\n",
         _table(SAMPLE_COLUMNS, {"real": real} | _with_guided(result)),
         "The VQ-VAEs draw codes from their class-conditional priors, the VAEs a latent from N(0, I), and the AE, which "
         "has no distribution to draw from, each latent from a normal distribution fitted to it. Guidance pushes the "
         "prior's samples towards their label ([how it works](how-it-works.md)).\n",
-        "### What becomes of the lecture's claim\n",
-        "It says that the VAE's fixed normal prior and continuous latents give weak diversity and weak control.\n",
+        "### A claim, tested\n",
+        "The lecture that this project follows, as many texts on VQ-VAE do, says that the VAE's fixed normal prior and "
+        "continuous latents give weak diversity and weak control.\n",
         *(f"- {verdict}" for verdict in verdicts(systems)),
+        f"- The claim says nothing of how real samples look (precision): {_listed('precision', '.3f', systems)}.",
         f"- Guidance {result['guidance']:g} raises the class agreement of the VQ-VAE (EMA) to "
         f"{result['guided']['vqvae-ema']['class_agreement']:.1%}.",
         "\n### Samples\n",
@@ -102,6 +107,10 @@ def verdicts(systems: dict[str, Any]) -> list[str]:
         _verdict("Diversity within a class (spread)", "spread", ".3f", systems, normal),
         _verdict("Control (class agreement)", "class_agreement", ".1%", systems, conditional),
     ]
+
+
+def _listed(key: str, form: str, systems: dict[str, Any]) -> str:
+    return ", ".join(f"{format(values[key], form)} for {name}" for name, values in systems.items() if name != "ae")
 
 
 def _verdict(what: str, key: str, form: str, systems: dict[str, Any], others: tuple[str, ...]) -> str:

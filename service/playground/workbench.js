@@ -197,8 +197,8 @@ export class Workbench {
     showLines(byId("codec-lines"), [
       ["Picture to codes", encodeLine(this.#encodeQuery, "picture.png")],
       ["Codes to picture", decoded],
-      ["Picture to bytes", compressLine(this.#encodeQuery, "picture.png", "picture.vq")],
-      ["Bytes to picture", decompressLine(this.query, "picture.vq", "decoded.png")],
+      ["Picture to bytes", compressLine(this.#encodeQuery, "picture.png", "picture.vqc")],
+      ["Bytes to picture", decompressLine(this.query, "picture.vqc", "decoded.png")],
     ]);
   }
 
@@ -308,7 +308,7 @@ async function modeOf(container) {
 function timeRow(title, { totalMs, stages }) {
   const inside = stages.reduce((sum, { ms }) => sum + ms, 0);
   const parts = stages.map(({ name, ms }) => `${STAGES[name] ?? name} ${formatMs(ms)}`);
-  if (parts.length) parts.push(`on the way ${formatMs(Math.max(0, totalMs - inside))}`);
+  if (parts.length) parts.push(`network and browser ${formatMs(Math.max(0, totalMs - inside))}`);
   return [
     element("dt", {}, title),
     element("dd", {}, element("span", { className: "total" }, formatMs(totalMs)), element("span", { className: "soft small" }, parts.join(", "))),

@@ -16,4 +16,5 @@ def test_a_picture_goes_both_ways_and_the_page_says_what_it_took(tmp_path: Path)
     assert min(found[name]["peak_mb"] for name in ("encode", "decode")) >= found["idle_mb"] > 10
     facts = {"cpu": "x", "cpus": 2, "python": "3", "onnxruntime": "1", "load_average_1min": 0.0}
     text = page({**found, "command": "c", "machine": facts})
+    assert "by `models/b`" in text
     assert f"| /encode | {found['encode']['seconds']} | {found['encode']['peak_mb']} |" in text

@@ -208,7 +208,7 @@ def test_every_stage_shows_its_time(page: Page) -> None:
     settle(page)
     assert page.locator("#times dt").all_inner_texts() == ["encode", "decode", "compress"]
     encode = page.locator("#times .soft").first.inner_text()
-    for stage in ("request", "read picture", "queue", "model", "write answer", "on the way"):
+    for stage in ("request", "read picture", "queue", "model", "write answer", "network and browser"):
         assert re.search(rf"\b{stage} [\d.]+ ms", encode), stage
     for text in page.locator("#times .total").all_inner_texts():
         assert text.endswith((" ms", " s"))
@@ -224,7 +224,7 @@ def test_the_curl_lines_do_what_the_page_does(page: Page, tmp_path: Path) -> Non
     decoded = saved(page, "#save-decoded")
     assert (tmp_path / "decoded.png").read_bytes() == decoded
     run_curl(line(page, "Picture to bytes"), tmp_path)
-    assert (tmp_path / "picture.vq").stat().st_size == bytes_shown(page, "container, ")
+    assert (tmp_path / "picture.vqc").stat().st_size == bytes_shown(page, "container, ")
     (tmp_path / "decoded.png").unlink()
     run_curl(line(page, "Bytes to picture"), tmp_path)
     assert (tmp_path / "decoded.png").read_bytes() == decoded
