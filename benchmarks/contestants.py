@@ -116,19 +116,9 @@ def contestants(picture: bytes) -> list[Contestant]:
         _mosec("mosec, 2 workers", Request("/inference", picture, png), PEER_WORKERS="2"),
         _litserve("LitServe", picture),
         _litserve("LitServe, batch 16, wait 2 ms", picture, PEER_BATCH="16", PEER_WAIT_MS="2"),
-        Contestant(
-            "BentoML",
-            "BentoML",
-            Request("/encode", picture, png),
-            environment="bentoml",
-            requirements=("bentoml==1.4.39",),
-            command=(
-                *("bentoml", "serve", "serve_bentoml:Encoder", "--working-dir", str(SERVERS)),
-                *("--host", "127.0.0.1", "--port", "PORT"),
-            ),
-            ready_path="/readyz",
-            variables={"BENTOML_DO_NOT_TRACK": "true"},
-        ),
+        _litserve("LitServe, 2 workers", picture, PEER_WORKERS="2"),
+        _bentoml("BentoML", Request("/encode", picture, png)),
+        _bentoml("BentoML, 2 workers", Request("/encode", picture, png), PEER_WORKERS="2"),
         Contestant(
             "Ray Serve",
             "Ray Serve",
@@ -163,6 +153,22 @@ def _mosec(name: str, request: Request, **variables: str) -> Contestant:
         requirements=("mosec",),
         command=("python", str(SERVERS / "serve_mosec.py")),
         variables=variables,
+    )
+
+
+def _bentoml(name: str, request: Request, **variables: str) -> Contestant:
+    return Contestant(
+        name,
+        "BentoML",
+        request,
+        environment="bentoml",
+        requirements=("bentoml==1.4.39",),
+        command=(
+            *("bentoml", "serve", "serve_bentoml:Encoder", "--working-dir", str(SERVERS)),
+            *("--host", "127.0.0.1", "--port", "PORT"),
+        ),
+        ready_path="/readyz",
+        variables={"BENTOML_DO_NOT_TRACK": "true", **variables},
     )
 
 

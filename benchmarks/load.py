@@ -60,13 +60,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def capacity_of(server: Server, request: Request, seconds: float) -> float:
-    """Requests answered per second with more of them offered than can be."""
+    """Requests answered per second while more are offered than can be; later answers do not count."""
     closed_loop(server.url, request, CAPACITY_CONNECTIONS, WARM_UP_S)
     closed = closed_loop(server.url, request, CAPACITY_CONNECTIONS, seconds)
     if closed.errors:
         raise SystemExit(f"{closed.errors} of {closed.requests} requests failed before the measurement")
     offered = open_loop(server.host, server.port, request, closed.per_second, seconds)
-    return offered.count(200) / seconds
+    return sum(one.status == 200 and one.due_s + one.latency_s <= seconds for one in offered.answers) / seconds
 
 
 def offer(server: Server, request: Request, per_second: float, seconds: float) -> dict[str, Any]:

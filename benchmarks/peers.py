@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "servers": servers,
         "batch": batch,
         "absent": absent,
-        "goals": goals(best_of_families(wanted, servers), batch),
+        "goals": goals(best_of_families(wanted, servers), servers, batch),
     }
     if options.record:
         write_result("peers", result)

@@ -20,14 +20,14 @@ from training.prior import HORIZONTAL_TAPS, PixelCNN
 
 @dataclass(frozen=True)
 class PriorSize:
-    """By default the photographs' prior."""
+    """By default that of `models/photos`, without its weights."""
 
     height: int = 32
     width: int = 32
     codebook_size: int = 512
     channels: int = 64
     vertical_layers: int = 6
-    horizontal_layers: int = 3
+    horizontal_layers: int = 2
     label_count: int = 0
 
 

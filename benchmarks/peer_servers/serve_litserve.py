@@ -1,5 +1,6 @@
-"""LitServe, one worker, fast queue. Its default request is JSON, so the picture travels as base64 at /predict.
+"""LitServe, fast queue. Its default request is JSON, so the picture travels as base64 at /predict.
 
+PEER_WORKERS says how many API servers and workers there are, one of each if not given.
 PEER_BATCH above 1 collects that many for at most PEER_WAIT_MS.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 import litserve as ls
 from shared import encode, open_session, port
 
+WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
 BATCH, WAIT_MS = int(os.environ.get("PEER_BATCH", "1")), float(os.environ.get("PEER_WAIT_MS", "0"))
 
 
@@ -38,5 +40,5 @@ class Encoder(ls.LitAPI):
 
 if __name__ == "__main__":
     api = Encoder(max_batch_size=BATCH, batch_timeout=WAIT_MS / 1e3)
-    server = ls.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
-    server.run(host="127.0.0.1", port=port(), num_api_servers=1, log_level="warning", generate_client_file=False)
+    server = ls.LitServer(api, accelerator="cpu", workers_per_device=WORKERS, fast_queue=True)
+    server.run(host="127.0.0.1", port=port(), num_api_servers=WORKERS, log_level="warning", generate_client_file=False)

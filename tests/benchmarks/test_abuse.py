@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from benchmarks.abuse import malformed, overload
 from benchmarks.abuse.__main__ import ABUSES, main
 from benchmarks.abuse.common import batch_request, page
 from benchmarks.abuse.contract import one_line
+from benchmarks.h2load import read_log
+from benchmarks.open_loop import FAILED
 from benchmarks.report import goal
 from benchmarks.server_process import our_server
 from service.npy import read_npy
@@ -33,10 +36,21 @@ def test_a_batch_is_64_pictures_of_the_bundle(tiny: Tiny) -> None:
 
 
 def test_overload_goals() -> None:
-    case = {"answered_p99_ms": 30, "unloaded_p99_ms": 10, "refused_p99_ms": None, "peak_growth_mb": 4}
-    found = overload.goals("x", {**case, "server_errors": 0, "not_answered": 1})
-    assert [one["value"] for one in found] == [3, None, 4, 1]
-    assert [one["met"] for one in found] == [False, False, True, False]
+    case = {"answered_p99_ms": 30, "unloaded_p99_ms": 10, "answered_by_capacity": 0.6, "refused_p99_ms": None}
+    found = overload.goals("x", {**case, "peak_growth_mb": 4, "server_errors": 0, "not_answered": 1})
+    assert [one["value"] for one in found] == [3, 0.6, None, 4, 1]
+    assert [one["met"] for one in found] == [False, True, False, True, False]
+
+
+def test_what_h2load_logs(tmp_path: Path) -> None:
+    """Start, status or -1, duration, in microseconds and in the order of the answers; the ramp does not count."""
+    rows = [(500_000, 200, 900), (1_000_000, 429, 100_000), (2_100_000, 200, 3_000), (2_000_000, 429, 500_000)]
+    rows += [(2_500_000, -1, 7_000), (3_600_000, 200, 1_000)]
+    (tmp_path / "log").write_text("".join(f"{start}\t{status}\t{took}\n" for start, status, took in rows))
+    found = read_log(tmp_path / "log", seconds=2.0)
+    assert [(round(one.due_s, 3), one.status) for one in found.answers] == [(0.5, 429), (0.6, 200), (1.0, FAILED)]
+    assert found.latencies(429).tolist() == [0.5]
+    assert 0.2 < found.late_p99_s <= 0.3  # half a second for an answer, where the next request was due after 0.2 s
 
 
 def test_the_page_has_every_recorded_abuse() -> None:

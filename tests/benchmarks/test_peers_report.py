@@ -13,7 +13,7 @@ from service.multipart import pictures_of_form
 ASK = Request("/encode", b"")
 
 
-def point(per_s: float, **more: float) -> dict[str, Any]:
+def point(per_s: float, **more: object) -> dict[str, Any]:
     return {
         "requests_per_s": per_s,
         "p50_ms": 2.0,
@@ -30,21 +30,24 @@ def test_the_best_setting_of_a_family_is_chosen_at_each_load() -> None:
     measured = {"mosec": {1: point(100), 64: point(300)}, "mosec batched": {1: point(50), 64: point(500)}}
     best = best_of_families(wanted, measured)
     assert {c: p["requests_per_s"] for c, p in best["mosec"].items()} == {1: 100, 64: 500}
+    assert {c: p["name"] for c, p in best["mosec"].items()} == {1: "mosec", 64: "mosec batched"}
 
 
 def test_goals_compare_within_one_load() -> None:
     names = ("vqserve form", "vqserve raw", "FastAPI, form", "mosec", "LitServe")
+    shown = {"vqserve form": "the form", "vqserve raw": "vqserve, raw"}
     best = {
-        name: {c: point(per_s) for c in (1, 16, 64)}
+        name: {c: point(per_s, name=shown.get(name, name)) for c in (1, 16, 64)}
         for name, per_s in zip(names, (1300, 900, 1000, 900, 400), strict=True)
     }
     batch = {"alone_per_s": 100.0, "http_per_s_at_1": 40.0, "http_per_s_at_4": 71.0}
-    found = {one["figure"]: one for one in goals(best, batch)}
-    assert found["vqserve form / FastAPI, form at its best, 64 connections"]["value"] == 1.3
-    assert found["vqserve raw / mosec at its best, 1 connections"]["met"]
-    assert not found["vqserve raw / LitServe at its best, 16 connections"]["met"]
-    assert found["vqserve raw / BentoML at its best, 16 connections"]["value"] is None
-    assert found["vqserve raw: p99 / p50, 64 connections"]["value"] == 1.5
+    found = {one["figure"]: one for one in goals(best, {"vqserve, raw": {64: point(900)}}, batch)}
+    assert found["requests/s at 64 connections: the form / FastAPI, form"]["value"] == 1.3
+    assert found["requests/s at 1 connections: vqserve, raw / mosec"]["met"]
+    assert not found["requests/s at 16 connections: vqserve, raw / LitServe"]["met"]
+    assert found["requests/s at 16 connections: vqserve, raw / BentoML"]["value"] is None
+    assert found["p99 / p50 at 64 connections: vqserve, raw"]["value"] == 1.5
+    assert found["p99 / p50 at 64 connections: vqserve, raw, 2 workers"]["value"] is None
     assert found["npy of 64 over HTTP / session.run alone"]["value"] == 0.71
 
 
