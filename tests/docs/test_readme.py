@@ -56,6 +56,32 @@ def test_the_bytes_of_the_photographs_are_as_the_readme_says() -> None:
     assert f"{', '.join(sizes[:-1])} and {sizes[-1]} bytes" in (ROOT / "README.md").read_text()
 
 
+def test_what_the_readme_says_beside_other_codecs_is_the_committed_result() -> None:
+    found = json.loads((ROOT / "docs" / "results" / "rate_distortion_photos.json").read_text())
+    rates = {
+        (one["section"], one["codec"], one["peer"]): one["bd_rate_percent"]
+        for one in found["comparisons"]
+        if "bd_rate_percent" in one
+    }
+    expected = {
+        ("crops", "vqserve photos-f8", "JPEG"): "73.3 % fewer bytes than JPEG",
+        ("crops", "vqserve photos-f8", "WEBP"): "25.4 % fewer than WebP",
+        ("whole pictures", "vqserve photos-f8", "JPEG"): "42.5 % fewer than JPEG",
+        ("whole pictures", "vqserve photos-f8", "WEBP"): "32.2 % more than WebP",
+        ("whole pictures", "vqserve photos", "JPEG"): "12.6 % more than JPEG",
+    }
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    for key, words in expected.items():
+        number, _, direction = words.split()[:3]
+        assert f"{abs(rates[key]):.1f}" == number and (rates[key] < 0) == (direction == "fewer"), key
+        assert words in text
+
+
+def test_the_bits_of_a_digit_without_its_label_are_those_of_the_manifest() -> None:
+    bits = json.loads((BUNDLE / "manifest.json").read_text())["quality"]["bits_per_code_unlabelled"]
+    assert f"without it {bits:.2f} bits and {49 * bits / 8:.1f} bytes" in " ".join(README.read_text().split())
+
+
 def test_the_table_of_the_rate_term_is_the_committed_result() -> None:
     points = json.loads((ROOT / "docs" / "results" / "rate_term.json").read_text())["points"]
     page = (ROOT / "docs" / "benchmarks.md").read_text()
