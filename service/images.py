@@ -19,6 +19,7 @@ from PIL import BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from service.bundle import PictureSpec
 from service.errors import NotAPicture, PictureTooLarge, WrongPictureSize
+from service.pixels import to_pixels
 
 Pixels = NDArray[np.uint8]
 Fit = Literal["exact", "resize", "pad"]
@@ -34,7 +35,6 @@ MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
 # What Pillow's readers of these four formats raise on broken bytes; the fuzz test keeps this list honest.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error, zlib.error, OverflowError)
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,31 +77,13 @@ def to_picture(image: Image.Image, spec: PictureSpec, fit: Fit) -> Picture:
         WrongPictureSize: with fit `exact`, another size than the model's.
     """
     try:
-        image.load()
-        if "exif" in image.info:
-            image = ImageOps.exif_transpose(image)
-        image = _to_channels(image, spec.channels)
+        image = to_pixels(image, spec.channels)
     except _BROKEN as error:
         raise NotAPicture("The picture is damaged or cut off; send the whole file.") from error
     fitted = fit_image(image, spec, fit)
     pixels = np.asarray(fitted).reshape(fitted.height, fitted.width, spec.channels)
     shown = image if fit == "pad" and spec.any_size else fitted
     return Picture(pixels, shown.width, shown.height)
-
-
-def _to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Any Pillow mode -> `L` or `RGB`."""
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode == mode and "transparency" not in image.info:
-        return image
-    if image.mode in _SIXTEEN_BIT:
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    if image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    return image if image.mode == mode else image.convert(mode)
 
 
 def target_size(width: int, height: int, spec: PictureSpec) -> tuple[int, int]:

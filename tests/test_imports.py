@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ FORBIDDEN = {
     "training": {"export", "onnx", "onnxruntime", "fastapi", "client", "tests"},
     "export": {"fastapi", "client", "tests"},
 }
-FROM_SERVICE = {"training": ("service.bundle",), "export": ("service.bundle", "service.codec")}
+FROM_SERVICE = {"training": ("service.bundle", "service.pixels"), "export": ("service.bundle", "service.codec")}
 RUN_THE_SERVICE = {"export/device_parity.py", "export/gpu_check.py"}  # they check what runs; both without torch
 
 
@@ -40,6 +42,14 @@ def test_only_the_torch_free_contract_is_taken_from_the_service(package: str) ->
     taken = {(file, name) for file, name in taken if file not in RUN_THE_SERVICE}
     assert taken
     assert [(file, name) for file, name in taken if not name.startswith(FROM_SERVICE[package])] == []
+
+
+def test_what_training_and_export_take_needs_nothing_of_the_service() -> None:
+    """The training image installs no web framework: an import that leads to one would break it, and no test here."""
+    modules = sorted({name for names in FROM_SERVICE.values() for name in names})
+    code = f"import sys, {', '.join(modules)}\nprint({{'starlette', 'fastapi', 'orjson'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_the_gpu_check_needs_no_torch() -> None:

@@ -18,12 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from service.bundle import PictureSpec
+from service.images import open_picture, to_picture
 from tests.training.conftest import DIGITS
 from training.config import DataConfig
 from training.data import DataError, Split, Stream, load_data, tiles
 from training.data import named as named_module
 from training.data.arrays import CIFAR_ARCHIVE, CIFAR_LABELS, IDX_PARTS
 from training.data.dataset import Ragged, ranked
+from training.data.folder import decode_picture
 from training.data.named import NAMED, File, Named
 
 
@@ -201,6 +204,48 @@ def test_pictures_beyond_the_memory_limit_are_the_same_pictures(tmp_path: Path) 
     write_pictures(tmp_path / "p", 12, size=(40, 50))
     config = DataConfig(source=str(tmp_path / "p"), crop=16)
     assert load_data(config).digest == load_data(config.model_copy(update={"memory_mib": 0})).digest
+
+
+def unusual_pictures(folder: Path) -> list[Path]:
+    """One file a kind of pixel that needs a decision: transparency of every sort, 16 bits, CMYK, an orientation."""
+    colours, alpha, turned = Image.fromarray(noise((9, 12, 3))), Image.fromarray(noise((9, 12), 1)), Image.Exif()
+    colours.putalpha(alpha)
+    turned[0x0112] = 6
+    palette = colours.convert("RGB").quantize(16)
+    pictures: dict[str, tuple[Image.Image, dict[str, object]]] = {
+        "rgba.png": (colours, {}),
+        "la.png": (colours.convert("LA"), {}),
+        "rgba.webp": (colours, {"lossless": True}),
+        "palette.png": (palette, {"transparency": 3}),
+        "palette-alpha.png": (palette, {"transparency": bytes(range(0, 256, 16))}),
+        "rgb-key.png": (colours.convert("RGB"), {"transparency": colours.convert("RGB").getpixel((0, 0))}),
+        "sixteen.png": (Image.fromarray((noise((9, 12)).astype(np.uint16) << 8) + 77), {}),
+        "cmyk.jpg": (colours.convert("CMYK"), {}),
+        "turned.png": (colours, {"exif": turned}),
+    }
+    for name, (picture, options) in pictures.items():
+        picture.save(folder / name, **options)
+    return [folder / name for name in pictures]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_training_decodes_every_picture_as_the_service_does(tmp_path: Path, channels: int) -> None:
+    """Alpha was thrown away and 16 bits were clipped to white: the model was served other pixels than it had seen."""
+    for path in unusual_pictures(tmp_path):
+        found = decode_picture(path, grey=channels == 1, smallest_side=1, shorter_side=None)
+        spec = PictureSpec(height=8, width=8, channels=channels, any_size=True, multiple_of=1)
+        served = to_picture(open_picture(path.read_bytes(), max_pixels=1000), spec, "exact").pixels
+        assert np.array_equal(found.permute(1, 2, 0).numpy(), served), path.name
+
+
+def test_animations_are_listed_and_left_out_as_the_service_refuses_them(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", 6)
+    frames = [Image.fromarray(noise((20, 24, 3), seed)) for seed in (7, 8)]
+    for name in ("moving.png", "moving.webp"):
+        frames[0].save(tmp_path / "p" / name, save_all=True, append_images=frames[1:])
+    data = load_data(DataConfig(source=str(tmp_path / "p")))
+    assert len(data.train) + len(data.validation) + len(data.test) == 6
+    assert [entry.partition(": ")[2][:8] for entry in data.skipped] == ["animated"] * 2
 
 
 def test_pictures_are_scaled_turned_upright_and_greyed(tmp_path: Path) -> None:

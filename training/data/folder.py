@@ -1,7 +1,8 @@
 """A folder of picture files, of any size, with labels from its sub-folders.
 
 In: a folder; with `train` and `test` sub-folders these are the splits, and what lies below them is the data. Out: a
-`Source` of ragged uint8 pictures. A file that cannot be decoded is skipped and listed, never raised.
+`Source` of ragged uint8 pictures, decoded as the service decodes them (`service.pixels`). A file that cannot be
+decoded, or is animated, is skipped and listed, never raised.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from service.pixels import to_pixels
 from training.data.dataset import DataError, Ragged, Source, Split
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -65,7 +67,9 @@ def sub_folders(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
 def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: int | None) -> Tensor:
     """One picture as (C, H, W) uint8, upright, scaled to `shorter_side` and never smaller than `smallest_side`."""
     with Image.open(path, formats=tuple(set(FORMATS.values()))) as opened:
-        picture = ImageOps.exif_transpose(opened).convert("L" if grey else "RGB")
+        if getattr(opened, "n_frames", 1) > 1:  # the service refuses it
+            raise ValueError("animated: save one frame of it as a picture")
+        picture = to_pixels(opened, 1 if grey else 3)
     side = max(shorter_side or min(picture.size), smallest_side)
     if side != min(picture.size):
         scale = side / min(picture.size)

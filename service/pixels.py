@@ -1,0 +1,35 @@
+"""The pixels of an opened picture file: upright, with the channels that a model has.
+
+In: a Pillow image of any mode. Out: one of mode `L` or `RGB`. Training decodes its picture files here as well, so that
+a model is trained on the pixels that it is served; hence nothing but numpy and Pillow is imported.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I")
+
+
+def to_pixels(image: Image.Image, channels: int) -> Image.Image:
+    """Decode the image and apply its EXIF orientation; raises what Pillow raises on broken bytes."""
+    image.load()
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    return to_channels(image, channels)
+
+
+def to_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Any Pillow mode -> `L` or `RGB`."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode and "transparency" not in image.info:
+        return image
+    if image.mode in _SIXTEEN_BIT:
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
