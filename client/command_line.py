@@ -8,7 +8,7 @@
     vqserve info digit.vqc
 
 In: files, folders or `-` for standard input. Out: files beside the output's name, `-` for standard output. The exit
-status is 0, or 1 with a message when something could not be done.
+status is 0, or 1 with a message when something could not be done. Two results of one name are refused before any work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import httpx
 import numpy as np
@@ -32,6 +32,9 @@ from client.operations import Wanted
 from client.problems import VqserveError
 from client.progress import Progress
 from client.synchronous import Client
+
+if TYPE_CHECKING:  # the header needs the service's modules, which the online command does not load
+    from service.container import Header
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CONTAINER_SUFFIX = ".vqc"
@@ -55,42 +58,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def encode(options: argparse.Namespace) -> None:
     inputs = list(_inputs(options.inputs, PICTURE_SUFFIXES))
+    if options.together:
+        _encode_together(inputs, options)
+        return
+    suffix = ".json" if options.codes else CONTAINER_SUFFIX
+    targets = _targets(options.output, [(path, path.stem + suffix) for path in inputs])
     with _backend(options) as backend:
-        if options.together:
-            _encode_together(backend, inputs, options)
-            return
-        for path in Progress(inputs, "encode"):
+        for path, target in Progress(list(zip(inputs, targets, strict=True)), "encode"):
             with _named(path):
-                data, suffix = _encode_one(backend, _read(path), options)
-            _write(options.output, path, path.stem + suffix, data, single=len(inputs) == 1)
+                data = _encode_one(backend, _read(path), options)
+            _write(target, data)
 
 
-def _encode_one(backend: Backend, picture: bytes, options: argparse.Namespace) -> tuple[bytes, str]:
-    """A file's bytes and its suffix."""
+def _encode_one(backend: Backend, picture: bytes, options: argparse.Namespace) -> bytes:
     if options.codes:
-        return _json_of(backend.encode([picture], options.fit, options.effort)[0]), ".json"
-    return backend.compress([picture], options.fit, options.effort), CONTAINER_SUFFIX
+        return _json_of(backend.encode([picture], options.fit, options.effort)[0])
+    return backend.compress([picture], options.fit, options.effort)
 
 
-def _encode_together(backend: Backend, inputs: list[Path], options: argparse.Namespace) -> None:
-    starts = range(0, len(inputs), TOGETHER)
-    for number, start in enumerate(Progress(starts, "encode")):
-        group = inputs[start : start + TOGETHER]
-        name = "pictures" if len(starts) == 1 else f"pictures-{number:03d}"
-        data = backend.compress([_read(path) for path in group], options.fit, options.effort)
-        _write(options.output, group[0], name + CONTAINER_SUFFIX, data, single=len(starts) == 1)
+def _encode_together(inputs: list[Path], options: argparse.Namespace) -> None:
+    groups = [inputs[start : start + TOGETHER] for start in range(0, len(inputs), TOGETHER)]
+    names = ["pictures"] if len(groups) == 1 else [f"pictures-{number:03d}" for number in range(len(groups))]
+    results = [(group[0], name + CONTAINER_SUFFIX) for group, name in zip(groups, names, strict=True)]
+    targets = _targets(options.output, results)
+    with _backend(options) as backend:
+        for group, target in Progress(list(zip(groups, targets, strict=True)), "encode"):
+            _write(target, backend.compress([_read(path) for path in group], options.fit, options.effort))
 
 
 def decode(options: argparse.Namespace) -> None:
     inputs = list(_inputs(options.inputs, (CONTAINER_SUFFIX,)))
+    _targets(options.output, [(path, name) for path in inputs for name in _names_by_header(path)])
     with _backend(options) as backend:
         for path in Progress(inputs, "decode"):
             with _named(path):
                 pictures = backend.decompress(_read(path))
             single = len(inputs) == 1 and len(pictures) == 1
-            for index, pixels in enumerate(pictures):
-                name = path.stem if len(pictures) == 1 else f"{path.stem}-{index:03d}"
-                _write(options.output, path, name + ".png", _png(pixels), single)
+            for name, pixels in zip(_picture_names(path, len(pictures)), pictures, strict=True):
+                _write(_target(options.output, path, name, single), _png(pixels))
+
+
+def _names_by_header(container: Path) -> list[str]:
+    """None for standard input, which can be read only once; no file has its name."""
+    if str(container) == STANDARD:
+        return []
+    header, _ = _header(_read(container), container)
+    return _picture_names(container, header.pictures)
+
+
+def _picture_names(container: Path, count: int) -> list[str]:
+    if count == 1:
+        return [f"{container.stem}.png"]
+    return [f"{container.stem}-{index:03d}.png" for index in range(count)]
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -98,9 +117,10 @@ def generate(options: argparse.Namespace) -> None:
     given = {name: value for name, value in wishes.items() if value is not None}
     with _backend(options) as backend:
         generation = backend.generate(cast(Wanted, given))
-    for index, item in enumerate(generation.items):
-        name = f"seed{generation.seed}-{index:03d}.png"
-        _write(options.output, Path(name), name, item.png, single=len(generation.items) == 1)
+    names = [f"seed{generation.seed}-{index:03d}.png" for index in range(len(generation.items))]
+    targets = _targets(options.output, [(Path(name), name) for name in names])
+    for target, item in zip(targets, generation.items, strict=True):
+        _write(target, item.png)
 
 
 def score(options: argparse.Namespace) -> None:
@@ -122,15 +142,20 @@ def info(options: argparse.Namespace) -> None:
             print(json.dumps(backend.info(), indent=2))
 
 
-def _header_fields(path: Path) -> dict[str, object]:
+def _header(data: bytes, path: Path) -> tuple[Header, int]:
+    """The header of a container, and its length in bytes."""
     from service.container import read_header
     from service.container_errors import ContainerError
 
-    data = _read(path)
     try:
-        header, start = read_header(data)
+        return read_header(data)
     except ContainerError as error:
         raise VqserveError(f"{path}: {error}") from error
+
+
+def _header_fields(path: Path) -> dict[str, object]:
+    data = _read(path)
+    header, start = _header(data, path)
     fields = {
         "file": str(path),
         "mode": header.mode.name.lower(),
@@ -238,20 +263,44 @@ def _read(path: Path) -> bytes:
     return sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
 
 
-def _write(output: str | None, source: Path, name: str, data: bytes, single: bool) -> None:
-    """To standard output, to the file `output`, or as `name` into the folder `output` or beside its source."""
+def _targets(output: str | None, results: Sequence[tuple[Path, str]]) -> list[Path | None]:
+    """Where all the results of a command go, each given by its source and its name; see `_target`.
+
+    Raises VqserveError where two have the same place, because the second would replace the first.
+    """
+    targets = [_target(output, source, name, single=len(results) == 1) for source, name in results]
+    taken: dict[Path, Path] = {}
+    for (source, _), target in zip(results, targets, strict=True):
+        if target is None:
+            continue
+        place = target.resolve()
+        if place in taken:
+            both = f"{taken[place]} and {source} would both become {target}"
+            raise VqserveError(f"{both}: rename one, or name another --output for it")
+        taken[place] = source
+    return targets
+
+
+def _target(output: str | None, source: Path, name: str, single: bool) -> Path | None:
+    """None for standard output, the file `output`, or `name` in the folder `output` or beside its source."""
     if output == STANDARD or (output is None and str(source) == STANDARD):
         if not single:
             raise VqserveError("several results do not fit standard output: pass a folder with --output")
+        return None
+    if output is None:
+        return source.with_name(name)
+    if single and not Path(output).is_dir() and not output.endswith("/"):
+        return Path(output)
+    return Path(output) / name
+
+
+def _write(target: Path | None, data: bytes) -> None:
+    if target is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    elif output is None:
-        source.with_name(name).write_bytes(data)
-    elif single and not Path(output).is_dir() and not output.endswith("/"):
-        Path(output).write_bytes(data)
-    else:
-        Path(output).mkdir(parents=True, exist_ok=True)
-        (Path(output) / name).write_bytes(data)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
 
 
 def _png(pixels: Pixels) -> bytes:
