@@ -145,10 +145,19 @@ def _splits(data: DataSet) -> dict[str, Split]:
 
 
 def _training_histogram(config: RunConfig, data: DataSet, model: VQVAE) -> list[int]:
-    train = data.train if config.data.crop is None else tiles(data.train, config.data.crop)
-    assert isinstance(train.images, Tensor)
-    counts: list[int] = histogram(encode_all(model, train.images), model.quantizer.codebook_size).tolist()
-    return counts
+    """How often each code occurs in the training pictures, or in their tiles where training sees crops.
+
+    Tiles are cut from one picture at a time: those of all would hold every decoded picture, whatever `data.memory_mib`
+    says.
+    """
+    counts = torch.zeros(model.quantizer.codebook_size, dtype=torch.int64)
+    crop, train = config.data.crop, data.train
+    parts = [train] if crop is None else (tiles(train.select([index]), crop) for index in range(len(train)))
+    for part in parts:
+        assert isinstance(part.images, Tensor)
+        counts += histogram(encode_all(model, part.images), len(counts))
+    listed: list[int] = counts.tolist()
+    return listed
 
 
 def _commit() -> str | None:

@@ -18,12 +18,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from service.bundle import Quality
 from tests.training.conftest import DIGITS, ROOT, TINY, tiny_config
+from training import report
 from training.__main__ import main
 from training.autoencoders import VQVAE
 from training.callbacks import TrainingDiverged
 from training.config import ConfigError, StageConfig
-from training.data import DataError, Stream, load_data
-from training.evaluation import sample_codes
+from training.data import DataError, Split, Stream, load_data, tiles
+from training.evaluation import encode_all, histogram, sample_codes
 from training.fit import fit
 from training.jobs import learning_rate_factor
 from training.prior import PixelCNN, guided_logits
@@ -224,6 +225,31 @@ def test_colour_photographs_of_any_size_train_on_random_crops(tmp_path: Path) ->
     metrics = fit(config, tmp_path / "run")
     assert metrics["data"]["picture"] == [3, 16, 16] and metrics["data"]["labels"] == []
     assert metrics["quality"]["bits_per_code"] > 0 and metrics["quality"]["bits_per_code_unlabelled"] is None
+
+
+def test_the_histogram_of_crops_never_holds_the_tiles_of_two_pictures(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cut the tiles of all training pictures at once: after hours of training the machine was out of memory."""
+    random = np.random.default_rng(0)
+    for index in range(8):
+        pixels = random.integers(0, 256, (60 + 9 * index, 90 - index), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    config = tiny_config(f"data.source={tmp_path}", "data.crop=28", "data.grey=true", "data.memory_mib=0")
+    data, model = load_data(config.data), load_run(tiny_run).autoencoder
+    assert isinstance(model, VQVAE)
+    images = tiles(data.train, 28).images
+    assert isinstance(images, torch.Tensor)
+    expected = histogram(encode_all(model, images), 16).tolist()
+    cut: list[int] = []
+
+    def counted(split: Split, size: int) -> Split:
+        cut.append(len(split))
+        return tiles(split, size)
+
+    monkeypatch.setattr(report, "tiles", counted)
+    assert report._training_histogram(config, data, model) == expected
+    assert cut == [1] * len(data.train)
 
 
 def test_the_quantizer_keeps_float32_distances_under_mixed_precision(tiny_run: Path) -> None:
