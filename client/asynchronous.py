@@ -82,7 +82,11 @@ class AsyncClient:
         return await self._run(operations.generate(model, wanted))
 
     async def stream(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> AsyncIterator[Row | Generation]:
-        """As `generate`: a `Row` as soon as it is drawn, and at last the `Generation`."""
+        """As `generate`: a `Row` as soon as it is drawn, and at last the `Generation`.
+
+        A stream that has begun is not tried again: what ends it early is raised, as `ProblemError` where the service
+        says why.
+        """
         operation, events = operations.stream(model, wanted), operations.Events()
         response = await self._send(operation, stream=True)
         try:

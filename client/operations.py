@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from client.answers import Encoded, Generation, ModelInfo, Row, Score
-from client.problems import UnexpectedAnswerError
+from client.problems import UnexpectedAnswerError, problem_of_event
 
 T = TypeVar("T")
 Picture = bytes | Path  # a PNG, JPEG, WebP or BMP file
@@ -150,7 +150,10 @@ class Events:
         self._done = False
 
     def feed(self, line: str) -> Iterator[Row | Generation]:
-        """The value that this line, without its line end, completes: none or one."""
+        """The value that this line, without its line end, completes: none or one.
+
+        Raises ProblemError for the event `error`, with which the service ends a stream that it cannot finish.
+        """
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "event":
@@ -174,7 +177,7 @@ class Events:
             self._done = True
             yield Generation.of(data)
         elif event == "error":
-            raise UnexpectedAnswerError(f"the stream broke off: {data.get('detail', data)}")
+            raise problem_of_event(data)
 
 
 def key_header(key: str | None) -> dict[str, str]:

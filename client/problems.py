@@ -1,8 +1,12 @@
-"""What can go wrong in a call. In: an HTTP answer that is not a success. Out: `ProblemError`."""
+"""What can go wrong in a call. In: an HTTP answer that is not a success, or a stream's last event. Out: an error."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
+
+REQUEST = "urn:vqserve:request:"  # `instance` of a problem document is this and the request's id
 
 
 class VqserveError(Exception):
@@ -37,3 +41,12 @@ def problem_of(response: httpx.Response) -> ProblemError:
         str(fields.get("detail", response.text[:200])),
         response.headers.get("x-request-id"),
     )
+
+
+def problem_of_event(fields: dict[str, Any]) -> VqserveError:
+    """The problem document that a stream ends with when the service gives up after its status was sent."""
+    try:
+        request_id = str(fields["instance"]).removeprefix(REQUEST)
+        return ProblemError(fields["status"], fields["type"], fields["title"], fields["detail"], request_id)
+    except (KeyError, TypeError):
+        return UnexpectedAnswerError(f"the stream ended with an unknown error: {fields}")

@@ -80,7 +80,11 @@ class Client:
         return self._run(operations.generate(model, wanted))
 
     def stream(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> Iterator[Row | Generation]:
-        """As `generate`: a `Row` as soon as it is drawn, and at last the `Generation`."""
+        """As `generate`: a `Row` as soon as it is drawn, and at last the `Generation`.
+
+        A stream that has begun is not tried again: what ends it early is raised, as `ProblemError` where the service
+        says why.
+        """
         operation, events = operations.stream(model, wanted), operations.Events()
         response = self._send(operation, stream=True)
         try:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from client import AsyncClient, Client, Generation, ProblemError, Retries, Row, UnexpectedAnswerError
+from service.errors import DeadlinePassed, NotReady, Problem, problem_body, problem_type
 from tests.client.conftest import KEY
 from tests.conftest import PICTURES, Tiny
 from tests.tiny_bundle import oracle_codes, oracle_pixels
@@ -208,8 +209,20 @@ def test_a_stream_gives_rows_and_then_the_generation(asynchronous: bool) -> None
 def test_a_stream_that_breaks_off_is_an_error(asynchronous: bool) -> None:
     with pytest.raises(UnexpectedAnswerError, match="before its last event"):
         stream(events(*ROWS), asynchronous)
-    with pytest.raises(UnexpectedAnswerError, match="the engine has failed"):
-        stream(events(*ROWS, ("error", {"detail": "the engine has failed"})), asynchronous)
+    for unknown in ({"detail": "half a problem"}, ["no problem"]):
+        with pytest.raises(UnexpectedAnswerError, match=r"unknown error: .*problem"):
+            stream(events(*ROWS, ("error", unknown)), asynchronous)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("problem", [NotReady("The service is shutting down."), DeadlinePassed("It took too long.")])
+def test_a_stream_that_the_service_ends_is_a_problem(problem: Problem, asynchronous: bool) -> None:
+    """It used to be an UnexpectedAnswerError, which says that this is another server or another version of it."""
+    with pytest.raises(ProblemError) as raised:
+        stream(events(*ROWS, ("error", problem_body(problem, "an-id"))), asynchronous)
+    error = raised.value
+    assert (error.status, error.type) == (problem.status, problem_type(problem.slug))
+    assert (error.title, error.detail, error.request_id) == (problem.title, problem.detail, "an-id")
 
 
 @pytest.mark.parametrize(
