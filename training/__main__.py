@@ -5,6 +5,7 @@
     python -m training compare --config FILE [--data D] [--out runs/NAME] [--docs docs] [key.sub=value ...]
 
 In: a YAML config and overrides, or a run folder. Out: the run folder; one line of JSON with the metrics on stdout.
+`evaluate` renews the measurements in the run's metrics.json; those on other data go to metrics-NAME.json beside it.
 """
 
 from __future__ import annotations
@@ -47,11 +48,13 @@ def _parser() -> argparse.ArgumentParser:
         job.add_argument("--data", help="a path or a name in place of the config's data.source")
         job.add_argument("--out", type=Path, help="the run folder; runs/NAME of the config if not given")
         job.add_argument("overrides", nargs="*", metavar="key.sub=value", help="for example trainer.seed=2")
-    evaluate = jobs.add_parser("evaluate", help="measure a finished run again and rewrite its metrics.json")
+    evaluate = jobs.add_parser("evaluate", help="measure a finished run again, or on other data")
     which = evaluate.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=Path, help="a run folder")
     which.add_argument("--config", type=Path, help="the config whose run is in runs/NAME")
-    evaluate.add_argument("--data", help="a path or a name in place of the run's data.source")
+    evaluate.add_argument(
+        "--data", help="a path or a name in place of the run's data.source; other data goes to metrics-NAME.json"
+    )
     return parser
 
 
@@ -75,7 +78,8 @@ def _evaluate(options: argparse.Namespace) -> dict[str, object]:
     from training.report import evaluate
 
     folder = options.run or Path("runs") / load_config(options.config).name
-    return _headline(evaluate(folder, options.data), folder)
+    metrics, path = evaluate(folder, options.data)
+    return _headline(metrics, folder) | {"file": str(path)}
 
 
 def _compare(options: argparse.Namespace) -> dict[str, object]:

@@ -36,8 +36,8 @@ class DataConfig(_Section):
     shorter_side: int | None = Field(default=None, gt=0)  # scale picture files to this shorter side, in pixels
     validation_fraction: float = Field(default=0.02, gt=0, lt=1)  # of the training pictures
     test_fraction: float = Field(default=0.15, gt=0, lt=1)  # where the source has no test split of its own
-    # With crop, picture files decoded beyond this are decoded again at each use; the tiles of validation and test stay in
-    # memory beside it. Without crop all pictures do.
+    # With crop, picture files decoded beyond this are decoded again at each use; the tiles of validation and test stay
+    # in memory beside it. Without crop all pictures do.
     memory_mib: int = Field(default=4096, ge=0)
     licence: str | None = None  # None: that of the named data set
 

@@ -1,6 +1,7 @@
 """What `fit` and `evaluate` write beside the weights: metrics.json and the two picture sheets.
 
-In: trained models and their data. Out: `metrics.json`, `reconstructions.png` and `samples.png` in the run folder.
+In: trained models and their data. Out: `metrics.json`, `reconstructions.png` and `samples.png` in the run folder, or,
+measured on other data than the run's, `metrics-NAME.json` and `reconstructions-NAME.png`.
 """
 
 from __future__ import annotations
@@ -100,29 +101,22 @@ def write_report(
 ) -> dict[str, Any]:
     """Measure on the test split, draw the sheets, and write both; metrics.json comes last and marks a finished run."""
     metrics = measure(config, data, model, prior) | {
-        "data": {
-            "picture": list(data.picture),
-            "labels": list(data.label_names),
-            "pictures": {name: len(split) for name, split in _splits(data).items()},
-            "skipped": list(data.skipped),
-            "digest": data.digest,
-            "licence": licence_of(config.data),
-        },
+        "data": _facts(data) | {"licence": licence_of(config.data)},
         "seconds": seconds,
-        "commit": _commit(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        **_code(),
     }
-    write_png(draw_reconstructions(model, data.test), folder / "reconstructions.png")
     if isinstance(model, VQVAE):
         metrics["code_histogram"] = _training_histogram(config, data, model)
-        if prior is not None:
-            write_png(draw_samples(prior, model, config.grid(data.picture)), folder / "samples.png")
+    _write_sheets(config, data, model, prior, folder)
     write_json(folder / METRICS_FILE, metrics)
     return metrics
 
 
-def evaluate(folder: Path, source: str | None = None) -> dict[str, Any]:
-    """Measure a finished run again, on its own data or on `source`, and rewrite its metrics and sheets.
+def evaluate(folder: Path, source: str | None = None) -> tuple[dict[str, Any], Path]:
+    """Measure a finished run again, on its own data or on `source`; returns the numbers and the file they are in.
+
+    On the run's own data, metrics.json keeps what it says of the training: only measurements and sheets are new. On
+    other data it stays as it is, because the export reads it, and the numbers go to metrics-NAME.json.
 
     Raises:
         ConfigError: the folder holds no finished run.
@@ -137,11 +131,40 @@ def evaluate(folder: Path, source: str | None = None) -> dict[str, Any]:
     if (data.picture, data.label_names) != expected:
         found = (data.picture, data.label_names)
         raise DataError(f"{config.data.source} has pictures and labels {found}, the run was trained on {expected}")
-    return write_report(config, data, run.autoencoder, run.prior, folder, run.metrics["seconds"])
+    measured = measure(config, data, run.autoencoder, run.prior)
+    if data.digest == run.metrics["data"]["digest"]:
+        path, metrics = folder / METRICS_FILE, run.metrics | measured
+        _write_sheets(config, data, run.autoencoder, run.prior, folder)
+    else:
+        name = Path(config.data.source).resolve().stem
+        path = folder / f"metrics-{name}.json"
+        metrics = measured | {"source": config.data.source, "data": _facts(data), **_code()}
+        write_png(draw_reconstructions(run.autoencoder, data.test), folder / f"reconstructions-{name}.png")
+    write_json(path, metrics)
+    return metrics, path
 
 
-def _splits(data: DataSet) -> dict[str, Split]:
-    return {"train": data.train, "validation": data.validation, "test": data.test}
+def _facts(data: DataSet) -> dict[str, Any]:
+    """What the data is: enough to tell it from other data."""
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {
+        "picture": list(data.picture),
+        "labels": list(data.label_names),
+        "pictures": {name: len(split) for name, split in splits.items()},
+        "skipped": list(data.skipped),
+        "digest": data.digest,
+    }
+
+
+def _code() -> dict[str, Any]:
+    """The commit and the libraries that compute here."""
+    return {"commit": _commit(), "libraries": {name: version(name) for name in LIBRARIES}}
+
+
+def _write_sheets(config: RunConfig, data: DataSet, model: System, prior: PixelCNN | None, folder: Path) -> None:
+    write_png(draw_reconstructions(model, data.test), folder / "reconstructions.png")
+    if isinstance(model, VQVAE) and prior is not None:
+        write_png(draw_samples(prior, model, config.grid(data.picture)), folder / "samples.png")
 
 
 def _training_histogram(config: RunConfig, data: DataSet, model: VQVAE) -> list[int]:

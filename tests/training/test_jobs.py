@@ -308,19 +308,55 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
 # the command line
 
 
-def test_evaluate_repeats_the_numbers_of_fit(tiny_run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    copy.mkdir()
+def copied(run: Path, folder: Path) -> Path:
+    folder.mkdir()
     for name in RESULT_FILES:
-        (copy / name).write_bytes((tiny_run / name).read_bytes())
+        (folder / name).write_bytes((run / name).read_bytes())
+    return folder
+
+
+def test_evaluate_repeats_the_numbers_of_fit(tiny_run: Path, tmp_path: Path) -> None:
+    copy = copied(tiny_run, tmp_path / "copy")
     before = Quality.model_validate(json.loads((copy / "metrics.json").read_text())["quality"]).model_dump()
-    after = Quality.model_validate(evaluate(copy)["quality"]).model_dump()
+    after = Quality.model_validate(evaluate(copy)[0]["quality"]).model_dump()
     assert after.pop("split") == before.pop("split") == "test"
     # other memory layouts of the same weights sum in another order; a near-tie may become another code
     assert after == pytest.approx(before, rel=1e-3)
     np.savez(tmp_path / "d.npz", images=np.zeros((50, 8, 8), np.uint8))
     with pytest.raises(DataError, match="the run was trained on"):
         evaluate(copy, str(tmp_path / "d.npz"))
+
+
+def test_evaluate_keeps_where_the_model_came_from(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The export then called today's commit and libraries those that had trained the model."""
+    copy = copied(tiny_run, tmp_path / "copy")
+    before = json.loads((copy / "metrics.json").read_text())
+    monkeypatch.setattr(report, "_commit", lambda: "another")
+    monkeypatch.setattr(report, "version", lambda name: "another")
+    metrics, path = evaluate(copy)
+    assert path == copy / "metrics.json" and json.loads(path.read_text()) == metrics
+    measured = {"test", "quality"}
+    assert {name: metrics[name] for name in metrics.keys() - measured} == {
+        name: before[name] for name in before.keys() - measured
+    }
+
+
+def test_evaluate_on_other_data_leaves_what_the_export_reads(tiny_run: Path, tmp_path: Path) -> None:
+    """The digest, the licence and the code histogram of the other data became those of the model."""
+    copy = copied(tiny_run, tmp_path / "copy")
+    before = (copy / "metrics.json").read_bytes()
+    data = load_data(tiny_config().data)
+    images, labels = data.test.images[:50], data.test.labels[:50].numpy()
+    assert isinstance(images, torch.Tensor)
+    pixels = images[:, 0].numpy()
+    np.savez(tmp_path / "later.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    metrics, path = evaluate(copy, str(tmp_path / "later.npz"))
+    assert path == copy / "metrics-later.json" and json.loads(path.read_text()) == metrics
+    assert metrics["quality"]["pictures"] == 50 and metrics["data"]["digest"] != data.digest
+    assert (copy / "metrics.json").read_bytes() == before
+    assert (copy / "reconstructions-later.png").exists() and not (copy / "reconstructions.png").exists()
 
 
 def test_the_commands_print_json_and_turn_mistakes_into_messages(
@@ -335,7 +371,8 @@ def test_the_commands_print_json_and_turn_mistakes_into_messages(
     assert main([*command, "--resume"]) == 0
     capsys.readouterr()
     assert main(["evaluate", "--run", str(run)]) == 0
-    assert json.loads(capsys.readouterr().out)["run"] == str(run)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["run"] == str(run) and printed["file"] == str(run / "metrics.json")
     assert main(["evaluate", "--run", str(tmp_path)]) == 2
     assert "config.json does not exist" in capsys.readouterr().err
 
