@@ -38,6 +38,7 @@ class Limits:
 
     max_pictures: int = 4096
     max_codes: int = 1 << 20  # codes of all pictures together: 67 million pixels where a code covers 8 x 8
+    max_pixels: int | None = None  # of one picture; None: as many as `max_codes` allows
 
 
 DEFAULT_LIMITS = Limits()
@@ -186,9 +187,13 @@ def _check_header(model: CodecModel, header: Header, limits: Limits) -> tuple[tu
     grid = model.grid_of(size)
     count = header.pictures * grid[0] * grid[1]
     if header.pictures > limits.max_pictures:
-        raise OverLimitError(f"the container has {header.pictures} pictures, the limit is {limits.max_pictures}")
+        text = f"the container has {header.pictures} pictures, the limit is {limits.max_pictures}"
+        raise OverLimitError(text, of_pictures=True)
+    if limits.max_pixels is not None and size[0] * size[1] > limits.max_pixels:
+        text = f"a picture of {size[1]}x{size[0]} is more than {limits.max_pixels} pixels"
+        raise OverLimitError(text, of_pictures=False)
     if count > limits.max_codes:
-        raise OverLimitError(f"the container has {count} codes, the limit is {limits.max_codes}")
+        raise OverLimitError(f"the container has {count} codes, the limit is {limits.max_codes}", of_pictures=False)
     return size, grid
 
 

@@ -1,7 +1,7 @@
 """What can be wrong with code bytes. Every failure to read a container is one of these, with a message for its sender.
 
 In: nothing. Out: the exceptions. `type` is stable: recorded mutations and the fuzzer name errors by it. Over HTTP
-they are `invalid-container`, or `too-many-items` for OverLimitError.
+they are `invalid-container`, or for OverLimitError `too-many-items` or `picture-too-large`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class OverLimitError(ContainerError):
     """A valid header that asks for more than the limits allow."""
 
     type = "container-over-limit"
+
+    def __init__(self, message: str, *, of_pictures: bool) -> None:
+        super().__init__(message)
+        self.of_pictures = of_pictures  # else of their size
 
 
 class DamagedError(ContainerError):

@@ -13,7 +13,7 @@ from service.bundle import Bundle
 from service.codec_model import CodecModel
 from service.container import MEDIA_TYPE
 from service.container_errors import ContainerError, OverLimitError
-from service.errors import InvalidContainer, TooManyItems
+from service.errors import InvalidContainer, PictureTooLarge, TooManyItems
 from service.prior_sessions import codec_model
 from service.sessions import SessionMaker
 from service.settings import Settings
@@ -37,7 +37,8 @@ def unpack(model: CodecModel, body: bytes, settings: Settings) -> codec.Decoded:
     """The codes and the size of their pictures; the limits are checked before anything is allocated.
 
     Raises:
-        TooManyItems: more pictures or pixels than the settings allow. InvalidContainer: any other fault of the bytes.
+        TooManyItems, PictureTooLarge: more pictures or pixels than the settings allow. InvalidContainer: any other
+        fault of the bytes.
     """
     with _as_problems():
         return codec.decode(model, body, _limits(model, settings))
@@ -59,7 +60,12 @@ def tile_pixels(model: CodecModel, found: codec.DecodedTile) -> tuple[slice, sli
 
 
 def _limits(model: CodecModel, settings: Settings) -> codec.Limits:
-    return codec.Limits(settings.max_pictures_per_request, settings.max_pixels_per_request // model.multiple_of**2)
+    """A picture is as large as it was when it was encoded: what /encode took, /decode takes back."""
+    return codec.Limits(
+        max_pictures=settings.max_pictures_per_request,
+        max_codes=settings.max_pixels_per_request // model.multiple_of**2,
+        max_pixels=settings.max_pixels,
+    )
 
 
 @contextmanager
@@ -67,7 +73,8 @@ def _as_problems() -> Iterator[None]:
     try:
         yield
     except OverLimitError as error:
-        raise TooManyItems(_sentence(error)) from error
+        problem = TooManyItems if error.of_pictures else PictureTooLarge
+        raise problem(_sentence(error)) from error
     except ContainerError as error:
         raise InvalidContainer(_sentence(error)) from error
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from service.container import MEDIA_TYPE
 from service.errors import problem_type
 from tests.conftest import PICTURES
 from tests.service import bad_inputs as bad
@@ -63,6 +64,41 @@ def test_pixels_a_request(make_client: MakeClient, over: int, status: int) -> No
     client = make_client(max_pixels_per_request=2 * 28 * 28 - over)
     assert client.post("/encode", files=[("img", DIGIT)] * 2).status_code == status
     assert client.post("/decode", json={"codes": [[[0] * 7] * 7] * 2}).status_code == status
+
+
+@AROUND
+@pytest.mark.parametrize(("name", "most"), [("max_pixels", 8 * 12), ("max_pixels_per_request", 2 * 8 * 12)])
+def test_pixels_of_a_container(
+    client: TestClient, make_client: MakeClient, over: int, status: int, name: str, most: int
+) -> None:
+    """`max_pixels` was not looked at, and too many pixels were called too many items."""
+    codes = {"codes": [[[0] * 3] * 2] * 2}
+    pixels = client.post("/decode?model=tiny_colour", json=codes, headers={"accept": NPY["content-type"]}).content
+    headers = {**NPY, "accept": MEDIA_TYPE}
+    container = client.post("/encode?model=tiny_colour", content=pixels, headers=headers).content
+    limited = make_client(**{name: most - over * scale_of(name)})
+    answer = limited.post("/decode?model=tiny_colour", content=container, headers={"content-type": MEDIA_TYPE})
+    assert answer.status_code == status
+    assert limited.post("/decode?model=tiny_colour", json=codes).status_code == status
+    if status == 413:
+        assert slug_of(answer) == problem_type("picture-too-large")
+
+
+def scale_of(name: str) -> int:
+    """The limit of a whole request is counted in codes of 4 x 4 pixels."""
+    return 16 if name == "max_pixels_per_request" else 1
+
+
+@AROUND
+def test_pictures_of_a_container(client: TestClient, make_client: MakeClient, over: int, status: int) -> None:
+    files = [("img", DIGIT)] * (4 + over)
+    container = client.post("/encode", files=files, headers={"accept": MEDIA_TYPE}).content
+    answer = make_client(max_pictures_per_request=4).post(
+        "/decode", content=container, headers={"content-type": MEDIA_TYPE}
+    )
+    assert answer.status_code == status
+    if status == 413:
+        assert slug_of(answer) == problem_type("too-many-items")
 
 
 @AROUND
