@@ -107,15 +107,16 @@ def _tracing(endpoint: str, routes: Mapping[Handler, str]) -> list[Middleware]:
 async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[dict[str, Any]]:
     give_freed_memory_back()
     models = open_models(settings, metrics)
-    with ThreadPoolExecutor(2, thread_name_prefix="pictures") as pool:
-        service = Service(settings, models, metrics, pool)
-        app.state.service = service
-        models.start()
-        drain_on_sigterm(service)
-        for model in models:
-            log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)
+    service = Service(settings, models, metrics, ThreadPoolExecutor(2, thread_name_prefix="pictures"))
+    app.state.service = service
+    models.start()
+    drain_on_sigterm(service)
+    for model in models:
+        log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)
+    try:
         yield {REFUSAL: early_refusal(settings, metrics)}
-        service.draining = True
+    finally:
+        service.close()
         models.close("The service is shutting down.")
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from service.codec_model import CodecModel, LatentGraphs, Pixels
 from service.prior_coding import Codes, Floats, IntegerPrior, Logits, frequencies, walk
+from service.stopping import check_stop
 from service.tiles import groups_of, tiles_of
 from service.windows import run_in_windows
 
@@ -23,7 +24,7 @@ LARGEST_EFFORT = 4.0  # at 3, an MNIST model's error has more than doubled
 def choose_codes(model: CodecModel, pixels: Pixels, effort: float, labels: Codes) -> Codes:
     """uint8 (B,H,W,C) of whole codes, labels (B,) -> codes (B,h,w). The model must have a prior and latent graphs."""
     assert model.latents is not None and model.prior is not None
-    latents: Floats = run_in_windows(model.latents.latents, pixels, scale_in=model.multiple_of, scale_out=1)
+    latents = _latents(model.latents, pixels, model.multiple_of)
     count, height, width, _ = latents.shape
     weights = effort * _mean_errors(model.latents, latents)  # (B,)
     codes = np.empty((count, height, width), np.int64)
@@ -36,9 +37,23 @@ def choose_codes(model: CodecModel, pixels: Pixels, effort: float, labels: Codes
     return codes
 
 
+def _latents(graphs: LatentGraphs, pixels: Pixels, scale: int) -> Floats:
+    """uint8 (B,H,W,C) -> (B,h,w,D)."""
+
+    def run(window: Pixels) -> Floats:
+        check_stop()
+        return graphs.latents(window)
+
+    latents: Floats = run_in_windows(run, pixels, scale_in=scale, scale_out=1)
+    return latents
+
+
 def _mean_errors(graphs: LatentGraphs, latents: Floats) -> NDArray[np.float64]:
     """(B,): the mean squared distance to the nearest vector. Row by row: all distances at once could be gigabytes."""
-    rows = [graphs.distances(latents[:, row : row + 1]).min(axis=-1) for row in range(latents.shape[1])]
+    rows = []
+    for row in range(latents.shape[1]):
+        check_stop()
+        rows.append(graphs.distances(latents[:, row : row + 1]).min(axis=-1))
     means: NDArray[np.float64] = np.concatenate(rows, axis=1).mean(axis=(1, 2), dtype=np.float64)
     return means
 

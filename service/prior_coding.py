@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.range_coder import TOTAL_LIMIT, RangeDecoder
+from service.stopping import check_stop
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -65,6 +66,7 @@ def intervals(prior: IntegerPrior, grids: Codes, labels: Codes) -> NDArray[np.in
     result = np.empty((*grids.shape, 3), np.int64)
     grids_a_call = max(1, LOGITS_A_CALL // (grids[0].size * prior.codebook_size))
     for start in range(0, len(grids), grids_a_call):
+        check_stop()
         part = slice(start, start + grids_a_call)
         logits = prior.graphs.logits(grids[part], labels[part])  # (b, h, w, K)
         result[part] = _intervals_of(frequencies(logits, prior.frequency_table), grids[part])
@@ -106,6 +108,7 @@ def walk(prior: IntegerPrior, height: int, width: int, labels: Codes, choose: Ch
     above = np.full((count, width), -1, np.int64)  # -1: outside the grid
     caches = np.zeros((count, prior.cache_shape[0], width, prior.cache_shape[2]), np.float32)
     for row in range(height):
+        check_stop()
         context, caches = prior.graphs.context(above, labels, caches)
         left = np.zeros((count, *prior.pixel_cache_shape), np.float32)
         previous = np.full(count, -1, np.int64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.tiny_prior import FREQUENCY_TABLE, TinyGraphs, draw_codes, tiny_model
+from service import prior_coding
 from service.codec import Codes, Limits, decode, decode_tile, encode
 from service.container import Mode, read_header
 from service.container_errors import (
@@ -21,6 +24,7 @@ from service.container_errors import (
     WrongModelError,
 )
 from service.prior_coding import frequencies
+from service.stopping import Stopped, stoppable
 
 MODEL = tiny_model()
 NATIVE = (12, 16)  # pixels: a grid of 3 x 4 codes, 4 pixels each
@@ -170,6 +174,50 @@ def test_limits_hold_at_their_value_and_not_above() -> None:
         decode(MODEL, data, Limits(max_pictures=4))
     with pytest.raises(OverLimitError, match="60 codes, the limit is 59"):
         decode(MODEL, data, Limits(max_codes=59))
+    assert len(decode(MODEL, data, Limits(max_pixels=12 * 16)).codes) == 5
+    with pytest.raises(OverLimitError, match="16x12 is more than 191 pixels"):
+        decode(MODEL, data, Limits(max_pixels=12 * 16 - 1))
+
+
+def stopped_at(call: int, graph: Callable[..., object]) -> tuple[threading.Event, list[int], Callable[..., object]]:
+    """`graph`, the event that its call of this number sets, and its calls."""
+    stop, calls = threading.Event(), [0]
+
+    def run(*arguments: object) -> object:
+        calls[0] += 1
+        if calls[0] == call:
+            stop.set()
+        return graph(*arguments)
+
+    return stop, calls, run
+
+
+def test_a_decoder_stops_at_the_next_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes past the end count as zero, so a header alone was decoded in full: 41 s of a thread for 15 bytes."""
+    model = tiny_model()
+    assert model.prior is not None
+    stop, calls, context = stopped_at(2, model.prior.graphs.context)
+    monkeypatch.setattr(model.prior.graphs, "context", context)
+    head = bytes.fromhex("f6511a") + model.prefix + bytes(4) + b"\x01" + b"\x80\x20" * 2  # 4096 x 4096 pixels
+    with pytest.raises(Stopped):
+        stoppable(lambda: decode(model, head), stop)()
+    assert calls == [2]
+
+
+def test_an_encoder_stops_at_the_next_call_of_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    assert model.prior is not None
+    stop, calls, logits = stopped_at(2, model.prior.graphs.logits)
+    monkeypatch.setattr(model.prior.graphs, "logits", logits)
+    monkeypatch.setattr(prior_coding, "LOGITS_A_CALL", 1)
+    codes = np.zeros((5, 3, 4), np.int64)
+    with pytest.raises(Stopped):
+        stoppable(lambda: encode(model, codes), stop)()
+    assert calls == [2]
+    stop.set()
+    with pytest.raises(Stopped):
+        stoppable(lambda: encode(model, codes), stop)()
+    assert calls == [2], "it had not begun"
 
 
 def test_a_hostile_size_is_refused_before_anything_is_made() -> None:

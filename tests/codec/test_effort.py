@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from service.codec_model import CodecModel
 from service.effort import choose_codes
 from service.likelihood import bits_of
 from service.prior_coding import frequencies
+from service.stopping import Stopped, stoppable
 from tests.conftest import PICTURES
 from tests.tiny_bundle import oracle_codes, tiny_prior, write_tiny_bundle
 
@@ -58,6 +61,31 @@ def test_every_code_minimises_distance_plus_weighted_bits(effort: float) -> None
     frequency = frequencies(prior.graphs.logits(chosen, labels), FREQUENCY_TABLE)
     bits = np.log2(frequency.sum(-1, keepdims=True) / frequency)
     assert np.array_equal(chosen, (distances + weights[:, None, None, None] * bits).argmin(-1))
+
+
+@pytest.mark.parametrize(("graph", "stage"), [("latents", "the encoder"), ("distances", "the mean errors")])
+def test_effort_stops_when_nobody_waits(graph: str, stage: str) -> None:
+    """The choice itself is `walk`, which tests/codec/test_codec.py stops."""
+    stop, calls = threading.Event(), []
+
+    class Leaving(PixelLatents):
+        def run(self, name: str, given: NDArray[Any]) -> NDArray[np.float32]:
+            calls.append(name)
+            if name == graph:
+                stop.set()
+            found: NDArray[np.float32] = getattr(PixelLatents, name)(self, given)
+            return found
+
+        def latents(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return self.run("latents", images)
+
+        def distances(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+            return self.run("distances", latents)
+
+    leaving = replace(model(), latents=Leaving())
+    with pytest.raises(Stopped):
+        stoppable(lambda: choose_codes(leaving, noise((1, 400, 400, 1)), 1.0, np.full(1, 3)), stop)()
+    assert calls.count(graph) == 1, stage
 
 
 def test_neither_the_batch_nor_the_tiles_matter() -> None:

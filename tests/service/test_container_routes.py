@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
 
-from service.container import MEDIA_TYPE, Mode, read_header
+from service.container import MEDIA_TYPE, MODEL_PREFIX_BYTES, Header, Mode, read_header, write_header
 from service.settings import Settings
 from tests.conftest import PICTURES, Tiny, running
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
@@ -20,12 +23,16 @@ CONTAINER, NPY = {"accept": MEDIA_TYPE}, "application/x-npy"
 
 
 @pytest.fixture(scope="module")
-def coding(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def coding_settings(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("coding")
     write_tiny_bundle(folder / "digits", "digits", prior=tiny_prior())
     write_tiny_bundle(folder / "photos", "photos", any_size=True, prior=tiny_prior(label_count=0))
-    bundles = (folder / "digits", folder / "photos", tiny.colour)
-    with running(Settings(**{**tiny.settings, "bundles": bundles})) as client:
+    return {**tiny.settings, "bundles": (folder / "digits", folder / "photos", tiny.colour)}
+
+
+@pytest.fixture(scope="module")
+def coding(coding_settings: dict[str, Any]) -> Iterator[TestClient]:
+    with running(Settings(**coding_settings)) as client:
         yield client
 
 
@@ -127,3 +134,59 @@ def test_impossible_tiles(coding: TestClient, digit: bytes) -> None:
     ):
         response = coding.post(f"/decode?tile={tile}", content=body, headers={"content-type": media_type})
         assert response.status_code == 422 and message in response.json()["detail"]
+
+
+class Slow:
+    """A session whose runs take this long, and their number."""
+
+    def __init__(self, session: Any, seconds: float) -> None:
+        self.session, self.seconds, self.runs = session, seconds, 0
+
+    def run(self, *arguments: Any) -> Any:
+        self.runs += 1
+        time.sleep(self.seconds)
+        return self.session.run(*arguments)
+
+
+@pytest.fixture
+def impatient(coding_settings: dict[str, Any]) -> Iterator[tuple[TestClient, Slow]]:
+    """A deadline of 0.8 s, and a prior of "photos" that takes 50 ms a row."""
+    with running(Settings(**{**coding_settings, "request_deadline_ms": 800})) as client:
+        graphs = client.app.state.service.models.get("photos").codec.prior.graphs  # type: ignore[attr-defined]
+        graphs._context = slow = Slow(graphs._context, 0.05)
+        yield client, slow
+
+
+def test_containers_whose_deadline_has_passed_leave_the_threads_to_others(
+    impatient: tuple[TestClient, Slow], coding: TestClient, digit: bytes
+) -> None:
+    """A header alone, whose missing bytes count as zero: two of them kept both threads long after their 504."""
+    client, slow = impatient
+    small = coding.post("/encode", files={"img": digit}, headers=CONTAINER).content
+    model = bytes.fromhex(client.get("/models/photos").json()["version"])[:MODEL_PREFIX_BYTES]
+    alone = write_header(Header(Mode.PRIOR, model, checksum=0, size=(1024, 1024), colour=True))
+    sent = {"content": alone, "headers": {"content-type": MEDIA_TYPE}}
+    assert at_once(2, lambda: client.post("/decode?model=photos", **sent).status_code) == [504, 504]
+    assert decoded(client, small, "").shape == (28, 28, 1)
+    runs = slow.runs
+    time.sleep(0.2)
+    assert runs > 0 and slow.runs == runs
+
+
+def test_effort_whose_deadline_has_passed_is_given_up(impatient: tuple[TestClient, Slow]) -> None:
+    client, slow = impatient
+    assert client.post("/encode?model=photos&effort=1", files={"img": picture(800, 800)}).status_code == 504
+    time.sleep(0.1)
+    runs = slow.runs
+    time.sleep(0.2)
+    assert runs > 0 and slow.runs == runs
+
+
+def at_once(count: int, call: Callable[[], int]) -> list[int]:
+    answers: list[int] = []
+    threads = [threading.Thread(target=lambda: answers.append(call())) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers

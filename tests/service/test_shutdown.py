@@ -1,0 +1,88 @@
+"""What the end of the service does to work in threads: it is stopped, and nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from service.app import create_app
+from service.errors import NotReady
+from service.service import Service
+from service.settings import Settings
+from service.stopping import check_stop
+from tests.conftest import Tiny
+from tests.service.serving import until
+
+
+class Looking:
+    """Work of at most 5 s that looks whether it is to stop."""
+
+    def __init__(self) -> None:
+        self.running = False
+
+    def __call__(self) -> None:
+        self.running = True
+        try:
+            for _ in range(500):
+                check_stop()
+                time.sleep(0.01)
+        finally:
+            self.running = False
+
+
+def inside(tiny: Tiny, work: Callable[[Service], Awaitable[None]]) -> float:
+    """Run `work` inside the app's lifespan. Out: the seconds that its end took."""
+
+    async def main() -> float:
+        app = create_app(Settings(**tiny.settings))
+        async with app.router.lifespan_context(app):
+            await work(app.state.service)
+            started = time.perf_counter()
+        return time.perf_counter() - started
+
+    return asyncio.run(main())
+
+
+def test_the_end_does_not_wait_for_the_threads(tiny: Tiny) -> None:
+    """It waited for the pool, however long after the grace that was. What has not begun never begins."""
+    works, futures = [Looking() for _ in range(3)], []
+
+    async def work(service: Service) -> None:
+        futures.extend(service.in_thread(one) for one in works)
+        while not (works[0].running and works[1].running):
+            await asyncio.sleep(0.01)
+
+    assert inside(tiny, work) < 1
+    until(lambda: not any(one.running for one in works), 1)
+    assert futures[2].cancelled()
+
+
+def test_who_still_waits_at_the_end_hears_why(tiny: Tiny) -> None:
+    async def work(service: Service) -> None:
+        looking = Looking()
+        future = service.in_thread(looking)
+        while not looking.running:
+            await asyncio.sleep(0.01)
+        service.close()
+        with pytest.raises(NotReady, match="shutting down"):
+            await future
+
+    inside(tiny, work)
+
+
+def test_a_cancelled_future_frees_its_thread(tiny: Tiny) -> None:
+    async def work(service: Service) -> None:
+        looking = Looking()
+        future = service.in_thread(looking)
+        while not looking.running:
+            await asyncio.sleep(0.01)
+        future.cancel()
+        async with asyncio.timeout(1):
+            while looking.running:
+                await asyncio.sleep(0.01)
+        await service.in_thread(lambda: None)
+
+    inside(tiny, work)
