@@ -136,7 +136,10 @@ def count_parameters(module: nn.Module) -> int:
 
 
 class Yardstick:
-    """The real pictures as the classifier sees them: the test split, and as many training pictures for comparison."""
+    """Real pictures as the classifier sees them: `count` of the test split, and as many of training for comparison.
+
+    Both are drawn at random, the same ones at each call: MNIST's first 5,000 test digits are easier than its last.
+    """
 
     def __init__(self, config: RunConfig, data: DataSet, classifier: Classifier) -> None:
         self._classifier, self._neighbours = classifier, config.compare.neighbours
@@ -144,9 +147,11 @@ class Yardstick:
         assert isinstance(data.test.images, Tensor) and isinstance(data.train.images, Tensor)
         features, seen = describe(classifier, to_unit(data.test.images))
         self.accuracy = float((seen == data.test.labels).double().mean())
-        self._features, self._spread = features[: self.count], 1.0
-        self._spread = spread_within_classes(self._features, seen[: self.count])
-        self.real = self.measure(to_unit(data.train.images[: self.count]), data.train.labels[: self.count])
+        generator = torch.Generator().manual_seed(config.trainer.seed)
+        test, train = (torch.randperm(len(one), generator=generator)[: self.count] for one in (data.test, data.train))
+        self._features, self._spread = features[test], 1.0
+        self._spread = spread_within_classes(self._features, seen[test])
+        self.real = self.measure(to_unit(data.train.images[train]), data.train.labels[train])
 
     def measure(self, samples: Tensor, labels: Tensor | None) -> Fidelity:
         """Samples (N,C,H,W) in [0,1] and the classes asked for, or None."""

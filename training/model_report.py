@@ -67,10 +67,11 @@ def section(result: dict[str, Any]) -> str:
         "few hours: what a prior reaches that is trained for longer stands in [the benchmarks](benchmarks.md).\n",
         _table(COLUMNS, systems),
         f"Samples, {count:,} from each system, in the features of a classifier with {classifier['test_accuracy']:.2%} "
-        "accuracy on the test set. `real` is as many training pictures, measured in the same way: no system can be "
-        "expected to do better. Spread is the mean distance of two samples of a class, real pictures being 1. "
-        "Precision is the part of the samples that lie near real pictures and says nothing alone: samples that are all "
-        "alike may have much of it and no recall, which is the part of the real pictures that samples lie near.\n",
+        "accuracy on the test set, against as many test pictures drawn at random. `real` is as many training pictures, "
+        "drawn and measured in the same way: what a system would score that returned pictures it has learned from. "
+        "Spread is the mean distance of two samples of a class, real test pictures being 1. Precision is the part of "
+        "the samples that lie near real pictures and says nothing alone: samples that are all alike may have much of "
+        "it and no recall, which is the part of the real pictures that samples lie near.\n",
         _table(SAMPLE_COLUMNS, {"real": real} | _with_guided(result)),
         "The VQ-VAEs draw codes from their class-conditional priors, the VAEs a latent from N(0, I), and the AE, which "
         "has no distribution to draw from, each latent from a normal distribution fitted to it. Guidance pushes the "

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tests.training.conftest import DIGITS, TINY, tiny_config
 from training.__main__ import main
-from training.compare import count_parameters, variants
+from training.classifier import Classifier
+from training.compare import Yardstick, count_parameters, variants
 from training.config import ConfigError, RunConfig
-from training.data import load_data
+from training.data import DataSet, Split, load_data
 from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
 from training.model_report import CLEAR, END, START, section, verdicts, write_model_report
 from training.runs import build_autoencoder, build_prior
@@ -90,6 +91,33 @@ def test_spread_is_the_mean_distance_of_pairs_within_a_class() -> None:
     points = torch.tensor([[0.0, 0], [3, 4], [10, 10], [10, 12], [10, 16], [99, 99]])
     labels = torch.tensor([0, 0, 1, 1, 1, 2])
     assert spread_within_classes(points, labels) == pytest.approx((5 + (2 + 4 + 6) / 3) / 2)
+
+
+def numbered(count: int) -> Split:
+    """Grey pictures, each of its own number."""
+    numbers = torch.arange(count, dtype=torch.uint8)
+    return Split(numbers[:, None, None, None].expand(-1, 1, 4, 4), torch.zeros(count, dtype=torch.int64))
+
+
+def test_the_yardstick_is_drawn_from_the_whole_of_both_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was the first half of the test set, and that of MNIST is easier than the rest: every distance was off."""
+
+    def by_number(model: object, images: Tensor) -> tuple[Tensor, Tensor]:
+        numbers = images[:, 0, 0, :2] * 255
+        measured.append(sorted(numbers[:, 0].round().int().tolist()))
+        return numbers, torch.zeros(len(images), dtype=torch.int64)
+
+    monkeypatch.setattr("training.compare.describe", by_number)
+    measured: list[list[int]] = []
+    data = DataSet(numbered(200), numbered(10), numbered(100), ("0",), (), (1, 4, 4), "")
+    classifier = Classifier(data.picture, 1)
+    one, again = (Yardstick(tiny_config("compare.samples=50"), data, classifier) for _ in range(2))
+    other = Yardstick(tiny_config("compare.samples=50", "trainer.seed=2"), data, classifier)
+    assert torch.equal(one._features, again._features) and not torch.equal(one._features, other._features)
+    for split, numbers in ((100, one._features[:, 0].tolist()), (200, measured[1])):
+        assert len(set(numbers)) == 50
+        assert 13 <= sum(number < split / 2 for number in numbers) <= 37  # 25, standard deviation at most 3.5
+    assert one.real == again.real and one.real.frechet > 0
 
 
 def test_the_systems_have_one_budget() -> None:
