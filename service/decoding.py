@@ -57,6 +57,11 @@ class Wanted:
     rows: slice = field(default_factory=lambda: slice(None))
     columns: slice = field(default_factory=lambda: slice(None))
 
+    def size(self, scale: int) -> tuple[int, int]:
+        """Height and width of what is wanted, where a code spans `scale` pixels."""
+        _, h, w = self.codes.shape
+        return len(range(h * scale)[self.rows]), len(range(w * scale)[self.columns])
+
 
 async def decode(request: Request) -> Response:
     service = service_of(request)
@@ -69,6 +74,7 @@ async def decode(request: Request) -> Response:
     observe_stage("read", started, perf_counter())
     wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
     media_type = choose(request.headers.get("accept", ""), SEVERAL_ANSWERS if wanted.several else ONE_ANSWERS)
+    images.check_can_hold(media_type, *wanted.size(model.manifest.picture.multiple_of))
     (pixels,) = await finish([model.engine.decode(wanted.codes)], request)
     ran = perf_counter()
     response = await _answer(request, service, wanted, pixels[:, wanted.rows, wanted.columns], media_type)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from service.bundle import PictureSpec
-from service.errors import NotAPicture, PictureTooLarge, WrongPictureSize
+from service.errors import InvalidParameter, NotAPicture, PictureTooLarge, WrongPictureSize
 from service.pixels import to_pixels
 
 Pixels = NDArray[np.uint8]
@@ -35,6 +35,7 @@ MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
 # What Pillow's readers of these four formats raise on broken bytes; the fuzz test keeps this list honest.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error, zlib.error, OverflowError)
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+LARGEST_WEBP_SIDE = 16_383  # pixels; the format has 14 bits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,16 @@ def _centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return canvas
 
 
+def check_can_hold(media_type: str, height: int, width: int) -> None:
+    """Raises InvalidParameter where the format has no pictures of this size. For what is still to be decoded."""
+    if media_type == "image/webp" and max(height, width) > LARGEST_WEBP_SIDE:
+        raise InvalidParameter(
+            f"A WebP picture has at most {LARGEST_WEBP_SIDE} pixels a side, not {width}x{height}; Accept: image/png."
+        )
+
+
 def write_picture(pixels: Pixels, media_type: str = "image/png") -> bytes:
-    """uint8 (H,W,C) -> PNG, or lossless WebP: what was decoded is what arrives."""
+    """uint8 (H,W,C) -> PNG, or lossless WebP: what was decoded is what arrives. See `check_can_hold`."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     stream = io.BytesIO()
     if media_type == "image/webp":

@@ -35,7 +35,7 @@ NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 
 class InferenceInput(BaseModel):
-    name: str
+    name: str = Field(max_length=100)  # it is repeated in what a refusal says
     shape: list[int] = Field(max_length=8)
     datatype: str
     data: list[Any] | None = None
@@ -128,17 +128,22 @@ def _dtype(given: InferenceInput) -> np.dtype[Any]:
     return np.dtype(DTYPES[given.datatype])
 
 
-def _check_count(given: InferenceInput, count: int) -> None:
-    if min(given.shape, default=0) < 0 or math.prod(given.shape) != count:
-        raise InvalidParameter(f"Input {given.name!r}: shape {given.shape} does not hold {count} elements.")
+def _shaped(given: InferenceInput, array: NDArray[Any]) -> NDArray[Any]:
+    """With the shape that was given. Beside an axis of 0 another may be longer than numpy can count."""
+    name, shape = given.name, given.shape
+    if min(shape, default=0) < 0 or math.prod(shape) != array.size:
+        raise InvalidParameter(f"Input {name!r}: shape {shape} does not hold {array.size} elements.")
+    try:
+        return array.reshape(shape)
+    except ValueError as error:
+        raise InvalidParameter(f"Input {name!r}: no array has the shape {shape}: {error}.") from error
 
 
 def _array_of_bytes(given: InferenceInput, data: memoryview) -> NDArray[Any]:
     dtype = _dtype(given)
     if len(data) % dtype.itemsize:
         raise InvalidParameter(f"Input {given.name!r}: {len(data)} bytes are not whole elements of {given.datatype}.")
-    _check_count(given, len(data) // dtype.itemsize)
-    return np.frombuffer(data, dtype).reshape(given.shape)
+    return _shaped(given, np.frombuffer(data, dtype))
 
 
 def _array_of_list(given: InferenceInput) -> NDArray[Any]:
@@ -152,8 +157,7 @@ def _array_of_list(given: InferenceInput) -> NDArray[Any]:
         array = found.astype(dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidParameter(f"Input {given.name!r}: data is not {given.datatype}: {error}.") from error
-    _check_count(given, array.size)
-    return array.reshape(given.shape)
+    return _shaped(given, array)
 
 
 def _holds(dtype: np.dtype[Any], array: NDArray[Any]) -> bool:

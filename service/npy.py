@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,16 @@ from numpy.typing import NDArray
 from service.errors import MalformedRequest
 
 MEDIA_TYPE = "application/x-npy"
+# What numpy's reader of headers raises on noise: it parses them as Python. The test of headers keeps this list honest.
+_BROKEN = (ValueError, SyntaxError, TypeError, IndexError, RecursionError, MemoryError, tokenize.TokenError)
 
 
 def read_npy(body: bytes) -> NDArray[Any]:
     """A read-only array over `body`, in C order.
 
     Raises:
-        MalformedRequest: not a .npy file, an object array, Fortran order, or another number of bytes than it announces.
+        MalformedRequest: not a .npy file, an object array, Fortran order, another number of bytes than it announces, or
+            a shape or type that no array can have.
     """
     stream = io.BytesIO(body)
     try:
@@ -27,13 +31,16 @@ def read_npy(body: bytes) -> NDArray[Any]:
         if version != (1, 0):
             raise ValueError("only version 1.0 is read")
         shape, fortran_order, dtype = npy_format.read_array_header_1_0(stream)
-    except (ValueError, SyntaxError, TypeError, RecursionError) as error:
+    except _BROKEN as error:
         raise MalformedRequest(f"The body is not a .npy file; write it with numpy.save. ({error})") from error
     if dtype.hasobject or fortran_order:
         raise MalformedRequest("Send a plain array in C order: numpy.save(file, numpy.ascontiguousarray(array)).")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(body) - stream.tell():
         raise MalformedRequest(f"The .npy header announces {shape} of {dtype}, the body has another number of bytes.")
-    return np.frombuffer(body, dtype, offset=stream.tell()).reshape(shape)
+    try:
+        return np.frombuffer(body, dtype, offset=stream.tell()).reshape(shape)
+    except ValueError as error:  # elements of no bytes, more than 64 axes, an axis beyond an address beside one of 0
+        raise MalformedRequest(f"The .npy header announces what no array can be: {error}.") from error
 
 
 def write_npy(array: NDArray[Any]) -> bytes:

@@ -7,12 +7,12 @@ are request parameters, label -1 means none). `service.openinference` has the ro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from starlette.requests import Request
 
@@ -89,7 +89,7 @@ async def _generate(request: Request, service: Service, model: Model, asked: Inf
     body = {"n": len(labels), **{name: asked.parameters[name] for name in SAMPLING if name in asked.parameters}}
     if (lowest := min(labels)) != _label(model.manifest, -1):
         body["label"] = lowest  # one is enough to allow guidance, which does nothing to samples without a label
-    wanted = read_wanted(orjson.dumps(body), model.manifest, service.settings.max_samples_per_request)
+    wanted = read_wanted(json.dumps(body).encode(), model.manifest, service.settings.max_samples_per_request)
     draws = [replace(draw, label=label) for draw, label in zip(wanted.draws, labels, strict=True)]
     (codes,) = await finish([generator.submit(draws)], request)
     (images,) = await finish([model.engine.decode(codes)], request)

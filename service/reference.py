@@ -18,7 +18,7 @@ from service.container import MOST_PICTURES
 from service.effort import LARGEST_EFFORT
 from service.errors import PROBLEMS, problem_type
 from service.generation_request import COLDEST, HOTTEST, GenerateRequest
-from service.images import FORMATS
+from service.images import FORMATS, LARGEST_WEBP_SIDE
 from service.metrics import Metrics
 from service.range_coder import TOTAL_LIMIT
 from service.sampling import SEED_LIMIT
@@ -51,6 +51,7 @@ def fixed() -> str:
     """Limits that no setting moves, because a format or the arithmetic has them."""
     rows = [
         ("Picture formats", ", ".join(str(name) for name in FORMATS)),
+        ("Side of a WebP answer", f"{LARGEST_WEBP_SIDE:,} pixels; a PNG may be longer"),
         ("Pictures in one container", f"{MOST_PICTURES:,}, all of one size"),
         ("`temperature`", f"{COLDEST:g} to {HOTTEST:g}"),
         ("`guidance`", f"1 to {LARGEST_GUIDANCE}, in steps of 1/{GUIDANCE_STEPS}, with a label"),

@@ -67,3 +67,8 @@ def npy(array: NDArray[Any]) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=True)
     return stream.getvalue()
+
+
+def npy_of_header(header: str) -> bytes:
+    """An .npy file without elements whose header is this text."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()

@@ -14,6 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from service.errors import PROBLEMS, problem_type
+from service.images import LARGEST_WEBP_SIDE
 from tests.conftest import PICTURES, Tiny
 from tests.service import bad_inputs as bad
 from tests.tiny_bundle import oracle_codes
@@ -41,6 +42,14 @@ def codes_row(name: str, codes: Any, status: int = 422, slug: str = "invalid-cod
 
 def npy_codes_row(name: str, codes: Any, slug: str = "invalid-codes", status: int = 422) -> Row:
     return Row(name, status, slug, bad.npy(np.asarray(codes)), NPY, "/decode")
+
+
+def npy_header_row(name: str, header: str) -> Row:
+    return Row(f"npy header: {name}", 400, "malformed-request", bad.npy_of_header(header), NPY, "/decode")
+
+
+def npy_header(descr: str = "'<i4'", shape: str = "(0,)") -> str:
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}"
 
 
 FORM = "multipart/form-data; boundary=xx"
@@ -106,6 +115,25 @@ ROWS = (
         "malformed-request",
         bad.npy(np.zeros((1, 28, 28, 1), np.uint8)).replace(b"(1, 28, 28, 1)", b"(1<<60, 28, 1)"),
         NPY,
+    ),
+    npy_header_row("text of no bytes", npy_header("'|S0'")),
+    npy_header_row("nothing of no bytes", npy_header("'|V0'")),
+    npy_header_row("a record of no fields", npy_header("[]")),
+    npy_header_row("a type of one part", npy_header("('<i4',)")),
+    npy_header_row("an axis beyond any address", npy_header(shape=f"(0, {2**70})")),
+    npy_header_row("axes beyond any address", npy_header(shape=f"(0, {2**62}, {2**62})")),
+    npy_header_row("70 axes", npy_header(shape=f"({'0, ' * 70})")),
+    npy_header_row("brackets that do not close", "(" * 9000),
+    npy_header_row("signs without end", "-" * 9000),
+    npy_header_row("a sum without end", "1+" * 4000 + "1"),
+    Row(
+        "codes of a picture that is too long for WebP",
+        422,
+        "invalid-parameter",
+        bad.npy(np.zeros((1, 4096), np.uint8)),
+        NPY,
+        "/decode?model=tiny_colour",
+        headers={"accept": "image/webp"},
     ),
     codes_row("code out of range", [[16] * 7] * 7),
     codes_row("a code far out of range", [[2**70] * 7] * 7),
@@ -184,6 +212,17 @@ def test_bad_input_gets_its_problem_and_the_service_goes_on(client: TestClient, 
 )
 def test_the_detail_says_what_to_change(client: TestClient, path: str, headers: dict[str, str], said: str) -> None:
     assert said in client.post(path, content=DIGIT, headers=headers).json()["detail"]
+
+
+def test_webp_takes_its_longest_side_and_the_refusal_of_more_names_png(client: TestClient) -> None:
+    """Only what is answered counts: these codes decode to 16,384 pixels a row, of which one is cut off."""
+    codes = {"codes": [[0] * 4096], "width": LARGEST_WEBP_SIDE}
+    path, webp = "/decode?model=tiny_colour", {"accept": "image/webp"}
+    longest = client.post(path, json=codes, headers=webp)
+    assert Image.open(io.BytesIO(longest.content)).size == (LARGEST_WEBP_SIDE, 4)
+    del codes["width"]
+    assert "not 16384x4; Accept: image/png" in client.post(path, json=codes, headers=webp).json()["detail"]
+    assert client.post(path, json=codes, headers={"accept": PNG}).status_code == 200
 
 
 def encoded(client: TestClient, body: bytes, query: str = "", content_type: str = PNG) -> Any:

@@ -140,12 +140,16 @@ def infer_body(**changes: Any) -> dict[str, Any]:
         (json.dumps(infer_body()).encode(), "999999", 400),
         (json.dumps(infer_body()).encode() + b"tail", str(len(json.dumps(infer_body()))), 400),
         (json.dumps(infer_body(data=None, parameters={"binary_data_size": 392})).encode(), None, 400),
+        (json.dumps(infer_body(name="n" * 101)).encode(), None, 400),
         (json.dumps(infer_body(data=None)).encode(), None, 422),
         (json.dumps(infer_body(data=[0.5] * 49)).encode(), None, 422),
         (json.dumps(infer_body(data=[[0], [0, 1]])).encode(), None, 422),
         (json.dumps(infer_body(data=[2**63] * 49)).encode(), None, 422),
         (json.dumps(infer_body(shape=[1, 7, 8])).encode(), None, 422),
         (json.dumps(infer_body(shape=[-1, 7, 7])).encode(), None, 422),
+        (json.dumps(infer_body(shape=[0, 2**70], data=[])).encode(), None, 422),
+        (json.dumps(infer_body(shape=[0, 2**62, 2**62], data=[])).encode(), None, 422),
+        (json.dumps(infer_body(shape=[0, 2**70], data=None, parameters={"binary_data_size": 0})).encode(), None, 422),
         (json.dumps(infer_body(datatype="BYTES")).encode(), None, 422),
         (json.dumps({**infer_body(), "outputs": [{"name": "codes"}]}).encode(), None, 422),
         (json.dumps(infer_body()).encode(), None, 200),
@@ -156,6 +160,16 @@ def test_bad_bodies(address: str, body: bytes, header: str | None, status: int) 
     response = httpx.post(f"http://{address}/v2/models/tiny.decode/infer", content=body, headers=headers)
     assert response.status_code == status, response.text
     assert (status == 200) != ("error" in response.json())
+
+
+@pytest.mark.parametrize("seed", ["18446744073709551616", "-18446744073709551616", "1e400", '"5"', "[5]", "NaN"])
+def test_a_seed_that_is_none_gets_422(address: str, seed: str) -> None:
+    """Regression: whole numbers of more than 64 bits were answered with 500."""
+    labels = '{"name": "labels", "shape": [1], "datatype": "INT64", "data": [0]}'
+    body = f'{{"inputs": [{labels}], "parameters": {{"seed": {seed}}}}}'
+    response = httpx.post(f"http://{address}/v2/models/tiny.generate/infer", content=body)
+    assert response.status_code == 422, response.text
+    assert response.json()["detail"].startswith("seed: ")
 
 
 def test_the_asyncio_client(address: str, tiny: Tiny, pixels: Any) -> None:
