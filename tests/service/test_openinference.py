@@ -115,6 +115,7 @@ def test_metadata_readiness_and_repository(client: Any) -> None:
         ("tiny.decode", "codes", np.zeros((7, 7), np.int64), "INT64", "422", "3 axes"),
         ("tiny.generate", "labels", np.array([9]), "INT64", "422", "labels must"),
         ("tiny.generate", "labels", np.zeros(0, np.int64), "INT64", "422", "labels must"),
+        ("tiny.generate", "labels", np.full(65, 9, np.uint8), "UINT8", "422", "at most 64 samples a request, not 65"),
     ],
 )
 def test_errors_are_those_of_the_client(
