@@ -1,18 +1,21 @@
 """One shard of a folder job: a list of pictures in, containers and their index out. Nothing here knows of Ray.
 
-OUT/shards/000042-0.vqc, 000042-1.vqc, ...: containers (docs/code-format.md), one for each size of picture.
+OUT/shards/000042-0.vqc, 000042-1.vqc, ...: containers (docs/code-format.md), one for each size of picture, and
+more where the codes of one size are too many for a reader.
 OUT/shards/000042.json: which picture is where, and why others are nowhere. Encoding a shard again writes the same bytes
 to the same names, so a worker that dies and is replaced neither loses nor doubles a picture.
+
+Pixels are held for a few pictures at a time: what a shard keeps until its end are codes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +29,14 @@ from service.errors import NotAPicture, PictureTooLarge, WrongPictureSize
 from service.images import Picture, open_picture, to_picture
 from service.sessions import session_maker
 from service.settings import Settings
+from service.windows import run_in_windows
 
 RUN_PICTURES = 64  # pictures in one run of the encoder: what the service takes at most by default
-Codes = NDArray[np.int64]
+# Pixels that are open together. The encoders of models/ take up to 430 bytes for each while they run: 0.9 GB. A larger
+# picture is a group of its own and runs in windows; 1,024 digits of models/mnist are one group.
+GROUP_PIXELS = 1 << 21
+CONTAINER_CODES = codec.DEFAULT_LIMITS.max_codes
+Codes = NDArray[Any]  # in the smallest type that holds a code, since a shard keeps all of its codes until its end
 
 
 class _Record(BaseModel):
@@ -71,6 +79,18 @@ class Opened:
         return self.picture.height, self.picture.width
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """codes (h,w) of a picture of `size` (height, width)."""
+
+    name: str
+    size: tuple[int, int]
+    codes: Codes
+
+
+T = TypeVar("T", Opened, Encoded)
+
+
 class ShardEncoder:
     """A bundle opened for folder jobs; one process may encode many shards with it."""
 
@@ -84,44 +104,78 @@ class ShardEncoder:
     def encode(self, job: Job, out: Path, shard: int) -> Shard:
         """Encode the pictures of one list and write the shard's files, the index last."""
         names: list[str] = json.loads(list_path(out, shard).read_bytes())
-        opened, refused = self._open_all(Path(job.source), names, job.fit)
+        refused: list[Refused] = []
+        opened = self._open_all(Path(job.source), names, job.fit, refused)
+        encoded = [item for group in _groups(opened) for item in self._encode_group(group)]
         containers, total = [], 0
-        for number, (size, group) in enumerate(_by_size(opened)):
-            codes = self._codes([item.picture for item in group])
+        for number, members in enumerate(_containers(encoded)):
+            size, codes = members[0].size, np.stack([item.codes for item in members]).astype(np.int64)
             data = codec.encode(self._codec, codes, size=size)
             file = f"{shard:06d}-{number}.vqc"
             write_whole(index_path(out, shard).with_name(file), data)
-            containers.append(Container(file=file, size=size, pictures=tuple(item.name for item in group)))
+            containers.append(Container(file=file, size=size, pictures=tuple(item.name for item in members)))
             total += len(data)
         result = Shard(shard=shard, containers=tuple(containers), refused=tuple(refused), bytes=total)
         write_whole(index_path(out, shard), result.model_dump_json().encode())
         return result
 
     def _open_all(
-        self, source: Path, names: Sequence[str], fit: Literal["exact", "resize", "pad"]
-    ) -> tuple[list[Opened], list[Refused]]:
-        opened, refused = [], []
+        self, source: Path, names: Sequence[str], fit: Literal["exact", "resize", "pad"], refused: list[Refused]
+    ) -> Iterator[Opened]:
+        """One after the other, as they are asked for; what cannot be opened is added to `refused`."""
         for name in names:
             try:
                 image = open_picture((source / name).read_bytes(), self._max_pixels)
-                opened.append(Opened(name, to_picture(image, self._bundle.manifest.picture, fit)))
+                picture = to_picture(image, self._bundle.manifest.picture, fit)
             except (OSError, NotAPicture, PictureTooLarge, WrongPictureSize) as error:
                 refused.append(Refused(picture=name, reason=str(error)))
-        return opened, refused
+            else:
+                yield Opened(name, picture)
+
+    def _encode_group(self, group: Sequence[Opened]) -> list[Encoded]:
+        encoded = []
+        for size, members in _by_size(group):
+            codes = self._codes([item.picture for item in members])
+            encoded += [Encoded(item.name, size, one) for item, one in zip(members, codes, strict=True)]
+        return encoded
 
     def _codes(self, pictures: Sequence[Picture]) -> Codes:
-        """Pictures of one size -> int64 (n, h, w)."""
-        runs = []
+        """Pictures of one size -> (n, h, w)."""
+        manifest, runs = self._bundle.manifest, []
         for start in range(0, len(pictures), RUN_PICTURES):
             pixels = np.stack([picture.pixels for picture in pictures[start : start + RUN_PICTURES]])
-            runs.append(self._session.run(None, {"images": pixels})[0])
-        codes: Codes = np.concatenate(runs)
+            runs.append(run_in_windows(self._run, pixels, scale_in=manifest.picture.multiple_of, scale_out=1))
+        return np.concatenate(runs).astype(np.min_scalar_type(manifest.codes.codebook_size - 1))
+
+    def _run(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        codes: NDArray[Any] = self._session.run(None, {"images": pixels})[0]
         return codes
 
 
-def _by_size(opened: Sequence[Opened]) -> list[tuple[tuple[int, int], list[Opened]]]:
+def _groups(opened: Iterable[Opened]) -> Iterator[list[Opened]]:
+    """In their order, as many as first have GROUP_PIXELS together."""
+    group: list[Opened] = []
+    pixels = 0
+    for item in opened:
+        group.append(item)
+        pixels += item.picture.pixels.shape[0] * item.picture.pixels.shape[1]
+        if pixels >= GROUP_PIXELS:
+            yield group
+            group, pixels = [], 0
+    if group:
+        yield group
+
+
+def _containers(encoded: Sequence[Encoded]) -> Iterator[list[Encoded]]:
+    """What goes into one container each: pictures of one size, with at most CONTAINER_CODES codes."""
+    for _, members in _by_size(encoded):
+        most = max(1, CONTAINER_CODES // members[0].codes.size)
+        yield from (members[start : start + most] for start in range(0, len(members), most))
+
+
+def _by_size(items: Sequence[T]) -> list[tuple[tuple[int, int], list[T]]]:
     """Groups of one size, smallest first; within a group in the order of the list."""
-    ordered = sorted(opened, key=lambda item: item.size)
+    ordered = sorted(items, key=lambda item: item.size)
     return [(size, list(group)) for size, group in groupby(ordered, key=lambda item: item.size)]
 
 

@@ -6,19 +6,24 @@ tests/deploy_ray adds the cluster.
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from deploy.ray import shards
 from deploy.ray.plan import JOB_FILE, Job, PlanError, index_path, missing, pictures_under, plan
 from deploy.ray.shards import Shard, ShardEncoder
 from service import codec
 from service.bundle import load_bundle
 from service.codec_model import CodecModel
+from service.images import Picture, to_picture
 from service.settings import Settings
+from service.windows import WHOLE
 from tests.tiny_bundle import Weights, oracle_codes, write_tiny_bundle
 
 Pixels = NDArray[np.uint8]
@@ -100,6 +105,85 @@ def test_sizes_go_to_containers_of_their_own(tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(tmp_path / "in/large/0/0000.png"))[None]
     np.testing.assert_array_equal(found["large/0/0000.png"], oracle_codes(pixels, weights)[0])
     assert found["0/0000.png"].shape == (4, 5)
+
+
+class Runs:
+    """A session that notes the shape of what it is given."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, names: None, given: dict[str, Pixels]) -> Any:
+        self.shapes.append(given["images"].shape)
+        return self.session.run(names, given)
+
+
+def encode_noting(bundle: Path, source: Path, out: Path) -> tuple[Shard, list[tuple[int, ...]]]:
+    """The only shard of a job, and what went through the encoder."""
+    job = plan(a_job(source, pictures_per_shard=4096), out)
+    (out / "shards").mkdir()
+    encoder = ShardEncoder(bundle, Settings(threads=1, device="cpu"))
+    encoder._session = runs = Runs(encoder._session)
+    return encoder.encode(job, out, 0), runs.shapes
+
+
+def test_small_pictures_run_64_together(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:
+    write_pictures(tmp_path / "in", 150)
+    shard, shapes = encode_noting(bundle[0], tmp_path / "in", tmp_path / "out")
+    assert [shape[0] for shape in shapes] == [64, 64, 22]
+    assert len(shard.containers) == 1
+
+
+def test_a_large_picture_runs_in_windows(tmp_path: Path) -> None:
+    """It used to go through the encoder as a whole, with as many of its size as there were, which took all memory."""
+    weights = write_tiny_bundle(tmp_path / "bundle", any_size=True)
+    pictures = write_pictures(tmp_path / "in", 3, (400, 360, 3))
+    shard, shapes = encode_noting(tmp_path / "bundle", tmp_path / "in", tmp_path / "out")
+    assert max(max(shape[1:3]) for shape in shapes) <= WHOLE * 4  # pixels a code
+    found = codes_by_name(tmp_path / "bundle", tmp_path / "out", [shard])
+    assert found.keys() == pictures.keys()
+    for name, pixels in pictures.items():
+        np.testing.assert_array_equal(found[name], oracle_codes(pixels[None], weights)[0])
+
+
+def test_pixels_are_held_for_a_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pictures of a shard used to be open at once: 37 GB for 1,024 photographs of 12 million pixels."""
+    weights = write_tiny_bundle(tmp_path / "bundle", any_size=True)
+    pictures = write_pictures(tmp_path / "in", 12, (40, 40, 3)) | {
+        f"more/{name}": pixels for name, pixels in write_pictures(tmp_path / "in/more", 12, (48, 40, 3)).items()
+    }
+    alive: list[weakref.ref[Pixels]] = []
+    most = 0
+
+    def noted(*arguments: Any) -> Picture:
+        nonlocal most
+        picture = to_picture(*arguments)
+        alive.append(weakref.ref(picture.pixels))
+        most = max(most, sum(pixels() is not None for pixels in alive))
+        return picture
+
+    monkeypatch.setattr(shards, "to_picture", noted)
+    monkeypatch.setattr(shards, "GROUP_PIXELS", 3 * 48 * 40)
+    shard, shapes = encode_noting(tmp_path / "bundle", tmp_path / "in", tmp_path / "out")
+    assert most <= 8  # a group of at most 4 small ones, and the one before it
+    assert max(shape[0] for shape in shapes) <= 4
+    assert [(one.size, len(one.pictures)) for one in shard.containers] == [((40, 40), 12), ((48, 40), 12)]
+    assert list(shard.containers[0].pictures) == sorted(pictures)[:12]
+    found = codes_by_name(tmp_path / "bundle", tmp_path / "out", [shard])
+    for name, pixels in pictures.items():
+        np.testing.assert_array_equal(found[name], oracle_codes(pixels[None], weights)[0])
+
+
+def test_a_container_has_no_more_codes_than_its_readers_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs of one size used to share one container, whatever their number, that no reader accepted."""
+    monkeypatch.setattr(shards, "CONTAINER_CODES", 250)
+    write_tiny_bundle(tmp_path / "bundle", any_size=True)
+    write_pictures(tmp_path / "in", 5, (40, 40, 3))
+    write_pictures(tmp_path / "in/large", 1, (80, 80, 3))
+    shard, _ = encode_noting(tmp_path / "bundle", tmp_path / "in", tmp_path / "out")
+    assert [len(container.pictures) for container in shard.containers] == [2, 2, 1, 1]  # of 100 codes, and 400
+    assert shard.encoded == len(codes_by_name(tmp_path / "bundle", tmp_path / "out", [shard])) == 6
 
 
 def test_a_broken_picture_is_named_and_the_rest_encoded(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:
