@@ -1,13 +1,14 @@
 """Server-sent events. In: an async iterator of events. Out: a `text/event-stream` response that ends cleanly.
 
 It ends with the iterator; with an event `error` when the iterator raises a problem, the deadline passes, or the service
-shuts down; and at once when the client leaves.
+shuts down; and at once when the client leaves. A client that stays and does not read gets no event after its deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 import orjson
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from service.errors import DeadlinePassed, NotReady, Problem, problem_body
 from service.requests import finish
 
 MEDIA_TYPE = "text/event-stream"
+_LAST_EVENT_S = 1.0  # for a client that does not read: its deadline may have passed, and nothing else ends the sending
 
 
 def event(name: str, data: object) -> bytes:
@@ -49,7 +51,9 @@ class EventStream(Response):
             last = self._error(self._why_cancelled())
             raise
         finally:
-            await send({"type": "http.response.body", "body": last})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_EVENT_S if last else None):
+                    await send({"type": "http.response.body", "body": last})
 
     async def _send_all(self, send: Send) -> None:
         try:

@@ -59,12 +59,15 @@ def in_thread(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 
 
 def asgi(generating: Generating, work: Callable[[Any, Any], Coroutine[Any, Any, None]], **settings: Any) -> None:
-    """Run `work(app, call)` inside the app's lifespan; `call(body, leave)` sends one /generate as a server would."""
+    """Run `work(app, call)` inside the app's lifespan; `call(body, leave, sent)` sends one /generate as a server would.
+
+    The client of `call(..., most)` reads the head and the first `most - 1` events of the answer.
+    """
 
     async def main() -> None:
         app = create_app(Settings(**{**generating.settings, **settings}))
 
-        async def call(body: Any, leave: asyncio.Event, sent: list[bytes]) -> None:
+        async def call(body: Any, leave: asyncio.Event, sent: list[bytes], most: int = 1000) -> None:
             messages = [{"type": "http.request", "body": json.dumps(body).encode()}]
 
             async def receive() -> Any:
@@ -74,6 +77,8 @@ def asgi(generating: Generating, work: Callable[[Any, Any], Coroutine[Any, Any, 
                 return {"type": "http.disconnect"}
 
             async def send(message: Any) -> None:
+                if len(sent) == most:  # as a server, when its buffer is full and its client does not read
+                    await asyncio.Event().wait()
                 sent.append(message.get("body", b""))
 
             headers = [(b"content-type", b"application/json"), (b"accept", b"text/event-stream")]
@@ -119,6 +124,24 @@ def test_a_stream_whose_deadline_passes_ends_with_an_error_event(generating: Gen
         assert scheduler_of(app).samples_inside == 0
 
     asgi(generating, work, request_deadline_ms=200)
+
+
+def test_a_client_that_does_not_read_loses_its_place_at_the_deadline(generating: Generating) -> None:
+    """The last event waited for it without end, and its place among the requests inside with it."""
+
+    async def work(app: Any, call: Any) -> None:
+        slow_down(app, 0.02)
+        stuck: list[bytes] = []
+        started = time.monotonic()
+        await call({}, asyncio.Event(), stuck, most=2)
+        assert 0.3 < time.monotonic() - started < 5
+        assert len(stuck) == 2 and b"event: row" in stuck[1]
+        assert scheduler_of(app).samples_inside == 0
+        answered: list[bytes] = []
+        await call({}, asyncio.Event(), answered)
+        assert b"event: row" in b"".join(answered), "there is one place, and it is free"
+
+    asgi(generating, work, request_deadline_ms=300, max_concurrent_requests=1)
 
 
 def test_a_stream_that_shutdown_cuts_off_ends_with_an_error_event(generating: Generating) -> None:
