@@ -10,7 +10,8 @@ The point `512-plain` has no rate term (lambda 0): beside `512` it shows what th
 
     python -m benchmarks.mnist_curve --out runs/curve [--only 64 512 512-plain]
 
-A point whose run is finished is not trained again. The shipped bundle is a point too, read from its manifest.
+A point whose run is finished is not trained again, unless the configuration has changed since: then that is said and
+OUT has to be another folder. The shipped bundle is a point too, read from its manifest.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 from benchmarks.plot import svg
 from benchmarks.report import table, write_section
 from training.config import load_config
-from training.fit import fit
+from training.fit import fit, require_own_folder
 from training.runs import METRICS_FILE, read_json
 
 CONFIG = Path("training/configs/mnist.yaml")
@@ -69,10 +70,11 @@ def overrides_of(name: str) -> tuple[str, ...]:
 
 
 def point(name: str, out: Path) -> dict[str, Any]:
-    """Train one point, or read it where it is finished."""
+    """Train one point, or read it where it is finished; a ConfigError where the folder holds another configuration."""
     folder, overrides = out / f"k{name}", overrides_of(name)
-    finished = (folder / METRICS_FILE).is_file()
-    metrics = read_json(folder / METRICS_FILE) if finished else fit(load_config(CONFIG, overrides), folder, resume=True)
+    config, finished = load_config(CONFIG, overrides), (folder / METRICS_FILE).is_file()
+    require_own_folder(config, folder, resume=True)
+    metrics = read_json(folder / METRICS_FILE) if finished else fit(config, folder, resume=True)
     quality = metrics["quality"]
     return {
         "point": name,

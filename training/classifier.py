@@ -1,6 +1,6 @@
 """A small classifier of the data set's labels: its features measure samples, its answers check conditional ones.
 
-In: pictures float32 (B,C,H,W) in [0,1], H and W multiples of 4. Out: features (B,128), logits (B,labels).
+In: pictures float32 (B,C,H,W) in [0,1]. Out: features (B,128), logits (B,labels).
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import seed_everything
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from training.config import RunConfig, StageConfig
+from training.config import ConfigError, RunConfig, StageConfig
 from training.data import Batch, DataSet, Split, Stream
 from training.jobs import Job, StageData, to_unit
-from training.runs import load_weights
-from training.stages import run_stage
+from training.runs import load_weights, read_json, write_json
+from training.stages import checkpoint_of, run_stage
 
 FEATURES = 128
 SHIFT = 2  # pixels: training digits are moved by up to this much in each direction
 BATCH_SIZE = 500
+NAME = "classifier"
+WEIGHTS_FILE, ORIGIN_FILE = f"{NAME}.safetensors", f"{NAME}.json"
 
 
 class Classifier(nn.Module):
@@ -71,20 +74,46 @@ class ClassifierJob(Job):
 
 
 def fit_classifier(config: RunConfig, data: DataSet, folder: Path) -> Classifier:
-    """Train on randomly shifted pictures, or load what an earlier call has trained."""
+    """Train on randomly shifted pictures, or load what an earlier call has trained on the same data.
+
+    Raises:
+        ConfigError: the folder's classifier has another configuration or other data.
+    """
+    _begin(config, data, folder)
     seed_everything(config.trainer.seed, verbose=False)
     model = Classifier(data.picture, len(data.label_names))
-    path = folder / "classifier.safetensors"
+    path = folder / WEIGHTS_FILE
     if not path.exists():
         assert isinstance(data.train.images, Tensor)
         padded = Split(nn.functional.pad(data.train.images, (SHIFT,) * 4), data.train.labels)
         stage = config.compare.classifier
-        stream = partial(Stream, padded, stage.batch_size, config.trainer.seed, crop=data.picture[1])
+        stream = partial(Stream, padded, stage.batch_size, config.trainer.seed, crop=data.picture[1:])
         job = ClassifierJob(model, stage, config.trainer.log_every)
         batches = StageData(stream, data.validation, stage, pin_memory=config.trainer.pin_memory)
-        run_stage("classifier", job, batches, config, folder)
+        run_stage(NAME, job, batches, config, folder)
     load_weights(model, path)
     return model
+
+
+@rank_zero_only
+def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
+    """Say beside the weights what they come from; weights that say nothing are trained again."""
+    origin = {
+        "stage": config.compare.classifier.model_dump(mode="json"),
+        "seed": config.trainer.seed,
+        "data_digest": data.digest,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ORIGIN_FILE
+    if not path.exists():
+        for left in (folder / WEIGHTS_FILE, checkpoint_of(NAME, folder)):
+            left.unlink(missing_ok=True)
+        write_json(path, origin)
+    elif read_json(path) != origin:
+        raise ConfigError(
+            f"{path} has another compare.classifier, trainer.seed or data: choose another --out, or delete the file to "
+            "train a new classifier"
+        )
 
 
 @torch.no_grad()

@@ -25,10 +25,10 @@ from training.config import AutoencoderConfig, ConfigError, RunConfig
 from training.data import DataSet, load_data
 from training.evaluation import sample_codes
 from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
-from training.fit import fit
+from training.fit import fit, require_own_folder
 from training.jobs import to_unit
 from training.report import LIBRARIES
-from training.runs import METRICS_FILE, Run, build_autoencoder, build_prior, load_run, write_json
+from training.runs import METRICS_FILE, Run, build_autoencoder, build_prior, load_run, read_json, write_json
 from training.sheets import sheet, write_png
 
 COMPARE_FILE = "compare.json"
@@ -50,15 +50,20 @@ class Fidelity:
 
 
 def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
-    """Train and measure every system; returns the content of compare.json, where `command` says how it was made."""
+    """Train and measure every system; returns the content of compare.json, where `command` says how it was made.
+
+    Raises:
+        ConfigError: the config cannot be compared, or the folder holds runs of another one.
+    """
     data = load_data(config.data)
-    if not data.label_names:
-        raise ConfigError("compare needs labels: choose data with labels, such as mnist")
+    _require_comparable(config, data)
+    to_train = variants(config, data)
+    _require_own_folders(to_train, data, folder)
     folder.mkdir(parents=True, exist_ok=True)
     classifier = fit_classifier(config, data, folder)
     yardstick = Yardstick(config, data, classifier)
     systems, guided = {}, {}
-    for name, variant in variants(config, data).items():
+    for name, variant in to_train.items():
         run_folder = folder / name
         if not (run_folder / METRICS_FILE).exists():
             fit(variant, run_folder, resume=True)
@@ -81,6 +86,27 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     }
     write_json(folder / COMPARE_FILE, result)
     return result
+
+
+def _require_comparable(config: RunConfig, data: DataSet) -> None:
+    if not data.label_names:
+        raise ConfigError("compare needs labels: choose data with labels, such as mnist")
+    if config.data.crop is not None:
+        raise ConfigError(
+            "compare measures whole pictures: leave data.crop out, and bring picture files to one size beforehand"
+        )
+    data.require_multiple_of(config.autoencoder.downsampling)
+
+
+def _require_own_folders(systems: dict[str, RunConfig], data: DataSet, folder: Path) -> None:
+    """Runs of an earlier call count only if they are of this configuration and of these pictures."""
+    for name, config in systems.items():
+        require_own_folder(config, folder / name, resume=True)
+        finished = folder / name / METRICS_FILE
+        if finished.exists() and read_json(finished)["data"]["digest"] != data.digest:
+            raise ConfigError(
+                f"{folder / name} was trained on other pictures of {config.data.source}: choose another --out"
+            )
 
 
 def variants(config: RunConfig, data: DataSet) -> dict[str, RunConfig]:

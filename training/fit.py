@@ -39,7 +39,7 @@ from training.stages import run_stage
 
 def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     """Train what `config` describes into `folder`; returns the metrics that are also in its metrics.json."""
-    _require_own_folder(config, folder, resume=resume)
+    require_own_folder(config, folder, resume=resume)
     data = load_data(config.data)
     data.require_multiple_of(config.autoencoder.downsampling)
     _begin(config, folder)
@@ -58,15 +58,15 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
 
 
 @rank_zero_only
-def _require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None:
+def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None:
     """A new folder, or the folder of the same configuration to go on with."""
     if (folder / CONFIG_FILE).exists():
         if not resume:
             raise ConfigError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")
         if parse_config(read_json(folder / CONFIG_FILE)) != config:  # parsed: keys added since have their defaults
             raise ConfigError(
-                f"{folder} was begun with another configuration: --resume needs the same --config and key=value words, "
-                f"which {folder / CONFIG_FILE} has, or another --out"
+                f"{folder} was begun with another configuration: going on needs the same --config and key=value words, "
+                f"which {folder / CONFIG_FILE} has; or choose another --out"
             )
 
 

@@ -38,7 +38,7 @@ def run_stage(
     if config.trainer.compile:
         job.apply_model = torch.compile(job.apply_model)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it would print tips and lists of devices
-    checkpoint = folder / "checkpoints" / f"{name}.ckpt"
+    checkpoint = checkpoint_of(name, folder)
     trainer = _trainer(name, job, config, folder, checkpoint, precision, sheet)
     resume_from = checkpoint if checkpoint.exists() else None
     if resume_from:
@@ -52,6 +52,10 @@ def run_stage(
     if trainer.is_global_zero:
         save_weights(model, folder / f"{name}.safetensors")
     trainer.strategy.barrier()
+
+
+def checkpoint_of(name: str, folder: Path) -> Path:
+    return folder / "checkpoints" / f"{name}.ckpt"
 
 
 def _trainer(

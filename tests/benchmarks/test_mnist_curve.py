@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.mnist_curve import CONFIG, KERAS, POINTS, dominates, overrides_of, page, plot, shipped
-from training.config import load_config
+from benchmarks.mnist_curve import point as point_of
+from training.config import ConfigError, load_config
+from training.runs import write_json
 
 
 def point(name: str, size: float, mse: float) -> dict[str, Any]:
@@ -23,6 +28,16 @@ def test_every_point_is_a_valid_configuration() -> None:
     for name in POINTS:
         config = load_config(CONFIG, overrides_of(name))
         assert config.autoencoder.quantizer.codebook_size == POINTS[name][0]
+
+
+def test_a_point_that_another_configuration_has_trained_is_refused(tmp_path: Path) -> None:
+    """It was read as the result of today's overrides."""
+    folder = tmp_path / "k64"
+    folder.mkdir()
+    write_json(folder / "config.json", load_config(CONFIG, overrides_of("32")).model_dump(mode="json"))
+    write_json(folder / "metrics.json", {"quality": {}})
+    with pytest.raises(ConfigError, match="another configuration"):
+        point_of("64", tmp_path)
 
 
 def test_the_shipped_bundle_is_a_point() -> None:

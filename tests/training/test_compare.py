@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from tests.training.conftest import DIGITS, TINY, tiny_config
 from training.__main__ import main
-from training.classifier import Classifier
+from training.classifier import Classifier, describe, fit_classifier
 from training.compare import Yardstick, count_parameters, variants
 from training.config import ConfigError, RunConfig
 from training.data import DataSet, Split, load_data
@@ -147,6 +148,66 @@ def test_compare_needs_a_vqvae_to_start_from() -> None:
         variants(config, load_data(config.data))
 
 
+# the classifier
+
+
+CLASSIFIER = ("compare.classifier.steps=10", "compare.classifier.batch_size=16", "compare.classifier.validate_every=10")
+
+
+def test_a_classifier_is_loaded_only_for_the_settings_and_data_it_was_trained_with(tmp_path: Path) -> None:
+    config = tiny_config(*CLASSIFIER)
+    data = load_data(config.data)
+    first = fit_classifier(config, data, tmp_path)
+    assert torch.equal(fit_classifier(config, data, tmp_path).to_logits.weight, first.to_logits.weight)
+    for other in (tiny_config(*CLASSIFIER, "trainer.seed=2"), tiny_config(*CLASSIFIER, "compare.classifier.steps=11")):
+        with pytest.raises(ConfigError, match=r"classifier\.json has another"):
+            fit_classifier(other, data, tmp_path)
+    with pytest.raises(ConfigError, match="or data"):
+        fit_classifier(config, replace(data, digest="other pictures"), tmp_path)
+
+
+def test_a_classifier_of_unknown_origin_is_trained_again(tmp_path: Path) -> None:
+    """Its checkpoint goes too: training would go on from its last step, which is the end."""
+    config, other = tiny_config(*CLASSIFIER), tiny_config(*CLASSIFIER, "trainer.seed=2")
+    data = load_data(config.data)
+    unknown = fit_classifier(other, data, tmp_path / "unknown")
+    (tmp_path / "unknown" / "classifier.json").unlink()
+    again = fit_classifier(config, data, tmp_path / "unknown")
+    assert torch.equal(again.to_logits.weight, fit_classifier(config, data, tmp_path / "new").to_logits.weight)
+    assert not torch.equal(again.to_logits.weight, unknown.to_logits.weight)
+
+
+def test_pictures_need_not_be_square(tmp_path: Path) -> None:
+    """A shifted picture was cut to a square, which no layer behind it expects."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 12), np.uint8)
+    np.savez(tmp_path / "d.npz", x_train=pixels, y_train=np.arange(60) % 3)
+    config = tiny_config(*CLASSIFIER, f"data.source={tmp_path / 'd.npz'}")
+    data = load_data(config.data)
+    assert isinstance(data.test.images, Tensor)
+    features, seen = describe(fit_classifier(config, data, tmp_path), data.test.images / 255)
+    assert features.shape == (len(data.test), 128) and set(seen.tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.crop=28"], "leave data.crop out"),
+        (["autoencoder.downsampling=8"], "must be multiples of 8"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
+) -> None:
+    """Crops ended in a bare AssertionError; a size that the encoder cannot halve, after the classifier's training."""
+    command = ["compare", "--config", str(TINY), "--data", str(DIGITS), "--out", str(tmp_path / "out"), *overrides]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# the whole job
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished comparison with its page: OUT and OUT/docs."""
@@ -173,6 +234,25 @@ def test_compare_measures_every_system(compared: Path) -> None:
         assert (numbers["bits_per_picture"] is not None) == ("vq" in name)
         assert 0 <= numbers["precision"] <= 1 and 0 <= numbers["recall"] <= 1
         assert (compared / f"samples-{name}.png").stat().st_size > 0
+
+
+def test_runs_of_another_configuration_or_of_other_pictures_are_not_compared(
+    compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What lay in the folder was measured and called the result of the command given, whatever had trained it."""
+    for name in SYSTEMS:
+        (tmp_path / name).mkdir()
+        for file in ("config.json", "metrics.json"):
+            (tmp_path / name / file).write_bytes((compared / name / file).read_bytes())
+    command = ["compare", "--config", str(TINY), "--data", str(DIGITS), "--out", str(tmp_path), *FEW_STEPS]
+    assert main([*command, "trainer.seed=2"]) == 2
+    assert f"{tmp_path / 'ae'} was begun with another configuration" in capsys.readouterr().err
+    metrics = tmp_path / "vqvae-fsq" / "metrics.json"
+    digest = load_data(tiny_config().data).digest
+    metrics.write_text(metrics.read_text().replace(digest, "0" * 64))
+    assert main(command) == 2
+    assert "vqvae-fsq was trained on other pictures" in capsys.readouterr().err
+    assert not (tmp_path / "classifier.json").exists()
 
 
 def test_the_page_shows_the_numbers_and_keeps_what_others_wrote(compared: Path) -> None:

@@ -20,7 +20,10 @@ Batch = tuple[Tensor, Tensor]  # pictures (B, C, H, W) uint8 or codes (B, h, w) 
 
 
 class Stream:
-    """Every picture once an epoch, in an order drawn anew each epoch; `crop` and `flip` are drawn anew each step."""
+    """Every picture once an epoch, in an order drawn anew each epoch; `crop` and `flip` are drawn anew each step.
+
+    `crop` is the side of a square, or height and width, in pixels.
+    """
 
     def __init__(
         self,
@@ -28,7 +31,7 @@ class Stream:
         batch_size: int,
         seed: int,
         *,
-        crop: int | None = None,
+        crop: int | tuple[int, int] | None = None,
         flip: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -36,7 +39,7 @@ class Stream:
         if batch_size % world_size:
             raise DataError(f"batch_size {batch_size} is not a multiple of the {world_size} processes: change either")
         self._split, self._batch_size, self._seed = split, batch_size, seed
-        self._crop, self._flip = crop, flip
+        self._crop, self._flip = (crop, crop) if isinstance(crop, int) else crop, flip
         share = batch_size // world_size
         self._mine = slice(rank * share, (rank + 1) * share)
         self._order = lru_cache(maxsize=2)(self._draw_order)  # a batch can straddle two epochs
@@ -68,6 +71,7 @@ class Stream:
         """A crop whose corner is uniform over all places where it fits; `y` and `x` are uniform in [0, 1)."""
         if self._crop is None:
             return picture
-        top = int(y * (picture.shape[1] - self._crop + 1))
-        left = int(x * (picture.shape[2] - self._crop + 1))
-        return picture[:, top : top + self._crop, left : left + self._crop]
+        height, width = self._crop
+        top = int(y * (picture.shape[1] - height + 1))
+        left = int(x * (picture.shape[2] - width + 1))
+        return picture[:, top : top + height, left : left + width]
