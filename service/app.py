@@ -28,10 +28,11 @@ from service.bundle import BundleError
 from service.decoding import DECODE
 from service.encoding import ENCODE
 from service.endpoints import Endpoint, Handler, openapi
-from service.generation import GENERATE
+from service.generation import GENERATE, SEED_HEADER
 from service.generator import NAME as GENERATOR
 from service.generator import open_generator
 from service.http_protocol import REFUSAL
+from service.inference_protocol import HEADER_LENGTH
 from service.memory import give_freed_memory_back
 from service.metrics import Metrics
 from service.middleware import ALWAYS_OPEN, Admission, ApiKeys, Direct, Observe, Problems, http_problem
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 TITLE = "vqserve"
 DESCRIPTION = "A learned image codec and generator (VQ-VAE + PixelCNN prior) behind an HTTP call."
 ENDPOINTS: tuple[Endpoint, ...] = (ENCODE, DECODE, GENERATE, SCORE, *openinference.ENDPOINTS, *OPERATIONS)
+# What pages of VQSERVE_CORS_ORIGINS may read, besides what every browser shows.
+EXPOSED_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing", SEED_HEADER, HEADER_LENGTH)
 COMPANIONS: Mapping[str, OpenCompanion] = {GENERATOR: open_generator}
 
 
@@ -79,11 +82,10 @@ def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     layers = [
         Middleware(Observe, metrics, settings.request_deadline_ms / 1e3, settings.access_log, routes),
         *_tracing(settings.otlp_endpoint, routes),
+        *_cors(settings.cors_origins),
         Middleware(Problems, metrics, openinference.PREFIX),
+        Middleware(Admission, settings.max_concurrent_requests),
     ]
-    if origins := [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]:
-        layers.append(Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]))
-    layers.append(Middleware(Admission, settings.max_concurrent_requests))
     if keys := parse_api_keys(settings.api_keys.get_secret_value()):
         layers.append(Middleware(ApiKeys, keys, playground.PATHS))
     layers.append(Middleware(Direct, {(e.method, e.path): e.handler for e in ENDPOINTS if "{" not in e.path}))
@@ -93,6 +95,15 @@ def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
 def routes_of(endpoints: Sequence[Endpoint]) -> dict[Handler, str]:
     """handler -> path pattern, as metrics and spans name it; the first path of a handler wins."""
     return {endpoint.handler: endpoint.path for endpoint in reversed(endpoints)}
+
+
+def _cors(origins: str) -> list[Middleware]:
+    """Outside of `Problems`: a page must also be able to read why it was refused."""
+    allowed = [origin.strip() for origin in origins.split(",") if origin.strip()]
+    if not allowed:
+        return []
+    anything = ["*"]
+    return [Middleware(CORSMiddleware, allowed, anything, anything, expose_headers=EXPOSED_HEADERS)]
 
 
 def _tracing(endpoint: str, routes: Mapping[Handler, str]) -> list[Middleware]:

@@ -2,7 +2,7 @@
 
 From the outside in: `Observe` (identity, headers, metrics, timing, log), `Problems` (exceptions become answers),
 `Admission` (drain and concurrency), `ApiKeys`, `Direct` (the handlers of most routes; the router behind it has the
-others).
+others). Tracing and CORS, where they are asked for, stand between the first two.
 """
 
 from __future__ import annotations

@@ -171,3 +171,26 @@ def test_cors_is_off_by_default_and_by_origin_when_on(make_client: MakeClient) -
     client = make_client(cors_origins="https://example.org")
     assert client.get("/healthz", headers=origin).headers["access-control-allow-origin"] == "https://example.org"
     assert "access-control-allow-origin" not in client.get("/healthz", headers={"origin": "https://x.org"}).headers
+
+
+def test_a_page_of_an_allowed_origin_reads_errors_and_our_headers(make_client: MakeClient) -> None:
+    """Errors were made outside of CORS, so that a browser showed a page nothing but "network error"."""
+    client = make_client(cors_origins="https://example.org", api_keys="alice:first-key-1")
+    origin = {"origin": "https://example.org"}
+    headers = {**origin, "x-api-key": "first-key-1"}
+    answers = [
+        client.get("/models", headers=headers),
+        client.get("/models", headers=origin),
+        client.get("/nothing", headers=headers),
+        client.post("/encode", content=b"no picture", headers={**headers, **PNG}),
+    ]
+    client.app.state.service.draining = True  # type: ignore[attr-defined]
+    answers.append(client.get("/models", headers=headers))
+    assert [answer.status_code for answer in answers] == [200, 401, 404, 422, 503]
+    for answer in answers:
+        assert answer.headers["access-control-allow-origin"] == "https://example.org"
+        exposed = answer.headers["access-control-expose-headers"].lower().split(", ")
+        assert {"x-request-id", "retry-after", "x-vqserve-seed", "server-timing"} <= set(exposed)
+    preflight = {**headers, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
+    asked = client.options("/encode", headers=preflight)
+    assert (asked.status_code, asked.headers["access-control-allow-headers"]) == (200, "x-api-key")
