@@ -35,7 +35,7 @@ from service.errors import (
 from service.models import Model
 from service.negotiate import bare_type, choose, unsupported
 from service.requests import finish, read_body, read_query
-from service.schemas import DecodeAnswer, DecodeRequest
+from service.schemas import DecodeAnswer, DecodeRequest, excess_of
 from service.service import Service, service_of
 from service.uploads import INLINE_PIXELS, check_count, check_pixels
 
@@ -137,11 +137,17 @@ def _read_tile(service: Service, model: Model, body: bytes, tile: int) -> Wanted
 
 
 def request_of_json(body: bytes) -> DecodeRequest:
-    """Raises MalformedRequest when it is not JSON, InvalidCodes when it is not `{"codes": [[...], ...]}`."""
+    """The parsed body.
+
+    Raises:
+        TooManyItems: more than is parsed. MalformedRequest: not JSON. InvalidCodes: not `{"codes": [[...], ...]}`.
+    """
+    if excess := excess_of(body):
+        raise TooManyItems(f"The JSON has {excess}; send {npy.MEDIA_TYPE}, a container, or several requests.")
     try:
         return DecodeRequest.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise MalformedRequest(f"The body is not JSON: {first['msg']}.") from error
         where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part == "codes")

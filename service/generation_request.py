@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, Manifest
 from service.errors import InvalidParameter, MalformedRequest
 from service.sampling import SEED_LIMIT, Codes, Draw, fresh_seed, uniforms
+from service.schemas import MOST_FIELDS, ListOf, excess_of
 
 COLDEST, HOTTEST = 0.01, 100.0  # float32(1 / temperature) times any distance of logits stays finite and exact enough
-Rows = Annotated[list[list[int | None]], Field(min_length=1)]
+Rows = Annotated[ListOf[ListOf[int | None]], Field(min_length=1)]
 
 
 class _Body(BaseModel):
@@ -25,8 +26,8 @@ class _Body(BaseModel):
 class KnownCodes(_Body):
     """`codes` (h,w) where `mask` (h,w) is true; elsewhere they are ignored."""
 
-    codes: list[list[int]]
-    mask: list[list[bool]]
+    codes: ListOf[ListOf[int]]
+    mask: ListOf[ListOf[bool]]
 
 
 class GenerateRequest(_Body):
@@ -72,9 +73,9 @@ class Wanted:
 
 def read_wanted(body: bytes, manifest: Manifest, max_samples: int) -> Wanted:
     """Raises MalformedRequest when it is not JSON, InvalidParameter when the model cannot do it."""
-    asked = _parse(body)
     prior, codes = manifest.prior, manifest.codes
     assert prior is not None
+    asked = _parse(body, (codes.height, codes.width))
     if asked.n > max_samples:
         raise InvalidParameter(f"n: at most {max_samples} samples a request, not {asked.n}; send several requests.")
     if asked.label is not None and asked.label >= prior.label_count:
@@ -110,11 +111,14 @@ def _require_guidance(asked: GenerateRequest, manifest: Manifest) -> None:
         raise InvalidParameter("guidance: say with `label` where to.")
 
 
-def _parse(body: bytes) -> GenerateRequest:
+def _parse(body: bytes, grid: tuple[int, int]) -> GenerateRequest:
+    most = MOST_FIELDS + 2 * grid[0] * grid[1]  # `known` with a mask is the largest that makes sense
+    if excess := excess_of(body, lists=most, values=most):
+        raise InvalidParameter(f"The JSON has {excess}; no request for {grid[0]}x{grid[1]} codes needs them.")
     try:
         return GenerateRequest.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         raise MalformedRequest(f"The body is not JSON: {first['msg']}.")
     where = str(first["loc"][0]) if first["loc"] else "the body"

@@ -15,7 +15,8 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from service.errors import InvalidParameter, MalformedRequest
+from service.errors import InvalidParameter, MalformedRequest, TooManyItems
+from service.schemas import ListOf, excess_of
 
 HEADER_LENGTH = "inference-header-content-length"
 DTYPES: Mapping[str, type[np.generic]] = {
@@ -36,7 +37,7 @@ NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 class InferenceInput(BaseModel):
     name: str = Field(max_length=100)  # it is repeated in what a refusal says
-    shape: list[int] = Field(max_length=8)
+    shape: ListOf[int] = Field(max_length=8)
     datatype: str
     data: list[Any] | None = None
     parameters: dict[str, Any] = {}
@@ -68,12 +69,20 @@ class InferRequest:
 
 
 def read_infer(body: bytes, header_length: str | None) -> InferRequest:
-    """Raises MalformedRequest when the body is not such a request, InvalidParameter when a tensor does not fit."""
+    """The request and its tensors.
+
+    Raises:
+        MalformedRequest: not such a request. TooManyItems: more JSON than is parsed.
+        InvalidParameter: a tensor does not fit its description.
+    """
     json_bytes = len(body) if header_length is None else _length(header_length, len(body))
+    head = body[:json_bytes]
+    if excess := excess_of(head):
+        raise TooManyItems(f"The JSON has {excess}; send tensors flat, or as bytes: the binary tensor extension.")
     try:
-        request = InferenceBody.model_validate_json(body[:json_bytes])
+        request = InferenceBody.model_validate_json(head)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"
         raise MalformedRequest(f"Not an inference request: {where}: {first['msg']}.") from error
     rest = memoryview(body)[json_bytes:]
@@ -149,6 +158,8 @@ def _array_of_bytes(given: InferenceInput, data: memoryview) -> NDArray[Any]:
 def _array_of_list(given: InferenceInput) -> NDArray[Any]:
     dtype = _dtype(given)
     try:
+        if given.data is None or not _only_numbers(given.data):
+            raise ValueError("numbers are needed")
         found = np.array(given.data)
         if dtype.kind in "iu" and found.dtype.kind not in "iu":
             raise ValueError("whole numbers are needed")
@@ -158,6 +169,13 @@ def _array_of_list(given: InferenceInput) -> NDArray[Any]:
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidParameter(f"Input {given.name!r}: data is not {given.datatype}: {error}.") from error
     return _shaped(given, array)
+
+
+def _only_numbers(data: list[Any]) -> bool:
+    """Text is refused before numpy sees it, which would give every element the room of the longest."""
+    kinds = set(map(type, data))
+    inner = [one for one in data if isinstance(one, list)] if list in kinds else []
+    return kinds <= {bool, int, float, list} and all(map(_only_numbers, inner))
 
 
 def _holds(dtype: np.dtype[Any], array: NDArray[Any]) -> bool:

@@ -22,6 +22,7 @@ from service.images import FORMATS, LARGEST_WEBP_SIDE
 from service.metrics import Metrics
 from service.range_coder import TOTAL_LIMIT
 from service.sampling import SEED_LIMIT
+from service.schemas import MOST_FIELDS, MOST_LISTS, MOST_VALUES
 from service.settings import Settings
 from service.traffic import WINDOW_CODES
 from service.windows import WHOLE
@@ -48,11 +49,16 @@ def limits() -> str:
 
 
 def fixed() -> str:
-    """Limits that no setting moves, because a format or the arithmetic has them."""
+    """Limits that no setting moves: a format or the arithmetic has them, or nobody who is well needs more."""
     rows = [
         ("Picture formats", ", ".join(str(name) for name in FORMATS)),
         ("Side of a WebP answer", f"{LARGEST_WEBP_SIDE:,} pixels; a PNG may be longer"),
         ("Pictures in one container", f"{MOST_PICTURES:,}, all of one size"),
+        (
+            "JSON of one body",
+            f"{MOST_FIELDS} fields, {MOST_LISTS:,} lists, {MOST_VALUES:,} values; more goes as npy or bytes",
+        ),
+        ("JSON of one `/generate`", "as many fields, and two values for each code of a new picture"),
         ("`temperature`", f"{COLDEST:g} to {HOTTEST:g}"),
         ("`guidance`", f"1 to {LARGEST_GUIDANCE}, in steps of 1/{GUIDANCE_STEPS}, with a label"),
         ("`effort`", f"0 to {LARGEST_EFFORT:g}"),

@@ -1,15 +1,37 @@
-"""The JSON bodies of the API: requests that are validated here, and answers whose shape the OpenAPI file shows."""
+"""The JSON bodies of the API: requests that are validated here, and answers whose shape the OpenAPI file shows.
+
+What a body may cost is bounded twice: `excess_of` counts before it is parsed, and a list ends at its first bad element.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.bundle import CodesSpec, PictureSpec, Quality
 
+MOST_FIELDS = 256  # of one JSON body, in all its objects; each that is wrong costs an error of a kilobyte
+MOST_LISTS = 1 << 18  # and objects; each takes about 200 bytes, even an empty one
+MOST_VALUES = 1 << 22  # each takes about 50 bytes, even a 0
+
+T = TypeVar("T")
+ListOf = Annotated[list[T], Field(fail_fast=True)]  # an error for every element would take 500 times its bytes
 Code = Annotated[int, Field(ge=0, lt=1 << 31)]
-Grid = list[list[Code]]
+Grid = ListOf[ListOf[Code]]
+
+
+def excess_of(body: bytes, lists: int = MOST_LISTS, values: int = MOST_VALUES) -> str | None:
+    """Which bound a JSON body exceeds, as "more than 256 fields"; None: it may be parsed.
+
+    Counts the marks between values: exact but for those in strings, of which no body here needs many.
+    """
+    counted = (
+        ("fields", MOST_FIELDS, body.count(b":")),
+        ("lists", lists, body.count(b"[") + body.count(b"{")),
+        ("values", values, body.count(b",")),
+    )
+    return next((f"more than {most:,} {what}" for what, most, count in counted if count > most), None)
 
 
 class _Body(BaseModel):
@@ -23,11 +45,11 @@ class DecodeRequest(_Body):
     the picture is cropped to `height` and `width`.
     """
 
-    codes: Annotated[list[list[Code]] | list[list[list[Code]]], Field(min_length=1)]
+    codes: Annotated[Grid | ListOf[Grid], Field(min_length=1)]
     model: str | None = None
     version: str | None = None
     codebook_size: int | None = None
-    shape: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    shape: Annotated[ListOf[int], Field(min_length=2, max_length=2)] | None = None
     height: Annotated[int, Field(gt=0)] | None = None
     width: Annotated[int, Field(gt=0)] | None = None
 
