@@ -120,12 +120,46 @@ def test_npz_without_labels_or_test_split(tmp_path: Path) -> None:
         ({"pictures": np.zeros((4, 8, 8), np.uint8)}, "name the pictures x_train or images"),
         ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, np.int64)}, "4 pictures, labels are"),
         ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.full(4, -1)}, "labels must lie in"),
+        (
+            {"images": noise((9, 8, 8)), "labels": np.zeros(9, np.int64), "test_images": noise((4, 8, 8))},
+            "labels for one of",
+        ),
+        (
+            {"images": noise((9, 8, 8)), "test_images": noise((4, 8, 8)), "test_labels": np.zeros(4, np.int64)},
+            "labels for one of",
+        ),
+        ({"images": noise((9, 8, 8)), "test_images": noise((4, 8, 12))}, r"\(1, 8, 8\).*\(1, 8, 12\): make them alike"),
+        ({"images": noise((9, 8, 8)), "test_images": noise((4, 8, 8, 3))}, r"\(1, 8, 8\).*\(3, 8, 8\)"),
     ],
 )
 def test_an_unusable_npz_is_refused_with_its_reason(tmp_path: Path, arrays: dict[str, object], message: str) -> None:
     np.savez(tmp_path / "d.npz", allow_pickle=True, **arrays)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=message):
         load_data(DataConfig(source=str(tmp_path / "d.npz")))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (noise((9, 12, 12)), noise((4, 12, 7)), "data.crop is 8, some pictures are 12x7"),
+        (noise((9, 7, 12)), noise((4, 12, 12)), "data.crop is 8, some pictures are 7x12"),
+        (noise((9, 12, 12, 3)), noise((4, 12, 12)), r"are \(3,\).*test pictures \(1,\)"),
+    ],
+    ids=["small test pictures", "small training pictures", "other channels"],
+)
+def test_a_crop_must_fit_into_the_pictures_of_every_split(
+    tmp_path: Path, train: np.ndarray, test: np.ndarray, message: str
+) -> None:
+    """Only the training pictures were looked at; the others ended in an error of torch."""
+    np.savez(tmp_path / "d.npz", images=train, test_images=test)
+    with pytest.raises(DataError, match=message):
+        load_data(DataConfig(source=str(tmp_path / "d.npz"), crop=8))
+
+
+def test_splits_of_different_sizes_are_cropped_to_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", images=noise((9, 12, 12)), test_images=noise((4, 8, 17)))
+    data = load_data(DataConfig(source=str(tmp_path / "d.npz"), crop=8))
+    assert data.picture == (1, 8, 8) and len(data.test) == 4 * 2
 
 
 # CIFAR-10

@@ -51,8 +51,10 @@ def load_data(config: DataConfig) -> DataSet:
     if config.crop is None:
         train, validation, test = (require_one_size(split) for split in (train, validation, test))
     else:
-        _require_room_for(train, config.crop)
+        for split in (train, test):  # the validation pictures are some of the training pictures
+            _require_room_for(split, config.crop)
         validation, test = tiles(validation, config.crop), tiles(test, config.crop)
+    _require_one_shape(train, test, cropped=config.crop is not None)
     assert isinstance(test.images, Tensor)
     channels, height, width = (int(size) for size in test.images.shape[1:])
     digest = digest_of((train, validation, test))
@@ -91,4 +93,17 @@ def _read(config: DataConfig) -> Source:
 def _require_room_for(split: Split, crop: int) -> None:
     if isinstance(split.images, Tensor) and min(split.images.shape[2:]) < crop:
         height, width = split.images.shape[2:]
-        raise DataError(f"data.crop is {crop}, the pictures are {height}x{width}: choose a smaller crop")
+        raise DataError(f"data.crop is {crop}, some pictures are {height}x{width}: choose a smaller crop")
+
+
+def _require_one_shape(train: Split, test: Split, *, cropped: bool) -> None:
+    """Crops have one size, whatever they were cut from."""
+    if not (isinstance(train.images, Tensor) and isinstance(test.images, Tensor)):
+        return
+    axes = slice(1, 2 if cropped else 4)  # channels, height, width
+    expected, found = tuple(train.images.shape[axes]), tuple(test.images.shape[axes])
+    if found != expected:
+        raise DataError(
+            f"training pictures are {expected} (channels, height, width), test pictures {found}: make them alike; with "
+            "data.crop the sizes may differ"
+        )

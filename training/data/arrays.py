@@ -67,7 +67,7 @@ def read_idx_folder(folder: Path, label_names: tuple[str, ...] = ()) -> Source:
 
 def read_npz(path: Path) -> Source:
     """Keras's names (x_train, y_train, x_test, y_test) or images, labels, test_images, test_labels; all but the first
-    of each are optional."""
+    of each are optional, but labels belong to both splits or to none."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
@@ -116,6 +116,8 @@ def _source(path: Path, train: _Arrays, test: _Arrays | None, label_names: tuple
     train_split = _split(path, *train)
     test_split = _split(path, *test) if test is not None else None
     labelled = train[1] is not None
+    if test is not None and (test[1] is not None) != labelled:
+        raise DataError(f"{path} has labels for one of training and test pictures only: give them to both or to none")
     if labelled and not label_names:
         label_names = tuple(str(number) for number in range(int(train_split.labels.max()) + 1))
     for split in (train_split, *([test_split] if test_split else [])):
