@@ -1,8 +1,8 @@
 """The reference parts of the docs, written from the code: `python -m service.reference` rewrites them.
 
-In: the settings, the metrics, the endpoints, the problem types, and the manifests in models/. Out: docs/openapi.json,
-and Markdown tables in README.md and docs/ between the marks `<!-- generated: NAME -->` and `<!-- end -->`. A test
-compares what is there with what comes out here.
+In: the settings, the metrics, the alert rules, the endpoints, the problem types, and the manifests in models/. Out:
+docs/openapi.json, and Markdown tables in README.md and docs/ between the marks `<!-- generated: NAME -->` and
+`<!-- end -->`. A test compares what is there with what comes out here.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 MODELS = ROOT / "models"
 OPENAPI = DOCS / "openapi.json"
+ALERTS = ROOT / "docker" / "prometheus" / "alerts.yml"
+_ADVICE = ("summary", "action")  # annotations of an alert
+_UNITS = {"humanize": "N", "humanizePercentage": "N %", "humanizeDuration": "N s"}  # of the numbers in them
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -98,6 +101,25 @@ def buckets() -> str:
     return "\n".join(lines) + "\n"
 
 
+def alerts() -> str:
+    """The rules that Prometheus gets, with what an alert fills in as N and MODEL."""
+    import yaml  # in the development environment only, as whoever runs this file; the service reads no YAML
+
+    groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    rows = [
+        (f"`{rule['alert']}`", rule["labels"]["severity"], *(_shown(rule["annotations"][name]) for name in _ADVICE))
+        for group in groups
+        for rule in group["rules"]
+    ]
+    return table(("alert", "severity", "means", "do"), rows)
+
+
+def _shown(template: str) -> str:
+    """`{{ $value | humanizePercentage }} of the requests` -> `N % of the requests`."""
+    text = re.sub(r"{{ \$labels\.(\w+) }}", lambda match: match[1].upper(), template)
+    return re.sub(r"{{ \$value \| (\w+) }}", lambda match: _UNITS[match[1]], text)
+
+
 def routes() -> str:
     rows = [
         (f"`{one.method} {one.path}`", one.summary, ", ".join(f"`{name}`" for name in one.query) or "none")
@@ -153,6 +175,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "quality": quality,
     "metrics": metrics,
     "buckets": buckets,
+    "alerts": alerts,
     "routes": routes,
     "generate": generate,
     "problems": problems,

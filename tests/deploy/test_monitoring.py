@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,44 @@ def test_alerts_say_what_to_do() -> None:
         for rule in group["rules"]:
             assert {"summary", "action"} <= rule["annotations"].keys()
             assert rule["labels"]["severity"] in {"page", "ticket"}
+
+
+def promtool(*arguments: str | Path) -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    ran = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_promtool_accepts_the_rules() -> None:
+    promtool("check", "rules", PROMETHEUS / "alerts.yml")
+
+
+@pytest.mark.parametrize(
+    ("pictures_a_minute", "divergence", "fires"),
+    [(10, 0.65, True), (10, 0.2, False), (5, 0.65, False), (0, 0.65, False)],
+)
+def test_drift_is_told_where_there_are_pictures(
+    tmp_path: Path, pictures_a_minute: int, divergence: float, fires: bool
+) -> None:
+    """It used to be told of the first few pictures, for as long as nobody sent others. Those of another model and what
+    is decoded do not count."""
+    batches = {("photos", "encode"): pictures_a_minute, ("photos", "decode"): 100, ("mnist", "encode"): 100}
+    series = {
+        f'vqserve_batch_pictures_sum{{model="{model}", stage="{stage}"}}': f"0+{count}x120"
+        for (model, stage), count in batches.items()
+    }
+    series['vqserve_traffic_divergence{model="photos"}'] = f"{divergence}x120"
+    firing = 'count by (model) (ALERTS{alertname="VqserveTrafficDrift", alertstate="firing"})'
+    samples = [{"labels": '{model="photos"}', "value": 1}] if fires else []
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [{"expr": firing, "eval_time": "100m", "exp_samples": samples}],
+    }
+    (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [str(PROMETHEUS / "alerts.yml")], "tests": [test]}))
+    promtool("test", "rules", tmp_path / "tests.yml")
 
 
 def test_settings_that_alerts_name_exist() -> None:

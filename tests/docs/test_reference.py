@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from service.app import ENDPOINTS
 from service.bundle import Manifest
 from service.endpoints import Endpoint
 from service.errors import PROBLEMS, Problem, problem_type
 from service.metrics import Declared, Metrics
-from service.reference import DOCS, OPENAPI, ROOT, openapi, pages, rewritten
+from service.reference import ALERTS, DOCS, OPENAPI, ROOT, alerts, openapi, pages, rewritten
 from service.settings import Settings
 
 Schema = dict[str, Any]
@@ -54,6 +55,16 @@ def test_every_route_for_pictures_has_a_section(path: str) -> None:
 @pytest.mark.parametrize("metric", Metrics().declared, ids=lambda metric: metric.name)
 def test_every_metric_is_documented(metric: Declared) -> None:
     assert f"`{metric.name}`" in page("metrics.md")
+
+
+def test_every_alert_is_documented_with_what_to_do() -> None:
+    """In words: the fields that Prometheus fills in would be bars in the table."""
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]]
+    rows = alerts().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [f"| `{rule['alert']}`" for rule in rules]
+    assert {row.count("|") for row in rows} == {5}
+    assert not [row for row in rows if "{{" in row]
+    assert alerts() in page("metrics.md").split("\n## Alerts\n")[1].split("\n## ")[0]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.slug)
