@@ -1,15 +1,16 @@
 """Work-conserving batching. In: arrays from many callers. Out: a future for each, resolved by runs over whole batches.
 
 An idle batcher starts at once; whatever arrives while it is busy goes as one batch. Arrays of different shapes go in
-different batches, shapes taking turns. All state belongs to the event loop, so there are no locks: only `run` leaves
-it, for work that is estimated to take longer than `inline_ms`.
+different batches, shapes taking turns. Batches and queue are bounded in pictures and in elements: a picture may be a
+thousand times as large as another. Whoever leaves frees the place at once. All state belongs to the event loop, so
+there are no locks: only `run` leaves it, for work that is estimated to take longer than `inline_ms`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,12 +30,16 @@ _DRAIN_SMOOTHING = 0.2  # weight of the newest run in the measured drain rate
 
 @dataclass(frozen=True)
 class BatchLimits:
+    """In pictures; the elements are those of all their arrays together."""
+
     max_batch: int
     max_queued: int
     max_wait_ms: float = 0.0
+    max_batch_elements: float = math.inf
+    max_queued_elements: float = math.inf
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Item:
     """One caller's array, (n, ...): its n pictures stay together."""
 
@@ -64,33 +69,35 @@ class Batcher:
         self._observe = observe
         self._on_failure = on_failure
         self._on_queue = on_queue
-        self._waiting: OrderedDict[tuple[int, ...], deque[Item]] = OrderedDict()
+        self._waiting: OrderedDict[tuple[int, ...], OrderedDict[Item, None]] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._active = False
         self._closed: str | None = None
         self._running: Sequence[Item] = ()
         self.inline_elements = 0  # set by the owner after it has measured a run
         self.queued = 0
+        self._queued_elements = 0
         self.busy_since: float | None = None
-        self._pictures_per_s = 0.0
+        self._elements_per_s = 0.0
 
     def submit(self, array: Array) -> asyncio.Future[Array]:
         """Queue `array` (n, ...) and return the future of its result (n, ...). Set an exception on it to give up.
 
         Raises:
-            QueueFull: more than `max_queued` pictures would wait. `NotReady`: the batcher is closed.
+            QueueFull: others wait, and together they would be more than may. `NotReady`: the batcher is closed.
         """
         if self._closed is not None:
             raise NotReady(self._closed)
-        if self.queued and self.queued + len(array) > self._limits.max_queued:
+        if self.queued and not self._has_room(array):
             raise QueueFull(
-                f"{self.queued} pictures are waiting, at most {self._limits.max_queued} may.",
+                f"{self.queued} pictures are waiting, at most {self._limits.max_queued} may, or fewer large ones.",
                 {"Retry-After": str(self.retry_after_s())},
             )
         loop = asyncio.get_running_loop()
         item = Item(array, loop.create_future(), perf_counter(), noted_stages.get())
-        self._waiting.setdefault(array.shape[1:], deque()).append(item)
-        self._change_queue(len(array))
+        item.future.add_done_callback(lambda _: self._leave(item))
+        self._waiting.setdefault(array.shape[1:], OrderedDict())[item] = None
+        self._change_queue(len(array), array.size)
         if not self._active:
             self._active = True
             if self._limits.max_wait_ms:
@@ -99,9 +106,24 @@ class Batcher:
                 loop.call_soon(self._next)  # everything that this turn of the loop submits goes along
         return item.future
 
+    def _has_room(self, array: Array) -> bool:
+        return (
+            self.queued + len(array) <= self._limits.max_queued
+            and self._queued_elements + array.size <= self._limits.max_queued_elements
+        )
+
+    def _leave(self, item: Item) -> None:
+        """What is done while it waits has lost its caller. What has been taken for a run does not wait any more."""
+        shape = item.array.shape[1:]
+        if item in self._waiting.get(shape, ()):
+            del self._waiting[shape][item]
+            if not self._waiting[shape]:
+                del self._waiting[shape]
+            self._change_queue(-len(item.array), -item.array.size)
+
     def retry_after_s(self) -> int:
         """Seconds until the queue has drained at the measured rate, from 1 to 60."""
-        return max(1, min(60, math.ceil(self.queued / self._pictures_per_s))) if self._pictures_per_s else 1
+        return max(1, min(60, math.ceil(self._queued_elements / self._elements_per_s))) if self._elements_per_s else 1
 
     def close(self, reason: str) -> None:
         """Answer every waiting caller with `NotReady` and take no more."""
@@ -110,29 +132,34 @@ class Batcher:
             if not item.future.done():
                 item.future.set_exception(NotReady(reason))
         self._waiting.clear()
-        self._change_queue(-self.queued)
+        self._change_queue(-self.queued, -self._queued_elements)
         self._executor.shutdown(wait=False)
 
     def _take(self) -> list[Item]:
-        """The next batch: the shape whose turn it is, in order of arrival, up to `max_batch` pictures."""
+        """A batch: the shape whose turn it is, in order of arrival, up to the limits; what exceeds them, alone."""
         batch: list[Item] = []
-        taken = left = 0
         while self._waiting and not batch:
-            shape, items = next(iter(self._waiting.items()))
-            while items and (not batch or taken + len(items[0].array) <= self._limits.max_batch):
-                item = items.popleft()
+            shape, items = self._waiting.popitem(last=False)
+            taken = left = 0
+            while items and (not batch or self._fits(taken + len(next(iter(items)).array), shape)):
+                item, _ = items.popitem(last=False)
                 left += len(item.array)
-                if not item.future.done():  # done already: the caller has left, or its deadline has passed
+                if not item.future.done():  # done in this turn of the loop, before `_leave` could take it out
                     batch.append(item)
                     taken += len(item.array)
-            del self._waiting[shape]
             if items:
                 self._waiting[shape] = items  # to the end of the turn
-        self._change_queue(-left)
+            self._change_queue(-left, -left * math.prod(shape))
         return batch
 
-    def _change_queue(self, pictures: int) -> None:
+    def _fits(self, pictures: int, shape: tuple[int, ...]) -> bool:
+        """Whether so many pictures of this shape may go together."""
+        elements = pictures * math.prod(shape)
+        return pictures <= self._limits.max_batch and elements <= self._limits.max_batch_elements
+
+    def _change_queue(self, pictures: int, elements: int) -> None:
         self.queued += pictures
+        self._queued_elements += elements
         self._on_queue(pictures)
 
     def _next(self) -> None:
@@ -163,8 +190,8 @@ class Batcher:
     def _finish(self, batch: Sequence[Item], started: float, outcomes: list[Array | Exception]) -> None:
         seconds = perf_counter() - started
         self._running, self.busy_since = (), None
-        rate = sum(len(item.array) for item in batch) / max(seconds, 1e-6)
-        self._pictures_per_s += (_DRAIN_SMOOTHING if self._pictures_per_s else 1.0) * (rate - self._pictures_per_s)
+        rate = sum(item.array.size for item in batch) / max(seconds, 1e-6)
+        self._elements_per_s += (_DRAIN_SMOOTHING if self._elements_per_s else 1.0) * (rate - self._elements_per_s)
         self._observe(batch, started, seconds)
         for item, outcome in zip(batch, outcomes, strict=True):
             if item.future.done():

@@ -66,8 +66,10 @@ class Engine:
         self._buckets = buckets(self._max_batch) if maker.provider == CUDA else ()
         self._encoder = open_encoder(bundle, settings, maker)
         self._decoder = maker.open(bundle.graph_path("decoder"), settings.decoder_precision)
-        self._encode = self._batcher("encode", self.run_encode)
-        self._decode = self._batcher("decode", self.run_decode)
+        picture, codes = self._known_input()
+        pixels = settings.max_pixels_per_request
+        self._encode = self._batcher("encode", self.run_encode, picture.size, pixels * picture.shape[3])
+        self._decode = self._batcher("decode", self.run_decode, codes.size, pixels // self._scale**2)
         self._warm_up()
 
     def encode(self, pictures: Pixels) -> asyncio.Future[Array]:
@@ -113,9 +115,19 @@ class Engine:
             array = np.concatenate([array, np.zeros((bucket - count, *array.shape[1:]), array.dtype)])
         return session.run(None, {name: array})[0][:count]
 
-    def _batcher(self, stage: str, run: Run) -> Batcher:
-        limits = BatchLimits(self._max_batch, self._settings.max_queued_pictures, self._settings.max_wait_ms)
+    def _batcher(self, stage: str, run: Run, native: int, largest: int) -> Batcher:
+        """`native` are the elements of a picture of the model's size, `largest` those of the largest request.
 
+        A request with pictures of several shapes queues them one after the other, and all must fit, also with borders.
+        """
+        max_queued = self._settings.max_queued_pictures
+        limits = BatchLimits(
+            self._max_batch,
+            max_queued,
+            self._settings.max_wait_ms,
+            max_batch_elements=self._max_batch * native,
+            max_queued_elements=max(max_queued * native, largest + largest // 4),
+        )
         observe = partial(self._metrics.observe_run, stage)
         return Batcher(run, limits, observe, self._suspect, self._metrics.queued.inc)
 

@@ -76,7 +76,10 @@ class Settings(BaseSettings):
         1 << 25, gt=0, description="Most pixels of all the pictures of a request together, in or out; above it 413."
     )
     max_queued_pictures: int = Field(
-        1024, gt=0, description="Most pictures waiting for one engine; above it 429 with Retry-After."
+        1024,
+        gt=0,
+        description="Most pictures waiting for one engine, with no more pixels than as many of the model's size have, "
+        "or one request; above it 429 with Retry-After.",
     )
     max_queued_samples: int = Field(
         1024, gt=0, description="Most samples inside one generator; above it 429 with Retry-After."
@@ -87,7 +90,10 @@ class Settings(BaseSettings):
     request_deadline_ms: int = Field(30_000, gt=0, description="A request that is not answered by then gets 504.")
 
     max_batch: int = Field(
-        0, ge=0, description="Most pictures a run; 0: 64 on CUDA, 8 on a CPU. Larger requests run alone."
+        0,
+        ge=0,
+        description="Most pictures a run, with no more pixels than as many of the model's size have; 0: 64 on CUDA, "
+        "8 on a CPU. What is larger runs alone.",
     )
     max_generate_batch: int = Field(
         0, ge=0, description="Most samples that one call of the row graph advances; 0: 64 on CUDA, 32 on a CPU."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -113,6 +114,19 @@ def test_a_request_larger_than_max_batch_runs_alone() -> None:
     run(work)
 
 
+@pytest.mark.parametrize(("width", "batches"), [(2, [4, 1]), (3, [2, 2, 1]), (8, [1] * 5), (9, [1] * 5)])
+def test_a_batch_is_bounded_by_its_elements_too(width: int, batches: list[int]) -> None:
+    """Regression: eight pictures of 4096x4096 went as one run, which took longer than any deadline."""
+
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(max_batch=4, max_queued=100, max_batch_elements=8))
+        await asyncio.gather(*(batcher.submit(ones(1, width)) for _ in range(5)))
+        assert [shape[0] for shape in recorder.shapes] == batches
+
+    run(work)
+
+
 def test_different_shapes_go_in_different_batches_and_take_turns() -> None:
     async def work() -> None:
         recorder = Recorder()
@@ -163,6 +177,58 @@ def test_a_caller_that_has_left_costs_no_run() -> None:
     run(work)
 
 
+def test_callers_that_leave_free_their_places_at_once() -> None:
+    """Regression: they stayed in the queue, in memory and in the metric until the run before them had ended."""
+
+    async def work() -> None:
+        recorder, changes = Recorder(), [0]
+        batcher = Batcher(recorder, BatchLimits(64, 4, max_queued_elements=8), on_queue=changes.append)
+        first = await hold(batcher, recorder)
+        array = ones(2)
+        memory = weakref.ref(array)
+        waiting = [batcher.submit(array), batcher.submit(ones(1)), batcher.submit(ones(1, width=1))]
+        del array
+        with pytest.raises(QueueFull):
+            batcher.submit(ones(1))
+        for future in waiting:
+            future.cancel()
+        del future, waiting
+        await asyncio.sleep(0)
+        assert (batcher.queued, sum(changes), memory()) == (0, 0, None)
+        later = [batcher.submit(ones(1, value=value)) for value in range(4)]
+        later[1].cancel()
+        recorder.gate.set()
+        assert [int(one[0, 0]) for one in await asyncio.gather(first, later[0], *later[2:])] == [2, 0, 4, 6]
+        assert recorder.shapes == [(1, 2), (3, 2)]
+        assert (batcher.queued, sum(changes)) == (0, 0)
+
+    run(work)
+
+
+@pytest.mark.parametrize(("width", "refused"), [(3, False), (4, False), (5, True)])
+def test_queue_limit_of_elements_below_at_and_above(width: int, refused: bool) -> None:
+    """What comes while nothing waits is taken however large it is, or it would never be."""
+
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(64, 100, max_queued_elements=8))
+        futures = [await hold(batcher, recorder), batcher.submit(ones(2))]
+        if refused:
+            with pytest.raises(QueueFull, match="2 pictures are waiting"):
+                batcher.submit(ones(1, width))
+        else:
+            futures.append(batcher.submit(ones(1, width)))
+        recorder.gate.set()
+        await asyncio.gather(*futures)
+        futures = [await hold_again(batcher, recorder), batcher.submit(ones(1, 100))]
+        with pytest.raises(QueueFull):
+            batcher.submit(ones(1, 1))
+        recorder.gate.set()
+        await asyncio.gather(*futures)
+
+    run(work)
+
+
 @pytest.mark.parametrize(("waiting", "refused"), [(3, False), (4, False), (5, True)])
 def test_queue_limit_below_at_and_above(waiting: int, refused: bool) -> None:
     async def work() -> None:
@@ -191,6 +257,8 @@ def test_retry_after_follows_the_measured_rate() -> None:
         blocked = await hold_again(batcher, recorder)
         waiting = [batcher.submit(ones(1)) for _ in range(50)]
         assert batcher.retry_after_s() >= 10
+        waiting.append(batcher.submit(ones(1, width=100)))  # as much work as 50 pictures of two elements
+        assert batcher.retry_after_s() >= 20
         recorder.gate.set()
         await asyncio.gather(blocked, *waiting)
 

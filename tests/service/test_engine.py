@@ -18,6 +18,7 @@ from typing import Any, cast
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from service.bundle import BundleError, GraphName, GraphSpec, sha256_file, version_of
@@ -26,6 +27,7 @@ from service.sessions import DeviceError, cpu_limit, session_maker
 from service.settings import Settings
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 from tests.conftest import PICTURES, Tiny, running
+from tests.service.bad_inputs import saved
 from tests.service.serving import answers, serving, until
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -99,6 +101,45 @@ def test_a_full_queue_gives_429_with_retry_after(make_client: MakeClient) -> Non
     assert refused
     assert all(1 <= int(a.headers["retry-after"]) <= 60 for a in refused)
     assert all(a.status_code == 200 for a in answers if a not in refused)
+
+
+class Shapes:
+    """A session that remembers the shape of each run."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, outputs: Any, given: dict[str, Any]) -> Any:
+        self.shapes += [array.shape for array in given.values()]
+        return self.session.run(outputs, given)
+
+
+def test_pictures_of_four_times_the_models_size_go_one_by_one_where_four_of_it_go_together(
+    make_client: MakeClient,
+) -> None:
+    client = make_client(inline_ms=0, max_batch=4)
+    engine = engine_of(client, "tiny_colour")
+    engine._encoder, engine._decoder = encoder, decoder = Shapes(engine._encoder), Shapes(engine._decoder)
+
+    async def work() -> None:
+        native, large = ((1, side, side) for side in (16, 32))
+        pictures = [np.zeros((*shape, 3), np.uint8) for shape in (native, native, native, large, large)]
+        codes = await asyncio.gather(*map(engine.encode, pictures))
+        await asyncio.gather(*map(engine.decode, codes))
+
+    assert client.portal is not None
+    client.portal.call(work)
+    assert encoder.shapes == [(3, 16, 16, 3), (1, 32, 32, 3), (1, 32, 32, 3)]
+    assert decoder.shapes == [(3, 4, 4), (1, 8, 8), (1, 8, 8)]
+
+
+def test_pictures_of_several_sizes_in_one_request_may_all_wait(make_client: MakeClient) -> None:
+    """They queue one after the other, and are more than 4 pictures of 16x16 may be."""
+    client = make_client(max_queued_pictures=4)
+    files = [("img", saved(Image.new("RGB", (side, side)))) for side in (32, 64, 128, 256)]
+    answer = client.post("/encode?model=tiny_colour", files=files)
+    assert [item["width"] for item in answer.json()["items"]] == [32, 64, 128, 256]
 
 
 def test_concurrent_requests_above_the_limit_get_429(make_client: MakeClient) -> None:
