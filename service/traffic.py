@@ -2,7 +2,7 @@
 divergence from the histogram of the training set, which grows when the pictures are no longer like those of training.
 
 The counts forget: once a window is full they are halved. With several worker processes each keeps its counts in a file
-of a shared folder, and whoever is asked for metrics adds the files up.
+of a shared folder, and whoever is asked for metrics adds the files up. A reload of the same version goes on with them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class CodeTraffic:
             self._counts = np.zeros(codebook_size, np.int64)
         else:
             path = shared_folder / self._pattern.replace("*", str(os.getpid()))
-            self._counts = np.memmap(path, np.int64, mode="w+", shape=(codebook_size,))
-        self._total = 0
+            self._counts = _open_counts(path, codebook_size)
+        self._total = int(self._counts.sum())
 
     def add(self, codes: NDArray[np.int64]) -> None:
         self._counts += np.bincount(codes.ravel(), minlength=self._size)
@@ -43,11 +43,19 @@ class CodeTraffic:
         """Of all the processes together, (K,)."""
         if self._folder is None:
             return self._counts.copy()
-        files = self._folder.glob(self._pattern)
         total = np.zeros(self._size, np.int64)
-        for path in files:
-            total += np.fromfile(path, np.int64, self._size)
+        for path in self._folder.glob(self._pattern):
+            found = np.fromfile(path, np.int64, self._size)
+            if len(found) == self._size:  # else another worker is just making it
+                total += found
         return total
+
+
+def _open_counts(path: Path, codebook_size: int) -> NDArray[np.int64]:
+    """The file of this process, (K,). One that is there belongs to the model that is being replaced and still writes to
+    it: cutting it to length again would take the memory away from under it."""
+    there = path.is_file() and path.stat().st_size == codebook_size * np.dtype(np.int64).itemsize
+    return np.memmap(path, np.int64, mode="r+" if there else "w+", shape=(codebook_size,))
 
 
 def perplexity(counts: NDArray[np.int64]) -> float:

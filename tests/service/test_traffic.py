@@ -1,0 +1,30 @@
+"""The traffic's counts in the files that worker processes share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.traffic import CodeTraffic
+
+
+def test_counts_survive_a_reload_of_the_same_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file was made anew, so the old model wrote to memory that was gone: SIGBUS, or a page of short counts."""
+    old = CodeTraffic("m", "v", 4, tmp_path)
+    old.add(np.array([0, 1]))
+    reloaded = CodeTraffic("m", "v", 4, tmp_path)
+    old.add(np.array([3]))  # an answer that was on its way
+    reloaded.add(np.array([3]))
+    assert old.counts().tolist() == reloaded.counts().tolist() == [1, 1, 0, 2]
+    monkeypatch.setattr("service.traffic.WINDOW_CODES", 3)
+    CodeTraffic("m", "v", 4, tmp_path).add(np.array([2, 2]))  # with the four of before more than a window
+    assert old.counts().tolist() == [0, 0, 1, 1]
+
+
+def test_a_file_that_another_worker_is_making_counts_nothing_yet(tmp_path: Path) -> None:
+    ours = CodeTraffic("m", "v", 4, tmp_path)
+    ours.add(np.array([0]))
+    (tmp_path / "codes_m_v_1.bin").write_bytes(bytes(8))
+    assert ours.counts().tolist() == [1, 0, 0, 0]
