@@ -11,10 +11,12 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from service.bundle import MANIFEST_FILE, Bundle, BundleError, Manifest, load_bundle
 from service.codec_model import CodecModel
@@ -27,7 +29,9 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_RESTART_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+T = TypeVar("T")
+
+_RESTART_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # the last one again and again while the device is missing
 _FOLLOW_OTHER_WORKERS_S = 1.0
 
 
@@ -62,6 +66,14 @@ class Model:
             part.close(reason)
 
 
+@dataclass(frozen=True)
+class Reload:
+    """One that is under way, and what the folder's manifest was when it began."""
+
+    stamp: tuple[int, int] | None
+    task: asyncio.Task[Model]
+
+
 OnDeath = Callable[[], None]
 OpenCompanion = Callable[[Bundle, Settings, SessionMaker, Metrics, OnDeath], Companion | None]
 
@@ -77,7 +89,8 @@ class Models:
         self._open_companion = companions or {}
         self._by_name: dict[str, Model] = {}
         self._folders: dict[str, Path] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._reloads: dict[str, Reload] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
         bundles = [load_bundle(folder) for folder in settings.bundles]
         self._maker = session_maker(settings, bundles[0].graph_path("decoder"))
         for bundle in bundles:
@@ -106,20 +119,21 @@ class Models:
     async def reload(self, name: str) -> Model:
         """Load the folder of `name` again and swap it in when it is checked and warm.
 
+        There is one reload of a model at a time: whoever asks meanwhile waits for the same one, unless the manifest has
+        changed since it began. It goes on when nobody waits any more.
+
         Raises:
             UnknownModel: no such model. BundleError: the folder is not a good bundle. DeviceError: the device is not
             what the settings ask for. In each case the old one goes on serving.
         """
         self.get(name)
-        try:
-            model = await asyncio.to_thread(self._load, name)
-        except Exception:
-            self._metrics.reloads.labels(name, "failed").inc()
-            raise
-        self._put(model)
-        self._metrics.reloads.labels(name, "swapped").inc()
-        log.info("model %s is now version %s", name, model.manifest.version[:12])
-        return model
+        stamp = _stamp(self._folders[name])
+        while (running := self._reloads.get(name)) is not None and running.stamp != stamp:
+            await asyncio.wait([running.task])
+        if running is None:
+            running = self._reloads[name] = Reload(stamp, self._spawn(self._load_and_swap(name)))
+            running.task.add_done_callback(_heard)
+        return await asyncio.shield(running.task)
 
     def start(self) -> None:
         """Watch the folders, where that is asked for, and where other workers may have been told to reload."""
@@ -132,6 +146,20 @@ class Models:
             task.cancel()
         for model in self._by_name.values():
             model.close(reason)
+
+    async def _load_and_swap(self, name: str) -> Model:
+        try:
+            model = await asyncio.to_thread(self._load, name)
+        except Exception as error:
+            self._metrics.reloads.labels(name, "failed").inc()
+            log.error("reload of %s failed: %s", name, error)
+            raise
+        finally:
+            del self._reloads[name]
+        self._put(model)
+        self._metrics.reloads.labels(name, "swapped").inc()
+        log.info("model %s is now version %s", name, model.manifest.version[:12])
+        return model
 
     def _load(self, name: str) -> Model:
         bundle = load_bundle(self._folders[name])
@@ -170,18 +198,27 @@ class Models:
         if self._settings.on_engine_death == "exit":
             os.kill(os.getpid(), signal.SIGTERM)
         elif self._by_name[name].bundle is bundle:
-            self._spawn(self._restart(name))
+            self._spawn(self._restart(bundle))
 
-    async def _restart(self, name: str) -> None:
-        for pause_s in _RESTART_PAUSES_S:
+    async def _restart(self, bundle: Bundle) -> None:
+        """Reload until it works, or until somebody else has. Not ready meanwhile, and /readyz says why.
+
+        A device that is missing would be missing to a new process too, so there is no end to waiting for it. Any other
+        fault may lie in this process, as a CUDA context that a kernel has broken does: at last the process ends.
+        """
+        name, faults = bundle.manifest.name, 0
+        for pause_s in chain(_RESTART_PAUSES_S, repeat(_RESTART_PAUSES_S[-1])):
             await asyncio.sleep(pause_s)
+            if self._by_name[name].bundle is not bundle:
+                return
             try:
                 await self.reload(name)
-            except DeviceError as error:  # not ready before the right device is back, and /readyz says why
-                log.error("restart of %s failed: %s", name, error)
+            except DeviceError as error:
                 self._by_name[name].engine.close(f"The engine has failed and cannot be restarted: {error}.")
-            except Exception as error:  # noqa: BLE001 - whatever keeps the engine down, the next attempt may succeed
-                log.error("restart of %s failed: %s", name, error)
+            except Exception:  # noqa: BLE001 - whatever keeps the engine down, the next attempt may succeed
+                faults += 1
+                if faults == len(_RESTART_PAUSES_S):
+                    break
             else:
                 return
         log.critical("%s could not be restarted; the process ends", name)
@@ -196,15 +233,20 @@ class Models:
                 if stamp in (seen[name], None):
                     continue
                 seen[name] = stamp
-                try:
+                with suppress(Exception):  # a bad bundle must not end the watch; it is logged, the old one serves on
                     await self.reload(name)
-                except Exception as error:  # noqa: BLE001 - a bad bundle must not end the watch; the old one serves on
-                    log.error("%s has changed but cannot be served: %s", folder, error)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _heard(task: asyncio.Task[Model]) -> None:
+    """A failure is logged and counted in any case; asyncio need not complain where nobody has waited for it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from service import models as models_module
 from service.errors import problem_type
 from service.sessions import DeviceError
 from tests.conftest import PICTURES, Tiny
@@ -91,6 +92,31 @@ def test_a_restart_on_the_wrong_device_stays_not_ready_and_readyz_says_why(
         assert (reload.status_code, reload.json()["type"]) == (503, problem_type("not-ready"))
     until(lambda: client.get("/readyz").status_code == 200)  # the device is back: so is the engine, at the next attempt
     assert encode(client).status_code == 200
+
+
+@pytest.mark.parametrize(("fault", "ends"), [(DeviceError("there is no CUDA"), False), (RuntimeError("broken"), True)])
+def test_a_missing_device_is_waited_for_and_other_faults_end_the_process(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, fault: Exception, ends: bool
+) -> None:
+    """The process ended after 48 s in both cases, where the documentation said that /readyz stays at 503."""
+    client, opens, kills = make_client(), [], []
+    monkeypatch.setattr(models_module, "_RESTART_PAUSES_S", (0.0, 0.001, 0.001))
+    monkeypatch.setattr(models_module.os, "kill", lambda pid, number: kills.append(number))
+    models = client.app.state.service.models  # type: ignore[attr-defined]
+
+    def broken(*arguments: object) -> None:
+        opens.append(arguments)
+        raise fault
+
+    with monkeypatch.context() as missing:
+        missing.setattr(type(models._maker), "open", broken)
+        engine_of(client)._encoder = Dead()
+        assert encode(client).status_code == 500
+        until(lambda: bool(kills) if ends else len(opens) > 10)
+        assert (len(opens) == 3) == ends and kills == [signal.SIGTERM] * ends
+        assert client.get("/readyz").status_code == 503
+    if not ends:
+        until(lambda: client.get("/readyz").status_code == 200)
 
 
 _DIES_AT_THE_SECOND_PICTURE = """

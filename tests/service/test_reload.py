@@ -1,0 +1,100 @@
+"""Reloads that take their time: who waits for them, how many there are, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.service.serving import until
+from tests.tiny_bundle import write_tiny_bundle
+
+MakeClient = Callable[..., TestClient]
+
+
+@pytest.fixture
+def own_bundle(tmp_path: Path) -> Path:
+    write_tiny_bundle(tmp_path / "tiny", "tiny")
+    return tmp_path / "tiny"
+
+
+class Opening:
+    """Opens a bundle's sessions when its gate is open."""
+
+    def __init__(self, opens: Callable[[Any], Any]) -> None:
+        self.opens, self.gate, self.runs = opens, threading.Event(), 0
+
+    def __call__(self, bundle: Any) -> Any:
+        self.runs += 1
+        self.gate.wait(10)
+        return self.opens(bundle)
+
+
+def slow_reloads(client: TestClient) -> Opening:
+    """A reload has read its bundle and waits for the gate before it opens sessions."""
+    models = client.app.state.service.models  # type: ignore[attr-defined]
+    models._open = slow = Opening(models._open)
+    return slow
+
+
+def reload_in_thread(client: TestClient, answers: list[Any]) -> threading.Thread:
+    thread = threading.Thread(target=lambda: answers.append(client.post("/models/tiny/reload")))
+    thread.start()
+    return thread
+
+
+def reloads(client: TestClient) -> dict[str, float]:
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith("vqserve_reloads_total")]
+    return {line.split('outcome="')[1].split('"')[0]: float(line.split()[-1]) for line in lines if '"tiny"' in line}
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_reload_outlives_the_deadline_of_who_asked(make_client: MakeClient, own_bundle: Path, good: bool) -> None:
+    """It was thrown away with its request, neither swapped nor counted, so a slow bundle could never be loaded."""
+    client = make_client(bundles=(own_bundle,), request_deadline_ms=200)
+    old = client.get("/models/tiny").json()["version"]
+    write_tiny_bundle(own_bundle, "tiny", seed=1)
+    slow = slow_reloads(client)
+    assert client.post("/models/tiny/reload").status_code == 504
+    assert client.get("/models/tiny").json()["version"] == old
+    if not good:
+        (own_bundle / "decoder.onnx").write_bytes(b"damaged")
+    slow.gate.set()
+    until(lambda: sum(reloads(client).values()) == 1)
+    assert reloads(client) == {"swapped": float(good), "failed": float(not good)}
+    assert (client.get("/models/tiny").json()["version"] != old) == good
+
+
+def test_reloads_at_once_are_one(make_client: MakeClient, own_bundle: Path) -> None:
+    """Each opened all sessions of its own, all of them at the same time."""
+    client = make_client(bundles=(own_bundle,))
+    slow, answers = slow_reloads(client), []
+    threads = [reload_in_thread(client, answers) for _ in range(4)]
+    until(lambda: "vqserve_requests_in_flight 5.0" in client.get("/metrics").text)
+    slow.gate.set()
+    for thread in threads:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert (slow.runs, reloads(client)["swapped"]) == (1, 1)
+
+
+def test_a_bundle_that_comes_during_a_reload_is_loaded_too(make_client: MakeClient, own_bundle: Path) -> None:
+    """Who asks after it came must not be answered with the reload of the one before."""
+    client = make_client(bundles=(own_bundle,))
+    slow, answers = slow_reloads(client), []
+    first = reload_in_thread(client, answers)
+    until(lambda: slow.runs == 1)
+    write_tiny_bundle(own_bundle, "tiny", seed=1)
+    second = reload_in_thread(client, answers)
+    until(lambda: "vqserve_requests_in_flight 3.0" in client.get("/metrics").text)
+    slow.gate.set()
+    first.join()
+    second.join()
+    expected = json.loads((own_bundle / "manifest.json").read_text())["version"]
+    assert [answer.json()["version"] == expected for answer in answers] == [False, True]
+    assert client.get("/models/tiny").json()["version"] == expected
