@@ -4,6 +4,7 @@ In: two `Side`s, one of them trusted (the CPU). Out: one `Row` a comparison, `pa
 
     codes        at most 1 in 10,000 differ, and only between vectors that are nearly as near
     pixels       at most 1 of 255 levels apart
+    distances    of latents to all vectors: equal to what a near tie may differ by
     the prior    logits, sampled codes and containers: no difference at all
 
 The inputs are drawn from the bundle itself, so no data is needed.
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from service import codec
 from service.bundle import Bundle
-from service.codec_model import CodecModel
+from service.codec_model import CodecModel, LatentGraphs
 from service.container import Mode
 from service.container_errors import ContainerError
 from service.encoder import Runnable, open_encoder
@@ -83,7 +84,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Row:
-    """`largest` is the largest difference of a pixel in levels, of a code in `NEAR_TIE`'s measure; 0 elsewhere."""
+    """`largest` is the largest difference: of pixels in levels, of codes and distances in `NEAR_TIE`'s measure, else 0."""
 
     what: str
     compared: int
@@ -159,6 +160,8 @@ def draw_codes(sampler: RowSampler, draws: Sequence[Draw], starts_a_row: int) ->
 
 def compare(trusted: Side, device: Side, inputs: Inputs) -> list[Row]:
     rows = [_codes(trusted, device, inputs.pictures), _pixels(trusted, device, inputs.codes)]
+    if trusted.codec.latents is not None and device.codec.latents is not None:
+        rows.append(_distances(trusted.codec.latents, device.codec.latents, inputs.pictures))
     if trusted.sampler is None or device.sampler is None:
         return rows
     rows.append(_logits(trusted, device, inputs))
@@ -212,6 +215,17 @@ def _pixels(trusted: Side, device: Side, codes: Codes) -> Row:
     apart = np.abs(found.astype(np.int64) - expected)
     largest = int(apart.max())
     return Row("pixels", found.size, int((apart > 0).sum()), largest, largest <= LARGEST_PIXEL_DIFFERENCE)
+
+
+def _distances(trusted: LatentGraphs, device: LatentGraphs, pictures: Pictures) -> Row:
+    """What `?effort=` weighs against bits, from the picture on, in parts of the span of all K distances."""
+    compared, different, largest = 0, 0, 0.0
+    for part in in_buckets(pictures, 16):
+        found, expected = (side.distances(side.latents(part)) for side in (device, trusted))  # (B,h,w,K)
+        gaps = np.abs(found - expected) / np.ptp(expected, axis=-1, keepdims=True)
+        compared, different = compared + found.size, different + int((gaps > NEAR_TIE).sum())
+        largest = max(largest, float(gaps.max()))
+    return Row("distances", compared, different, largest, different == 0)
 
 
 def _logits(trusted: Side, device: Side, inputs: Inputs) -> Row:

@@ -34,6 +34,18 @@ class Controls:
         return cls(ones, np.full(batch, codebook_size, np.int64), ones)
 
 
+@dataclass(frozen=True)
+class Known:
+    """Codes that are given instead of drawn: codes int64 (B,h,w), kept where mask bool (B,h,w) is true."""
+
+    codes: Codes
+    mask: NDArray[np.bool_]
+
+    @classmethod
+    def nothing(cls, shape: tuple[int, ...]) -> Known:
+        return cls(np.zeros(shape, np.int64), np.zeros(shape, np.bool_))
+
+
 def _scaled(total: int, fraction: np.float32) -> int:
     return total * int(fraction * np.float32(1 << UNIFORM_BITS)) >> UNIFORM_BITS
 
@@ -76,9 +88,11 @@ def sample(
     table: NDArray[np.int32],
     controls: Controls,
     no_label: int = 0,
+    known: Known | None = None,
 ) -> Codes:
     """uniforms (B,h,w) -> codes (B,h,w). `no_label` is what guidance leads away from."""
     codes = np.zeros(uniforms.shape, np.int64)
+    known = known or Known.nothing(uniforms.shape)
     batch, height, width = uniforms.shape
     for i, j in np.ndindex(height, width):
         logits = logits_of(codes, labels)[:, i, j]
@@ -86,5 +100,6 @@ def sample(
             logits = guided(logits, logits_of(codes, np.full_like(labels, no_label))[:, i, j], controls.guidance)
         for b in range(batch):
             filters = controls.inverse_temperature[b], int(controls.top_k[b]), controls.top_p[b]
-            codes[b, i, j] = draw(logits[b], uniforms[b, i, j], table, *filters)
+            drawn = draw(logits[b], uniforms[b, i, j], table, *filters)
+            codes[b, i, j] = known.codes[b, i, j] if known.mask[b, i, j] else drawn
     return codes

@@ -3,15 +3,18 @@
 In: a run, the ONNX models in memory, pictures uint8 (N,H,W,C) with labels. Out: `Parity`, or `VerificationError` with
 the first difference that is not allowed:
 
-    codes   at most 1 in 10,000 may differ, and only where two vectors are nearly as near (float rounding)
-    pixels  at most 1 of 255 levels apart
-    prior   logits bit-equal, pixel by pixel as over the whole grid; sampled codes equal to the teacher-forced sampler's
+    codes      at most 1 in 10,000 may differ, and only where two vectors are nearly as near (float rounding)
+    pixels     at most 1 of 255 levels apart
+    distances  equal to float rounding, on a few pictures
+    prior      logits bit-equal, pixel by pixel as over the whole grid; sampled codes equal to the teacher-forced
+               sampler's, with known codes too
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,17 +22,20 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from export.reference_sampler import Codes, Controls, sample
+from export.reference_sampler import Codes, Controls, Known, sample
 from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, GraphName, Parity
 from training.autoencoders import VQVAE
 from training.prior import PixelCNN
+from training.quantizers import FiniteScalarQuantizer
 
 Pictures = NDArray[np.uint8]
 BATCH = 250
 LARGEST_PIXEL_DIFFERENCE = 1  # of 255: the two sides may round a half differently
 LARGEST_CODE_SHARE = 1e-4
 NEAR_TIE = 1e-3  # of the squared distance: float32 convolutions in another order differ by less
+DISTANCE_ERROR = 1e-5  # of the largest: |z|^2 + |e|^2 - 2 z.e cancels, the error is that of float32 at the largest term
 SAMPLES = 16
+KNOWN_SHARE = 0.25  # of the codes, where some are known
 
 
 class VerificationError(RuntimeError):
@@ -87,6 +93,8 @@ def verify(
         codes_different=_compare_codes(vqvae, run, pictures, codes),
         largest_pixel_difference=_compare_pixels(vqvae, run, codes),
     )
+    if "distances" in models:
+        _compare_distances(vqvae, run, pictures[:SAMPLES])
     if prior is None:
         return parity
     prior.eval()
@@ -115,11 +123,30 @@ def _require_near_ties(
     where = found != expected
     if not where.any():
         return
-    rows, codebook = torch.from_numpy(latents[where]).double(), vqvae.quantizer.codebook.detach().double()
-    sides = [(rows - codebook[torch.from_numpy(c[where])]).square().sum(1) for c in (found, expected)]
-    gap = float(((sides[0] - sides[1]).abs() / (sides[0] + sides[1])).max())
-    if getattr(vqvae.quantizer, "rate_weight", 0) == 0 and gap > NEAR_TIE:
+    rows, sides = torch.from_numpy(latents[where]), (torch.from_numpy(codes[where]) for codes in (found, expected))
+    one, other = (_costs(vqvae, rows, codes) for codes in sides)
+    gap = float(((one - other).abs() / (one + other)).max())
+    if gap > NEAR_TIE:
         raise VerificationError(f"a code differs although its vector is {gap:.1%} nearer: this is no rounding")
+
+
+def _costs(vqvae: VQVAE, latents: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """What the quantizer makes smallest, in float64: latents (N,D), codes (N,) -> (N,)."""
+    quantizer = vqvae.quantizer
+    offsets = None if isinstance(quantizer, FiniteScalarQuantizer) else quantizer.offsets()
+    squares = (latents.double() - quantizer.codebook[codes].double()).square().sum(1)
+    return squares if offsets is None else squares + offsets[codes].double()
+
+
+def _compare_distances(vqvae: VQVAE, run: Sessions, pictures: Pictures) -> None:
+    """What `?effort=` weighs against bits, beside its definition in float64."""
+    latents = run.run("encoder", images=pictures)[0]
+    found = torch.from_numpy(run.run("distances", latents=latents)[0])  # (B,h,w,K)
+    rows = torch.from_numpy(latents).double().flatten(0, 2)
+    expected = torch.cdist(rows, vqvae.quantizer.codebook.double()).square().reshape(found.shape)
+    error = float((found - expected).abs().max() / expected.max())
+    if error > DISTANCE_ERROR:
+        raise VerificationError(f"distances differ by {error:.1e} of the largest between ONNX and PyTorch")
 
 
 def _compare_pixels(vqvae: VQVAE, run: Sessions, codes: Codes) -> int:
@@ -172,19 +199,25 @@ def pixel_by_pixel_logits(run: Sessions, codes: Codes, labels: Codes) -> Iterato
 
 
 def sample_rows(
-    run: Sessions, graph: GraphName, uniforms: NDArray[np.float32], labels: Codes, controls: Controls
+    run: Sessions,
+    graph: GraphName,
+    uniforms: NDArray[np.float32],
+    labels: Codes,
+    controls: Controls,
+    known: Known | None = None,
 ) -> Codes:
     """The exported sampler: one call a row. uniforms (B,h,w) -> codes (B,h,w)."""
-    batch, height, width = uniforms.shape
+    known = known or Known.nothing(uniforms.shape)
     names = {value.name for value in run.sessions[graph].get_inputs()}
     settings = {name: value for name, value in vars(controls).items() if name in names}
     shape = next(value.shape for value in run.sessions[graph].get_inputs() if value.name == "caches")
-    caches: NDArray[np.generic] = np.zeros((batch, *shape[1:]), np.float32)
-    known = {"known_codes": np.zeros((batch, width), np.int64), "known_mask": np.zeros((batch, width), np.bool_)}
+    caches: NDArray[np.generic] = np.zeros((len(uniforms), *shape[1:]), np.float32)
+    grids: dict[str, NDArray[Any]]
+    grids = {"uniforms": uniforms, "known_codes": known.codes, "known_mask": known.mask}
     rows = []
-    for i in range(height):
-        row = np.ascontiguousarray(uniforms[:, i])
-        codes, caches = run.run(graph, uniforms=row, labels=labels, caches=caches, **known, **settings)
+    for i in range(uniforms.shape[1]):
+        row = {name: np.ascontiguousarray(grid[:, i]) for name, grid in grids.items()}
+        codes, caches = run.run(graph, labels=labels, caches=caches, **row, **settings)
         rows.append(codes)
     return np.stack(rows, axis=1).astype(np.int64)
 
@@ -205,16 +238,22 @@ def _compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, 
     def logits_of(codes: Codes, labels: Codes) -> NDArray[np.int32]:
         return run.run("prior", codes=codes, labels=labels)[0].astype(np.int32)
 
+    nothing, some = Known.nothing(uniforms.shape), _some_known(uniforms.shape, prior.codebook_size)
     compared = 0
-    cases: list[tuple[GraphName, Controls]]
-    cases = [("prior_row", free), ("prior_row_unfiltered", free), ("prior_row", filtered)]
+    cases: list[tuple[GraphName, Controls, Known]]
+    cases = [("prior_row", free, nothing), ("prior_row_unfiltered", free, some), ("prior_row", filtered, some)]
     if prior.label_count:
         grid_of_guidance = rng.integers(GUIDANCE_STEPS, GUIDANCE_STEPS * LARGEST_GUIDANCE + 1, SAMPLES)
         guided = replace(filtered, guidance=(grid_of_guidance / GUIDANCE_STEPS).astype(np.float32))
-        cases.append(("prior_row_guided", guided))
-    for graph, controls in cases:
-        expected = sample(logits_of, uniforms, labels, table, controls, no_label=prior.label_count)
-        if not np.array_equal(sample_rows(run, graph, uniforms, labels, controls), expected):
+        cases.append(("prior_row_guided", guided, some))
+    for graph, controls, known in cases:
+        expected = sample(logits_of, uniforms, labels, table, controls, no_label=prior.label_count, known=known)
+        if not np.array_equal(sample_rows(run, graph, uniforms, labels, controls, known), expected):
             raise VerificationError(f"{graph} draws other codes than the teacher-forced sampler from the same uniforms")
         compared += expected.size
     return compared
+
+
+def _some_known(shape: tuple[int, ...], codebook_size: int) -> Known:
+    rng = np.random.default_rng(2)
+    return Known(rng.integers(0, codebook_size, shape), rng.random(shape) < KNOWN_SHARE)

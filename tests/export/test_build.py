@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,11 +12,11 @@ import pytest
 import torch
 
 from export.__main__ import main
-from export.autoencoder_graphs import autoencoder_graphs, shapes_of
+from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.build import ExportError, build_bundle
 from export.cuda_coverage import uncovered
-from export.verify import Sessions, VerificationError, to_torch, verify
-from service.bundle import BundleError, load_bundle
+from export.verify import Sessions, VerificationError, _require_near_ties, sample_rows, to_torch, verify
+from service.bundle import BundleError, GraphName, load_bundle
 from training.autoencoders import VQVAE
 from training.networks import Decoder, Encoder
 from training.quantizers import EMAQuantizer, FiniteScalarQuantizer
@@ -71,6 +72,51 @@ def test_a_failed_verification_leaves_no_bundle(
     assert main([str(finished_run), str(tmp_path / "bundle")]) == 1
     assert "decoded pixels differ" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sampler_that_forgets_known_codes_is_found(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No code was known in any case that the export compared."""
+
+    def forgetful(run: Sessions, graph: GraphName, uniforms: Any, labels: Any, controls: Any, known: Any) -> Any:
+        return sample_rows(run, graph, uniforms, labels, controls)
+
+    monkeypatch.setattr("export.verify.sample_rows", forgetful)
+    with pytest.raises(VerificationError, match="draws other codes"):
+        build_bundle(finished_run, tmp_path / "bundle")
+
+
+def test_distances_of_another_codebook_are_found() -> None:
+    """Nothing compared this graph before it was written."""
+    vqvae = model_for(1, 4, fsq=False)
+    shapes = shapes_of((1, 28, 28), 4, 3, any_size=False)
+    models = autoencoder_graphs(vqvae, shapes) | {"distances": distances_graph(vqvae)}
+    pictures, table = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8), np.ones(2, np.int32)
+    verify(vqvae, None, models, table, pictures, np.zeros(3, np.int64))
+    vqvae.quantizer.codebook.mul_(1.001)
+    models["distances"] = distances_graph(vqvae)
+    vqvae.quantizer.codebook.div_(1.001)
+    with pytest.raises(VerificationError, match="distances differ by"):
+        verify(vqvae, None, models, table, pictures, np.zeros(3, np.int64))
+
+
+def test_a_near_tie_is_one_of_distance_and_bits_together() -> None:
+    """With a rate term any other code passed, however far its vector was."""
+    vqvae = model_for(1, 4, fsq=False)
+    quantizer = vqvae.quantizer
+    assert isinstance(quantizer, EMAQuantizer)
+    offsets = quantizer.offsets()
+    assert offsets is not None
+    cheap, dear = int(offsets.argmin()), int(offsets.argmax())
+    # on the line between two vectors, where the dearer one is nearer by as much as it costs more
+    line = quantizer.codebook[dear] - quantizer.codebook[cheap]
+    share = 0.5 * (1 + (offsets[dear] - offsets[cheap]) / line.square().sum())
+    latents = (quantizer.codebook[cheap] + share * line).numpy()[None]
+    _require_near_ties(vqvae, latents, np.array([cheap]), np.array([dear]))
+    halfway = (quantizer.codebook[cheap] + 0.5 * line).numpy()[None]
+    with pytest.raises(VerificationError, match="this is no rounding"):
+        _require_near_ties(vqvae, halfway, np.array([dear]), np.array([cheap]))
 
 
 def test_a_failed_export_keeps_the_older_bundle(

@@ -65,6 +65,7 @@ def test_a_device_that_computes_the_same_passes(bundle: Bundle, trusted: Side, i
     assert rows == [
         Row("codes", codes, 0, 0.0, True),
         Row("pixels", PICTURES * 28 * 28, 0, 0, True),
+        Row("distances", logits, 0, 0.0, True),
         Row("logits of the prior", logits, 0, 0.0, True),
         Row("sampled codes, unfiltered, all at once", codes, 0, 0.0, True),
         Row("sampled codes, unfiltered, joining two a row", codes, 0, 0.0, True),
@@ -80,6 +81,8 @@ def test_a_device_that_computes_the_same_passes(bundle: Bundle, trusted: Side, i
     [
         ("encoder_quantizer", {"codes"}),
         ("decoder", {"pixels"}),
+        ("encoder", {"distances"}),
+        ("distances", {"distances"}),
         ("prior", {"logits of the prior", "containers, bytes", "containers, read by the other side"}),
         (
             "prior_row_unfiltered",
