@@ -84,7 +84,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Row:
-    """`largest` is the largest difference: of pixels in levels, of codes and distances in `NEAR_TIE`'s measure, else 0."""
+    """`largest` is the largest difference: of pixels in levels, of codes and distances as `NEAR_TIE`; 0 elsewhere."""
 
     what: str
     compared: int
