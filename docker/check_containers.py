@@ -22,7 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine import DOCKER, TAIL, CheckError, Compose, Container, ask, connect, docker, image_bytes, run, wait_for
+from engine import (
+    DOCKER,
+    ROOT,
+    TAIL,
+    CheckError,
+    Compose,
+    Container,
+    ask,
+    connect,
+    docker,
+    image_bytes,
+    run,
+    wait_for,
+)
 from PIL import Image
 
 BASE = "python:3.11-slim-bookworm"
@@ -196,11 +209,14 @@ def trains_and_reloads(compose: Compose) -> Facts:
         labels = np.arange(64, dtype=np.int64) % 10
         data = Path(folder) / "tiny.npz"
         np.savez(data, x_train=pictures, y_train=labels, x_test=pictures, y_test=labels)
-        data.chmod(0o644)
+        config = Path(folder) / "mnist.yaml"  # its name is that of the bundle
+        config.write_bytes((ROOT / "training" / "configs" / "tiny.yaml").read_bytes())
+        for path in (data, config):
+            path.chmod(0o644)
         before = version_of(service)
         begun = time.monotonic()
         words = "--data data/tiny.npz name=mnist"
-        variables = {"DATA": folder, "CONFIG": "training/configs/tiny.yaml", "FIT_ARGS": words}
+        variables = {"DATA": folder, "CONFIG": "data/mnist.yaml", "FIT_ARGS": words}
         compose("--profile", "train", "run", "--rm", "trainer", **variables)
     seconds = round(time.monotonic() - begun, 1)
     reload = wait_for("the service serves the new version", lambda: version_of(service) != before, 30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,33 @@ def test_compose_waits_longer_than_the_service_drains(name: str) -> None:
     assert float(SERVICES[name]["stop_grace_period"].removesuffix("s")) > needed
 
 
-def test_the_training_job_writes_where_the_services_look() -> None:
+def commands_of_the_training_job(folder: Path, config: str) -> list[str]:
+    """What its shell runs, one command a line, with `config` in place of the default."""
+    python = folder / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    shell, option, script = SERVICES["trainer"]["command"]
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "CONFIG": config, "FIT_ARGS": "--data data/mine trainer.seed=2"}
+    command = [shell, option, script.replace("$$", "$")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_the_training_job_writes_where_the_services_look(tmp_path: Path) -> None:
     bundles = {mount.split(":")[0]: mount.split(":")[1] for mount in SERVICES["trainer"]["volumes"]}["bundles"]
     (default,) = Settings.model_fields["bundles"].default
-    assert f" {Path(bundles).name}/{default.name}" in SERVICES["trainer"]["command"][-1]
+    config = SERVICES["trainer"]["environment"]["CONFIG"].removeprefix("${CONFIG:-").removesuffix("}")
+    assert commands_of_the_training_job(tmp_path, config) == [
+        f"-m training fit --config {config} --out runs/mnist --resume --data data/mine trainer.seed=2",
+        f"-m export runs/mnist {Path(bundles).name}/{default.name}",
+    ]
     assert SERVICES["service"]["volumes"] == [f"bundles:/app/{default.parent}:ro"]
+
+
+def test_run_and_bundle_of_the_training_job_are_called_as_its_configuration(tmp_path: Path) -> None:
+    """Every CONFIG was trained in runs/job and replaced bundles/mnist, which the service then served as its digits."""
+    fit, export = commands_of_the_training_job(tmp_path, "training/configs/photos-f8.yaml")
+    assert "--out runs/photos-f8 " in fit and export == "-m export runs/photos-f8 bundles/photos-f8"
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
