@@ -70,7 +70,7 @@ class StopAtNaN(Callback):
         good = f"the last good checkpoint is {self._checkpoint}" if self._checkpoint.exists() else "no checkpoint yet"
         raise TrainingDiverged(
             f"the loss or a weight is not finite at step {trainer.global_step}; {good}. Lower the stage's learning_rate"
-            " and start in a new folder, or use --resume to try again from the checkpoint"
+            " and start in a new folder"
         )
 
 

@@ -177,8 +177,10 @@ def test_a_nan_stops_the_run_and_names_the_last_good_checkpoint(
         return images.float() * (math.nan if step == bad_step else 1), labels
 
     monkeypatch.setattr(Stream, "batch", poisoned)
-    with pytest.raises(TrainingDiverged, match="no checkpoint yet" if bad_step < 25 else r"checkpoint is .*\.ckpt"):
+    good = "no checkpoint yet" if bad_step < 25 else r"checkpoint is .*\.ckpt"
+    with pytest.raises(TrainingDiverged, match=good) as stop:
         fit(tiny_config("prior=null"), tmp_path)
+    assert "--resume" not in str(stop.value)  # a resumed run is the uninterrupted one, to its NaN
     assert not (tmp_path / AUTOENCODER_FILE).exists()
     if bad_step > 25:
         state = torch.load(tmp_path / "checkpoints" / "autoencoder.ckpt", weights_only=True)["state_dict"]
