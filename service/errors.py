@@ -99,6 +99,10 @@ class QueueFull(Problem):
     status, slug, title = 429, "queue-full", "Too much is waiting already"
 
 
+class HeadTooLarge(Problem):
+    status, slug, title = 431, "head-too-large", "The URL and headers are too large"
+
+
 class ClientClosed(Problem):
     """The caller has left: nobody reads this answer. 499 is what proxies log for it."""
 

@@ -2,7 +2,8 @@
 
 In: what the app sends, in two messages at least. Out: one system call for an answer that is sent at once, instead of
 two, of which the first wakes the client for a head without a body. Streams go out at the next turn of the event loop.
-When too many requests are inside, the protocol refuses the next one itself (`service.refusal`).
+When too many requests are inside, the protocol refuses the next one itself (`service.refusal`), and always a request
+whose URL and headers are too large, which uvicorn would collect without end.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.refusal import EarlyRefusal
+from service.refusal import LARGEST_HEAD, EarlyRefusal, head_too_large
 
+_LINE_BYTES = 4  # of a header beside its name and value: ": " and the end of the line
+_LINGER_S = 1.0  # a connection that is closed with unread bytes is reset, and the client may never read its answer
 REFUSAL = "refusal"  # where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one
 
 
@@ -40,15 +43,26 @@ class JoiningTransport:
             waiting, self._waiting = self._waiting, []
             self._transport.writelines(waiting)
 
+    def write_eof(self) -> None:
+        self.flush()
+        self._transport.write_eof()
+
     def close(self) -> None:
         self.flush()
         self._transport.close()
+
+
+class _HeadTooLargeError(Exception):
+    """Stops the parser."""
 
 
 class OnePacket(HttpToolsProtocol):
     """`transport` is a `JoiningTransport`; a complete answer does not wait for the next turn."""
 
     _refusing = False  # the message that is being read
+    _head_bytes = 0  # of that message: its URL, headers and trailers, as far as they are kept
+    _unfinished_bytes = 0  # that came since a head or a piece of a body was complete; the parser keeps a header whole
+    _deaf = False  # whatever still comes is dropped
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
@@ -57,7 +71,56 @@ class OnePacket(HttpToolsProtocol):
         self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
 
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._unfinished_bytes += len(data)
+        super().data_received(data)
+        if self._unfinished_bytes > LARGEST_HEAD:
+            self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = self._unfinished_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + _LINE_BYTES)
+        super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > LARGEST_HEAD:
+            raise _HeadTooLargeError
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls when the parser has stopped."""
+        if self._head_bytes > LARGEST_HEAD:
+            self._refuse_head()
+        else:
+            super().send_400_response(msg)
+
+    def _refuse_head(self) -> None:
+        """Nothing is read any more. An earlier answer that is not complete ends with the connection."""
+        if self.transport.is_closing() or self._deaf:
+            return
+        self._deaf = True
+        if self._is_idle():
+            self.transport.write(head_too_large())
+            self.transport.write_eof()
+            self.loop.call_later(_LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
+
+    def _is_idle(self) -> bool:
+        """Else a request is pipelined, and answers keep their order."""
+        return self.cycle is None or self.cycle.response_complete
+
     def on_headers_complete(self) -> None:
+        self._unfinished_bytes = 0
         self._refusing = self._to_be_refused()
         if not self._refusing:
             super().on_headers_complete()
@@ -66,14 +129,15 @@ class OnePacket(HttpToolsProtocol):
         refusal: EarlyRefusal | None = self.app_state.get(REFUSAL)
         if refusal is None or not refusal.takes(len(self.tasks), self.url, self.headers):
             return False
-        idle = self.cycle is None or self.cycle.response_complete  # else it is pipelined, and answers keep their order
-        return idle and self.parser.get_method() != b"HEAD"  # whose answer has no body
+        return self._is_idle() and self.parser.get_method() != b"HEAD"  # whose answer has no body
 
     def on_body(self, body: bytes) -> None:
+        self._unfinished_bytes = 0
         if not self._refusing:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._unfinished_bytes = 0
         if not self._refusing:
             super().on_message_complete()
             return

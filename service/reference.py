@@ -21,6 +21,7 @@ from service.generation_request import COLDEST, HOTTEST, GenerateRequest
 from service.images import FORMATS, LARGEST_WEBP_SIDE
 from service.metrics import Metrics
 from service.range_coder import TOTAL_LIMIT
+from service.refusal import LARGEST_HEAD
 from service.sampling import SEED_LIMIT
 from service.schemas import MOST_FIELDS, MOST_LISTS, MOST_VALUES
 from service.settings import Settings
@@ -57,6 +58,7 @@ def fixed() -> str:
         ("Picture formats", ", ".join(str(name) for name in FORMATS)),
         ("Side of a WebP answer", f"{LARGEST_WEBP_SIDE:,} pixels; a PNG may be longer"),
         ("Pictures in one container", f"{MOST_PICTURES:,}, all of one size"),
+        ("URL and headers of a request", f"{LARGEST_HEAD >> 10} KiB; above it 431, and the connection ends"),
         (
             "JSON of one body",
             f"{MOST_FIELDS} fields, {MOST_LISTS:,} lists, {MOST_VALUES:,} values; more goes as npy or bytes",

@@ -2,24 +2,28 @@
 
 What the middleware refuses has had a scope, a task and a response made for it: a service that is offered several times
 what it can answer would do little but refuse. Here nothing is made but the answer, by the protocol itself. The
-middleware refuses the rest: what has a large body, or one of unknown length.
+middleware refuses the rest: what has a large body, or one of unknown length. Also here: the 431 for a head that is too
+large, which no app ever sees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from time import perf_counter
 
 import orjson
 from prometheus_client import Counter, Histogram
 
 from service.call import RequestIds
-from service.errors import MEDIA_TYPE, QueueFull, problem_body
+from service.errors import MEDIA_TYPE, HeadTooLarge, Problem, QueueFull, problem_body
 from service.metrics import Metrics
 from service.middleware import SECURITY_HEADERS, full
 
 LARGEST_BODY = 1 << 16  # bytes that are read and dropped, so that the connection can be used again
+LARGEST_HEAD = 1 << 16  # bytes of URL and headers
 Headers = Sequence[tuple[bytes, bytes]]
+_FIXED = b"".join(b"%b: %b\r\n" % pair for pair in (*SECURITY_HEADERS, (b"content-type", MEDIA_TYPE.encode())))
 
 
 class EarlyRefusal:
@@ -37,8 +41,6 @@ class EarlyRefusal:
             )
             for path, route in routes.items()
         }
-        fixed = (*SECURITY_HEADERS, (b"content-type", MEDIA_TYPE.encode()))
-        self._head = b"HTTP/1.1 429 Too Many Requests\r\n" + b"".join(b"%b: %b\r\n" % pair for pair in fixed)
 
     def takes(self, inside: int, url: bytes, headers: Headers) -> bool:
         """Whether the request whose head is this is to be refused now. Header names are in lower case."""
@@ -48,19 +50,30 @@ class EarlyRefusal:
         """The whole answer; the request is counted as every other is."""
         started = perf_counter()
         request_id = self._ids.of(next((value for name, value in headers if name == b"x-request-id"), b""))
-        problem = full(self._most)
-        body = orjson.dumps(problem_body(problem, request_id))
-        lines = {**problem.headers, "x-request-id": request_id, "content-length": str(len(body))}
-        if not keep_alive:
-            lines["connection"] = "close"
-        rest = "".join(f"{name.lower()}: {value}\r\n" for name, value in lines.items())
-        answer = b"%b%b\r\n%b" % (self._head, rest.encode(), body)
+        head, body = _answer(full(self._most), request_id, keep_alive)
         requests, seconds = self._routes[url.partition(b"?")[0]]
         requests.inc()
         seconds.observe(perf_counter() - started)
         self._reasons.inc()
         self._sent.inc(len(body))
-        return answer
+        return head + body
+
+
+def head_too_large() -> bytes:
+    """The answer to a head of more than `LARGEST_HEAD` bytes, complete or not."""
+    problem = HeadTooLarge(f"At most {LARGEST_HEAD} bytes of URL and headers; put what is large into the body.")
+    return b"".join(_answer(problem, RequestIds().of(b""), keep_alive=False))
+
+
+def _answer(problem: Problem, request_id: str, keep_alive: bool) -> tuple[bytes, bytes]:
+    """Its head, with the headers that every answer has, and its body."""
+    body = orjson.dumps(problem_body(problem, request_id))
+    lines = {**problem.headers, "x-request-id": request_id, "content-length": str(len(body))}
+    if not keep_alive:
+        lines["connection"] = "close"
+    first = f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
+    rest = "".join(f"{name.lower()}: {value}\r\n" for name, value in lines.items())
+    return b"%b%b%b\r\n" % (first.encode(), _FIXED, rest.encode()), body
 
 
 def _is_small(headers: Headers) -> bool:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from service.errors import problem_type
 from service.http_protocol import JoiningTransport
+from service.refusal import LARGEST_HEAD
 from tests.conftest import PICTURES
+from tests.service.bad_inputs import npy
 from tests.service.conftest import Generating
 from tests.service.serving import serving
 
@@ -98,6 +105,78 @@ def test_the_head_of_a_stream_does_not_wait_for_its_end(address: tuple[str, int]
             received += connection.recv(65536)
         assert received.count(b"event: row") == 7
         assert b"event: done" in received
+
+
+def head(size: int, path: str = "/healthz") -> bytes:
+    """A request whose URL and headers are this many bytes, four for each header included."""
+    padding = size - len(path) - len("Host") - len("x") - len("Padding") - 2 * 4
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\nPadding: {'p' * padding}\r\n\r\n".encode()
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the server ends the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def assert_refused(received: bytes) -> None:
+    lines, _, body = received.partition(b"\r\n\r\n")
+    assert lines.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert {b"connection: close", b"content-type: application/problem+json"} <= set(lines.split(b"\r\n"))
+    problem = json.loads(body)
+    assert (problem["status"], problem["type"]) == (431, problem_type("head-too-large"))
+    assert "At most 65536 bytes of URL and headers" in problem["detail"]
+
+
+@pytest.mark.parametrize("size", [LARGEST_HEAD - 1, LARGEST_HEAD])
+def test_a_head_up_to_the_limit_is_answered(address: tuple[str, int], size: int) -> None:
+    with socket.create_connection(address) as connection:
+        for _ in range(2):  # the next one is counted anew
+            connection.sendall(head(size))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        head(LARGEST_HEAD + 1),
+        head(4 * LARGEST_HEAD),
+        b"GET /" + b"u" * LARGEST_HEAD + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * LARGEST_HEAD,
+        b"GET / HTTP/1.1\r\nPadding: " + b"p" * (1 << 23),
+        b"GET / HTTP/1.1\r\n" + b"n" * (1 << 23),
+        b"GET /" + b"u" * (1 << 23),
+    ],
+    ids=["one above", "long header", "long URL", "many headers", "endless value", "endless name", "endless URL"],
+)
+def test_a_head_above_the_limit_gets_431_complete_or_not(address: tuple[str, int], sent: bytes) -> None:
+    """Regression: whatever came before the empty line was kept."""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(head(100))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(sent)
+        assert_refused(everything(connection))
+
+
+def test_a_head_that_trickles_in_is_answered_and_its_body_does_not_count(address: tuple[str, int]) -> None:
+    body = npy(np.zeros((256, 28, 28, 1), np.uint8))
+    assert len(body) > 3 * LARGEST_HEAD
+    request = post("/encode", body, "Content-Type: application/x-npy", f"Padding: {'p' * 60_000}")
+    with socket.create_connection(address, timeout=10) as connection:
+        for start in range(0, len(request), 20_000):
+            connection.sendall(request[start : start + 20_000])
+            time.sleep(0.001)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("trailers", [b"a: b\r\n" * LARGEST_HEAD, b"a: " + b"b" * (1 << 20)])
+def test_trailers_without_end_end_the_connection(address: tuple[str, int], trailers: bytes) -> None:
+    start = b"POST /encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+    with socket.create_connection(address, timeout=10) as connection, suppress(ConnectionError):
+        connection.sendall(start + trailers)
+        assert everything(connection) == b""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(head(100))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
