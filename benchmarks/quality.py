@@ -31,11 +31,13 @@ def psnr_db(mse: float) -> float:
 
 
 def ms_ssim(first: Pixels, second: Pixels) -> float:
-    """uint8 (H,W,C). A small picture uses as many of the scales as the window fits, their weights made to sum to 1.
+    """uint8 (H,W,C), sides of at least `WINDOW`. A small picture uses as many of the scales as the window fits, their
+    weights made to sum to 1.
 
     Means, variances and covariance under the window, which is separable; only where it lies inside the picture.
     """
-    scales = min(len(SCALE_WEIGHTS), int(math.log2((min(first.shape[:2]) - 1) / (WINDOW - 1))) + 1)
+    # a scale is half of the one before, rounded down
+    scales = sum(min(first.shape[:2]) >> scale >= WINDOW for scale in range(len(SCALE_WEIGHTS)))
     weights = np.array(SCALE_WEIGHTS[:scales]) / sum(SCALE_WEIGHTS[:scales])
     # float32: its error is a thousandth of the constants that SSIM adds; torch convolves float64 far slower.
     x, y = (torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1)[:, None] for pixels in (first, second))

@@ -48,6 +48,14 @@ def test_ms_ssim_of_small_pictures_uses_fewer_scales() -> None:
     assert 0 < ms_ssim(first, second) < ms_ssim(first, first) == 1.0
 
 
+@pytest.mark.parametrize("side", [11, 21, 22, 41, 43, 44, 81, 87, 88, 161, 175, 176])
+def test_ms_ssim_has_a_scale_for_each_halving_that_the_window_fits(side: int) -> None:
+    """Sides a little above ten times a power of two got one scale too many, on which the window did not fit."""
+    first, second = noisy((side, side + 30, 3))
+    assert 0 < ms_ssim(first, second) < 0.99
+    assert ms_ssim(first, first) == pytest.approx(1, abs=1e-6)  # float32
+
+
 def test_bd_rate_of_a_curve_that_takes_a_fifth_more_everywhere() -> None:
     reference = [(0.1, 25.0), (0.2, 28.0), (0.4, 31.0), (0.8, 33.5), (1.6, 36.0)]
     more = [(1.2 * rate, quality) for rate, quality in reference]
