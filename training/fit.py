@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -96,7 +97,8 @@ def fit_autoencoder(config: RunConfig, data: DataSet, folder: Path) -> System:
             sheet=("reconstructions", partial(draw_reconstructions, model, data.validation)),
         )
     load_weights(model, folder / AUTOENCODER_FILE)
-    return model
+    # as training leaves it: in another memory layout convolutions round otherwise, and a resumed run has other codes
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def fit_prior(config: RunConfig, data: DataSet, autoencoder: VQVAE, folder: Path) -> PixelCNN:

@@ -25,7 +25,7 @@ from training.callbacks import TrainingDiverged
 from training.config import ConfigError, StageConfig
 from training.data import DataError, Split, Stream, load_data, tiles
 from training.evaluation import encode_all, histogram, sample_codes
-from training.fit import fit
+from training.fit import fit, fit_autoencoder
 from training.jobs import learning_rate_factor
 from training.prior import PixelCNN, guided_logits
 from training.report import evaluate
@@ -144,6 +144,16 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
     assert not (folder / "metrics.json").exists()
     fit(tiny_config(), folder, resume=True)
     assert_same_weights(tiny_run, folder, AUTOENCODER_FILE, PRIOR_FILE)
+
+
+def test_a_finished_autoencoder_is_loaded_in_the_memory_layout_of_its_training(tmp_path: Path) -> None:
+    """One of 24,500 codes was another one when a run was resumed between autoencoder and prior."""
+    config = tiny_config(*VQ_ONLY)
+    data = load_data(config.data)
+    trained, loaded = (fit_autoencoder(config, data, tmp_path) for _ in range(2))
+    strides = [[tensor.stride() for tensor in model.state_dict().values()] for model in (trained, loaded)]
+    assert strides[0] == strides[1]
+    assert trained.encoder.mix.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_folder_with_a_run_is_neither_overwritten_nor_mixed_up(tiny_run: Path) -> None:
