@@ -8,7 +8,8 @@
     vqserve info digit.vqc
 
 In: files, folders or `-` for standard input. Out: files beside the output's name, `-` for standard output. The exit
-status is 0, or 1 with a message when something could not be done. Two results of one name are refused before any work.
+status is 0, or 1 with a message when something could not be done. Before any work it is refused that two results have
+one name, and that one beside its input would replace a file, unless `--force` says so.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def encode(options: argparse.Namespace) -> None:
         _encode_together(inputs, options)
         return
     suffix = ".json" if options.codes else CONTAINER_SUFFIX
-    targets = _targets(options.output, [(path, path.stem + suffix) for path in inputs])
+    targets = _targets(options, [(path, path.stem + suffix) for path in inputs])
     with _backend(options) as backend:
         for path, target in Progress(list(zip(inputs, targets, strict=True)), "encode"):
             with _named(path):
@@ -80,7 +81,7 @@ def _encode_together(inputs: list[Path], options: argparse.Namespace) -> None:
     groups = [inputs[start : start + TOGETHER] for start in range(0, len(inputs), TOGETHER)]
     names = ["pictures"] if len(groups) == 1 else [f"pictures-{number:03d}" for number in range(len(groups))]
     results = [(group[0], name + CONTAINER_SUFFIX) for group, name in zip(groups, names, strict=True)]
-    targets = _targets(options.output, results)
+    targets = _targets(options, results)
     with _backend(options) as backend:
         for group, target in Progress(list(zip(groups, targets, strict=True)), "encode"):
             _write(target, backend.compress([_read(path) for path in group], options.fit, options.effort))
@@ -88,7 +89,7 @@ def _encode_together(inputs: list[Path], options: argparse.Namespace) -> None:
 
 def decode(options: argparse.Namespace) -> None:
     inputs = list(_inputs(options.inputs, (CONTAINER_SUFFIX,)))
-    _targets(options.output, [(path, name) for path in inputs for name in _names_by_header(path)])
+    _targets(options, [(path, name) for path in inputs for name in _names_by_header(path)])
     with _backend(options) as backend:
         for path in Progress(inputs, "decode"):
             with _named(path):
@@ -118,7 +119,7 @@ def generate(options: argparse.Namespace) -> None:
     with _backend(options) as backend:
         generation = backend.generate(cast(Wanted, given))
     names = [f"seed{generation.seed}-{index:03d}.png" for index in range(len(generation.items))]
-    targets = _targets(options.output, [(Path(name), name) for name in names])
+    targets = _targets(options, [(Path(name), name) for name in names])
     for target, item in zip(targets, generation.items, strict=True):
         _write(target, item.png)
 
@@ -197,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         if run in (encode, decode, generate):
             help_text = "file, folder, or - for standard output (default: beside the input)"
             command.add_argument("-o", "--output", help=help_text)
+            command.add_argument("-f", "--force", action="store_true", help="replace files that are there")
         if run is encode:
             command.add_argument("--effort", type=float, default=0.0, help="weight of a bit against distortion")
             command.add_argument("--together", action="store_true", help="pictures of one size into one container")
@@ -263,16 +265,20 @@ def _read(path: Path) -> bytes:
     return sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
 
 
-def _targets(output: str | None, results: Sequence[tuple[Path, str]]) -> list[Path | None]:
+def _targets(options: argparse.Namespace, results: Sequence[tuple[Path, str]]) -> list[Path | None]:
     """Where all the results of a command go, each given by its source and its name; see `_target`.
 
-    Raises VqserveError where two have the same place, because the second would replace the first.
+    Raises VqserveError where two have the same place, or one that nobody named replaces a file: a decoded picture would
+    take the place of its original.
     """
+    output: str | None = options.output
     targets = [_target(output, source, name, single=len(results) == 1) for source, name in results]
     taken: dict[Path, Path] = {}
     for (source, _), target in zip(results, targets, strict=True):
         if target is None:
             continue
+        if output is None and not options.force and target.exists():
+            raise VqserveError(f"{target} is there already: name another place with --output, or pass --force")
         place = target.resolve()
         if place in taken:
             both = f"{taken[place]} and {source} would both become {target}"

@@ -161,6 +161,19 @@ def test_two_containers_of_one_name_are_refused_before_any_work(
     assert sorted(path.name for path in out.iterdir()) == [f"x-{index:03d}.png" for index in range(4)]
 
 
+def test_a_decoded_picture_does_not_take_the_place_of_its_original(
+    where: list[str], tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, container = tmp_path / "digit.png", tmp_path / "digit.vqc"
+    original.write_bytes(DIGITS[0].read_bytes())
+    assert main(["encode", *where, str(original)]) == 0
+    assert main(["decode", *where, str(container)]) == 1
+    assert f"{original} is there already: name another place with --output, or pass --force" in capsys.readouterr().err
+    assert original.read_bytes() == DIGITS[0].read_bytes()
+    assert main(["decode", *where, str(container), "--force"]) == 0
+    assert np.array_equal(np.asarray(Image.open(original)), expected(DIGITS[0], tiny))
+
+
 def test_several_results_for_standard_output_are_refused_before_any_work(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
