@@ -52,6 +52,7 @@ check-containers: $(DEV)/installed ## build the images, run compose and break it
 docs: $(DEV)/installed ## write the generated pages
 	$(DEV)/bin/python -m service.reference
 	$(DEV)/bin/python -m docs.images.draw
+	$(DEV)/bin/python -m benchmarks.pages
 	$(DEV)/bin/python -m tests.docs.blocks
 
 # Ray's own modules warn of deprecations at import, so here warnings are not errors.

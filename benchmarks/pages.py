@@ -1,0 +1,77 @@
+"""The sections of docs/benchmarks.md, written again from the committed results: `python -m benchmarks.pages`.
+
+In: docs/results. Out: the same page, every section that a result makes anew. A test compares the two, so a change of
+a sentence needs no new measurement, and a number in the page cannot differ from its result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from benchmarks import (
+    batch_sizes,
+    generation_kill,
+    generation_load,
+    large_picture,
+    load,
+    mnist_curve,
+    peers_report,
+    rate_distortion_report,
+    sample_fidelity,
+    sampler,
+)
+from benchmarks.abuse import common
+from benchmarks.report import RESULTS, write_section
+
+Result = dict[str, Any]
+
+
+def result(name: str) -> Result:
+    found: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _generation_load(found: Result) -> str:
+    return generation_load.page(found, [generation_load.Result(**row) for row in found["results"]])
+
+
+def _peers(found: Result) -> str:
+    servers = {name: {int(c): point for c, point in by_c.items()} for name, by_c in found["servers"].items()}
+    return peers_report.page({**found, "servers": servers})
+
+
+def _abuse() -> str:
+    paths = sorted(RESULTS.glob("abuse_*.json"))
+    return common.page({path.stem.removeprefix("abuse_"): result(path.stem) for path in paths})
+
+
+PAGES: dict[str, Callable[[Result], str]] = {
+    "batch_sizes": batch_sizes.page,
+    "generation_kill": generation_kill.page,
+    "generation_load": _generation_load,
+    "large_picture": large_picture.page,
+    "load": load.page,
+    "mnist_curve": mnist_curve.page,
+    "peers": _peers,
+    "rate_distortion_mnist": partial(rate_distortion_report.page, "mnist"),
+    "rate_distortion_photos": partial(rate_distortion_report.page, "photos"),
+    "sample_fidelity": sample_fidelity.page,
+    "sampler": sampler.page,
+}
+
+
+def sections() -> dict[str, str]:
+    """Every section by its name."""
+    return {**{name: page(result(name)) for name, page in PAGES.items()}, "abuse": _abuse()}
+
+
+def main() -> None:
+    for name, markdown in sections().items():
+        write_section(name, markdown)
+
+
+if __name__ == "__main__":
+    main()
