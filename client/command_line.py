@@ -198,12 +198,14 @@ def _parser() -> argparse.ArgumentParser:
         if run in (encode, decode, generate):
             help_text = "file, folder, or - for standard output (default: beside the input)"
             command.add_argument("-o", "--output", help=help_text)
+        if run in (encode, decode):
             command.add_argument("-f", "--force", action="store_true", help="replace files that are there")
         if run is encode:
             command.add_argument("--effort", type=float, default=0.0, help="weight of a bit against distortion")
             command.add_argument("--together", action="store_true", help="pictures of one size into one container")
             command.add_argument("--codes", action="store_true", help="write the codes as JSON instead of a container")
         if run is generate:
+            command.set_defaults(force=True)  # the same seed draws the same pictures
             _add_wishes(command)
     return parser
 

@@ -19,7 +19,7 @@ from PIL import BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from service.bundle import PictureSpec
 from service.errors import InvalidParameter, NotAPicture, PictureTooLarge, WrongPictureSize
-from service.pixels import to_pixels
+from service.pixels import is_animated, to_pixels
 
 Pixels = NDArray[np.uint8]
 Fit = Literal["exact", "resize", "pad"]
@@ -65,7 +65,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         raise NotAPicture("Send a PNG, JPEG, WebP or BMP picture; these bytes are none of them.") from error
     if image.width * image.height > max_pixels:
         raise PictureTooLarge(f"{image.width}x{image.height} is more than {max_pixels} pixels; make it smaller.")
-    if getattr(image, "n_frames", 1) > 1:
+    if is_animated(image):
         raise NotAPicture("The picture is animated; send one frame of it.")
     return image
 

@@ -12,6 +12,11 @@ from PIL import Image, ImageOps
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I")
 
 
+def is_animated(image: Image.Image) -> bool:
+    """More than one frame. The second picture of a phone's JPEG (MPO) is no frame but another size or view."""
+    return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+
+
 def to_pixels(image: Image.Image, channels: int) -> Image.Image:
     """Decode the image and apply its EXIF orientation; raises what Pillow raises on broken bytes."""
     image.load()

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.bundle import CodesSpec, PictureSpec, Quality
 
 MOST_FIELDS = 256  # of one JSON body, in all its objects; each that is wrong costs an error of a kilobyte
-MOST_LISTS = 1 << 18  # and objects; each takes about 200 bytes, even an empty one
+MOST_LISTS = 1 << 20  # and objects; each takes about 200 bytes, even an empty one; nested tensors have one a pixel
 MOST_VALUES = 1 << 22  # each takes about 50 bytes, even a 0
 
 T = TypeVar("T")

@@ -60,7 +60,7 @@ def unknown_fields(count: int) -> bytes:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"codes": [' + b"[]," * MOST_LISTS + b"[]]}", "The JSON has more than 262,144 lists"),
+        (b'{"codes": [' + b"[]," * MOST_LISTS + b"[]]}", "The JSON has more than 1,048,576 lists"),
         (b'{"codes": [[' + b"0," * MOST_VALUES + b"0,0]]}", "The JSON has more than 4,194,304 values"),
         (unknown_fields(MOST_FIELDS + 1), "The JSON has more than 256 fields"),
     ],

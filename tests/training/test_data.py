@@ -282,6 +282,18 @@ def test_animations_are_listed_and_left_out_as_the_service_refuses_them(tmp_path
     assert [entry.partition(": ")[2][:8] for entry in data.skipped] == ["animated"] * 2
 
 
+def test_a_phones_jpeg_of_two_pictures_is_its_first(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(noise((20, 24, 3), seed)) for seed in (7, 8))
+    first.save(tmp_path / "two.jpg", format="MPO", save_all=True, append_images=[second])
+    first.save(tmp_path / "one.jpg", format="JPEG")
+    one, two = (
+        decode_picture(tmp_path / f"{name}.jpg", grey=False, smallest_side=1, shorter_side=None)
+        for name in ("one", "two")
+    )
+    assert torch.equal(one, two)
+    assert open_picture((tmp_path / "two.jpg").read_bytes(), max_pixels=1000).size == (24, 20)
+
+
 def test_pictures_are_scaled_turned_upright_and_greyed(tmp_path: Path) -> None:
     folder = tmp_path / "p"
     write_pictures(folder, 8, size=(10, 30))

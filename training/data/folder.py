@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from service.pixels import to_pixels
+from service.pixels import is_animated, to_pixels
 from training.data.dataset import DataError, Ragged, Source, Split
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -67,7 +67,7 @@ def sub_folders(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
 def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: int | None) -> Tensor:
     """One picture as (C, H, W) uint8, upright, scaled to `shorter_side` and never smaller than `smallest_side`."""
     with Image.open(path, formats=tuple(set(FORMATS.values()))) as opened:
-        if getattr(opened, "n_frames", 1) > 1:  # the service refuses it
+        if is_animated(opened):  # the service refuses it
             raise ValueError("animated: save one frame of it as a picture")
         picture = to_pixels(opened, 1 if grey else 3)
     side = max(shorter_side or min(picture.size), smallest_side)
