@@ -19,6 +19,7 @@ therefore pays the depth h times and not h * w times. `export.prior_graphs` writ
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -156,13 +157,24 @@ class PixelCNN(nn.Module):
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Codes int64 (B,h,w) in [0,K), labels int64 (B,) in [0,label_count] -> integer logits float32 (B,h,w,K)."""
         embedded = self.quantized_embedding()[codes]  # (B,h,w,C)
-        biases = quantized_bias(self.label_bias)[labels][:, None, None].chunk(
-            len(self.vertical) + len(self.horizontal), -1
-        )
+        biases = self.label_biases(labels)
+        return self.along_rows(embedded, self.down_rows(embedded, biases), biases)
+
+    def label_biases(self, labels: Tensor) -> tuple[Tensor, ...]:
+        """(B,) -> one (B,1,1,2C) a layer, those of the vertical stack first."""
+        layers = len(self.vertical) + len(self.horizontal)
+        return quantized_bias(self.label_bias)[labels][:, None, None].chunk(layers, -1)
+
+    def down_rows(self, embedded: Tensor, biases: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The vertical stack: (B,h,w,C) -> what the rows above say to each horizontal layer, (B,h,w,2C) each."""
         above = shift(embedded, -1, 0)
         for layer, bias in zip(self.vertical, biases, strict=False):
             above = layer(above, torch.cat([shift(above, *tap) for tap in VERTICAL_TAPS], dim=-1), bias)
-        contexts = self.context(above).chunk(len(self.horizontal), -1)
+        contexts: tuple[Tensor, ...] = self.context(above).chunk(len(self.horizontal), -1)
+        return contexts
+
+    def along_rows(self, embedded: Tensor, contexts: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        """The horizontal stack and the head: (B,h,w,C) -> logits (B,h,w,K). Rows do not see each other here."""
         left = shift(embedded, 0, -1)
         for layer, context, bias in zip(self.horizontal, contexts, biases[len(self.vertical) :], strict=True):
             gathered = torch.cat([shift(left, 0, -tap) for tap in range(HORIZONTAL_TAPS)], dim=-1)
