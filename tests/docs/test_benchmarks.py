@@ -22,7 +22,7 @@ def test_a_section_is_that_of_its_result(name: str) -> None:
     assert shown(name) == SECTIONS[name].strip(), "run make docs"
 
 
-@pytest.mark.parametrize("name", ["mnist", "photos-f8"])
+@pytest.mark.parametrize("name", ["mnist", "photos", "photos-f8"])
 def test_the_shipped_bundle_is_portable(name: str) -> None:
     """The recorded run was of the bundle that is shipped, and found no difference in any configuration."""
     found = result(f"portability_{name}")
