@@ -62,6 +62,7 @@ class OnePacket(HttpToolsProtocol):
     _refusing = False  # the message that is being read
     _head_bytes = 0  # of that message: its URL, headers and trailers, as far as they are kept
     _unfinished_bytes = 0  # that came since a head or a piece of a body was complete; the parser keeps a header whole
+    _within = False  # a message: its first byte has been read and not its last
     _deaf = False  # whatever still comes is dropped
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -72,14 +73,27 @@ class OnePacket(HttpToolsProtocol):
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self._deaf or self._refused_whole(data):
             return
         self._unfinished_bytes += len(data)
         super().data_received(data)
         if self._unfinished_bytes > LARGEST_HEAD:
             self._refuse_head()
 
+    def _refused_whole(self, data: bytes) -> bool:
+        """Whether `data` was a request that has been refused without the parser."""
+        if self._within or self._unfinished_bytes or not self._is_idle():
+            return False
+        refusal: EarlyRefusal | None = self.app_state.get(REFUSAL)
+        answer = refusal.of_whole(len(self.tasks), data) if refusal is not None else None
+        if answer is None:
+            return False
+        self.transport.write(answer)
+        self.on_response_complete()
+        return True
+
     def on_message_begin(self) -> None:
+        self._within = True
         self._head_bytes = self._unfinished_bytes = 0
         super().on_message_begin()
 
@@ -137,6 +151,7 @@ class OnePacket(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._within = False
         self._unfinished_bytes = 0
         if not self._refusing:
             super().on_message_complete()

@@ -1,13 +1,15 @@
 """Refusing early. In: the head of a request, while as many are inside as may be. Out: the bytes of a 429.
 
 What the middleware refuses has had a scope, a task and a response made for it: a service that is offered several times
-what it can answer would do little but refuse. Here nothing is made but the answer, by the protocol itself. The
-middleware refuses the rest: what has a large body, or one of unknown length. Also here: the 431 for a head that is too
-large, which no app ever sees.
+what it can answer would do little but refuse. Here nothing is made but the answer, by the protocol itself, and most
+requests need not even be parsed: they come whole in one read, and a few of their bytes say that they can be dropped.
+The middleware refuses the rest: what has a large body, or one of unknown length. Also here: the 431 for a head that is
+too large, which no app ever sees.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from time import perf_counter
@@ -22,7 +24,13 @@ from service.middleware import SECURITY_HEADERS, full
 
 LARGEST_BODY = 1 << 16  # bytes that are read and dropped, so that the connection can be used again
 LARGEST_HEAD = 1 << 16  # bytes of URL and headers
+_PLACE = "a-request-id"  # stands where the ids of requests will
 Headers = Sequence[tuple[bytes, bytes]]
+_REQUEST_LINE = re.compile(rb"[A-Z]+ (/[^ ?#\r\n]*)(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
+_TELLING = re.compile(  # headers that decide where the request ends, what becomes of the connection, or the answer
+    rb"\r\n(content-length|transfer-encoding|expect|upgrade|connection|x-request-id)[ \t]*:[ \t]*([^\r\n]*)", re.I
+)
+_HEAD_END = b"\r\n\r\n"
 _FIXED = b"".join(b"%b: %b\r\n" % pair for pair in (*SECURITY_HEADERS, (b"content-type", MEDIA_TYPE.encode())))
 
 
@@ -34,6 +42,8 @@ class EarlyRefusal:
         self._ids = RequestIds()
         self._reasons = metrics.refused.labels(QueueFull.slug)
         self._sent = metrics.sent
+        self._problem = full(most)
+        self._template = _Template(self._problem)
         self._routes: dict[bytes, tuple[Counter, Histogram]] = {
             path.encode(): (
                 metrics.requests.labels(route, str(QueueFull.status)),
@@ -41,6 +51,23 @@ class EarlyRefusal:
             )
             for path, route in routes.items()
         }
+
+    def of_whole(self, inside: int, data: bytes) -> bytes | None:
+        """The answer to a request to be refused that `data` is, from its first byte to its last; None where the parser
+        has to look."""
+        line = _REQUEST_LINE.match(data) if inside >= self._most else None
+        if line is None or line[1] not in self._routes or data.startswith(b"HEAD"):
+            return None
+        end = data.find(_HEAD_END)
+        told = _TELLING.findall(data, line.end() - 2, end)  # no end: nothing is found, and the size does not fit
+        given = {name.lower(): value.strip() for name, value in told}
+        if len(given) != len(told) or given.pop(b"connection", b"keep-alive").lower() != b"keep-alive":
+            return None
+        request_id, size = given.pop(b"x-request-id", b""), given.pop(b"content-length", b"0")
+        body_bytes = len(data) - end - len(_HEAD_END)
+        if given or size != str(body_bytes).encode():
+            return None
+        return self._answered(line[1], self._ids.of(request_id), perf_counter())
 
     def takes(self, inside: int, url: bytes, headers: Headers) -> bool:
         """Whether the request whose head is this is to be refused now. Header names are in lower case."""
@@ -50,13 +77,37 @@ class EarlyRefusal:
         """The whole answer; the request is counted as every other is."""
         started = perf_counter()
         request_id = self._ids.of(next((value for name, value in headers if name == b"x-request-id"), b""))
-        head, body = _answer(full(self._most), request_id, keep_alive)
-        requests, seconds = self._routes[url.partition(b"?")[0]]
+        return self._answered(url.partition(b"?")[0], request_id, started, keep_alive=keep_alive)
+
+    def _answered(self, path: bytes, request_id: str, started: float, *, keep_alive: bool = True) -> bytes:
+        if keep_alive:
+            head, body = self._template.filled(request_id)
+        else:
+            head, body = _answer(self._problem, request_id, keep_alive=False)
+        requests, seconds = self._routes[path]
         requests.inc()
         seconds.observe(perf_counter() - started)
         self._reasons.inc()
         self._sent.inc(len(body))
         return head + body
+
+
+class _Template:
+    """An answer that keeps the connection, made once: all but the request's id and the length that follows from it."""
+
+    def __init__(self, problem: Problem) -> None:
+        head, body = _answer(problem, _PLACE, keep_alive=True)
+        place, length = _PLACE.encode(), str(len(body)).encode()
+        self._body = body.replace(place, b"%b")
+        self._fixed_bytes = len(body) - len(place)
+        self._head = head.replace(b"x-request-id: " + place, b"x-request-id: %b").replace(
+            b"content-length: " + length, b"content-length: %d"
+        )
+
+    def filled(self, request_id: str) -> tuple[bytes, bytes]:
+        """Head and body, as `_answer` makes them."""
+        given = request_id.encode()
+        return self._head % (given, self._fixed_bytes + len(given)), self._body % given
 
 
 def head_too_large() -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
@@ -13,7 +14,8 @@ import pytest
 
 from service.app import early_refusal
 from service.metrics import Metrics
-from service.refusal import LARGEST_BODY, EarlyRefusal
+from service.middleware import full as full_process
+from service.refusal import LARGEST_BODY, EarlyRefusal, _answer
 from service.settings import Settings
 from tests.conftest import PICTURES
 from tests.service.conftest import Generating
@@ -147,6 +149,66 @@ def test_only_small_bodies_of_known_length_are_refused_early(headers: list[tuple
     assert refusal.takes(MOST, b"/encode?model=a", headers) is takes
     assert not refusal.takes(MOST - 1, b"/encode", headers)
     assert not refusal.takes(MOST, b"/healthz", headers)
+
+
+SMALL = b"POST /encode?fit=pad HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+
+
+@pytest.mark.parametrize(
+    ("data", "refused"),
+    [
+        (SMALL, True),
+        (SMALL.replace(b"Host: x", b"connection: Keep-Alive\r\nX-Request-ID: mine"), True),
+        (b"GET /encode HTTP/1.1\r\nHost: x\r\n\r\n", True),
+        (SMALL[:-1], False),  # the rest comes later
+        (SMALL + b"P", False),  # the next one has begun
+        (SMALL[:30], False),
+        (SMALL.replace(b"/encode", b"/healthz"), False),
+        (SMALL.replace(b"HTTP/1.1", b"HTTP/1.0"), False),
+        (SMALL.replace(b"POST", b"HEAD"), False),
+        (SMALL.replace(b"Host: x", b"Connection: close"), False),
+        (SMALL.replace(b"Host: x", b"Expect: 100-continue"), False),
+        (SMALL.replace(b"Host: x", b"transfer-encoding: chunked"), False),
+        (SMALL.replace(b"Host: x", b"Upgrade: h2c"), False),
+        (SMALL.replace(b"Host: x", b"Content-Length: 3"), False),
+        (SMALL.replace(b"Length: 3", b"Length: 03"), False),
+        (SMALL.replace(b"Length: 3", b"Length: " + b"9" * 5000), False),
+        (b"", False),
+    ],
+)
+def test_a_request_that_came_whole_needs_no_parser(data: bytes, refused: bool) -> None:
+    refusal = EarlyRefusal(MOST, Metrics(), {"/encode": "/encode"})
+    answer = refusal.of_whole(MOST, data)
+    assert (answer is not None) is refused
+    assert refusal.of_whole(MOST - 1, data) is None
+    if answer is not None:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+        assert f"content-length: {len(body)}".encode() in head
+        assert (b"mine" in body) is (b"mine" in data)
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_the_answer_is_the_same_however_it_is_made(keep_alive: bool) -> None:
+    refusal = EarlyRefusal(MOST, Metrics(), {"/encode": "/encode"})
+    expected = b"".join(_answer(full_process(MOST), "my-id", keep_alive=keep_alive))
+    assert refusal.answer(b"/encode", [(b"x-request-id", b"my-id")], keep_alive=keep_alive) == expected
+    whole = refusal.of_whole(MOST, SMALL.replace(b"Host: x", b"X-Request-Id: my-id"))
+    assert whole == (expected if keep_alive else b"".join(_answer(full_process(MOST), "my-id", keep_alive=True)))
+
+
+def test_requests_that_come_whole_and_in_pieces_take_turns(address: Address, full: Inside) -> None:
+    with connected(address) as (connection, stream):
+        for _ in range(3):
+            connection.sendall(post("/encode", DIGIT))
+            assert read_answer(stream)[0] == 429
+        whole = post("/encode", DIGIT)
+        for part in (whole[:50], whole[50:-5], whole[-5:]):
+            connection.sendall(part)
+            time.sleep(0.05)
+        assert read_answer(stream)[0] == 429
+        connection.sendall(whole)
+        assert read_answer(stream)[0] == 429
 
 
 @pytest.mark.parametrize(
