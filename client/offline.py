@@ -75,7 +75,7 @@ class Offline:
         except Problem as error:
             raise VqserveError(error.detail) from error
         count = len(checked.draws)
-        sampler = RowSampler(self._bundle, self._maker, max_batch=count, places=count)
+        sampler = RowSampler(self._bundle, self._maker, max_batch=count, places=count, warm=False)
         places = [sampler.open(draw) for draw in checked.draws]
         codes = np.stack([sampler.advance(places) for _ in range(manifest.codes.height)], axis=1)  # (n, h, w)
         bits = bits_of(self._codec, codes, checked.labels).tolist()

@@ -88,10 +88,11 @@ class RowSampler:
     where they can draw a sample at all; they differ in time.
 
     `places` is how many samples may be under way; `max_batch` of them, at most, advance in one call. Calls of `open`
-    and `advance` must follow one another; `close` may come at any time, even for a place that is advancing.
+    and `advance` must follow one another; `close` may come at any time, even for a place that is advancing. `warm` is for
+    whoever draws more than once.
     """
 
-    def __init__(self, bundle: Bundle, maker: SessionMaker, max_batch: int, places: int) -> None:
+    def __init__(self, bundle: Bundle, maker: SessionMaker, max_batch: int, places: int, *, warm: bool = True) -> None:
         codes, prior = bundle.manifest.codes, bundle.manifest.prior
         assert prior is not None
         self.grid = (codes.height, codes.width)
@@ -121,7 +122,8 @@ class RowSampler:
             self._guided = open_row_graph(maker, bundle.graph_path("prior_row_guided"))
             self._guided_caches = open_caches(maker, rows, max_batch, (2 * entries, width, channels))
         self._row = np.zeros(rows, np.int64)
-        self.warm_up()
+        if warm:
+            self.warm_up()
 
     @property
     def free_places(self) -> int:

@@ -182,3 +182,12 @@ def test_the_graph_with_filters_runs_only_where_something_is_filtered(generating
     sampler._filtered, sampler._unfiltered = filtered, Broken()
     filtering = next(draw for draw in random_draws(12) if draw.top_k < CODEBOOK_SIZE)
     assert (drawn(sampler, [*free, filtering])[:3] == expected).all()
+
+
+def test_whoever_draws_once_need_not_wait_for_all_sizes(generating: Generating) -> None:
+    maker = Maker(CPU, 1, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    sampler = RowSampler(load_bundle(generating.folders[0]), maker, 3, 3, warm=False)  # type: ignore[arg-type]
+    assert maker.batches == []
+    draws = random_draws(3)
+    expected = drawn(RowSampler(load_bundle(generating.folders[0]), SessionMaker(CPU, 1), 3, 3), draws)
+    assert (drawn(sampler, draws) == expected).all()
