@@ -88,8 +88,8 @@ class RowSampler:
     where they can draw a sample at all; they differ in time.
 
     `places` is how many samples may be under way; `max_batch` of them, at most, advance in one call. Calls of `open`
-    and `advance` must follow one another; `close` may come at any time, even for a place that is advancing. `warm` is for
-    whoever draws more than once.
+    and `advance` must follow one another; `close` may come at any time, even for a place that is advancing. `warm` is
+    for whoever draws more than once.
     """
 
     def __init__(self, bundle: Bundle, maker: SessionMaker, max_batch: int, places: int, *, warm: bool = True) -> None:
