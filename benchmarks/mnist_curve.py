@@ -45,6 +45,7 @@ POINTS = {
     "16": (16, 0.2),
     "64-long": (64, 0.16),
     "32-long": (32, 0.35),
+    "32-small": (32, 0.43),
 }
 SHORTER = (
     "autoencoder.decoder_channels=64",
@@ -53,19 +54,19 @@ SHORTER = (
     "trainer.autoencoder.steps=3000",
     "trainer.prior.steps=1500",
 )
-
-
 LONGER = (
     "prior.channels=48",
     "prior.vertical_layers=4",
     "trainer.autoencoder.steps=6000",
     "trainer.prior.steps=2500",
 )
+# For bytes without a label: the prior sees half of the digits without theirs.
+SMALLEST = ("prior.label_dropout=0.5", "trainer.prior.steps=6000")
 
 
 def overrides_of(name: str) -> tuple[str, ...]:
     (size, weight), quantizer = POINTS[name], "autoencoder.quantizer"
-    budget = LONGER if name.endswith("-long") else SHORTER
+    budget = {"long": LONGER, "small": SMALLEST}.get(name.partition("-")[2], SHORTER)
     return (*budget, f"{quantizer}.codebook_size={size}", f"{quantizer}.rate_weight={weight}")
 
 

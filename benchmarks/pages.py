@@ -15,10 +15,12 @@ from benchmarks import (
     batch_sizes,
     generation_kill,
     generation_load,
+    gpu_page,
     large_picture,
     load,
     mnist_curve,
     peers_report,
+    photo_perplexity,
     rate_distortion_report,
     sample_fidelity,
     sampler,
@@ -56,6 +58,7 @@ PAGES: dict[str, Callable[[Result], str]] = {
     "load": load.page,
     "mnist_curve": mnist_curve.page,
     "peers": _peers,
+    "photo_perplexity": photo_perplexity.page,
     "rate_distortion_mnist": partial(rate_distortion_report.page, "mnist"),
     "rate_distortion_photos": partial(rate_distortion_report.page, "photos"),
     "sample_fidelity": sample_fidelity.page,
@@ -65,7 +68,8 @@ PAGES: dict[str, Callable[[Result], str]] = {
 
 def sections() -> dict[str, str]:
     """Every section by its name."""
-    return {**{name: page(result(name)) for name, page in PAGES.items()}, "abuse": _abuse()}
+    gpu = gpu_page.page([result(name) for name in gpu_page.RESULTS])
+    return {**{name: page(result(name)) for name, page in PAGES.items()}, "abuse": _abuse(), "gpu": gpu}
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ LARGEST_PIXEL_DIFFERENCE = 1  # of 255: the two sides may round a half different
 CODES_PER_DIFFERENCE = 10_000
 NEAR_TIE = 1e-3  # of the span from the nearest to the farthest vector; float32 in another order moves it by about 1e-6
 PICTURES_A_CONTAINER = 4
+CODES_IN_CONTAINERS = 12_500  # a container is read code after code, and most of that time is not the device's
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,8 @@ def _containers(trusted: Side, device: Side, inputs: Inputs) -> list[Row]:
     """Bytes from the teacher-forced graph; decoding runs prior_context and prior_pixel."""
     labelled = trusted.codec.prior is not None and trusted.codec.prior.label_count > 0
     written, crossed = [], []
-    for start in range(0, len(inputs.codes), PICTURES_A_CONTAINER):
+    needed = -(-CODES_IN_CONTAINERS // inputs.codes[0].size)
+    for start in range(0, min(len(inputs.codes), needed), PICTURES_A_CONTAINER):
         part = slice(start, start + PICTURES_A_CONTAINER)
         codes, labels = inputs.codes[part], inputs.labels[part] if labelled else None
         mode = Mode.LABELLED if labelled and start % (2 * PICTURES_A_CONTAINER) else Mode.PRIOR

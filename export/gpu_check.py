@@ -33,7 +33,7 @@ from service.sessions import CPU, DeviceError, SessionMaker, cpu_limit, session_
 from service.settings import Settings
 
 Document = dict[str, Any]
-PICTURES = 256  # at 7x7 codes just above 10,000, so that one near tie is allowed
+LEAST_CODES, LEAST_PICTURES = 12_500, 64  # just above 10,000 codes, so that one near tie is allowed; a whole batch
 SECONDS_A_TIMING = 0.5
 SETTINGS = ("encoder_precision", "decoder_precision", "max_batch", "max_generate_batch", "tensorrt")
 
@@ -127,6 +127,11 @@ def _cuda_settings() -> set[str]:
     return {name for name in Settings.model_fields if name.startswith("cuda_")}
 
 
+def pictures_for(bundle: Bundle) -> int:
+    codes = bundle.manifest.codes
+    return max(LEAST_PICTURES, -(-LEAST_CODES // (codes.height * codes.width)))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.gpu_check", description="Compare CUDA with the CPU.")
     parser.add_argument("bundle", type=Path, help="a bundle's folder, for example models/mnist")
@@ -136,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         bundle = load_bundle(folder)
         device = session_maker(settings, bundle.graph_path("decoder"))
-        document = {"device": gpu(), **check(bundle, settings, device, pictures=PICTURES, seconds=SECONDS_A_TIMING)}
+        pictures = pictures_for(bundle)
+        document = {"device": gpu(), **check(bundle, settings, device, pictures=pictures, seconds=SECONDS_A_TIMING)}
     except (BundleError, DeviceError) as error:
         print(error, file=sys.stderr)
         return 2

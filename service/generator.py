@@ -14,8 +14,9 @@ from service.sessions import CUDA, SessionMaker
 from service.settings import Settings
 
 NAME = "generator"
-# A CPU's row takes time in proportion to its samples, so that a wide batch only delays the small requests in it.
-SLOTS_ON_CUDA, SLOTS_ON_CPU = 64, 32
+# A CPU's row takes time in proportion to its samples, so that a wide batch only delays the small requests in it. On a
+# GPU it takes the time of its several hundred kernels: 256 samples took 1.4 times as long as 64 (docs/gpu.md).
+SLOTS_ON_CUDA, SLOTS_ON_CPU = 256, 32
 
 
 def slots_of(settings: Settings, maker: SessionMaker) -> int:
@@ -30,9 +31,16 @@ def open_generator(
     if bundle.manifest.prior is None:
         return None
     slots = slots_of(settings, maker)
-    sampler = RowSampler(bundle, maker, slots, places=4 * slots)  # for those that pause: see service.scheduler.choose
+    # four times as many places, for those that pause: see service.scheduler.choose
+    sampler = RowSampler(bundle, maker, slots, places=4 * slots, warm=False)
     bound = metrics.generation.of(bundle.manifest.name)
-    return Scheduler(sampler, settings.max_queued_samples, settings.engine_stall_s, bound, on_death)
+    scheduler = Scheduler(sampler, settings.max_queued_samples, settings.engine_stall_s, bound, on_death)
+    try:
+        scheduler.in_its_thread(sampler.warm_up)  # onnxruntime keeps a CUDA graph for the thread that captured it
+    except BaseException:
+        scheduler.close("It could not be opened.")
+        raise
+    return scheduler
 
 
 def generator_of(model: Model) -> Scheduler:

@@ -162,6 +162,9 @@ class Models:
         return model
 
     def _load(self, name: str) -> Model:
+        if self._settings.cuda_graphs and self._maker.resident:
+            # While one thread captures a CUDA graph as onnxruntime does, CUDA fails what other threads ask of it.
+            raise BundleError(f"{name} is opened at start only, because of VQSERVE_CUDA_GRAPHS: restart to serve it")
         bundle = load_bundle(self._folders[name])
         if bundle.manifest.name != name:
             raise BundleError(f"{bundle.folder} is now named {bundle.manifest.name}, not {name}: restart to serve it")

@@ -121,6 +121,10 @@ class Scheduler:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="sampler")
         metrics.slots.set(sampler.max_batch)
 
+    def in_its_thread(self, call: Callable[[], None]) -> None:
+        """Run `call` in the thread that draws, and wait for it; raises what it raises."""
+        self._executor.submit(call).result()
+
     def submit(self, draws: Sequence[Draw], on_row: OnRow | None = None) -> asyncio.Future[Codes]:
         """Queue a job. Cancel the future to give it up: its slots are free before the next row.
 

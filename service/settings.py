@@ -42,7 +42,8 @@ class Settings(BaseSettings):
     )
     cuda_graphs: bool = Field(
         False,
-        description="Replay a row of the sampler as one CUDA graph; one is captured at start for each batch size.",
+        description="Replay a row of the sampler as one CUDA graph; one is captured at start for each batch size. "
+        "Models cannot be reloaded then.",
     )
     cuda_convolution_search: Literal["HEURISTIC", "EXHAUSTIVE", "DEFAULT"] = Field(
         "HEURISTIC", description="How cuDNN's kernels are chosen; `EXHAUSTIVE` times them all at every new shape."
@@ -96,7 +97,7 @@ class Settings(BaseSettings):
         "8 on a CPU. What is larger runs alone.",
     )
     max_generate_batch: int = Field(
-        0, ge=0, description="Most samples that one call of the row graph advances; 0: 64 on CUDA, 32 on a CPU."
+        0, ge=0, description="Most samples that one call of the row graph advances; 0: 256 on CUDA, 32 on a CPU."
     )
     max_wait_ms: float = Field(
         0.0, ge=0, le=1000, description="How long an idle engine waits for company; 0: never. May help on a GPU."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from service.settings import Settings
 from tests.tiny_bundle import Weights, write_tiny_bundle
 
 PICTURES = Path(__file__).parent / "fixtures" / "pictures"
+DEVICE = os.environ.get("VQSERVE_TEST_DEVICE", "cpu")  # "cuda" on a GPU machine: CONTRIBUTING.md
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Tiny:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"bundles": (self.grey, self.colour), "device": "cpu", "threads": 1}
+        return {"bundles": (self.grey, self.colour), "device": DEVICE, "threads": 1}
 
 
 @pytest.fixture(scope="session")

@@ -205,7 +205,7 @@ def test_the_exit_status_tells_whether_all_rows_passed(
     broken = Broken(CPU, 1, None, folders[1], "prior_row" if wrong else "")
     monkeypatch.setattr(gpu_check, "session_maker", lambda settings, probe: broken)
     monkeypatch.setattr(gpu_check, "gpu", lambda: {"name": "no GPU"})
-    monkeypatch.setattr(gpu_check, "PICTURES", 2)
+    monkeypatch.setattr(gpu_check, "pictures_for", lambda bundle: 2)
     monkeypatch.setattr(gpu_check, "SECONDS_A_TIMING", 0.0)
     assert main([str(folders[0])]) == int(wrong)
     document = json.loads(capsys.readouterr().out)

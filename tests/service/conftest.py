@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.settings import Settings
-from tests.conftest import running
+from tests.conftest import DEVICE, running
 from tests.tiny_bundle import Weights, tiny_prior, write_tiny_bundle
 from training.prior import PixelCNN
 
@@ -28,7 +28,7 @@ class Generating:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"bundles": self.folders, "device": "cpu", "threads": 1}
+        return {"bundles": self.folders, "device": DEVICE, "threads": 1}
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from service.errors import problem_type
 from service.sessions import DeviceError, cpu_limit, session_maker
 from service.settings import Settings
 from service.traffic import CodeTraffic, divergence_bits, perplexity
-from tests.conftest import PICTURES, Tiny, running
+from tests.conftest import DEVICE, PICTURES, Tiny, running
 from tests.service.bad_inputs import saved
 from tests.service.serving import answers, serving, until
 from tests.tiny_bundle import write_tiny_bundle
@@ -115,6 +115,7 @@ class Shapes:
         return self.session.run(outputs, given)
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="three are padded to four there")
 def test_pictures_of_four_times_the_models_size_go_one_by_one_where_four_of_it_go_together(
     make_client: MakeClient,
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_watched_folder_reloads_by_itself(make_client: MakeClient, own_bundle:
     until(lambda: client.get("/models/tiny").json()["version"] != old)
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is one")
 def test_cuda_that_is_not_there_fails_at_start(tiny: Tiny) -> None:
     """This machine's onnxruntime has no CUDA: `cuda` must say so instead of running on the CPU."""
     graph = tiny.grey / "decoder.onnx"

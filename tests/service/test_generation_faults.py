@@ -17,7 +17,6 @@ from starlette.testclient import TestClient
 
 from benchmarks.generation_kill import kill
 from service.app import create_app
-from service.generator import SLOTS_ON_CPU
 from service.settings import Settings
 from tests.service.conftest import Generating
 from tests.service.serving import serving, until
@@ -106,7 +105,7 @@ def test_a_client_that_leaves_frees_its_slots_within_one_row(generating: Generat
         assert len(rows) <= before + 1
         assert len(rows) < 7
         assert scheduler_of(app).samples_inside == 0
-        assert scheduler_of(app)._sampler.free_places == 4 * SLOTS_ON_CPU
+        assert scheduler_of(app)._sampler.free_places == 4 * scheduler_of(app)._sampler.max_batch
 
     asgi(generating, work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,26 @@ def test_only_encoder_and_decoder_are_ever_less_than_exact(
     encoded, drawn_there = (one.post("/encode", files={"img": digit}).json()["codes"] for one in (client, generator))
     assert encoded == drawn_there
     assert client.post("/generate", **asked).json() == generator.post("/generate", **asked).json()
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_cuda_graphs_belong_to_the_thread_that_draws(
+    pretended_cuda: Opened, make_generator: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch, graphs: bool
+) -> None:
+    """onnxruntime keeps them a thread, and while it captures one, CUDA fails the calls of other threads."""
+    threads, run = set[str](), RowSampler._run
+
+    def noted(*arguments: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return run(*arguments)
+
+    monkeypatch.setattr(RowSampler, "_run", noted)
+    client = make_generator(device="cuda", cuda_graphs=graphs)
+    client.post("/generate", json={"n": 2})
+    assert threads == {"sampler_0"}  # each model's only one
+    answer = client.post("/models/digits/reload")
+    assert answer.status_code == (422 if graphs else 200)
+    assert ("VQSERVE_CUDA_GRAPHS" in answer.text) is graphs
 
 
 def test_a_tensorrt_that_is_not_there_fails_at_start(
