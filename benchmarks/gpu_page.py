@@ -23,8 +23,8 @@ def page(documents: Sequence[Document]) -> str:
             f"`make gpu-check` with {plain['bundle']['name']} on one {device['name']} (driver "
             f"{device['driver_version']}, onnxruntime-gpu {versions['onnxruntime']}, Python {versions['python']}) "
             "beside the same machine's 16 CPUs, in three runs: the defaults, `VQSERVE_CUDA_GRAPHS=true`, and that with "
-            f"`VQSERVE_MAX_BATCH=256 VQSERVE_MAX_GENERATE_BATCH=256`. Each run compared {compared:,} values of CUDA with "
-            "the CPU's: "
+            f"`VQSERVE_MAX_BATCH=256 VQSERVE_MAX_GENERATE_BATCH=256`. Each run compared {compared:,} values of "
+            "CUDA with the CPU's: "
             f"{_differences(documents)}. The machine held PyTorch's CUDA libraries, and of the CUDA provider's kernels "
             "those of this GPU's architecture. Pictures a second, graphs alone, without HTTP:",
             "",

@@ -31,14 +31,14 @@ from service.endpoints import Endpoint, Handler, openapi
 from service.generation import GENERATE, SEED_HEADER
 from service.generator import NAME as GENERATOR
 from service.generator import open_generator
-from service.http_protocol import REFUSAL
+from service.http_protocol import HEADS, REFUSAL
 from service.inference_protocol import HEADER_LENGTH
 from service.memory import give_freed_memory_back
 from service.metrics import Metrics
 from service.middleware import ALWAYS_OPEN, Admission, ApiKeys, Direct, Observe, Problems, http_problem
 from service.models import Models, OpenCompanion
 from service.operations import ENDPOINTS as OPERATIONS
-from service.refusal import EarlyRefusal
+from service.refusal import EarlyRefusal, Heads
 from service.scoring import SCORE
 from service.service import Service
 from service.sessions import DeviceError
@@ -125,7 +125,7 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
     for model in models:
         log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)
     try:
-        yield {REFUSAL: early_refusal(settings, metrics)}
+        yield {REFUSAL: early_refusal(settings, metrics), HEADS: Heads(settings.head_timeout_s, metrics)}
     finally:
         service.close()
         models.close("The service is shutting down.")

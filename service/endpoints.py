@@ -18,6 +18,8 @@ from starlette.responses import Response
 from service.errors import MEDIA_TYPE as PROBLEM_TYPE
 from service.errors import (
     DeadlinePassed,
+    HeadTooLarge,
+    HeadTooSlow,
     InternalError,
     MethodNotAllowed,
     NotReady,
@@ -31,7 +33,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 Body = Mapping[str, type[BaseModel] | tuple[type[BaseModel], ...] | dict[str, Any]]
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 _REF = "#/components/schemas/{model}"
-_EVERYWHERE = (Unauthorized, MethodNotAllowed, QueueFull, InternalError, NotReady, DeadlinePassed)
+_EVERYWHERE = (
+    *(Unauthorized, MethodNotAllowed, HeadTooSlow, QueueFull, HeadTooLarge),
+    *(InternalError, NotReady, DeadlinePassed),
+)
 
 
 @dataclass(frozen=True)

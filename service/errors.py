@@ -51,6 +51,10 @@ class NotAcceptable(Problem):
     status, slug, title = 406, "not-acceptable", "No answer in the accepted media types"
 
 
+class HeadTooSlow(Problem):
+    status, slug, title = 408, "head-too-slow", "The URL and headers did not come in time"
+
+
 class BodyTooLarge(Problem):
     status, slug, title = 413, "body-too-large", "The request body is too large"
 

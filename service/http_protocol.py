@@ -3,7 +3,7 @@
 In: what the app sends, in two messages at least. Out: one system call for an answer that is sent at once, instead of
 two, of which the first wakes the client for a head without a body. Streams go out at the next turn of the event loop.
 When too many requests are inside, the protocol refuses the next one itself (`service.refusal`), and always a request
-whose URL and headers are too large, which uvicorn would collect without end.
+whose URL and headers are too large or too slow: uvicorn would collect them without end.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.refusal import LARGEST_HEAD, EarlyRefusal, head_too_large
+from service.refusal import LARGEST_HEAD, EarlyRefusal, Heads
 
 _LINE_BYTES = 4  # of a header beside its name and value: ": " and the end of the line
 _LINGER_S = 1.0  # a connection that is closed with unread bytes is reset, and the client may never read its answer
-REFUSAL = "refusal"  # where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one
+# where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one, and its `Heads`
+REFUSAL, HEADS = "refusal", "heads"
 
 
 class JoiningTransport:
@@ -63,10 +64,31 @@ class OnePacket(HttpToolsProtocol):
     _head_bytes = 0  # of that message: its URL, headers and trailers, as far as they are kept
     _unfinished_bytes = 0  # that came since a head or a piece of a body was complete; the parser keeps a header whole
     _within = False  # a message: its first byte has been read and not its last
+    _within_head = False  # of a message
     _deaf = False  # whatever still comes is dropped
+    _head_timer: asyncio.TimerHandle | None = None  # runs while a head is awaited that did not come whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._await_no_head()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._heads.timeout_s, self._refuse_slow_head)
+
+    def _await_no_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    @property
+    def _heads(self) -> Heads:
+        heads: Heads = self.app_state[HEADS]
+        return heads
 
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]
@@ -78,7 +100,9 @@ class OnePacket(HttpToolsProtocol):
         self._unfinished_bytes += len(data)
         super().data_received(data)
         if self._unfinished_bytes > LARGEST_HEAD:
-            self._refuse_head()
+            self._refuse_large_head()
+        elif self._within_head:
+            self._await_head()
 
     def _refused_whole(self, data: bytes) -> bool:
         """Whether `data` was a request that has been refused without the parser."""
@@ -88,12 +112,13 @@ class OnePacket(HttpToolsProtocol):
         answer = refusal.of_whole(len(self.tasks), data) if refusal is not None else None
         if answer is None:
             return False
+        self._await_no_head()
         self.transport.write(answer)
         self.on_response_complete()
         return True
 
     def on_message_begin(self) -> None:
-        self._within = True
+        self._within = self._within_head = True
         self._head_bytes = self._unfinished_bytes = 0
         super().on_message_begin()
 
@@ -113,17 +138,30 @@ class OnePacket(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls when the parser has stopped."""
         if self._head_bytes > LARGEST_HEAD:
-            self._refuse_head()
+            self._refuse_large_head()
         else:
             super().send_400_response(msg)
 
-    def _refuse_head(self) -> None:
-        """Nothing is read any more. An earlier answer that is not complete ends with the connection."""
+    def _refuse_large_head(self) -> None:
+        if not (self.transport.is_closing() or self._deaf):
+            self._end_with(self._heads.too_large())
+
+    def _refuse_slow_head(self) -> None:
+        """A connection that has said nothing since it was made ends without an answer, as an idle one does later."""
+        self._head_timer = None
         if self.transport.is_closing() or self._deaf:
             return
+        if self._within_head:
+            self._end_with(self._heads.too_slow())
+        else:
+            self.transport.close()
+
+    def _end_with(self, answer: bytes) -> None:
+        """Nothing is read any more. An earlier answer that is not complete ends with the connection."""
         self._deaf = True
+        self._await_no_head()
         if self._is_idle():
-            self.transport.write(head_too_large())
+            self.transport.write(answer)
             self.transport.write_eof()
             self.loop.call_later(_LINGER_S, self.transport.close)
         else:
@@ -135,6 +173,8 @@ class OnePacket(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._unfinished_bytes = 0
+        self._within_head = False
+        self._await_no_head()
         self._refusing = self._to_be_refused()
         if not self._refusing:
             super().on_headers_complete()

@@ -3,8 +3,8 @@
 What the middleware refuses has had a scope, a task and a response made for it: a service that is offered several times
 what it can answer would do little but refuse. Here nothing is made but the answer, by the protocol itself, and most
 requests need not even be parsed: they come whole in one read, and a few of their bytes say that they can be dropped.
-The middleware refuses the rest: what has a large body, or one of unknown length. Also here: the 431 for a head that is
-too large, which no app ever sees.
+The middleware refuses the rest: what has a large body, or one of unknown length. Also here: the answers to heads that
+are too large or too slow, which no app ever sees.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import orjson
 from prometheus_client import Counter, Histogram
 
 from service.call import RequestIds
-from service.errors import MEDIA_TYPE, HeadTooLarge, Problem, QueueFull, problem_body
+from service.errors import MEDIA_TYPE, HeadTooLarge, HeadTooSlow, Problem, QueueFull, problem_body
 from service.metrics import Metrics
 from service.middleware import SECURITY_HEADERS, full
 
@@ -110,10 +110,24 @@ class _Template:
         return self._head % (given, self._fixed_bytes + len(given)), self._body % given
 
 
-def head_too_large() -> bytes:
-    """The answer to a head of more than `LARGEST_HEAD` bytes, complete or not."""
-    problem = HeadTooLarge(f"At most {LARGEST_HEAD} bytes of URL and headers; put what is large into the body.")
-    return b"".join(_answer(problem, RequestIds().of(b""), keep_alive=False))
+class Heads:
+    """What becomes of a head, complete or not, that is too large or takes longer than `timeout_s`."""
+
+    def __init__(self, timeout_s: float, metrics: Metrics) -> None:
+        self.timeout_s = timeout_s
+        self._refused = metrics.refused
+
+    def too_large(self) -> bytes:
+        return self._answer(
+            HeadTooLarge(f"At most {LARGEST_HEAD} bytes of URL and headers; put what is large into the body.")
+        )
+
+    def too_slow(self) -> bytes:
+        return self._answer(HeadTooSlow(f"URL and headers may take {self.timeout_s:g} s to come."))
+
+    def _answer(self, problem: Problem) -> bytes:
+        self._refused.labels(problem.slug).inc()
+        return b"".join(_answer(problem, RequestIds().of(b""), keep_alive=False))
 
 
 def _answer(problem: Problem, request_id: str, keep_alive: bool) -> tuple[bytes, bytes]:

@@ -89,6 +89,11 @@ class Settings(BaseSettings):
         1024, gt=0, description="Most requests inside a process; above it 429. Probes and /metrics are exempt."
     )
     request_deadline_ms: int = Field(30_000, gt=0, description="A request that is not answered by then gets 504.")
+    head_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="How long URL and headers may take to come; then 408. A new connection that stays silent ends then.",
+    )
 
     max_batch: int = Field(
         0,

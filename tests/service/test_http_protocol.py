@@ -153,8 +153,55 @@ def test_a_head_above_the_limit_gets_431_complete_or_not(address: tuple[str, int
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(head(100))
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        before = counted(address, "head-too-large")
         connection.sendall(sent)
         assert_refused(everything(connection))
+    assert counted(address, "head-too-large") == before + 1
+
+
+@pytest.fixture
+def hasty(generating: Generating) -> Iterator[tuple[str, int]]:
+    with serving(*generating.folders, VQSERVE_HEAD_TIMEOUT_S="0.4") as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        yield host, int(port)
+
+
+def counted(address: tuple[str, int], reason: str) -> float:
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        lines = everything(connection).decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vqserve_refused") and reason in line)
+
+
+@pytest.mark.parametrize("first", [b"", head(100)], ids=["a new connection", "one that has been answered"])
+def test_a_head_that_takes_too_long_gets_408(hasty: tuple[str, int], first: bytes) -> None:
+    """Regression: a byte now and then kept a connection, and what it had sent, for ever."""
+    with socket.create_connection(hasty, timeout=10) as connection:
+        if first:
+            connection.sendall(first)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        began = time.monotonic()
+        for byte in head(100)[:20]:
+            with suppress(ConnectionError):
+                connection.sendall(bytes([byte]))
+            time.sleep(0.03)
+        lines, _, body = everything(connection).partition(b"\r\n\r\n")
+        assert time.monotonic() - began < 5
+    assert lines.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert json.loads(body)["type"] == problem_type("head-too-slow")
+    assert counted(hasty, "head-too-slow") == 1
+
+
+def test_a_head_that_comes_in_time_may_have_a_slow_body_and_a_silent_connection_ends(hasty: tuple[str, int]) -> None:
+    request = post("/encode", DIGIT, "Content-Type: image/png")
+    with socket.create_connection(hasty, timeout=10) as silent, socket.create_connection(hasty) as slow:
+        start = request.index(b"\r\n\r\n") + 10
+        slow.sendall(request[:start])
+        time.sleep(0.8)
+        slow.sendall(request[start:])
+        assert slow.recv(65536).startswith(b"HTTP/1.1 200")
+        assert everything(silent) == b""
+    assert counted(hasty, "head-too-slow") == 0
 
 
 def test_a_head_that_trickles_in_is_answered_and_its_body_does_not_count(address: tuple[str, int]) -> None:
