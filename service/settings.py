@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     head_timeout_s: float = Field(
         60.0,
         gt=0,
-        description="How long URL and headers may take to come; then 408. A new connection that stays silent ends then.",
+        description="URL and headers have to come within this; else 408. A new connection that stays silent ends then.",
     )
 
     max_batch: int = Field(
