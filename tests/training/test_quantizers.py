@@ -148,7 +148,8 @@ def test_a_dead_code_restarts_on_a_badly_quantized_latent() -> None:
     for _ in range(2):
         quantizer(z)
     assert quantizer.codebook[5].abs().max() < 10
-    assert torch.cdist(quantizer.codebook[5:6], torch.from_numpy(rows_of(z)).float()).min() < 1e-5
+    differences = quantizer.codebook[5] - torch.from_numpy(rows_of(z)).float()  # cdist would round by 1e-3 here
+    assert differences.abs().amax(dim=1).min() < 1e-5
 
 
 def test_the_rate_term_prefers_the_frequent_code() -> None:
