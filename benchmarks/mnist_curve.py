@@ -6,7 +6,9 @@ are 49 codes at the prior's bits per code, without a header. The baseline is the
 prior at 1.034 nats a code: 9.1 bytes a digit).
 
 The point `512-plain` has no rate term (lambda 0): beside `512` it shows what the term buys. `64-long` and
-`32-long` have larger lambdas and the shipped model's decoder, and train for twice as many steps: the small end.
+`32-long` have larger lambdas and the shipped model's decoder, and train for twice as many steps. `32-small` has the
+shipped model's sizes and autoencoder steps and half of the prior's steps: `benchmarks.mnist_small_end` measures the
+bytes of its containers.
 
     python -m benchmarks.mnist_curve --out runs/curve [--only 64 512 512-plain]
 
@@ -113,8 +115,8 @@ def page(result: dict[str, Any]) -> str:
     rows = [
         (
             one["point"],
-            _override(one, "rate_weight"),
-            _override(one, "autoencoder.steps"),
+            _override(one, "autoencoder.quantizer.rate_weight"),
+            _override(one, "trainer.autoencoder.steps"),
             f"{one['bytes_per_digit']:.2f}",
             f"{one['mse']:.5f}",
             f"{one['psnr_db']:.2f}",
@@ -130,7 +132,8 @@ def page(result: dict[str, Any]) -> str:
             f"`{result['command']}`. On the 10,000 test digits; bytes are 49 codes at the prior's bits per code with "
             "the digit's label, without a header. The baseline is the VQ-VAE example of Keras: "
             f"{base['bytes_per_digit']} bytes at MSE {base['mse']}. `steps` are those of the autoencoder. The rows of "
-            "3,000 steps have a smaller decoder too, of 64 channels instead of 96, and `models/mnist` a larger prior.",
+            "3,000 steps have a smaller decoder too, of 64 channels instead of 96; `models/mnist` and `32-small` have "
+            "a larger prior.",
             table(("K", "lambda", "steps", "bytes", "MSE", "PSNR", "perplexity", "dominates the baseline"), rows),
             "![PSNR by bytes a digit](results/mnist_curve.svg)",
         )
@@ -138,8 +141,14 @@ def page(result: dict[str, Any]) -> str:
 
 
 def _override(one: dict[str, Any], name: str) -> str:
-    overrides: list[str] = one["overrides"]
-    return next(text.partition("=")[2] for text in overrides if text.partition("=")[0].endswith(name))
+    """The value that the point was trained with: its own, or else that of the configuration."""
+    settings = dict(text.split("=", 1) for text in one["overrides"])
+    found = settings.get(name)
+    if found is None:
+        found = load_config(CONFIG, ()).model_dump()
+        for part in name.split("."):
+            found = found[part]
+    return str(found)
 
 
 def plot(result: dict[str, Any]) -> str:

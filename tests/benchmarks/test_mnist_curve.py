@@ -56,3 +56,8 @@ def test_the_page_names_lambda_and_steps_of_each_point() -> None:
     assert "| 32-long | 0.35 | 6000 | 8.00 | 0.00390 | 25.00 | 7.0 | yes |" in text
     assert "| 64 | 0.12 | 3000 | 9.20 | 0.00380 | 25.00 | 7.0 |  |" in text
     assert "Keras example" in plot({"baseline": KERAS, "points": points})
+
+
+def test_a_setting_without_an_override_is_that_of_the_configuration() -> None:
+    text = page({"command": "c", "baseline": KERAS, "points": [point("32-small", 8.1, 0.0037)], "dominating": []})
+    assert f"| 32-small | 0.43 | {load_config(CONFIG).trainer.autoencoder.steps} | 8.10 |" in text
