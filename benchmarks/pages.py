@@ -23,6 +23,7 @@ from benchmarks import (
     peers_report,
     photo_perplexity,
     rate_distortion_report,
+    same_weights,
     sample_fidelity,
     sampler,
 )
@@ -63,6 +64,7 @@ PAGES: dict[str, Callable[[Result], str]] = {
     "photo_perplexity": photo_perplexity.page,
     "rate_distortion_mnist": partial(rate_distortion_report.page, "mnist"),
     "rate_distortion_photos": partial(rate_distortion_report.page, "photos"),
+    "same_weights": same_weights.page,
     "sample_fidelity": sample_fidelity.page,
     "sampler": sampler.page,
 }
