@@ -20,6 +20,7 @@ from client.operations import Wanted
 from client.problems import VqserveError
 from service import codec
 from service.bundle import BundleError, load_bundle
+from service.container import MOST_PICTURES
 from service.container_errors import ContainerError
 from service.effort import LARGEST_EFFORT, choose_codes
 from service.errors import Problem
@@ -57,11 +58,13 @@ class Offline:
         sizes = {size for _, size in encoded}
         if len(sizes) > 1:
             raise VqserveError("one container holds pictures of one size: leave --together out")
+        if len(encoded) > MOST_PICTURES:
+            raise VqserveError(f"one container holds at most {MOST_PICTURES} pictures: leave --together out")
         return codec.encode(self._codec, np.stack([codes for codes, _ in encoded]), size=sizes.pop())
 
     def decompress(self, container: bytes) -> Pixels:
         try:
-            decoded = codec.decode(self._codec, container, codec.Limits(max_codes=LARGEST_CONTAINER))
+            decoded = codec.decode(self._codec, container, codec.Limits(MOST_PICTURES, LARGEST_CONTAINER))
         except ContainerError as error:
             raise VqserveError(str(error)) from error
         height, width = decoded.size

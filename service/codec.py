@@ -19,6 +19,7 @@ from service.codec_model import CodecModel
 from service.container import (
     CHECKSUM_START,
     FIXED_BYTES,
+    MOST_PICTURES,
     Header,
     Mode,
     read_header,
@@ -69,6 +70,9 @@ def encode(
     `size` is (height, width) in pixels, by default the model's native size. `labels` (B,) may help a conditional
     prior; `label_count` means none. `indexed` lets a reader decode one tile alone, for 5 to 6 bytes a tile. `named`
     adds the model's name for people.
+
+    Raises:
+        ValueError: codes, size or labels that this model does not have, or more than `MOST_PICTURES` pictures.
     """
     size = size or model.native_size
     _check_arguments(model, codes, size, labels)
@@ -155,6 +159,8 @@ def _check_arguments(model: CodecModel, codes: Codes, size: tuple[int, int], lab
         raise ValueError(f"model {model.name} codes pictures of {model.native_size} (height, width) only, not {size}")
     if codes.ndim != 3 or len(codes) == 0 or codes.shape[1:] != model.grid_of(size):
         raise ValueError(f"codes have shape {codes.shape}, pictures of {size} take (B, *{model.grid_of(size)})")
+    if len(codes) > MOST_PICTURES:
+        raise ValueError(f"one container holds {MOST_PICTURES} pictures at most, not {len(codes)}")
     if codes.min() < 0 or codes.max() >= model.codebook_size:
         raise ValueError(f"codes must lie in 0..{model.codebook_size - 1}, they span {codes.min()}..{codes.max()}")
     if labels is not None:

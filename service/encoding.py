@@ -210,7 +210,7 @@ _EFFORT_SCHEMA = {
     "minimum": 0,
     "maximum": LARGEST_EFFORT,
     "default": 0,
-    "description": "How much a bit weighs against distortion when codes are chosen; 0 takes the nearest vectors.",
+    "description": "How much a bit weighs against distortion when codes are chosen; 0 takes those of the quantizer.",
 }
 PICTURE_QUERY = {**MODEL_QUERY, "fit": _FIT_SCHEMA}
 _LABEL_SCHEMA = {

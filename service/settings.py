@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.container import MOST_PICTURES
+
 PREFIX = "VQSERVE_"
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["float32", "tf32", "fp16"]
@@ -71,7 +73,9 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         1 << 24, gt=0, description="Most pixels of one picture, read from its header before decoding; above it 413."
     )
-    max_pictures_per_request: int = Field(256, gt=0, description="Most pictures or code grids a request; above it 413.")
+    max_pictures_per_request: int = Field(
+        256, gt=0, le=MOST_PICTURES, description="Most pictures or code grids a request; above it 413."
+    )
     max_samples_per_request: int = Field(64, gt=0, description="Most samples of one /generate; above it 422.")
     max_pixels_per_request: int = Field(
         1 << 25, gt=0, description="Most pixels of all the pictures of a request together, in or out; above it 413."

@@ -16,7 +16,7 @@ from service.range_coder import RangeDecoder, RangeEncoder
 Codes = NDArray[np.int64]
 
 TABLE_SCALE = 1 << 20  # of the static frequencies: below the range coder's limit of 2**31 with any K up to 2**30
-CODES_A_STEP = 1 << 14  # turned into Python integers at once
+CODES_A_STEP = 1 << 14  # taken apart at once: the memory beside the codes themselves
 
 
 def bits_of(codebook_size: int) -> int:
@@ -34,11 +34,15 @@ def unpack(data: bytes, count: int, codebook_size: int) -> Codes:
     width = bits_of(codebook_size)
     if len(data) != -(-count * width // 8):
         raise DamagedError(f"{count} codes of {width} bits take {-(-count * width // 8)} bytes, there are {len(data)}")
-    bits = np.unpackbits(np.frombuffer(data, np.uint8))
-    if bits[count * width :].any():
+    unused = len(data) * 8 - count * width
+    if unused and data[-1] & ((1 << unused) - 1):
         raise DamagedError("the bits after the last code are not zero: the container is damaged")
     powers = 1 << np.arange(width - 1, -1, -1, dtype=np.int64)
-    codes: Codes = bits[: count * width].reshape(count, width) @ powers
+    codes = np.empty(count, np.int64)
+    for start in range(0, count, CODES_A_STEP):  # a multiple of 8 codes begins with a byte
+        part = codes[start : start + CODES_A_STEP]
+        taken = np.frombuffer(data, np.uint8)[start * width // 8 :][: -(-len(part) * width // 8)]
+        part[:] = np.unpackbits(taken, count=len(part) * width).reshape(len(part), width) @ powers
     if count and codes.max() >= codebook_size:
         raise DamagedError(
             f"a code is {codes.max()}, the codebook has {codebook_size} vectors: the container is damaged"

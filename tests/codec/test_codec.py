@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 from benchmarks.tiny_prior import FREQUENCY_TABLE, TinyGraphs, draw_codes, tiny_model
 from service import prior_coding
 from service.codec import Codes, Limits, decode, decode_tile, encode
-from service.container import Mode, read_header
+from service.container import MOST_PICTURES, Mode, read_header
 from service.container_errors import (
     ChecksumError,
     ContainerError,
+    DamagedError,
     HeaderError,
     OverLimitError,
     WrongModelError,
 )
 from service.prior_coding import frequencies
+from service.static_coding import CODES_A_STEP, bits_of, pack, unpack
 from service.stopping import Stopped, stoppable
 
 MODEL = tiny_model()
@@ -240,6 +242,26 @@ def test_arguments_that_make_no_sense_say_so() -> None:
         encode(tiny_model(label_count=0), codes, labels=np.array([0]))
     with pytest.raises(ValueError, match="only"):
         encode(tiny_model(any_size=False), codes, size=(8, 8))
+
+
+def test_a_container_holds_as_many_pictures_as_a_decoder_reads() -> None:
+    most = np.zeros((MOST_PICTURES, 3, 4), np.int64)
+    data = encode(MODEL, most, modes=[Mode.RAW])
+    assert len(decode(MODEL, data, Limits(MOST_PICTURES)).codes) == MOST_PICTURES
+    with pytest.raises(ValueError, match=f"holds {MOST_PICTURES} pictures at most"):
+        encode(MODEL, np.zeros((MOST_PICTURES + 1, 3, 4), np.int64), modes=[Mode.RAW])
+
+
+@pytest.mark.parametrize("codebook_size", [2, 3, 12, 512, 1000])
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 8])
+def test_fixed_length_codes_come_back_across_the_parts_that_they_are_read_in(codebook_size: int, beyond: int) -> None:
+    codes = np.random.default_rng(beyond + 1).integers(0, codebook_size, 2 * CODES_A_STEP + beyond)
+    data = pack(codes, codebook_size)
+    assert np.array_equal(unpack(data, len(codes), codebook_size), codes)
+    unused = len(data) * 8 - len(codes) * bits_of(codebook_size)
+    if unused:
+        with pytest.raises(DamagedError, match="bits after the last code"):
+            unpack(data[:-1] + bytes([data[-1] | 1 << (unused - 1)]), len(codes), codebook_size)
 
 
 def test_models_without_a_prior_use_the_other_modes() -> None:

@@ -88,6 +88,26 @@ def test_effort_stops_when_nobody_waits(graph: str, stage: str) -> None:
     assert calls.count(graph) == 1, stage
 
 
+@pytest.mark.parametrize("most", [1, 5 * K, 1 << 21])
+def test_distances_are_computed_in_parts_of_bounded_size(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of the largest picture has a million codes: 2 GiB of distances where K is 512."""
+    sizes: list[int] = []
+
+    class Measured(PixelLatents):
+        def distances(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+            found = super().distances(latents)
+            sizes.append(found.size)
+            return found
+
+    pixels, labels = noise((2, 8, 400, 1)), np.array([0, 3])
+    expected = choose_codes(model(), pixels, 1.0, labels)
+    monkeypatch.setattr("service.effort.MOST_DISTANCES", most)
+    chosen = choose_codes(replace(model(), latents=Measured()), pixels, 1.0, labels)
+    assert np.array_equal(chosen, expected)
+    in_parts = sizes[: -(-100 // max(1, most // (2 * K))) * 2]  # of the mean errors; the choices come after them
+    assert max(in_parts) <= max(most, 2 * K) and sum(in_parts) == 2 * 2 * 100 * K
+
+
 def test_neither_the_batch_nor_the_tiles_matter() -> None:
     pixels, labels = noise((5, 28, 36, 1)), np.array([3, 1, 2, 0, 3])  # 7 x 9 codes: tiles of 3 x 4, and smaller ones
     together = choose_codes(model(), pixels, 1.0, labels)
