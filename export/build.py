@@ -57,7 +57,8 @@ def build_bundle(run_folder: Path, bundle_folder: Path) -> Manifest:
     """Write the bundle of the run.
 
     Raises:
-        ExportError: the run is not a VQ-VAE, or the target exists and is not a bundle.
+        ExportError: the run is not a VQ-VAE, its pictures are not the same any more, or the target exists and is not a
+            bundle.
         ExactnessError, VerificationError: a check failed; nothing was written.
     """
     run = load_run(run_folder)
@@ -124,7 +125,12 @@ def _prior_spec(prior: PixelCNN, run: Run, table: NDArray[np.int32]) -> PriorSpe
 
 def _test_pictures(run: Run) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The whole test split: uint8 (N,H,W,C) and labels, `label_count` where there are none."""
-    split = load_data(run.config.data).test
+    data = load_data(run.config.data)
+    if data.digest != run.metrics["data"]["digest"]:
+        raise ExportError(
+            f"{run.config.data.source} holds other pictures than {run.folder} was trained on: bring them back"
+        )
+    split = data.test
     assert isinstance(split.images, torch.Tensor)
     return np.ascontiguousarray(split.images.permute(0, 2, 3, 1).numpy()), split.labels.numpy().astype(np.int64)
 

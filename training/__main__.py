@@ -71,7 +71,8 @@ def _fit(options: argparse.Namespace) -> dict[str, object]:
     config, folder = _config_and_folder(options)
     from training.fit import fit
 
-    return _headline(fit(config, folder, resume=options.resume), folder)
+    metrics = fit(config, folder, resume=options.resume)
+    return _headline(metrics, folder) if metrics else {}  # nothing in the other processes of several
 
 
 def _evaluate(options: argparse.Namespace) -> dict[str, object]:

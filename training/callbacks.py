@@ -6,6 +6,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,23 @@ class Reseed(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state = np.random.SeedSequence([self._seed, trainer.current_epoch, trainer.global_rank]).generate_state(1)
         torch.manual_seed(int(state[0]))
+
+
+class Stopwatch(Callback):
+    """Seconds of training, those before an interruption included: the checkpoint remembers them."""
+
+    def __init__(self) -> None:
+        self._earlier, self._started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self._earlier = state_dict["seconds"]
 
 
 class StopAtNaN(Callback):

@@ -3,8 +3,9 @@
 In: a config whose autoencoder is the VQ-VAE to compare with, and a folder. Out: one run folder a system, `compare.json`
 with every number, and a sheet of samples a system. A second call goes on where the first stopped.
 
-The autoencoders have nearly the same number of parameters and the same steps. The VQ-VAEs have a trained prior on top;
-so `vae-large` and `cvae-large` get as many parameters and steps as a VQ-VAE and its prior have together.
+The autoencoders have the same steps and nearly the same number of parameters; only `vqvae-fsq` has fewer, since FSQ has
+no codebook and its latents one number a level. The VQ-VAEs have a trained prior on top; so `vae-large` and `cvae-large`
+get as many parameters and steps as a VQ-VAE and its prior have together.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     Raises:
         ConfigError: the config cannot be compared, or the folder holds runs of another one.
     """
+    config = _on_one_device(config)
     data = load_data(config.data)
     _require_comparable(config, data)
     to_train = variants(config, data)
@@ -86,6 +88,13 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     }
     write_json(folder / COMPARE_FILE, result)
     return result
+
+
+def _on_one_device(config: RunConfig) -> RunConfig:
+    """What is measured between the trainings runs once, so it cannot be one of several processes."""
+    if config.trainer.nodes > 1 or config.trainer.devices not in ("auto", 1):
+        raise ConfigError("compare trains on one device: leave trainer.devices and trainer.nodes out")
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 1})})
 
 
 def _require_comparable(config: RunConfig, data: DataSet) -> None:

@@ -6,7 +6,6 @@ the folder is not trained again, and one that was interrupted goes on from its l
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,33 +28,37 @@ from training.runs import (
     METRICS_FILE,
     PRIOR_FILE,
     System,
+    begin_progress,
     build_autoencoder,
     build_prior,
     load_weights,
     read_json,
     write_json,
+    write_seconds,
 )
 from training.stages import run_stage
 
 
 def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
-    """Train what `config` describes into `folder`; returns the metrics that are also in its metrics.json."""
+    """Train what `config` describes into `folder`; returns the metrics that are also in its metrics.json.
+
+    Of several processes, the first one returns them, the others nothing.
+
+    Raises:
+        ConfigError: the folder holds a run already, or, with `resume`, one of another configuration or other pictures.
+        DataError: the data cannot be read. TrainingDiverged: a loss is not finite.
+    """
     require_own_folder(config, folder, resume=resume)
     data = load_data(config.data)
     data.require_multiple_of(config.autoencoder.downsampling)
-    _begin(config, folder)
-    seconds: dict[str, float] = {}
-    start = time.monotonic()
+    _begin(config, data, folder)
     autoencoder = fit_autoencoder(config, data, folder)
-    seconds["autoencoder"] = time.monotonic() - start
     prior = None
     if config.prior is not None and isinstance(autoencoder, VQVAE):
-        start = time.monotonic()
         prior = fit_prior(config, data, autoencoder, folder)
-        seconds["prior"] = time.monotonic() - start
     if getattr(rank_zero_only, "rank", 0) != 0:
         return {}
-    return write_report(config, data, autoencoder, prior, folder, seconds)
+    return write_report(config, data, autoencoder, prior, folder)
 
 
 @rank_zero_only
@@ -72,9 +75,10 @@ def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None
 
 
 @rank_zero_only
-def _begin(config: RunConfig, folder: Path) -> None:
+def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
     """Not before the data is known to fit, so that a corrected mistake may use the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    begin_progress(folder, data.digest)
     write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
     (folder / METRICS_FILE).unlink(missing_ok=True)
 
@@ -87,7 +91,7 @@ def fit_autoencoder(config: RunConfig, data: DataSet, folder: Path) -> System:
         job = AutoencoderJob(model, stage, config.trainer.log_every, config.autoencoder.quantizer.restart_until)
         seed, crop, flip = config.trainer.seed, config.data.crop, config.data.flip
         stream = partial(Stream, data.train, stage.batch_size, seed, crop=crop, flip=flip)
-        run_stage(
+        seconds = run_stage(
             "autoencoder",
             job,
             StageData(stream, data.validation, stage, pin_memory=config.trainer.pin_memory),
@@ -96,6 +100,7 @@ def fit_autoencoder(config: RunConfig, data: DataSet, folder: Path) -> System:
             precision=config.trainer.precision,
             sheet=("reconstructions", partial(draw_reconstructions, model, data.validation)),
         )
+        rank_zero_only(write_seconds)(folder, "autoencoder", seconds)
     load_weights(model, folder / AUTOENCODER_FILE)
     # as training leaves it: in another memory layout convolutions round otherwise, and a resumed run has other codes
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -114,7 +119,8 @@ def fit_prior(config: RunConfig, data: DataSet, autoencoder: VQVAE, folder: Path
         sheet = "samples", partial(draw_samples, model, autoencoder, config.grid(data.picture))
         # always float32, which holds the prior's integers exactly; trainer.precision is the autoencoder's
         batches = StageData(stream, validation, stage, pin_memory=config.trainer.pin_memory)
-        run_stage("prior", job, batches, config, folder, sheet=sheet)
+        seconds = run_stage("prior", job, batches, config, folder, sheet=sheet)
+        rank_zero_only(write_seconds)(folder, "prior", seconds)
     load_weights(model, folder / PRIOR_FILE)
     return model
 

@@ -32,7 +32,7 @@ from training.evaluation import (
 )
 from training.jobs import to_unit
 from training.prior import PixelCNN
-from training.runs import METRICS_FILE, System, load_run, write_json
+from training.runs import METRICS_FILE, PROGRESS_FILE, System, load_run, read_json, write_json
 from training.sheets import interleave, sheet, write_png
 
 COLUMNS = 8
@@ -97,12 +97,11 @@ def write_report(
     model: System,
     prior: PixelCNN | None,
     folder: Path,
-    seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Measure on the test split, draw the sheets, and write both; metrics.json comes last and marks a finished run."""
     metrics = measure(config, data, model, prior) | {
         "data": _facts(data) | {"licence": licence_of(config.data)},
-        "seconds": seconds,
+        "seconds": read_json(folder / PROGRESS_FILE)["seconds"],
         **_code(),
     }
     if isinstance(model, VQVAE):

@@ -1,6 +1,7 @@
 """A run folder: what `fit` leaves behind and `evaluate` and the export read. Nothing in it can execute code.
 
     config.json               the resolved configuration
+    progress.json             what `--resume` goes by: the digest of the data, the seconds of each finished stage
     autoencoder.safetensors   weights, codebook and its statistics
     prior.safetensors         weights, where the config has a prior
     metrics.json              quality on the test split, data digest and licence, code histogram, versions
@@ -27,7 +28,7 @@ from training.networks import Decoder, Encoder
 from training.prior import PixelCNN
 from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQuantizer
 
-CONFIG_FILE, METRICS_FILE = "config.json", "metrics.json"
+CONFIG_FILE, METRICS_FILE, PROGRESS_FILE = "config.json", "metrics.json", "progress.json"
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
 
 System = Autoencoder | VAE | VQVAE
@@ -102,6 +103,26 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} does not exist: is {path.parent} the folder of a finished `python -m training fit`?")
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return values
+
+
+def begin_progress(folder: Path, digest: str) -> None:
+    """Remember which pictures a new run is trained on.
+
+    Raises:
+        ConfigError: the folder's run was begun with others.
+    """
+    path = folder / PROGRESS_FILE
+    if not path.exists():
+        write_json(path, {"digest": digest, "seconds": {}})
+    elif read_json(path)["digest"] != digest:
+        raise ConfigError(
+            f"{folder} was begun with other pictures: going on needs the same ones; or choose another --out"
+        )
+
+
+def write_seconds(folder: Path, stage: str, seconds: float) -> None:
+    progress = read_json(folder / PROGRESS_FILE)
+    write_json(folder / PROGRESS_FILE, progress | {"seconds": progress["seconds"] | {stage: seconds}})
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

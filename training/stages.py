@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from training.callbacks import AtomicCheckpointIO, LogSheet, Reseed, Sheet, StageProgress, StopAtNaN
+from training.callbacks import AtomicCheckpointIO, LogSheet, Reseed, Sheet, StageProgress, StopAtNaN, Stopwatch
 from training.config import RunConfig
 from training.jobs import Job, StageData
 from training.runs import save_weights
@@ -33,13 +33,15 @@ def run_stage(
     *,
     precision: str = "32-true",
     sheet: tuple[str, Sheet] | None = None,
-) -> None:
-    """Train `job.model`, from the stage's checkpoint where there is one, and write `folder/name.safetensors`."""
+) -> float:
+    """Train `job.model`, from the stage's checkpoint where there is one, and write `folder/name.safetensors`; returns
+    the seconds that the stage took, those before an interruption included."""
     if config.trainer.compile:
         job.apply_model = torch.compile(job.apply_model)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it would print tips and lists of devices
     checkpoint = checkpoint_of(name, folder)
-    trainer = _trainer(name, job, config, folder, checkpoint, precision, sheet)
+    stopwatch = Stopwatch()
+    trainer = _trainer(name, job, config, folder, checkpoint, precision, sheet, stopwatch)
     resume_from = checkpoint if checkpoint.exists() else None
     if resume_from:
         logger.info("going on from %s", resume_from)
@@ -52,6 +54,7 @@ def run_stage(
     if trainer.is_global_zero:
         save_weights(model, folder / f"{name}.safetensors")
     trainer.strategy.barrier()
+    return stopwatch.seconds
 
 
 def checkpoint_of(name: str, folder: Path) -> Path:
@@ -66,6 +69,7 @@ def _trainer(
     checkpoint: Path,
     precision: str,
     sheet: tuple[str, Sheet] | None,
+    stopwatch: Stopwatch,
 ) -> Trainer:
     settings, stage = config.trainer, job.stage
     return Trainer(
@@ -79,6 +83,7 @@ def _trainer(
         log_every_n_steps=job.log_every,
         logger=TensorBoardLogger(folder, "logs", name),
         callbacks=[
+            stopwatch,
             Reseed(settings.seed),
             StopAtNaN(checkpoint, job.log_every),
             *([LogSheet(*sheet, settings.sample_every)] if sheet else []),

@@ -13,8 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 import training.stages
 from tests.training.conftest import tiny_config
 from training.callbacks import Reseed
-from training.data import load_data
-from training.fit import fit_autoencoder
+from training.fit import fit
 from training.runs import save_weights
 
 
@@ -33,12 +32,13 @@ def main(folder: Path, devices: int) -> None:
     training.stages.Reseed = ReseedAndSave  # type: ignore[misc]
     config = tiny_config(
         f"trainer.devices={devices}",
+        "prior=null",
         "autoencoder.quantizer.start_step=2",
         "autoencoder.quantizer.restart_every=4",
         "trainer.autoencoder.steps=12",
         "trainer.autoencoder.validate_every=6",
     )
-    fit_autoencoder(config, load_data(config.data), folder)
+    fit(config, folder)
 
 
 if __name__ == "__main__":

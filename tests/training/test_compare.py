@@ -274,4 +274,21 @@ def test_the_verdict_follows_the_numbers(gap: float, verdict: str) -> None:
     keys = ("recall", "spread", "class_agreement")
     systems = {name: dict.fromkeys(keys, 0.5) for name in ("vae", "vae-large", "cvae", "cvae-large")}
     systems["vqvae-ema"] = dict.fromkeys(keys, 0.5 + gap)
-    assert all(verdict in sentence for sentence in verdicts(systems))
+    assert all(verdict in sentence for sentence in verdicts(systems, real_spread=1.0))
+
+
+def test_more_diversity_than_real_pictures_have_is_no_advantage() -> None:
+    systems = {name: dict.fromkeys(("recall", "spread", "class_agreement"), 0.995) for name in ("vae", "vae-large")}
+    systems |= {name: systems["vae"] for name in ("cvae", "cvae-large")}
+    systems["vqvae-ema"] = {"recall": 0.995, "spread": 5.0, "class_agreement": 0.995}
+    _, spread, _ = verdicts(systems, real_spread=1.003)
+    assert "the claim does not hold" in spread and "more than the 1.003 of real pictures counts no more" in spread
+
+
+@pytest.mark.parametrize("words", ["trainer.devices=2", "trainer.nodes=2"])
+def test_compare_trains_in_one_process(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The processes but the first looked for a metrics.json that the first had not written yet."""
+    command = ["compare", "--config", str(TINY), "--data", str(DIGITS), "--out", str(tmp_path / "c"), words]
+    assert main(command) == 2
+    assert "compare trains on one device" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from export.build import ExportError, build_bundle
 from service.bundle import Quality
 from tests.training.conftest import DIGITS, ROOT, TINY, tiny_config
 from training import report
 from training.__main__ import main
 from training.autoencoders import VQVAE
-from training.callbacks import TrainingDiverged
+from training.callbacks import Stopwatch, TrainingDiverged
 from training.config import ConfigError, StageConfig
 from training.data import DataError, Split, Stream, load_data, tiles
 from training.evaluation import encode_all, histogram, sample_codes
@@ -29,9 +31,9 @@ from training.fit import fit, fit_autoencoder
 from training.jobs import learning_rate_factor
 from training.prior import PixelCNN, guided_logits
 from training.report import evaluate
-from training.runs import AUTOENCODER_FILE, PRIOR_FILE, load_run
+from training.runs import AUTOENCODER_FILE, PRIOR_FILE, begin_progress, load_run
 
-RESULT_FILES = ("autoencoder.safetensors", "prior.safetensors", "config.json", "metrics.json")
+RESULT_FILES = ("autoencoder.safetensors", "prior.safetensors", "config.json", "metrics.json", "progress.json")
 VQ_ONLY = ("prior=null", "trainer.autoencoder.steps=30", "trainer.autoencoder.validate_every=15")
 
 
@@ -146,10 +148,44 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
     assert_same_weights(tiny_run, folder, AUTOENCODER_FILE, PRIOR_FILE)
 
 
+def test_a_run_does_not_go_on_with_other_pictures(tmp_path: Path) -> None:
+    """The prior was trained on pictures that its autoencoder had never seen, and metrics.json told of those alone."""
+    random = np.random.default_rng(0)
+    config = tiny_config(*VQ_ONLY, f"data.source={tmp_path / 'd.npz'}")
+    np.savez(tmp_path / "d.npz", images=random.integers(0, 256, (60, 8, 8), np.uint8))
+    fit(config, tmp_path / "run")
+    np.savez(tmp_path / "d.npz", images=random.integers(0, 256, (70, 8, 8), np.uint8))
+    with pytest.raises(ConfigError, match="begun with other pictures"):
+        fit(config, tmp_path / "run", resume=True)
+    with pytest.raises(ExportError, match=r"d\.npz holds other pictures"):
+        build_bundle(tmp_path / "run", tmp_path / "bundle")
+
+
+def test_a_resumed_run_knows_how_long_it_has_trained(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    first = json.loads((tiny_run / "metrics.json").read_text())["seconds"]
+    assert first.keys() == {"autoencoder", "prior"} and all(seconds > 0.1 for seconds in first.values())
+    assert fit(tiny_config(), tmp_path / "run", resume=True)["seconds"] == first  # nothing was left to train
+    before, after = Stopwatch(), Stopwatch()
+    after.load_state_dict(before.state_dict() | {"seconds": 100.0})
+    assert 100 < after.seconds < 110
+
+
+def test_processes_but_the_first_print_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.fit.fit", lambda config, folder, *, resume: {})
+    assert main(["fit", "--config", str(TINY)]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_a_finished_autoencoder_is_loaded_in_the_memory_layout_of_its_training(tmp_path: Path) -> None:
     """One of 24,500 codes was another one when a run was resumed between autoencoder and prior."""
     config = tiny_config(*VQ_ONLY)
     data = load_data(config.data)
+    begin_progress(tmp_path, data.digest)
     trained, loaded = (fit_autoencoder(config, data, tmp_path) for _ in range(2))
     strides = [[tensor.stride() for tensor in model.state_dict().values()] for model in (trained, loaded)]
     assert strides[0] == strides[1]
