@@ -23,8 +23,7 @@ from PIL import Image
 
 from benchmarks.picture_codecs import Vqserve
 from benchmarks.report import RESULTS, command_line, table, write_result, write_section
-from training.data.dataset import ranked
-from training.data.folder import picture_files
+from training.data.folder import split_files
 
 SETS = 1000
 TILE = 128  # pixels: training and test look at crops of this size
@@ -39,18 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", type=float, default=0.15, help="the fraction that training put aside")
     parser.add_argument("--record", action="store_true", help="write docs/results and docs/benchmarks.md")
     options = parser.parse_args(arguments)
-    vqserve, files = Vqserve(options.bundle), picture_files(options.folder)
-    order = ranked([path.relative_to(options.folder).as_posix() for path in files])
-    held_out = set(order[: max(1, round(options.held_out * len(files)))])
-    counts = [histogram(vqserve, path) for path in files]
-    others = [one for index, one in enumerate(counts) if index not in held_out]
+    vqserve = Vqserve(options.bundle)
+    files = split_files(options.folder, options.held_out)
+    others, held_out = ([histogram(vqserve, path) for path in part] for part in files)
     random = np.random.default_rng(0)
     sets = [perplexity(random.permutation(others)[: len(held_out)]) for _ in range(SETS)]
     result = {
         "command": command_line(),
         "bundle": {"name": options.bundle.name, "version": vqserve.bundle.manifest.version},
         "codebook_size": vqserve.bundle.manifest.codes.codebook_size,
-        "held_out": {"pictures": len(held_out), "perplexity": perplexity(counts[index] for index in held_out)},
+        "held_out": {"pictures": len(held_out), "perplexity": perplexity(held_out)},
         "others": {"pictures": len(others), "perplexity": perplexity(others)},
         "training_crops": perplexity([np.array(vqserve.bundle.manifest.code_histogram)]),
         "as_many_others": {f"{percent} %": float(np.percentile(sets, percent)) for percent in (5, 50, 95)},

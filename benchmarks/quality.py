@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW = 11  # pixels of the Gaussian window at every scale
 WINDOW_SIGMA = 1.5
 FEWEST_POINTS = 4  # that a cubic through a curve needs
+LEAST_OVERLAP_DB = 1.0
 
 
 def mean_squared_error(first: Pixels, second: Pixels) -> float:
@@ -76,20 +78,29 @@ def at_rate(curve: Sequence[tuple[float, float]], rate: float) -> float | None:
     return float(np.interp(math.log(rate), np.log(rates), [point[1] for point in points]))
 
 
-def bd_rate_percent(curve: Sequence[tuple[float, float]], reference: Sequence[tuple[float, float]]) -> float | None:
+@dataclass(frozen=True)
+class BDRate:
+    """Over the qualities that two curves have in common, in dB."""
+
+    bd_rate_percent: float
+    low_db: float
+    high_db: float
+
+
+def bd_rate(curve: Sequence[tuple[float, float]], reference: Sequence[tuple[float, float]]) -> BDRate | None:
     """Bjontegaard's delta: how many percent more bytes `curve` takes than `reference` at equal quality, on average.
 
     Both are points (rate, quality in dB), through which cubics are fitted. None where one has fewer than four points or
-    they have no quality in common.
+    they have less than `LEAST_OVERLAP_DB` in common: a mean over less would speak of a point, not of a curve.
     """
     if min(len(curve), len(reference)) < FEWEST_POINTS:
         return None
     low = max(min(quality for _, quality in one) for one in (curve, reference))
     high = min(max(quality for _, quality in one) for one in (curve, reference))
-    if low >= high:
+    if high - low < LEAST_OVERLAP_DB:
         return None
     means = []
     for one in (curve, reference):
         integral = np.polynomial.Polynomial.fit([q for _, q in one], [math.log(r) for r, _ in one], 3).integ()
         means.append((integral(high) - integral(low)) / (high - low))
-    return 100 * (math.exp(means[0] - means[1]) - 1)
+    return BDRate(100 * (math.exp(means[0] - means[1]) - 1), low, high)

@@ -28,11 +28,10 @@ from PIL import Image, ImageOps
 
 from benchmarks.picture_codecs import Coded, Point, Setting, Vqserve, lossless_points, lossy_points
 from benchmarks.plot import Line, svg
-from benchmarks.quality import Pixels, at_rate, bd_rate_percent, mean_squared_error, ms_ssim, psnr_db
+from benchmarks.quality import Pixels, at_rate, bd_rate, mean_squared_error, ms_ssim, psnr_db
 from benchmarks.rate_distortion_report import PEERS, page, plot_name
 from benchmarks.report import command_line, write_section
-from training.data.dataset import ranked
-from training.data.folder import picture_files
+from training.data.folder import picture_files, split_files
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 MNIST_TEST = "t10k-images-idx3-ubyte.gz"
@@ -157,10 +156,7 @@ def read_mnist(path: Path) -> list[Pixels]:
 
 def read_photos(folder: Path, held_out: float | None) -> list[Pixels]:
     """(H,W,3) uint8 each, upright, at most 1280 wide."""
-    files = picture_files(folder)
-    if held_out is not None:
-        order = ranked([path.relative_to(folder).as_posix() for path in files])
-        files = [files[index] for index in sorted(order[: max(1, round(held_out * len(files)))])]
+    files = picture_files(folder) if held_out is None else split_files(folder, held_out)[1]
     pictures = []
     for path in files:
         with Image.open(path) as opened:
@@ -216,9 +212,9 @@ def compare(rows: Sequence[Row]) -> list[dict[str, Any]]:
     lines = curves(rows)
     for ours in (name for name in lines if name.startswith("vqserve")):
         for peer in (name for name in PEERS if name in lines):
-            percent = bd_rate_percent(lines[ours], lines[peer])
-            if percent is not None:
-                found.append({"section": rows[0].section, "codec": ours, "peer": peer, "bd_rate_percent": percent})
+            delta = bd_rate(lines[ours], lines[peer])
+            if delta is not None:
+                found.append({"section": rows[0].section, "codec": ours, "peer": peer, **asdict(delta)})
     return found
 
 

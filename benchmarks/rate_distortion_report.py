@@ -84,8 +84,13 @@ def _similarity(value: float | None) -> str:
 
 def _bd_rates(compared: Rows) -> list[str]:
     measured = [one for one in compared if "bd_rate_percent" in one]
-    found = [f"{one['codec']} against {one['peer']} {one['bd_rate_percent']:+.1f} %" for one in measured]
-    return [f"BD-rate (negative: fewer bytes at equal PSNR): {', '.join(found)}."] if found else []
+    found = [
+        f"{one['codec']} against {one['peer']} {one['bd_rate_percent']:+.1f} % "
+        f"({one['low_db']:.1f} to {one['high_db']:.1f} dB)"
+        for one in measured
+    ]
+    head = "BD-rate (negative: fewer bytes at equal PSNR), where the curves share at least 1 dB"
+    return [f"{head}: {', '.join(found)}."] if found else []
 
 
 def _lossless(row: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CORE = 64  # codes, in each direction: 256 x 256 pixels where a code spans 4
-MARGIN = 8  # codes; the encoders and decoders of `training` see at most 6 codes beyond their own
+MARGIN = 8  # codes; as far as the encoders and decoders of `training` see at most, beyond their own
 WHOLE = CORE + 2 * MARGIN  # up to this many codes in each direction a picture runs whole: a window would be as large
 
 

@@ -44,7 +44,8 @@ class Autoencoder(nn.Module):
 
 
 class VQVAE(nn.Module):
-    """VQ-VAE (arXiv:1711.00937): L = log p(x|z_q(x)) + ||sg[z_e] - e||^2 + beta ||z_e - sg[e]||^2 (eq. 3).
+    """VQ-VAE (arXiv:1711.00937): L = -log p(x|z_q(x)) + ||sg[z_e] - e||^2 + beta ||z_e - sg[e]||^2 (eq. 3, which is
+    printed without the minus).
 
     The reconstruction term is the MSE divided by `data_variance`, so that beta and the quantizer's losses mean the
     same on dark digits and on photographs.

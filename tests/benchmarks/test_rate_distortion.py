@@ -16,7 +16,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from benchmarks import rate_distortion, rate_distortion_report
 from benchmarks.picture_codecs import EFFORTS, SETTINGS, lossless_points, lossy_points
 from benchmarks.plot import svg
-from benchmarks.quality import Pixels, at_rate, bd_rate_percent, mean_squared_error, ms_ssim, psnr_db
+from benchmarks.quality import Pixels, at_rate, bd_rate, mean_squared_error, ms_ssim, psnr_db
 from tests.conftest import PICTURES
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 
@@ -59,10 +59,19 @@ def test_ms_ssim_has_a_scale_for_each_halving_that_the_window_fits(side: int) ->
 def test_bd_rate_of_a_curve_that_takes_a_fifth_more_everywhere() -> None:
     reference = [(0.1, 25.0), (0.2, 28.0), (0.4, 31.0), (0.8, 33.5), (1.6, 36.0)]
     more = [(1.2 * rate, quality) for rate, quality in reference]
-    assert bd_rate_percent(more, reference) == pytest.approx(20)
-    assert bd_rate_percent(reference, more) == pytest.approx(-100 / 6)
-    assert bd_rate_percent(reference[:3], reference) is None
-    assert bd_rate_percent([(rate, quality + 50) for rate, quality in reference], reference) is None
+    found, back = bd_rate(more, reference), bd_rate(reference, more)
+    assert found is not None and back is not None
+    assert found.bd_rate_percent == pytest.approx(20) and back.bd_rate_percent == pytest.approx(-100 / 6)
+    assert (found.low_db, found.high_db) == (25.0, 36.0)
+    assert bd_rate(reference[:3], reference) is None
+
+
+@pytest.mark.parametrize(("raised", "comparable"), [(9.9, True), (10.1, False), (50, False)])
+def test_curves_that_share_less_than_a_decibel_are_not_compared(raised: float, comparable: bool) -> None:
+    """One figure was a mean over 0.17 dB, which one row of the table would have said as well."""
+    reference = [(0.1, 25.0), (0.2, 28.0), (0.4, 31.0), (0.8, 33.5), (1.6, 36.0)]
+    better = [(rate, quality + raised) for rate, quality in reference]
+    assert (bd_rate(better, reference) is not None) == comparable
 
 
 def test_quality_at_a_rate_is_interpolated_and_never_extrapolated() -> None:
@@ -137,10 +146,17 @@ def test_the_page_says_what_each_peer_reaches_at_our_rate_and_who_is_ahead() -> 
     ours = {**head, **quality, "bytes_per_picture": 300.0, "bits_per_pixel": 0.15, "psnr_db": 30.0, "ms_ssim": 0.9}
     behind = {**head, "peer": "JPEG", "peer_psnr_db": 28.0, "peer_ms_ssim": 0.95}
     none = [{**head, "peer": peer, "peer_psnr_db": None, "peer_ms_ssim": None} for peer in ("WEBP", "AVIF", "JXL")]
-    rate = {"section": "crops", "codec": "vqserve b", "peer": "JPEG", "bd_rate_percent": -12.34}
+    rate = {
+        "section": "crops",
+        "codec": "vqserve b",
+        "peer": "JPEG",
+        "bd_rate_percent": -12.34,
+        "low_db": 28,
+        "high_db": 31.26,
+    }
     result = {"command": "c", "machine": "m", "rows": [ours], "comparisons": [behind, *none, rate]}
     page = rate_distortion_report.page("photos", result)
     assert "| b, raw | 300 | 0.1500 | 0.00100 | 30.00 | 0.9000 | 1.0 | 2.0 | **28.00** / 0.9500 | - | - | - |" in page
-    assert "vqserve b against JPEG -12.3 %" in page
+    assert "vqserve b against JPEG -12.3 % (28.0 to 31.3 dB)" in page
     assert "### Crops: 1,600 pictures\n" in page
     assert "(results/rate_distortion_photos_crops.svg)" in page

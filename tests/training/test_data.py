@@ -26,7 +26,7 @@ from training.data import DataError, Split, Stream, load_data, tiles
 from training.data import named as named_module
 from training.data.arrays import CIFAR_ARCHIVE, CIFAR_LABELS, IDX_PARTS
 from training.data.dataset import Ragged, ranked
-from training.data.folder import decode_picture
+from training.data.folder import decode_picture, split_files
 from training.data.named import NAMED, File, Named
 
 
@@ -329,7 +329,38 @@ def test_an_unknown_source_names_the_known_ones() -> None:
         load_data(DataConfig(source="minst"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("d.npz", b"", "cannot be read as a .npz"), ("d.npy", None, "is one array: save a .npz")],
+)
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    path = tmp_path / name
+    if content is None:
+        np.save(path, noise((9, 8, 8)))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_data(DataConfig(source=str(path)))
+
+
 # splits
+
+
+@pytest.mark.parametrize("own_test_split", [False, True])
+def test_the_files_of_the_test_split_are_those_that_training_puts_aside(tmp_path: Path, own_test_split: bool) -> None:
+    """Benchmarks measure on them: with corrupt files, or a `test` folder, they once had pictures of the training."""
+    for index in range(30):
+        folder = tmp_path / ("test" if index % 4 == 0 else "train") if own_test_split else tmp_path
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), 8 * index, np.uint8)).save(folder / f"{index}.png")
+        if index % 3 == 0:
+            (folder / f"{index}-corrupt.png").write_bytes(b"nothing")
+    data = load_data(DataConfig(source=str(tmp_path), grey=True, test_fraction=0.2))
+    assert isinstance(data.test.images, torch.Tensor)
+    others, test = split_files(tmp_path, 0.2)
+    assert sorted(8 * int(path.stem) for path in test) == sorted(data.test.images[:, 0, 0, 0].tolist())
+    assert len(others) == len(data.train) + len(data.validation)
+    assert not {*others} & {*test}
 
 
 def test_splits_cover_the_data_once_whatever_the_order_of_the_files() -> None:

@@ -69,9 +69,12 @@ def read_npz(path: Path) -> Source:
     """Keras's names (x_train, y_train, x_test, y_test) or images, labels, test_images, test_labels; all but the first
     of each are optional, but labels belong to both splits or to none."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} is one array: save a .npz with images and, where there are any, labels")
+        with stored:
             arrays = {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read as a .npz of plain arrays: {error}") from error
     for images, labels, test_images, test_labels in NPZ_KEYS:
         if images in arrays:

@@ -90,10 +90,15 @@ def ranked(names: Sequence[str]) -> list[int]:
     return sorted(range(len(names)), key=keys.__getitem__)
 
 
+def test_count_of(count: int, test_fraction: float) -> int:
+    """How many of `count` pictures, the first in `ranked` order, are the test split: at least one."""
+    return max(1, round(test_fraction * count))
+
+
 def split_source(source: Source, validation_fraction: float, test_fraction: float) -> tuple[Split, Split, Split]:
     """Train, validation and test; the held-out pictures come first in `ranked` order, at least one for each split."""
     order = ranked(source.names)
-    test_count = 0 if source.test is not None else max(1, round(test_fraction * len(order)))
+    test_count = 0 if source.test is not None else test_count_of(len(order), test_fraction)
     validation_count = max(1, round(validation_fraction * len(order)))
     held_out = test_count + validation_count
     if held_out >= len(order):

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from service.pixels import is_animated, to_pixels
-from training.data.dataset import DataError, Ragged, Source, Split
+from training.data.dataset import DataError, Ragged, Source, Split, ranked, test_count_of
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # all that Pillow raises on bad files
@@ -42,6 +42,25 @@ def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: i
         splits.append(Split(Ragged(items, decode), _labels(part, kept, label_names)))
         names.append([path.relative_to(part).as_posix() for path in kept])
     return Source(splits[0], names[0], splits[1] if len(splits) > 1 else None, label_names, tuple(skipped))
+
+
+def split_files(folder: Path, test_fraction: float) -> tuple[list[Path], list[Path]]:
+    """The files of training and validation, and those of the test split, of a folder that training has read.
+
+    Raises:
+        DataError: it holds no pictures.
+    """
+    parts = split_folders(folder)
+    decode = partial(decode_picture, grey=False, smallest_side=1, shorter_side=None)
+    kept = [_decode_all(picture_files(part), decode, _Budget(0), skipped=[])[0] for part in parts]
+    if not all(kept):
+        raise DataError(f"{folder} holds no pictures that can be decoded: put some there")
+    if len(kept) > 1:
+        return kept[0], kept[1]
+    order = ranked([path.relative_to(parts[0]).as_posix() for path in kept[0]])
+    count = test_count_of(len(order), test_fraction)
+    others, test = ([kept[0][index] for index in sorted(part)] for part in (order[count:], order[:count]))
+    return others, test
 
 
 def split_folders(folder: Path) -> list[Path]:
