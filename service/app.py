@@ -9,8 +9,7 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import FrameType
@@ -31,11 +30,11 @@ from service.endpoints import Endpoint, Handler, openapi
 from service.generation import GENERATE, SEED_HEADER
 from service.generator import NAME as GENERATOR
 from service.generator import open_generator
-from service.http_protocol import HEADS, REFUSAL
+from service.http_protocol import HEADS, REFUSAL, UNREAD
 from service.inference_protocol import HEADER_LENGTH
 from service.memory import give_freed_memory_back
 from service.metrics import Metrics
-from service.middleware import ALWAYS_OPEN, Admission, ApiKeys, Direct, Observe, Problems, http_problem
+from service.middleware import ALWAYS_OPEN, Admission, ApiKeys, Direct, Observe, Problems, Routes, http_problem
 from service.models import Models, OpenCompanion
 from service.operations import ENDPOINTS as OPERATIONS
 from service.refusal import EarlyRefusal, Heads
@@ -43,6 +42,7 @@ from service.scoring import SCORE
 from service.service import Service
 from service.sessions import DeviceError
 from service.settings import Settings, parse_api_keys
+from service.unread import UnreadAnswers
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """From the outside in."""
-    routes = routes_of(ENDPOINTS)
+    routes = Routes(routes_of(ENDPOINTS), {e.path for e in ENDPOINTS if "{" not in e.path})
     layers = [
         Middleware(Observe, metrics, settings.request_deadline_ms / 1e3, settings.access_log, routes),
         *_tracing(settings.otlp_endpoint, routes),
@@ -106,7 +106,7 @@ def _cors(origins: str) -> list[Middleware]:
     return [Middleware(CORSMiddleware, allowed, anything, anything, expose_headers=EXPOSED_HEADERS)]
 
 
-def _tracing(endpoint: str, routes: Mapping[Handler, str]) -> list[Middleware]:
+def _tracing(endpoint: str, routes: Routes) -> list[Middleware]:
     if not endpoint:
         return []
     from service.tracing import Trace  # its SDK is an extra
@@ -117,15 +117,20 @@ def _tracing(endpoint: str, routes: Mapping[Handler, str]) -> list[Middleware]:
 @asynccontextmanager
 async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[dict[str, Any]]:
     give_freed_memory_back()
+    logging.captureWarnings(True)  # Pillow's, about metadata: every line of the log is JSON
     models = open_models(settings, metrics)
-    service = Service(settings, models, metrics, ThreadPoolExecutor(2, thread_name_prefix="pictures"))
+    service = Service(settings, models, metrics)
     app.state.service = service
     models.start()
     drain_on_sigterm(service)
     for model in models:
         log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)
     try:
-        yield {REFUSAL: early_refusal(settings, metrics), HEADS: Heads(settings.head_timeout_s, metrics)}
+        yield {
+            REFUSAL: early_refusal(settings, metrics, lambda: service.draining),
+            HEADS: Heads(settings.head_timeout_s, metrics),
+            UNREAD: UnreadAnswers(settings.head_timeout_s),
+        }
     finally:
         service.close()
         models.close("The service is shutting down.")
@@ -139,13 +144,15 @@ def open_models(settings: Settings, metrics: Metrics) -> Models:
         raise
 
 
-def early_refusal(settings: Settings, metrics: Metrics) -> EarlyRefusal | None:
+def early_refusal(
+    settings: Settings, metrics: Metrics, draining: Callable[[], bool] = lambda: False
+) -> EarlyRefusal | None:
     """None where a layer outside of `Admission` has something to add to a refusal."""
     if settings.cors_origins or settings.access_log or settings.otlp_endpoint:
         return None
     labels = routes_of(ENDPOINTS)
     routes = {e.path: labels[e.handler] for e in ENDPOINTS if "{" not in e.path and e.path not in ALWAYS_OPEN}
-    return EarlyRefusal(settings.max_concurrent_requests, metrics, routes)
+    return EarlyRefusal(settings.max_concurrent_requests, metrics, routes, draining)
 
 
 def drain_on_sigterm(service: Service) -> None:

@@ -115,6 +115,17 @@ def decode(model: CodecModel, data: bytes, limits: Limits = DEFAULT_LIMITS) -> D
     return Decoded(codes, size, labels, header.mode)
 
 
+def codes_in(model: CodecModel, data: bytes, limits: Limits = DEFAULT_LIMITS) -> int:
+    """How many codes a container says that it has, of all its pictures: what decoding it will cost.
+
+    Raises:
+        ContainerError: as `decode`, as far as its header tells.
+    """
+    header, _ = read_header(data)
+    _, (height, width) = _check_header(model, header, limits)
+    return header.pictures * height * width
+
+
 @dataclass(frozen=True)
 class DecodedTile:
     """codes (1,h,w): those of `tile` and of up to `margin` codes around it, which start at `top` and `left`."""

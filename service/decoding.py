@@ -44,6 +44,8 @@ ONE_ANSWERS = (*PICTURE_ANSWERS, npy.MEDIA_TYPE, JSON)
 SEVERAL_ANSWERS = (JSON, npy.MEDIA_TYPE)
 REQUESTS = (JSON, npy.MEDIA_TYPE, containers.MEDIA_TYPE)
 
+INLINE_JSON_BYTES = 1 << 16  # about a millisecond of parsing; more goes to a thread
+
 Codes = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 
@@ -93,13 +95,22 @@ def _tile(text: str | None) -> int | None:
 async def read_codes(request: Request, service: Service, model: Model, body: bytes, tile: int | None) -> Wanted:
     media_type = bare_type(request.headers.get("content-type", ""))
     if media_type == containers.MEDIA_TYPE:
-        read = _read_container if tile is None else partial(_read_tile, tile=tile)
-        (wanted,) = await finish([service.in_thread(partial(read, service, model, body))], request)
+        pixels = containers.pixels_in(model.codec, body, service.settings)
+        if tile is None:
+            read = partial(_read_container, service, model, body)
+        else:  # of which a tile and its neighbours are decoded
+            read = partial(_read_tile, service, model, body, tile)
+            pixels = min(pixels, 9 * model.manifest.picture.height * model.manifest.picture.width)
+        (wanted,) = await finish([service.in_thread(read, pixels)], request)
         return cast(Wanted, wanted)
     if tile is not None:
         raise InvalidParameter(f"tile: only a body of {containers.MEDIA_TYPE} has tiles.")
     if media_type == JSON:
-        return _read_json(service, model, body)
+        read = partial(_read_json, service, model, body)
+        if len(body) <= INLINE_JSON_BYTES:
+            return read()
+        (wanted,) = await finish([service.in_thread(read, len(body))], request)
+        return cast(Wanted, wanted)
     if media_type == npy.MEDIA_TYPE:
         return checked(service, model, npy.read_npy(body))
     raise unsupported(media_type, REQUESTS)
@@ -195,7 +206,7 @@ async def _answer(request: Request, service: Service, wanted: Wanted, pixels: Pi
     if pixels.size <= INLINE_PIXELS:
         files = write()
     else:
-        (files,) = await finish([service.in_thread(write)], request)
+        (files,) = await finish([service.in_thread(write, pixels.size)], request)
     if media_type == JSON:
         return Response(
             orjson.dumps({"items": [{"image": base64.b64encode(f).decode()} for f in files]}), 200, None, JSON

@@ -60,6 +60,7 @@ async def encode(request: Request) -> Response:
     decoded = perf_counter()
     if effort:
         codes = await choose_with_effort(request, service, model, upload.pictures, effort, packing.label)
+        observe_stage("run", decoded, perf_counter())
     else:
         codes = await encode_pictures(request, model, upload.pictures)
     ran = perf_counter()
@@ -147,8 +148,12 @@ async def choose_with_effort(
         batches = (choose_codes(model.codec, batch, effort, np.full(len(batch), used)) for batch in together)
         return [codes for batch in batches for codes in batch]
 
-    (codes,) = await finish([service.in_thread(choose)], request)
-    return cast(list[Codes], codes)
+    (found,) = await finish([service.in_thread(choose, sum(one.size for one in pixels))], request)
+    codes = cast(list[Codes], found)
+    for picture, grid in zip(pixels, codes, strict=True):
+        model.metrics.picture_pixels.observe(picture.shape[0] * picture.shape[1])
+        model.metrics.traffic.add(grid)
+    return codes
 
 
 async def _answer(
@@ -168,10 +173,9 @@ async def _answer(
     sizes = {(picture.height, picture.width) for picture in upload.pictures}
     if len(sizes) > 1:
         raise InvalidParameter("One container holds pictures of one size; send the others in their own request.")
-    pack = partial(
-        containers.pack, model.codec, stack_alike(codes, "codes"), sizes.pop(), packing.label, packing.indexed
-    )
-    (content,) = await finish([service.in_thread(pack)], request)
+    grids = stack_alike(codes, "codes")
+    pack = partial(containers.pack, model.codec, grids, sizes.pop(), packing.label, packing.indexed)
+    (content,) = await finish([service.in_thread(pack, grids.size * model.codec.multiple_of**2)], request)
     return Response(content, media_type=containers.MEDIA_TYPE)
 
 

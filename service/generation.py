@@ -114,7 +114,8 @@ def _fill(model: Model, count: int) -> Codes:
 
 
 async def _answer(service: Service, model: Model, wanted: Wanted, codes: Codes) -> dict[str, object]:
-    bits = await service.in_thread(partial(bits_of, model.codec, codes, wanted.labels))
+    pixels = codes.size * model.codec.multiple_of**2
+    bits = await service.in_thread(partial(bits_of, model.codec, codes, wanted.labels), pixels)
     items = [
         {"label": wanted.label, "bits": float(bit), "codes": one, "image": picture}
         for bit, one, picture in zip(bits, codes, await _pictures(service, model, codes), strict=True)
@@ -134,7 +135,7 @@ async def _pictures(service: Service, model: Model, codes: Codes) -> list[str]:
 
 
 async def _in_thread_if_large(service: Service, size: int, write: Callable[[], T]) -> T:
-    return write() if size <= INLINE_PIXELS else await service.in_thread(write)
+    return write() if size <= INLINE_PIXELS else await service.in_thread(write, size)
 
 
 def sheet(pixels: Pixels) -> Pixels:

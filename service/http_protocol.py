@@ -3,7 +3,8 @@
 In: what the app sends, in two messages at least. Out: one system call for an answer that is sent at once, instead of
 two, of which the first wakes the client for a head without a body. Streams go out at the next turn of the event loop.
 When too many requests are inside, the protocol refuses the next one itself (`service.refusal`), and always a request
-whose URL and headers are too large or too slow: uvicorn would collect them without end.
+whose URL and headers are too large or too slow: uvicorn would collect them without end. Nor does it wait without end
+for the rest of a request that has its answer, or for a client to read one (`service.unread`).
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.refusal import LARGEST_HEAD, EarlyRefusal, Heads
+from service.refusal import FRAMING, LARGEST_HEAD, EarlyRefusal, Heads, has_body
+from service.unread import UnreadAnswers
 
 _LINE_BYTES = 4  # of a header beside its name and value: ": " and the end of the line
 _LINGER_S = 1.0  # a connection that is closed with unread bytes is reset, and the client may never read its answer
-# where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one, and its `Heads`
-REFUSAL, HEADS = "refusal", "heads"
+# where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one, `Heads` and `UnreadAnswers`
+REFUSAL, HEADS, UNREAD = "refusal", "heads", "unread"
 
 
 class JoiningTransport:
@@ -66,7 +69,10 @@ class OnePacket(HttpToolsProtocol):
     _within = False  # a message: its first byte has been read and not its last
     _within_head = False  # of a message
     _deaf = False  # whatever still comes is dropped
-    _head_timer: asyncio.TimerHandle | None = None  # runs while a head is awaited that did not come whole
+    _interrupted = False  # the parser has stopped after a head that asks for another protocol; its body still comes
+    _repeating = False  # the head that a new parser needs to read that body
+    # runs while a head is awaited that did not come whole, or the rest of a request that has its answer
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
@@ -74,6 +80,7 @@ class OnePacket(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._await_no_head()
+        self._unread.forget(self.transport)
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
@@ -90,19 +97,48 @@ class OnePacket(HttpToolsProtocol):
         heads: Heads = self.app_state[HEADS]
         return heads
 
+    @property
+    def _unread(self) -> UnreadAnswers:
+        unread: UnreadAnswers = self.app_state[UNREAD]
+        return unread
+
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]
+        self._unread.watch(self.transport)
+        if self._within:
+            self._await_head()
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf or self._refused_whole(data):
             return
         self._unfinished_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._unfinished_bytes > LARGEST_HEAD:
             self._refuse_large_head()
-        elif self._within_head:
+        elif self._within_head or (self._unfinished_bytes and not self._within):
             self._await_head()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay_with_http(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _stay_with_http(self, rest: bytes) -> None:
+        """A server may ignore the wish for another protocol (RFC 9110, 7.8). The parser stops after such a head, so
+        another one reads on, first, where there is one, the body."""
+        self.parser = httptools.HttpRequestParser(self)
+        if self._interrupted:
+            framing = b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] in FRAMING)
+            self._repeating = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
+            self._interrupted = self._repeating = False
+        if rest:
+            self._parse(rest)
 
     def _refused_whole(self, data: bytes) -> bool:
         """Whether `data` was a request that has been refused without the parser."""
@@ -118,15 +154,21 @@ class OnePacket(HttpToolsProtocol):
         return True
 
     def on_message_begin(self) -> None:
+        if self._repeating:
+            return
         self._within = self._within_head = True
         self._head_bytes = self._unfinished_bytes = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
+        if self._repeating:
+            return
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._repeating:
+            return
         self._count(len(name) + len(value) + _LINE_BYTES)
         super().on_header(name, value)
 
@@ -136,25 +178,34 @@ class OnePacket(HttpToolsProtocol):
             raise _HeadTooLargeError
 
     def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls when the parser has stopped."""
+        """The parser has stopped."""
         if self._head_bytes > LARGEST_HEAD:
             self._refuse_large_head()
-        else:
-            super().send_400_response(msg)
+        elif not (self.transport.is_closing() or self._deaf):
+            own = self._within and not self._within_head  # the request's body is broken, which its app still awaits
+            if own and not (self.cycle.response_started or self.pipeline):
+                self._deaf = True
+                self.transport.write(self._heads.malformed())
+                self.transport.close()
+            else:
+                self._end_with(self._heads.malformed())
 
     def _refuse_large_head(self) -> None:
         if not (self.transport.is_closing() or self._deaf):
             self._end_with(self._heads.too_large())
 
     def _refuse_slow_head(self) -> None:
-        """A connection that has said nothing since it was made ends without an answer, as an idle one does later."""
+        """Without an answer ends, as an idle connection does later, one that has said nothing since it was made, sends
+        empty lines, or a body that nobody waits for any more."""
         self._head_timer = None
         if self.transport.is_closing() or self._deaf:
             return
         if self._within_head:
             self._end_with(self._heads.too_slow())
-        else:
+        elif self._is_idle():
             self.transport.close()
+        else:
+            self._await_head()
 
     def _end_with(self, answer: bytes) -> None:
         """Nothing is read any more. An earlier answer that is not complete ends with the connection."""
@@ -172,9 +223,12 @@ class OnePacket(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def on_headers_complete(self) -> None:
+        if self._repeating:
+            return
         self._unfinished_bytes = 0
         self._within_head = False
         self._await_no_head()
+        self._interrupted = self.parser.should_upgrade() and has_body(self.headers)
         self._refusing = self._to_be_refused()
         if not self._refusing:
             super().on_headers_complete()
@@ -191,6 +245,9 @@ class OnePacket(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._interrupted:
+            return
+        self._await_no_head()
         self._within = False
         self._unfinished_bytes = 0
         if not self._refusing:

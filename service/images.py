@@ -34,7 +34,10 @@ FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
 # What Pillow's readers of these four formats raise on broken bytes; the fuzz test keeps this list honest.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error, zlib.error, OverflowError)
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+Image.MAX_IMAGE_PIXELS = None  # `open_picture` has its own limit, and Pillow's would hold that down to 179 million
+# How often a file may be read: cameras write tens of segments, PNG's encoders a chunk for each 8 KiB or more of pixels.
+READS, BYTES_A_READ = 4096, 512
+_TOO_MANY_PARTS = "The picture has too many segments or chunks; save it again without metadata."
 LARGEST_WEBP_SIDE = 16_383  # pixels; the format has 14 bits for it
 
 
@@ -50,23 +53,43 @@ class Picture:
     height: int
 
 
+class TooManyPartsError(OSError):
+    """A file of so many segments or chunks that reading them would take longer than reading pixels."""
+
+
+class _FewParts(io.BytesIO):
+    """Bytes that may be read a limited number of times: Pillow reads a segment or a chunk in two to four."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._reads_left = READS + len(data) // BYTES_A_READ
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise TooManyPartsError
+        return super().read(size)
+
+
 def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     """The header of a picture, checked. Nothing of the size of the picture is allocated yet.
 
     Raises:
-        NotAPicture: none of the four formats, a broken header, or an animation.
+        NotAPicture: none of the four formats, a broken header, an animation, or a BMP of runs.
         PictureTooLarge: more than `max_pixels` pixels.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except _BOMBS as error:
-        raise PictureTooLarge(f"At most {max_pixels} pixels; make the picture smaller.") from error
+        image = Image.open(_FewParts(data), formats=FORMATS)
+    except TooManyPartsError as error:
+        raise NotAPicture(_TOO_MANY_PARTS) from error
     except _BROKEN as error:
         raise NotAPicture("Send a PNG, JPEG, WebP or BMP picture; these bytes are none of them.") from error
     if image.width * image.height > max_pixels:
         raise PictureTooLarge(f"{image.width}x{image.height} is more than {max_pixels} pixels; make it smaller.")
     if is_animated(image):
         raise NotAPicture("The picture is animated; send one frame of it.")
+    if any(tile.codec_name == "bmp_rle" for tile in image.tile):  # which Pillow decodes byte by byte, in Python
+        raise NotAPicture("The BMP is run-length encoded; save it as a PNG.")
     return image
 
 
@@ -79,6 +102,8 @@ def to_picture(image: Image.Image, spec: PictureSpec, fit: Fit) -> Picture:
     """
     try:
         image = to_pixels(image, spec.channels)
+    except TooManyPartsError as error:
+        raise NotAPicture(_TOO_MANY_PARTS) from error
     except _BROKEN as error:
         raise NotAPicture("The picture is damaged or cut off; send the whole file.") from error
     fitted = fit_image(image, spec, fit)

@@ -92,6 +92,11 @@ class Metrics:
         )
         self.in_flight = self.gauge("requests_in_flight", "Requests inside the service.")
         self.queued = self.gauge("queued_pictures", "Pictures or code grids that wait for an engine.", "model")
+        self.queued_work = self.gauge(
+            "queued_work",
+            "Picture files, containers, scores and other long work that waits for a thread: small or large.",
+            "size",
+        )
         self.received = self.counter("received_bytes", "Bytes of request bodies.")
         self.sent = self.counter("sent_bytes", "Bytes of answer bodies.")
         self.refused = self.counter(

@@ -12,7 +12,8 @@ import hashlib
 import hmac
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from time import perf_counter
 
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 # Probes and the scraper are not told to wait and need no key: they must see a service that is full or draining.
 ALWAYS_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+OTHER = "other"  # every other route
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -55,17 +57,28 @@ _TRACEPARENT = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Routes:
+    """How metrics and spans name the route of a request: by its pattern, not its path, so that names stay few."""
+
+    patterns: Mapping[Handler, str]
+    paths: Collection[str]  # without parameters: known even where a request is refused before it has a handler
+
+    def of(self, scope: Scope) -> str:
+        if "endpoint" in scope:
+            return self.patterns.get(scope["endpoint"], OTHER)
+        return scope["path"] if scope["path"] in self.paths else OTHER
+
+
 class Observe:
     """Gives each request its id, measures it, and adds the headers that every answer has."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, deadline_s: float, access_log: bool, routes: Mapping[Handler, str]
-    ) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, deadline_s: float, access_log: bool, routes: Routes) -> None:
         self._app = app
         self._metrics = metrics
         self._deadline_s = deadline_s
         self._access_log = access_log
-        self._routes = routes  # handler -> path pattern
+        self._routes = routes
         self._ids = RequestIds()
         self._seconds: dict[str, Histogram] = {}
         self._requests: dict[tuple[str, int], Counter] = {}
@@ -115,7 +128,7 @@ class Observe:
         return Call(self._ids.of(given), parent[1].decode() if parent else None, perf_counter(), timer, stages=stages)
 
     def _record(self, scope: Scope, call: Call, status: int) -> None:
-        route = route_of(scope, self._routes)
+        route = self._routes.of(scope)
         seconds = perf_counter() - call.started
         if route not in self._seconds:
             self._seconds[route] = self._metrics.request_seconds.labels(route)
@@ -142,11 +155,6 @@ def server_timing(stages: Sequence[Stage]) -> bytes:
     for name, started, ended in sorted(stages, key=itemgetter(1)):
         seconds[name] = seconds.get(name, 0.0) + ended - started
     return ", ".join(f"{name};dur={1e3 * one:.3f}" for name, one in seconds.items()).encode()
-
-
-def route_of(scope: Scope, routes: Mapping[Handler, str]) -> str:
-    """The pattern, not the path, so that labels and span names stay few."""
-    return routes.get(scope["endpoint"], "other") if "endpoint" in scope else "other"
 
 
 class Problems:
@@ -181,6 +189,9 @@ class Problems:
         else:
             return
         self._metrics.refused.labels(problem.slug).inc()
+        # Its frames lead to the body and what was made of it, and from this frame back to it: only the garbage
+        # collector would free them.
+        problem.__traceback__ = problem.__cause__ = problem.__context__ = None
         if not started:  # half an answer cannot be taken back; the server closes the connection
             protocol = scope["path"].startswith(self._protocol_prefix)
             await problem_response(problem, call.request_id, protocol)(scope, receive, send)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -30,7 +29,7 @@ from service.errors import (
 )
 from service.inference_protocol import HEADER_LENGTH, InferenceBody, read_infer, write_infer
 from service.models import Model
-from service.operations import reload
+from service.operations import json_response, reload
 from service.protocol_models import OPERATIONS, Operation
 from service.requests import read_body
 from service.service import Service, service_of
@@ -66,23 +65,23 @@ def _names(service: Service) -> list[str]:
 
 async def server_metadata(request: Request) -> Response:
     answer = {"name": "vqserve", "version": __version__, "extensions": ["binary_tensor_data", "model_repository"]}
-    return _json(answer)
+    return json_response(answer)
 
 
 async def server_live(request: Request) -> Response:
-    return _json({"live": True})
+    return json_response({"live": True})
 
 
 async def server_ready(request: Request) -> Response:
     if reason := service_of(request).why_not_ready():
         raise NotReady(f"Not ready: {reason}.")
-    return _json({"ready": True})
+    return json_response({"ready": True})
 
 
 async def model_metadata(request: Request) -> Response:
     model, operation, name = _find(request)
     manifest = model.manifest
-    return _json(
+    return json_response(
         {
             "name": name,
             "versions": [manifest.version],
@@ -95,7 +94,7 @@ async def model_metadata(request: Request) -> Response:
 
 async def model_config(request: Request) -> Response:
     model, operation, name = _find(request)
-    return _json(
+    return json_response(
         {
             "name": name,
             "platform": "onnxruntime_onnx",
@@ -110,14 +109,12 @@ async def model_ready(request: Request) -> Response:
     model, _, name = _find(request)
     if reason := model.why_not_ready():
         raise NotReady(f"{name} is not ready: {reason}.")
-    return _json({"name": name, "ready": True})
+    return json_response({"name": name, "ready": True})
 
 
 async def infer(request: Request) -> Response:
     service = service_of(request)
     model, operation, name = _find(request)
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise UnsupportedMediaType("Send the body without compression.")
     body = await read_body(request, service.settings.max_body_bytes)
     service.metrics.received.inc(len(body))
     asked = read_infer(body, request.headers.get(HEADER_LENGTH))
@@ -137,23 +134,19 @@ async def repository_index(request: Request) -> Response:
         reason = model.why_not_ready()
         state = {"state": "UNAVAILABLE", "reason": reason} if reason else {"state": "READY"}
         index.append({"name": name, "version": model.manifest.version, **state})
-    return _json(index)
+    return json_response(index)
 
 
 async def repository_load(request: Request) -> Response:
     """Loads the bundle's folder again, as POST /models/{name}/reload does."""
     model, _, _ = _find(request)
     await reload(service_of(request), model.manifest.name)
-    return _json({})
+    return json_response({})
 
 
 async def repository_unload(request: Request) -> Response:
     _find(request)
     raise InvalidParameter("Models are not unloaded one by one; leave the bundle out of VQSERVE_BUNDLES.")
-
-
-def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type=JSON)
 
 
 _ANY_OBJECT: dict[str, Any] = {JSON: {"type": "object"}}

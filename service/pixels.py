@@ -25,13 +25,25 @@ def to_pixels(image: Image.Image, channels: int) -> Image.Image:
     return to_channels(image, channels)
 
 
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """16-bit grey -> `L`, or `LA` where one level is transparent."""
+    levels = np.asarray(image)
+    high = (levels >> 8).astype(np.uint8)
+    if "transparency" not in image.info:
+        return Image.fromarray(high)
+    alpha = np.where(levels == image.info["transparency"], 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(high), Image.fromarray(alpha)))
+
+
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Any Pillow mode -> `L` or `RGB`."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode and "transparency" not in image.info:
         return image
     if image.mode in _SIXTEEN_BIT:
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = _high_bytes(image)
+    if isinstance(given := image.info.get("transparency"), tuple) and max(given) > 255:  # of 16-bit colours
+        image.info["transparency"] = tuple(level >> 8 for level in given)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)

@@ -10,7 +10,7 @@ are too large or too slow, which no app ever sees.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from time import perf_counter
 
@@ -18,14 +18,23 @@ import orjson
 from prometheus_client import Counter, Histogram
 
 from service.call import RequestIds
-from service.errors import MEDIA_TYPE, HeadTooLarge, HeadTooSlow, Problem, QueueFull, problem_body
+from service.errors import (
+    MEDIA_TYPE,
+    HeadTooLarge,
+    HeadTooSlow,
+    MalformedRequest,
+    Problem,
+    QueueFull,
+    problem_body,
+)
 from service.metrics import Metrics
-from service.middleware import SECURITY_HEADERS, full
+from service.middleware import OTHER, SECURITY_HEADERS, full
 
 LARGEST_BODY = 1 << 16  # bytes that are read and dropped, so that the connection can be used again
 LARGEST_HEAD = 1 << 16  # bytes of URL and headers
 _PLACE = "a-request-id"  # stands where the ids of requests will
 Headers = Sequence[tuple[bytes, bytes]]
+FRAMING = (b"content-length", b"transfer-encoding")  # headers that say where a body ends
 _REQUEST_LINE = re.compile(rb"[A-Z]+ (/[^ ?#\r\n]*)(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
 _TELLING = re.compile(  # headers that decide where the request ends, what becomes of the connection, or the answer
     rb"\r\n(content-length|transfer-encoding|expect|upgrade|connection|x-request-id)[ \t]*:[ \t]*([^\r\n]*)", re.I
@@ -37,8 +46,11 @@ _FIXED = b"".join(b"%b: %b\r\n" % pair for pair in (*SECURITY_HEADERS, (b"conten
 class EarlyRefusal:
     """`routes` are the paths without parameters that have to wait their turn, and how metrics name them."""
 
-    def __init__(self, most: int, metrics: Metrics, routes: Mapping[str, str]) -> None:
+    def __init__(
+        self, most: int, metrics: Metrics, routes: Mapping[str, str], draining: Callable[[], bool] = lambda: False
+    ) -> None:
         self._most = most
+        self._draining = draining  # then the middleware has another answer
         self._ids = RequestIds()
         self._reasons = metrics.refused.labels(QueueFull.slug)
         self._sent = metrics.sent
@@ -56,7 +68,7 @@ class EarlyRefusal:
         """The answer to a request to be refused that `data` is, from its first byte to its last; None where the parser
         has to look."""
         line = _REQUEST_LINE.match(data) if inside >= self._most else None
-        if line is None or line[1] not in self._routes or data.startswith(b"HEAD"):
+        if line is None or line[1] not in self._routes or data.startswith(b"HEAD") or self._draining():
             return None
         end = data.find(_HEAD_END)
         told = _TELLING.findall(data, line.end() - 2, end)  # no end: nothing is found, and the size does not fit
@@ -71,7 +83,9 @@ class EarlyRefusal:
 
     def takes(self, inside: int, url: bytes, headers: Headers) -> bool:
         """Whether the request whose head is this is to be refused now. Header names are in lower case."""
-        return inside >= self._most and url.partition(b"?")[0] in self._routes and _is_small(headers)
+        if inside < self._most or self._draining():
+            return False
+        return url.partition(b"?")[0] in self._routes and _is_small(headers)
 
     def answer(self, url: bytes, headers: Headers, keep_alive: bool) -> bytes:
         """The whole answer; the request is counted as every other is."""
@@ -111,11 +125,15 @@ class _Template:
 
 
 class Heads:
-    """What becomes of a head, complete or not, that is too large or takes longer than `timeout_s`."""
+    """What becomes of a head, complete or not, that is too large, takes longer than `timeout_s`, or is none.
+
+    Also of a body whose framing is broken: the parser does not say which it was.
+    """
 
     def __init__(self, timeout_s: float, metrics: Metrics) -> None:
         self.timeout_s = timeout_s
         self._refused = metrics.refused
+        self._requests = metrics.requests
 
     def too_large(self) -> bytes:
         return self._answer(
@@ -125,8 +143,12 @@ class Heads:
     def too_slow(self) -> bytes:
         return self._answer(HeadTooSlow(f"URL and headers may take {self.timeout_s:g} s to come."))
 
+    def malformed(self) -> bytes:
+        return self._answer(MalformedRequest("The bytes are no request of HTTP/1.1."))
+
     def _answer(self, problem: Problem) -> bytes:
         self._refused.labels(problem.slug).inc()
+        self._requests.labels(OTHER, str(problem.status)).inc()
         return b"".join(_answer(problem, RequestIds().of(b""), keep_alive=False))
 
 
@@ -139,6 +161,10 @@ def _answer(problem: Problem, request_id: str, keep_alive: bool) -> tuple[bytes,
     first = f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
     rest = "".join(f"{name.lower()}: {value}\r\n" for name, value in lines.items())
     return b"%b%b%b\r\n" % (first.encode(), _FIXED, rest.encode()), body
+
+
+def has_body(headers: Headers) -> bool:
+    return any(name in FRAMING and value != b"0" for name, value in headers)
 
 
 def _is_small(headers: Headers) -> bool:

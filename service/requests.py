@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from service.call import call_of
-from service.errors import BodyTooLarge, ClientClosed, InvalidParameter, MalformedRequest
+from service.errors import BodyTooLarge, ClientClosed, InvalidParameter, MalformedRequest, UnsupportedMediaType
 
 _WATCH_AFTER_S = 0.02  # watching a client costs a task; an answer that is faster than this never pays for it
 
@@ -40,8 +40,11 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
     Raises:
         BodyTooLarge: more than `max_bytes`, by Content-Length or by count. MalformedRequest: nothing in it.
+        UnsupportedMediaType: it is compressed.
         ClientClosed: the client has left.
     """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Send the body without compression.")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
         raise BodyTooLarge(f"At most {max_bytes} bytes a request, not {announced}.")

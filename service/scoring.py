@@ -38,7 +38,10 @@ async def score(request: Request) -> Response:
     service.metrics.received.inc(len(body))
     upload = await read_upload(request, service, model, body, fit_of(query.get("fit", images.FITS[0])))
     codes = await encode_pictures(request, model, upload.pictures)
-    (items,) = await finish([service.in_thread(partial(_score_all, model, codes, label, by_label))], request)
+    score_all = partial(_score_all, model, codes, label, by_label)
+    passes = 1 + by_label * len(model.manifest.labels or ())
+    pixels = passes * sum(grid.size for grid in codes) * model.codec.multiple_of**2
+    (items,) = await finish([service.in_thread(score_all, pixels)], request)
     head = {"model": model.manifest.name, "version": model.manifest.version}
     return json_response({**head, "items": items} if upload.several else {**head, **items[0]})
 

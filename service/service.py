@@ -1,63 +1,51 @@
-"""What every handler works with: the settings, the models, the metrics, and a few threads for large pictures."""
+"""What every handler works with: the settings, the models, the metrics, and a few threads for long work."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 from starlette.requests import Request
 
-from service.errors import NotReady
 from service.metrics import Metrics
 from service.models import Models
 from service.settings import Settings
-from service.stopping import Stopped, stoppable
+from service.threads import LARGE, SMALL, SMALL_PIXELS, Pool
 
 T = TypeVar("T")
 
+_THREADS = {SMALL: 1, LARGE: 2}
 
-@dataclass
+
 class Service:
-    settings: Settings
-    models: Models
-    metrics: Metrics
-    pool: ThreadPoolExecutor
-    draining: bool = field(default=False)
-    _stops: set[threading.Event] = field(default_factory=set)  # one for each call that has not ended
+    def __init__(self, settings: Settings, models: Models, metrics: Metrics) -> None:
+        self.settings = settings
+        self.models = models
+        self.metrics = metrics
+        self.draining = False
+        self._pools = {
+            name: Pool(name, threads, settings.max_queued_pictures, metrics.queued_work.labels(name))
+            for name, threads in _THREADS.items()
+        }
 
     def why_not_ready(self) -> str | None:
         return "the service is shutting down" if self.draining else self.models.why_not_ready()
 
-    def in_thread(self, call: Callable[[], T]) -> asyncio.Future[T]:
-        """For work that would hold up the event loop for longer than a few milliseconds. Cancel the future to stop it:
-        its thread is free at the work's next `check_stop`."""
-        stop = threading.Event()
-        future = asyncio.get_running_loop().run_in_executor(self.pool, _run, call, stop)
-        self._stops.add(stop)
-        future.add_done_callback(lambda _: self._give_up(stop))
-        return future
+    def in_thread(self, call: Callable[[], T], pixels: int) -> asyncio.Future[T]:
+        """`in_threads` with one call."""
+        return self.in_threads([call], pixels)[0]
+
+    def in_threads(self, calls: Sequence[Callable[[], T]], pixels: int) -> list[asyncio.Future[T]]:
+        """For work that would hold up the event loop for longer than a few milliseconds; `pixels` are those of all the
+        calls together. See `Pool.submit` for how to stop it and what is raised."""
+        return self._pools[SMALL if pixels <= SMALL_PIXELS else LARGE].submit(calls)
 
     def close(self) -> None:
         """Stop what runs in threads, and wait for none of it: the grace of whoever waited is over."""
         self.draining = True
-        for stop in self._stops:
-            stop.set()
-        self.pool.shutdown(wait=False, cancel_futures=True)
-
-    def _give_up(self, stop: threading.Event) -> None:
-        stop.set()
-        self._stops.discard(stop)
-
-
-def _run(call: Callable[[], T], stop: threading.Event) -> T:
-    try:
-        return stoppable(call, stop)()
-    except Stopped as stopped:
-        raise NotReady("The service is shutting down; ask another instance.") from stopped
+        for pool in self._pools.values():
+            pool.close()
 
 
 def service_of(request: Request) -> Service:

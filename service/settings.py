@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         1024,
         gt=0,
         description="Most pictures waiting for one engine, with no more pixels than as many of the model's size have, "
-        "or one request; above it 429 with Retry-After.",
+        "or for a thread, or those of one request; above it 429 with Retry-After.",
     )
     max_queued_samples: int = Field(
         1024, gt=0, description="Most samples inside one generator; above it 429 with Retry-After."
@@ -96,7 +96,8 @@ class Settings(BaseSettings):
     head_timeout_s: float = Field(
         60.0,
         gt=0,
-        description="URL and headers have to come within this; else 408. A new connection that stays silent ends then.",
+        description="URL and headers have to come within this; else 408. A new connection that stays silent ends then, "
+        "and one whose client has read less than 64 KiB of a complete answer in this time.",
     )
 
     max_batch: int = Field(

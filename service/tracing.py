@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -21,8 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
 from service.call import Stage, call_of, noted_stages
-from service.endpoints import Handler
-from service.middleware import route_of
+from service.middleware import Routes
 
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
@@ -38,7 +36,7 @@ class Trace:
     Spans wait in memory, a bounded number of them, and a thread sends them: no request waits for the collector.
     """
 
-    def __init__(self, app: ASGIApp, endpoint: str, routes: Mapping[Handler, str]) -> None:
+    def __init__(self, app: ASGIApp, endpoint: str, routes: Routes) -> None:
         self._app = app
         self._routes = routes
         resource = Resource.create({"service.name": "vqserve", "service.version": __version__})
@@ -88,7 +86,7 @@ class Trace:
             child.end(round((epoch_s + ended) * 1e9))
 
     def _end(self, span: Span, scope: Scope, status: int) -> None:
-        route = route_of(scope, self._routes)
+        route = self._routes.of(scope)
         span.update_name(f"{scope['method']} {route}")
         attributes = {"http.route": route, "url.path": scope["path"], "vqserve.request_id": call_of(scope).request_id}
         span.set_attributes(attributes)

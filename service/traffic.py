@@ -9,6 +9,7 @@ In a service of one process they begin anew with every reload.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,13 +33,17 @@ class CodeTraffic:
             path = shared_folder / self._pattern.replace("*", str(os.getpid()))
             self._counts = _open_counts(path, codebook_size)
         self._total = int(self._counts.sum())
+        self._lock = threading.Lock()
 
     def add(self, codes: NDArray[np.int64]) -> None:
-        self._counts += np.bincount(codes.ravel(), minlength=self._size)
-        self._total += codes.size
-        if self._total > WINDOW_CODES:
-            np.floor_divide(self._counts, 2, out=self._counts)
-            self._total = int(self._counts.sum())
+        """From any thread: an engine's, or the event loop's."""
+        found = np.bincount(codes.ravel(), minlength=self._size)
+        with self._lock:
+            self._counts += found
+            self._total += codes.size
+            if self._total > WINDOW_CODES:
+                np.floor_divide(self._counts, 2, out=self._counts)
+                self._total = int(self._counts.sum())
 
     def counts(self) -> NDArray[np.int64]:
         """Of all the processes together, (K,)."""

@@ -26,6 +26,7 @@ from service.service import Service
 FORM = "multipart/form-data"
 # About a millisecond of decoding; larger pictures go to a thread, so that the event loop goes on.
 INLINE_PIXELS = 1 << 15
+INLINE_BYTES = 1 << 16  # of files: even if they are all headers, some ten milliseconds of reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +63,18 @@ async def decode_files(
     request: Request, service: Service, model: Model, files: Sequence[bytes], fit: Fit
 ) -> list[Picture]:
     """The limits are checked on every header before the first picture is decoded."""
-    opened = [images.open_picture(file, service.settings.max_pixels) for file in files]
+    spec, size = model.manifest.picture, sum(map(len, files))
+    opening = [partial(images.open_picture, file, service.settings.max_pixels) for file in files]
+    if size <= INLINE_BYTES:
+        opened = [open_it() for open_it in opening]
+    else:
+        opened = await finish(service.in_threads(opening, size), request)
     pixels = sum(image.width * image.height for image in opened)
     check_total_pixels(service, pixels)
-    spec = model.manifest.picture
-    if pixels <= INLINE_PIXELS:
-        return [images.to_picture(image, spec, fit) for image in opened]
-    work = [service.in_thread(partial(images.to_picture, image, spec, fit)) for image in opened]
-    return await finish(work, request)
+    decoding = [partial(images.to_picture, image, spec, fit) for image in opened]
+    if size <= INLINE_BYTES and pixels <= INLINE_PIXELS:
+        return [decode() for decode in decoding]
+    return await finish(service.in_threads(decoding, pixels), request)
 
 
 def check_total_pixels(service: Service, pixels: int) -> None:

@@ -47,6 +47,35 @@ def rotated() -> bytes:
     return saved(Image.fromarray(np.rot90(ramp()).copy()), exif=exif)
 
 
+def segments(count: int) -> bytes:
+    """A JPEG whose header is empty segments, four bytes each."""
+    return b"\xff\xd8" + b"\xff\xe5\x00\x02" * count
+
+
+def png_chunk(kind: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def chunks(png: bytes, count: int, before: bytes) -> bytes:
+    """The PNG with `count` empty private chunks in it."""
+    place = png.index(before) - 4
+    return png[:place] + png_chunk(b"prIv") * count + png[place:]
+
+
+def with_chunk(png: bytes, kind: bytes, data: bytes) -> bytes:
+    place = png.index(b"IDAT") - 4
+    return png[:place] + png_chunk(kind, data) + png[place:]
+
+
+def run_length_bmp() -> bytes:
+    """28 rows of one run each."""
+    rows = bytes([SIDE, 7, 0, 0]) * SIDE + bytes([0, 1])
+    palette = b"".join(bytes([level, level, level, 0]) for level in range(256))
+    offset = 14 + 40 + len(palette)
+    head = struct.pack("<IiiHHIIiiII", 40, SIDE, SIDE, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", offset + len(rows), 0, 0, offset) + head + palette + rows
+
+
 def animated(format_name: str) -> bytes:
     frames = [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("red", "blue")]
     return saved(frames[0], format_name, save_all=True, append_images=frames[1:], duration=100)
@@ -55,12 +84,9 @@ def animated(format_name: str) -> bytes:
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few kilobytes whose header announces width x height black pixels."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    data = chunk(b"IDAT", zlib.compress(bytes(1 << 20), 9))
-    return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    data = png_chunk(b"IDAT", zlib.compress(bytes(1 << 20), 9))
+    return b"\x89PNG\r\n\x1a\n" + header + data + png_chunk(b"IEND", b"")
 
 
 def npy(array: NDArray[Any]) -> bytes:

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from service.errors import PROBLEMS, problem_type
 from service.images import LARGEST_WEBP_SIDE
+from service.pixels import to_channels
 from tests.conftest import PICTURES, Tiny
 from tests.service import bad_inputs as bad
 from tests.tiny_bundle import oracle_codes
@@ -79,6 +80,13 @@ ROWS = (
     Row("animated WebP", 422, "not-a-picture", bad.animated("WEBP"), "image/webp"),
     Row("bomb above our limit", 413, "picture-too-large", bad.bomb(5000, 5000)),
     Row("bomb above Pillow's limit", 413, "picture-too-large", bad.bomb(60_000, 60_000)),
+    Row("JPEG of a million segments", 422, "not-a-picture", bad.segments(1_000_000), "image/jpeg"),
+    Row("a small JPEG of segments", 422, "not-a-picture", bad.segments(15_000), "image/jpeg"),
+    Row("PNG of many chunks before its pixels", 422, "not-a-picture", bad.chunks(DIGIT, 20_000, before=b"IDAT")),
+    Row("PNG of many chunks after its pixels", 422, "not-a-picture", bad.chunks(DIGIT, 20_000, before=b"IEND")),
+    Row("BMP of runs", 422, "not-a-picture", bad.run_length_bmp(), "image/bmp"),
+    Row("compressed body", 415, "unsupported-media-type", headers={"content-encoding": "gzip"}),
+    Row("compressed JSON", 415, "unsupported-media-type", b"{}", JSON, "/decode", headers={"content-encoding": "GZIP"}),
     Row("form without boundary", 400, "malformed-request", b"x", "multipart/form-data"),
     Row(
         "form that is cut off",
@@ -238,6 +246,23 @@ def expected(tiny: Tiny, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
 def test_sixteen_bit_keeps_the_high_byte(client: TestClient, tiny: Tiny) -> None:
     wide = bad.ramp().astype(np.uint16) * 256 + 77
     assert encoded(client, bad.saved(Image.fromarray(wide))) == expected(tiny, bad.ramp())
+
+
+def test_a_transparent_level_of_sixteen_bits_is_laid_over_white(client: TestClient, tiny: Tiny) -> None:
+    """It became black: with the lower byte went what said which level it was."""
+    levels = bad.ramp().astype(np.uint16) << 8 | 7
+    levels[:, 14:] = 1000
+    transparent = bad.with_chunk(bad.saved(Image.fromarray(levels)), b"tRNS", (1000).to_bytes(2, "big"))
+    white = bad.ramp()
+    white[:, 14:] = 255
+    assert encoded(client, transparent) == expected(tiny, white)
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_laid_over_white() -> None:
+    image = Image.new("RGB", (2, 1), (0x12, 0x34, 0x56))
+    image.putpixel((1, 0), (1, 2, 3))
+    image.info["transparency"] = (0x1299, 0x3499, 0x5699)  # as Pillow reads it from a PNG of 16 bits
+    assert to_channels(image, 3).tobytes() == bytes([255, 255, 255, 1, 2, 3])
 
 
 def test_a_palette_becomes_its_colours(client: TestClient, tiny: Tiny) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -157,6 +158,26 @@ def test_metrics_count_what_happened(client: TestClient, digit: bytes) -> None:
     ]
     assert len(buckets) == 36
     assert all(low <= high for low, high in pairwise(buckets))
+
+
+@pytest.mark.parametrize("path", ["/encode", "/encode?effort=1", "/v2/models/digits.encode/infer", "/score"])
+def test_every_picture_that_is_taken_is_counted(
+    make_generator: Callable[..., TestClient], digit: bytes, path: str
+) -> None:
+    """`?effort=` and /v2 left no trace in the metrics of pictures."""
+    client = make_generator()
+    if path.startswith("/v2"):
+        pixels = np.asarray(Image.open(io.BytesIO(digit))).ravel().tolist()
+        tensor = {"name": "images", "shape": [1, 28, 28, 1], "datatype": "UINT8", "data": pixels}
+        answer = client.post(path, json={"inputs": [tensor]})
+    else:
+        answer = client.post(path, files={"img": digit})
+    assert answer.status_code == 200
+    lines = client.get("/metrics").text.splitlines()
+    assert 'vqserve_picture_pixels_count{model="digits"} 1.0' in lines
+    assert 'vqserve_stage_duration_seconds_count{stage="run"} 1.0' in lines
+    perplexity = next(line for line in lines if line.startswith('vqserve_traffic_codebook_perplexity{model="digits"}'))
+    assert float(perplexity.rpartition(" ")[2]) >= 1
 
 
 def test_an_answer_of_encode_is_a_request_of_decode(client: TestClient, digit: bytes) -> None:

@@ -228,6 +228,74 @@ def test_trailers_without_end_end_the_connection(address: tuple[str, int], trail
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA")
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 50])
+def test_a_wish_for_another_protocol_is_ignored_and_the_body_read(address: tuple[str, int], pieces: int) -> None:
+    """`curl --http2` and Java's client ask for h2c: their bodies were taken for the next request."""
+    sent = post("/encode", DIGIT, "Content-Type: image/png", *UPGRADE)
+    chunked = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n"
+    sent += chunked + "\r\n".join(UPGRADE).encode() + b"\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(DIGIT), DIGIT)
+    sent += f"GET /healthz HTTP/1.1\r\nHost: x\r\n{UPGRADE[0]}\r\n{UPGRADE[1]}\r\n\r\n".encode() + head(100)
+    with socket.create_connection(address, timeout=10) as connection:
+        size = -(-len(sent) // pieces)
+        for start in range(0, len(sent), size):
+            connection.sendall(sent[start : start + size])
+            time.sleep(0.002)
+        received = b""
+        while received.count(b"HTTP/1.1 200 OK") < 4 or not received.endswith(b"}"):
+            received += connection.recv(65536)
+    assert received.count(b'"codes"') == 2 and received.count(b'{"status":"ok"}') == 2
+
+
+def test_a_body_is_no_request_whatever_the_head_asks_for(address: tuple[str, int]) -> None:
+    hidden = head(100)
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(post("/encode", hidden, "Content-Type: image/png", "Connection: upgrade", "Upgrade: foo"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 422")
+        connection.sendall(head(100))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_empty_lines_do_not_keep_a_connection(hasty: tuple[str, int]) -> None:
+    with socket.create_connection(hasty, timeout=10) as connection:
+        connection.sendall(head(100))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"\r\n")
+        began = time.monotonic()
+        assert everything(connection) == b""
+        assert time.monotonic() - began < 3  # idle ones end after 5 s
+
+
+def test_the_rest_of_a_request_that_has_its_answer_is_not_awaited_for_ever(hasty: tuple[str, int]) -> None:
+    start = b"POST /encode?model=none HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+    with socket.create_connection(hasty, timeout=10) as connection:
+        connection.sendall(start)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        began = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() - began < 5:
+                connection.sendall(b"x")
+                time.sleep(0.05)
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"nothing\r\n\r\n", b"POST /encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnothing\r\n"],
+    ids=["a head that is none", "a body that is none"],
+)
+def test_what_is_no_http_gets_a_problem(address: tuple[str, int], sent: bytes) -> None:
+    before = counted(address, "malformed-request")
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(sent)
+        lines, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert lines.startswith(b"HTTP/1.1 400 Bad Request\r\n") and b"connection: close" in lines
+    assert json.loads(body)["type"] == problem_type("malformed-request")
+    assert counted(address, "malformed-request") >= before + 1
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -136,6 +136,8 @@ def test_api_keys(make_client: MakeClient, headers: dict[str, str], status: int)
     client = make_client(api_keys="alice:first-key-1, bob:second-key-2")
     response = client.get("/models", headers=headers)
     assert response.status_code == status
+    route = f'vqserve_requests_total{{route="/models",status="{status}"}} 1.0'
+    assert route in client.get("/metrics").text  # also where it was refused before it had a handler
     if status == 401:
         assert response.headers["www-authenticate"].startswith("Bearer")
         assert slug_of(response) == problem_type("unauthorized")

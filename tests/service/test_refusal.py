@@ -151,6 +151,13 @@ def test_only_small_bodies_of_known_length_are_refused_early(headers: list[tuple
     assert not refusal.takes(MOST, b"/healthz", headers)
 
 
+def test_while_the_service_drains_the_middleware_answers() -> None:
+    """With 429 and a second to wait, clients came back to a service that was about to end."""
+    refusal = EarlyRefusal(MOST, Metrics(), {"/encode": "/encode"}, lambda: True)
+    assert not refusal.takes(MOST, b"/encode", [])
+    assert refusal.of_whole(MOST, SMALL) is None
+
+
 SMALL = b"POST /encode?fit=pad HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
 
 

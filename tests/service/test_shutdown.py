@@ -13,6 +13,7 @@ from service.errors import NotReady
 from service.service import Service
 from service.settings import Settings
 from service.stopping import check_stop
+from service.threads import SMALL_PIXELS
 from tests.conftest import Tiny
 from tests.service.serving import until
 
@@ -51,7 +52,7 @@ def test_the_end_does_not_wait_for_the_threads(tiny: Tiny) -> None:
     works, futures = [Looking() for _ in range(3)], []
 
     async def work(service: Service) -> None:
-        futures.extend(service.in_thread(one) for one in works)
+        futures.extend(service.in_threads(works, 2 * SMALL_PIXELS))
         while not (works[0].running and works[1].running):
             await asyncio.sleep(0.01)
 
@@ -63,7 +64,7 @@ def test_the_end_does_not_wait_for_the_threads(tiny: Tiny) -> None:
 def test_who_still_waits_at_the_end_hears_why(tiny: Tiny) -> None:
     async def work(service: Service) -> None:
         looking = Looking()
-        future = service.in_thread(looking)
+        future = service.in_thread(looking, 2 * SMALL_PIXELS)
         while not looking.running:
             await asyncio.sleep(0.01)
         service.close()
@@ -76,13 +77,13 @@ def test_who_still_waits_at_the_end_hears_why(tiny: Tiny) -> None:
 def test_a_cancelled_future_frees_its_thread(tiny: Tiny) -> None:
     async def work(service: Service) -> None:
         looking = Looking()
-        future = service.in_thread(looking)
+        future = service.in_thread(looking, 2 * SMALL_PIXELS)
         while not looking.running:
             await asyncio.sleep(0.01)
         future.cancel()
         async with asyncio.timeout(1):
             while looking.running:
                 await asyncio.sleep(0.01)
-        await service.in_thread(lambda: None)
+        await service.in_thread(lambda: None, 2 * SMALL_PIXELS)
 
     inside(tiny, work)

@@ -113,7 +113,7 @@ def test_a_failed_request_is_a_span_with_its_status(traced: Settings, exported: 
         assert client.post("/encode", content=b"no picture", headers=PNG).status_code == 422
         client.app.state.service.draining = True  # type: ignore[attr-defined]
         assert client.get("/models").status_code == 503
-    wrong, refused = (span for span in exported.get_finished_spans() if span.name in ("POST /encode", "GET other"))
+    wrong, refused = (span for span in exported.get_finished_spans() if span.name in ("POST /encode", "GET /models"))
     assert wrong.attributes is not None
     assert wrong.attributes["http.response.status_code"] == 422
     assert (wrong.status.is_ok, refused.status.is_ok) == (True, False)

@@ -1,0 +1,83 @@
+"""Threads for work that would hold up the event loop: picture files, containers, scores, `?effort=`.
+
+In: calls, and how many pixels they are about. Out: futures. Each pool has a bounded queue, and small work a pool of its
+own, so that a digit's container does not wait behind half a minute of photographs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from prometheus_client import Gauge
+
+from service.errors import NotReady, QueueFull
+from service.stopping import Stopped, stoppable
+
+T = TypeVar("T")
+
+SMALL_PIXELS = 1 << 16  # of one request: tenths of a second at most, by the slowest of this work (`?effort=`)
+SMALL, LARGE = "small", "large"
+
+
+class Pool:
+    """`most_waiting` calls at most wait for a thread, or those of one request."""
+
+    def __init__(self, name: str, threads: int, most_waiting: int, waiting: Gauge) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-work")
+        self._most_waiting = most_waiting
+        self._gauge = waiting
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._stops: set[threading.Event] = set()  # one for each call that has not ended
+
+    def submit(self, calls: Sequence[Callable[[], T]]) -> list[asyncio.Future[T]]:
+        """All of them or none. Cancel a future to stop its call: its thread is free at the work's next `check_stop`.
+
+        Raises:
+            QueueFull: others wait, and together they would be more than may.
+        """
+        if self._waiting and self._waiting + len(calls) > self._most_waiting:
+            text = f"{self._waiting} pictures are waiting for a thread, at most {self._most_waiting} may."
+            raise QueueFull(text, {"Retry-After": "1"})
+        return [self._submit(call) for call in calls]
+
+    def close(self) -> None:
+        """Stop what runs, and wait for none of it."""
+        for stop in self._stops:
+            stop.set()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        stop = threading.Event()
+        self._count(1)
+        done: Future[T] = self._executor.submit(self._begin, stoppable(call, stop))
+        done.add_done_callback(self._end)
+        future = asyncio.wrap_future(done)
+        self._stops.add(stop)
+        future.add_done_callback(partial(self._give_up, stop))
+        return future
+
+    def _begin(self, call: Callable[[], T]) -> T:
+        self._count(-1)
+        try:
+            return call()
+        except Stopped as stopped:
+            raise NotReady("The service is shutting down; ask another instance.") from stopped
+
+    def _end(self, done: Future[Any]) -> None:
+        if done.cancelled():  # it never began
+            self._count(-1)
+
+    def _give_up(self, stop: threading.Event, _: asyncio.Future[Any]) -> None:
+        stop.set()
+        self._stops.discard(stop)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._waiting += change
+        self._gauge.inc(change)

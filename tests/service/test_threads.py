@@ -1,0 +1,77 @@
+"""Work in threads: what waits is bounded, counted, and small work does not wait behind large."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from service.app import create_app
+from service.errors import QueueFull
+from service.settings import Settings
+from service.threads import SMALL_PIXELS, Pool
+from tests.conftest import Tiny
+
+
+@pytest.fixture
+def gauge() -> Gauge:
+    return Gauge("waiting", "What waits.", registry=CollectorRegistry())
+
+
+@pytest.fixture
+def pool(gauge: Gauge) -> Iterator[Pool]:
+    pool = Pool("test", 1, 3, gauge)
+    yield pool
+    pool.close()
+
+
+def waiting(gauge: Gauge) -> float:
+    return float(gauge._value.get())
+
+
+@pytest.mark.asyncio
+async def test_as_many_calls_wait_as_may_and_one_request_always(pool: Pool, gauge: Gauge) -> None:
+    begun, going_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        going_on.wait(10)
+
+    holding = pool.submit([hold])
+    await asyncio.to_thread(begun.wait, 10)
+    futures = pool.submit([lambda: 1] * 5)  # nothing waits: the calls of one request, however many
+    assert waiting(gauge) == 5
+    with pytest.raises(QueueFull, match="5 pictures are waiting for a thread, at most 3 may"):
+        pool.submit([lambda: 2])
+    for future in futures[1:]:
+        future.cancel()
+    await asyncio.sleep(0)
+    assert waiting(gauge) == 1
+    futures += pool.submit([lambda: 3, lambda: 4])
+    with pytest.raises(QueueFull):
+        pool.submit([lambda: 5])
+    going_on.set()
+    assert await asyncio.gather(*holding, futures[0], *futures[5:]) == [None, 1, 3, 4]
+    assert waiting(gauge) == 0
+
+
+def test_small_work_does_not_wait_behind_large(tiny: Tiny) -> None:
+    """A digit's container took 21 s while two photographs were encoded with effort."""
+
+    async def main() -> None:
+        app = create_app(Settings(**tiny.settings))
+        async with app.router.lifespan_context(app):
+            service, going_on = app.state.service, threading.Event()
+            large = service.in_threads([lambda: going_on.wait(10)] * 3, SMALL_PIXELS + 1)
+            async with asyncio.timeout(5):
+                assert await service.in_thread(lambda: "small", SMALL_PIXELS) == "small"
+            assert not any(future.done() for future in large)
+            text = service.metrics.render().decode()
+            assert 'vqserve_queued_work{size="large"} 1.0' in text and 'vqserve_queued_work{size="small"} 0.0' in text
+            going_on.set()
+            await asyncio.gather(*large)
+
+    asyncio.run(main())

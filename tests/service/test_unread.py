@@ -1,0 +1,77 @@
+"""Answers that nobody reads: those of slow readers stay, those of clients that have stopped do not."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import cast
+
+import numpy as np
+import pytest
+
+from service.unread import PROGRESS, UnreadAnswers
+from tests.service.bad_inputs import npy
+from tests.service.conftest import Generating
+from tests.service.serving import serving
+
+
+class Reader:
+    """A transport whose client reads when the test says so."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.aborted = size, False
+
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def watched(unread: UnreadAnswers, size: int) -> Reader:
+    reader = Reader(size)
+    unread.watch(cast(asyncio.Transport, reader))
+    return reader
+
+
+@pytest.mark.asyncio
+async def test_who_reads_on_is_left_alone_and_who_does_not_is_not() -> None:
+    unread = UnreadAnswers(0.05)
+    slow, still, quick, gone = (watched(unread, 10 * PROGRESS) for _ in range(4))
+    quick.size = 0
+    unread.forget(cast(asyncio.Transport, gone))
+    for _ in range(5):
+        await asyncio.sleep(0.03)
+        slow.size -= PROGRESS
+    assert not slow.aborted and still.aborted
+    assert not quick.aborted and not gone.aborted
+    await asyncio.sleep(0.15)
+    assert slow.aborted  # it has stopped
+
+
+@pytest.mark.asyncio
+async def test_together_they_are_bounded_at_once() -> None:
+    unread = UnreadAnswers(60, most_bytes=100)
+    first, largest = watched(unread, 40), watched(unread, 50)
+    assert not largest.aborted
+    last = watched(unread, 20)
+    assert largest.aborted and not first.aborted and not last.aborted
+    assert not watched(unread, 40).aborted
+
+
+def test_a_client_that_reads_nothing_loses_its_connection(generating: Generating) -> None:
+    """Its answer stayed in memory for as long as it kept the connection."""
+    codes = npy(np.zeros((256, 7, 7), np.int32))
+    lines = ("POST /decode HTTP/1.1", "Host: x", "Content-Type: application/x-npy", "Accept: application/x-npy")
+    request = "\r\n".join((*lines, f"Content-Length: {len(codes)}", "", "")).encode() + codes
+    with serving(*generating.folders, VQSERVE_HEAD_TIMEOUT_S="0.4") as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(10)
+            connection.connect((host, int(port)))
+            for _ in range(40):  # answers of 200 kB: more than the sockets' buffers hold
+                connection.sendall(request)
+            with pytest.raises(ConnectionError):
+                while True:
+                    connection.sendall(request)
