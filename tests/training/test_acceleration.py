@@ -17,7 +17,7 @@ from training.config import RunConfig, StageConfig
 from training.data import Split, Stream, load_data
 from training.fit import fit_autoencoder, fit_prior
 from training.jobs import StageData
-from training.runs import AUTOENCODER_FILE, PRIOR_FILE
+from training.runs import AUTOENCODER_FILE, PRIOR_FILE, begin_progress
 
 SHORT = [
     "autoencoder.quantizer.start_step=2",
@@ -29,6 +29,8 @@ SHORT = [
 def train(config: RunConfig, folder: Path) -> None:
     """Both stages without the report."""
     data = load_data(config.data)
+    folder.mkdir()
+    begin_progress(folder, data.digest)
     autoencoder = fit_autoencoder(config, data, folder)
     assert isinstance(autoencoder, VQVAE)
     fit_prior(config, data, autoencoder, folder)
