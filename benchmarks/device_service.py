@@ -28,8 +28,8 @@ import numpy as np
 from benchmarks.open_loop import percentile_ms
 from benchmarks.report import command_line, write_result
 from benchmarks.server_process import our_server
-from client import AsyncClient
 from export.gpu_check import gpu, versions
+from vqserve import AsyncClient
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 LARGE = 64  # pictures a request, and connections

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.plot import svg
-from benchmarks.random_prior import PriorSize, random_prior, write_prior
 from benchmarks.report import RESULTS, command_line, machine, machine_line, write_result, write_section
 from service.bundle import MANIFEST_FILE, Bundle, load_bundle
 from service.errors import QueueFull
@@ -282,6 +281,8 @@ def main() -> None:
         if (options.bundle / MANIFEST_FILE).is_file():
             bundle = load_bundle(options.bundle)
         else:
+            from benchmarks.random_prior import PriorSize, random_prior, write_prior  # needs torch, a bundle does not
+
             size = PriorSize(7, 7, label_count=10)
             bundle, _ = write_prior(random_prior(size), size, Path(temporary))
         found, results = Bench(bundle, options.slots, options.threads).compare(options.seconds)

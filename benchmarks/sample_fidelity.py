@@ -23,12 +23,12 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.report import command_line, table, write_result, write_section
-from client.offline import Offline
-from client.operations import Wanted
 from training.classifier import fit_classifier
 from training.compare import Yardstick
 from training.config import load_config
 from training.data import load_data
+from vqserve.offline import Offline
+from vqserve.operations import Wanted
 
 CONFIG = Path("training/configs/compare.yaml")
 TOGETHER = 64  # samples of one request

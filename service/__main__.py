@@ -9,15 +9,19 @@ import argparse
 import logging.config
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from multiprocessing import get_context
+from socket import SOCK_STREAM
 
 import uvicorn
 from pydantic import ValidationError
 
-from service.bundle import BundleError, load_bundle
+from service.bundle import BundleError, load_bundle, load_bundles
 from service.logs import log_config
+from service.sessions import DeviceError, session_maker
 from service.settings import PREFIX, Settings, misspelt
 
 log = logging.getLogger("service.main")
@@ -30,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, nearest in misspelt(os.environ).items():
         log.warning("%s is no setting and changes nothing; the nearest name is %s", name, nearest)
     _check_bundles(settings)
+    _check_device(settings)
+    _check_address(settings)
     if settings.workers == 1:
         serve(settings)
         return
@@ -68,13 +74,45 @@ def _settings() -> Settings:
         sys.exit(f"{PREFIX}{'.'.join(map(str, first['loc'])).upper()}: {reason}")
 
 
+# What would end the start later ends it here, with one sentence and before there are workers: where all of several
+# fail to start, uvicorn ends with status 0.
+
+
 def _check_bundles(settings: Settings) -> None:
-    """Before there are workers: where all of several fail to start, uvicorn ends with status 0."""
     try:
-        for folder in settings.bundles:
-            load_bundle(folder)
+        load_bundles(settings.bundles)
     except BundleError as error:
         sys.exit(str(error))
+
+
+def _check_device(settings: Settings) -> None:
+    """In a process of its own, which takes what it holds of the device with it."""
+    if settings.device == "cuda":
+        probe = get_context("spawn").Process(target=_open_on_device, args=(settings,))
+        probe.start()
+        probe.join()
+        if probe.exitcode:
+            sys.exit(probe.exitcode)
+
+
+def _open_on_device(settings: Settings) -> None:
+    try:
+        session_maker(settings, load_bundle(settings.bundles[0]).graph_path("decoder"))
+    except DeviceError as error:
+        sys.exit(str(error))
+
+
+def _check_address(settings: Settings) -> None:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=SOCK_STREAM)[0]
+    except OSError as error:
+        sys.exit(f"{PREFIX}HOST: {settings.host}: {error.strerror}")
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            sys.exit(f"{PREFIX}PORT: {settings.host}:{settings.port}: {error.strerror}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -41,7 +41,7 @@ from service.refusal import EarlyRefusal, Heads
 from service.scoring import SCORE
 from service.service import Service
 from service.sessions import DeviceError
-from service.settings import Settings, parse_api_keys
+from service.settings import Settings, origins_of, parse_api_keys
 from service.unread import UnreadAnswers
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def routes_of(endpoints: Sequence[Endpoint]) -> dict[Handler, str]:
 
 def _cors(origins: str) -> list[Middleware]:
     """Outside of `Problems`: a page must also be able to read why it was refused."""
-    allowed = [origin.strip() for origin in origins.split(",") if origin.strip()]
+    allowed = origins_of(origins)
     if not allowed:
         return []
     anything = ["*"]

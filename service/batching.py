@@ -90,7 +90,8 @@ class Batcher:
             raise NotReady(self._closed)
         if self.queued and not self._has_room(array):
             raise QueueFull(
-                f"{self.queued} pictures are waiting, at most {self._limits.max_queued} may, or fewer large ones.",
+                f"{self.queued} pictures are waiting, at most {self._limits.max_queued} may, or fewer large ones "
+                "(VQSERVE_MAX_QUEUED_PICTURES).",
                 {"Retry-After": str(self.retry_after_s())},
             )
         loop = asyncio.get_running_loop()

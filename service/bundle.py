@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -227,6 +228,18 @@ def load_bundle(folder: Path | str) -> Bundle:
     for name, graph in manifest.graphs.items():
         _check_graph_file(folder / graph.file, name, graph)
     return Bundle(folder.resolve(), manifest)
+
+
+def load_bundles(folders: Iterable[Path]) -> list[Bundle]:
+    """Raises BundleError as `load_bundle`, and where two have one name."""
+    bundles = [load_bundle(folder) for folder in folders]
+    by_name: dict[str, Bundle] = {}
+    for bundle in bundles:
+        first = by_name.setdefault(bundle.manifest.name, bundle)
+        if first is not bundle:
+            name = bundle.manifest.name
+            raise BundleError(f"{bundle.folder} and {first.folder} are both named {name}: serve one of them")
+    return bundles
 
 
 def _check_graph_file(path: Path, name: str, graph: GraphSpec) -> None:

@@ -115,6 +115,11 @@ def decode(model: CodecModel, data: bytes, limits: Limits = DEFAULT_LIMITS) -> D
     return Decoded(codes, size, labels, header.mode)
 
 
+def model_prefix(data: bytes) -> bytes:
+    """The first bytes of the version of the model that a container was made with. Raises ContainerError as `decode`."""
+    return read_header(data)[0].model
+
+
 def codes_in(model: CodecModel, data: bytes, limits: Limits = DEFAULT_LIMITS) -> int:
     """How many codes a container says that it has, of all its pictures: what decoding it will cost.
 

@@ -18,7 +18,7 @@ from service.prior_sessions import codec_model
 from service.sessions import SessionMaker
 from service.settings import Settings
 
-__all__ = ["MEDIA_TYPE", "open_codec", "pack", "pixels_in", "tile_pixels", "unpack", "unpack_tile"]
+__all__ = ["MEDIA_TYPE", "model_prefix", "open_codec", "pack", "pixels_in", "tile_pixels", "unpack", "unpack_tile"]
 
 Codes = NDArray[np.int64]
 
@@ -42,6 +42,12 @@ def unpack(model: CodecModel, body: bytes, settings: Settings) -> codec.Decoded:
     """
     with _as_problems():
         return codec.decode(model, body, _limits(model, settings))
+
+
+def model_prefix(body: bytes) -> bytes:
+    """The first bytes of the version of the model that the container needs. Raises InvalidContainer."""
+    with _as_problems():
+        return codec.model_prefix(body)
 
 
 def pixels_in(model: CodecModel, body: bytes, settings: Settings) -> int:

@@ -74,6 +74,8 @@ async def decode(request: Request) -> Response:
     body = await read_body(request, service.settings.max_body_bytes)
     service.metrics.received.inc(len(body))
     observe_stage("read", started, perf_counter())
+    if "model" not in query and bare_type(request.headers.get("content-type", "")) == containers.MEDIA_TYPE:
+        model = service.models.of_prefix(containers.model_prefix(body)) or model  # which says what it is not
     wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
     media_type = choose(request.headers.get("accept", ""), SEVERAL_ANSWERS if wanted.several else ONE_ANSWERS)
     images.check_can_hold(media_type, *wanted.size(model.manifest.picture.multiple_of))

@@ -37,6 +37,8 @@ _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, st
 Image.MAX_IMAGE_PIXELS = None  # `open_picture` has its own limit, and Pillow's would hold that down to 179 million
 # How often a file may be read: cameras write tens of segments, PNG's encoders a chunk for each 8 KiB or more of pixels.
 READS, BYTES_A_READ = 4096, 512
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM")
+_DAMAGED = "The picture is damaged or cut off; send the whole file."
 _TOO_MANY_PARTS = "The picture has too many segments or chunks; save it again without metadata."
 LARGEST_WEBP_SIDE = 16_383  # pixels; the format has 14 bits for it
 
@@ -83,6 +85,8 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     except TooManyPartsError as error:
         raise NotAPicture(_TOO_MANY_PARTS) from error
     except _BROKEN as error:
+        if data.startswith(_SIGNATURES):
+            raise NotAPicture(_DAMAGED) from error
         raise NotAPicture("Send a PNG, JPEG, WebP or BMP picture; these bytes are none of them.") from error
     if image.width * image.height > max_pixels:
         raise PictureTooLarge(f"{image.width}x{image.height} is more than {max_pixels} pixels; make it smaller.")
@@ -105,7 +109,7 @@ def to_picture(image: Image.Image, spec: PictureSpec, fit: Fit) -> Picture:
     except TooManyPartsError as error:
         raise NotAPicture(_TOO_MANY_PARTS) from error
     except _BROKEN as error:
-        raise NotAPicture("The picture is damaged or cut off; send the whole file.") from error
+        raise NotAPicture(_DAMAGED) from error
     fitted = fit_image(image, spec, fit)
     pixels = np.asarray(fitted).reshape(fitted.height, fitted.width, spec.channels)
     shown = image if fit == "pad" and spec.any_size else fitted

@@ -218,7 +218,10 @@ def http_problem(error: HTTPException) -> Problem:
 
 def full(max_concurrent: int) -> QueueFull:
     """The process has as many requests inside as it may; a second is long for what a process answers in a second."""
-    return QueueFull(f"{max_concurrent} requests are being answered, at most as many may.", {"Retry-After": "1"})
+    return QueueFull(
+        f"{max_concurrent} requests are being answered, at most as many may (VQSERVE_MAX_CONCURRENT_REQUESTS).",
+        {"Retry-After": "1"},
+    )
 
 
 class Admission:

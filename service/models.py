@@ -18,7 +18,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from service.bundle import MANIFEST_FILE, Bundle, BundleError, Manifest, load_bundle
+from service.bundle import MANIFEST_FILE, Bundle, BundleError, Manifest, load_bundle, load_bundles
 from service.codec_model import CodecModel
 from service.containers import open_codec
 from service.engine import Engine
@@ -91,13 +91,10 @@ class Models:
         self._folders: dict[str, Path] = {}
         self._reloads: dict[str, Reload] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        bundles = [load_bundle(folder) for folder in settings.bundles]
+        bundles = load_bundles(settings.bundles)
         self._maker = session_maker(settings, bundles[0].graph_path("decoder"))
         for bundle in bundles:
-            name = bundle.manifest.name
-            if name in self._by_name:
-                raise BundleError(f"{bundle.folder} and {self._folders[name]} are both named {name}: serve one of them")
-            self._folders[name] = bundle.folder
+            self._folders[bundle.manifest.name] = bundle.folder
             self._put(self._open(bundle))
         self.default = bundles[0].manifest.name
 
@@ -109,6 +106,10 @@ class Models:
         if model is None:
             raise UnknownModel(f"No model {name!r}; there are {', '.join(self._by_name)}.")
         return model
+
+    def of_prefix(self, prefix: bytes) -> Model | None:
+        """The model whose version begins with these bytes, if it is served: the one that a container needs."""
+        return next((model for model in self if model.codec.prefix == prefix), None)
 
     def why_not_ready(self) -> str | None:
         for name, model in self._by_name.items():

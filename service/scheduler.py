@@ -166,7 +166,7 @@ class Scheduler:
         if inside and inside + len(job.unfinished) > self._max_samples:
             self._metrics.rejected.inc(len(job.unfinished))
             raise QueueFull(
-                f"{inside} samples are inside, at most {self._max_samples} may be.",
+                f"{inside} samples are inside, at most {self._max_samples} may be (VQSERVE_MAX_QUEUED_SAMPLES).",
                 {"Retry-After": str(self._retry_after_s())},
             )
         self._jobs.append(job)

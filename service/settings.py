@@ -5,6 +5,7 @@ docs/configuration.md is generated from this file (service/reference.py); a test
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.container import MOST_PICTURES
 
 PREFIX = "VQSERVE_"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")  # as browsers send it
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["float32", "tf32", "fp16"]
 
@@ -131,7 +133,9 @@ class Settings(BaseSettings):
     api_keys: SecretStr = Field(
         SecretStr(""), description="`name:key` pairs, comma-separated. Empty: no key is asked. Names go to the log."
     )
-    cors_origins: str = Field("", description="Origins that browsers may call from, comma-separated. Empty: none.")
+    cors_origins: str = Field(
+        "", description="Origins that browsers may call from, comma-separated, or *. Empty: none."
+    )
     access_log: bool = Field(False, description="One JSON log line a request. Server errors are logged in any case.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     otlp_endpoint: str = Field(
@@ -172,11 +176,25 @@ class Settings(BaseSettings):
             raise ValueError("OpenTelemetry is not installed: pip install '.[otel]' in the repository")
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for origin in origins_of(value):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: write https://host or https://host:port, with no / after it"
+                )
+        return value
+
     @field_validator("api_keys")
     @classmethod
     def _pairs(cls, value: SecretStr) -> SecretStr:
         parse_api_keys(value.get_secret_value())
         return value
+
+
+def origins_of(text: str) -> list[str]:
+    return [origin.strip() for origin in text.split(",") if origin.strip()]
 
 
 def _installed(*modules: str) -> bool:

@@ -42,7 +42,10 @@ class Pool:
             QueueFull: others wait, and together they would be more than may.
         """
         if self._waiting and self._waiting + len(calls) > self._most_waiting:
-            text = f"{self._waiting} pictures are waiting for a thread, at most {self._most_waiting} may."
+            text = (
+                f"{self._waiting} pictures are waiting for a thread, at most {self._most_waiting} may "
+                "(VQSERVE_MAX_QUEUED_PICTURES)."
+            )
             raise QueueFull(text, {"Retry-After": "1"})
         return [self._submit(call) for call in calls]
 

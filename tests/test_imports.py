@@ -11,10 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
-    "service": {"training", "export", "torch", "onnx", "onnxscript", "lightning", "client", "tests"},
-    "client": {"training", "export", "torch", "onnx", "tests"},
-    "training": {"export", "onnx", "onnxruntime", "fastapi", "client", "tests"},
-    "export": {"fastapi", "client", "tests"},
+    "service": {"training", "export", "torch", "onnx", "onnxscript", "lightning", "vqserve", "tests"},
+    "vqserve": {"training", "export", "torch", "onnx", "tests"},
+    "training": {"export", "onnx", "onnxruntime", "fastapi", "vqserve", "tests"},
+    "export": {"fastapi", "vqserve", "tests"},
 }
 FROM_SERVICE = {"training": ("service.bundle", "service.pixels"), "export": ("service.bundle", "service.codec")}
 RUN_THE_SERVICE = {"export/device_parity.py", "export/gpu_check.py"}  # they check what runs; both without torch

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from client.offline import Offline
 from training.data.arrays import read_idx_folder
+from vqserve.offline import Offline
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.sample_fidelity import draw, page
-from client.offline import Offline
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
+from vqserve.offline import Offline
 
 
 def test_samples_of_a_label_have_seeds_of_their_own(tmp_path: Path) -> None:

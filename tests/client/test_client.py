@@ -16,11 +16,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client import AsyncClient, Client, Generation, ProblemError, Retries, Row, UnexpectedAnswerError
 from service.errors import DeadlinePassed, NotReady, Problem, problem_body, problem_type
 from tests.client.conftest import KEY
 from tests.conftest import PICTURES, Tiny
 from tests.tiny_bundle import oracle_codes, oracle_pixels
+from vqserve import (
+    AsyncClient,
+    Client,
+    Generation,
+    ProblemError,
+    Retries,
+    Row,
+    UnexpectedAnswerError,
+    VqserveError,
+    operations,
+)
 
 DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
 ITEM = {"label": 3, "bits": 12.5, "codes": [[1, 2], [3, 4]], "image": "iVBORw=="}
@@ -29,6 +39,29 @@ DONE = {"model": "tiny", "version": "ab", "seed": 7, "items": [ITEM]}
 
 def pixels_of(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.asarray(Image.open(path))[..., None]
+
+
+@pytest.mark.parametrize("codes", [[[1.7, 2.2]], [["3"]], [[True]]])
+def test_codes_that_are_no_whole_numbers_are_refused_and_not_converted(codes: object) -> None:
+    for call in (operations.decode, operations.decode_png):
+        with pytest.raises(ValueError, match="pass whole numbers"):
+            call(codes)  # type: ignore[arg-type]
+    (body,) = (operations.decode([[2**32 + 5]]).content,)
+    assert body is not None and np.load(io.BytesIO(body)).tolist() == [[[2**32 + 5]]]  # which the service refuses
+
+
+def test_keys_and_urls_that_cannot_be_used_say_so() -> None:
+    assert operations.key_header("") == operations.key_header(None) == {}
+    with pytest.raises(VqserveError, match="write http://localhost:8000"):
+        Client("localhost:8000")
+    with pytest.raises(VqserveError, match="printable ASCII"):
+        AsyncClient(key="clé")
+
+
+@pytest.mark.parametrize(("call", "body"), [(operations.decode([[1]]), b""), (operations.models(), b"[]")])
+def test_an_answer_of_another_shape_is_unexpected(call: operations.Operation[object], body: bytes) -> None:
+    with pytest.raises(UnexpectedAnswerError):
+        call.value(httpx.Response(200, content=body))
 
 
 def test_pictures_go_there_and_back(server_url: str, tiny: Tiny) -> None:
@@ -110,8 +143,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         slept.append(seconds)
 
     # The names in these two modules only: the server of other tests sleeps too.
-    monkeypatch.setattr("client.synchronous.time", SimpleNamespace(sleep=slept.append))
-    monkeypatch.setattr("client.asynchronous.asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("vqserve.synchronous.time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr("vqserve.asynchronous.asyncio", SimpleNamespace(sleep=sleep))
     return slept
 
 

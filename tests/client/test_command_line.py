@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.command_line import main
 from tests.client.conftest import KEY
 from tests.conftest import PICTURES, Tiny
 from tests.tiny_bundle import oracle_codes, oracle_pixels
+from vqserve.command_line import main
 
 DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
 
@@ -54,7 +55,7 @@ def test_pictures_together_make_one_smaller_container(where: list[str], tmp_path
 
 
 def test_pipes(tiny: Tiny) -> None:
-    command = [sys.executable, "-m", "client"]
+    command = [sys.executable, "-m", "vqserve"]
     where = ["--bundle", str(tiny.grey)]
     picture = DIGITS[0].read_bytes()
     container = subprocess.run([*command, "encode", *where, "-"], input=picture, capture_output=True, check=True)
@@ -78,6 +79,34 @@ def test_offline_and_online_write_the_same_bytes(tiny: Tiny, server_url: str, tm
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
+def test_of_many_files_those_that_can_be_done_are(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first bad one ended it, and nobody knew how many were left."""
+    (tmp_path / "in").mkdir()
+    for path in DIGITS:
+        shutil.copy(path, tmp_path / "in")
+    (tmp_path / "in" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "in" / DIGITS[1].name).write_bytes(DIGITS[1].read_bytes()[:150])
+    folders = [str(tmp_path / "in"), "-o", f"{tmp_path}/out/"]
+    assert main(["encode", *where, *folders]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [name for name in ("a.png", DIGITS[1].name) if any(f"in/{name}: " in line for line in lines)] == [
+        "a.png",
+        DIGITS[1].name,
+    ]
+    assert lines[-1].endswith(f"2 of {len(DIGITS) + 1} files were refused")
+    done = {path.name for path in (tmp_path / "out").iterdir()}
+    assert done == {f"{path.stem}.vqc" for path in DIGITS if path != DIGITS[1]}
+
+
+def test_what_ails_all_files_ends_the_command(
+    server_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["encode", "--url", server_url, "--key", "wrong", *map(str, DIGITS), "-o", f"{tmp_path}/out/"]) == 1
+    assert capsys.readouterr().err.count("401") == 1
+
+
 def test_info_reads_a_header_without_a_model(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,7 +125,8 @@ def test_info_reads_a_header_without_a_model(
         (["encode", "x.png"], "--bundle FOLDER, --url URL, or the variable VQSERVE_URL"),
         (["encode", "--bundle", "nowhere", "x.png"], "does not exist: make a bundle"),
         (["encode", "--url", "http://127.0.0.1:9", "missing.png"], "No such file"),
-        (["encode", "--url", "localhost:9", str(DIGITS[0])], "no answer from localhost:9: "),
+        (["encode", "--url", "localhost:9", str(DIGITS[0])], "'localhost:9' is no URL: write http://localhost:9"),
+        (["encode", "--url", "http://127.0.0.1:9", "--key", "clé", str(DIGITS[0])], "an API key is printable ASCII"),
         (["info", str(DIGITS[0])], "not a container"),
     ],
 )
@@ -200,7 +230,7 @@ def test_what_cannot_be_decoded_says_why(where: list[str], tmp_path: Path, capsy
 def test_the_online_command_needs_neither_the_service_nor_torch() -> None:
     """A machine that only calls the service installs httpx, numpy and pillow."""
     program = (
-        "import sys, client.command_line, client; "
+        "import sys, vqserve.command_line, vqserve; "
         "heavy = {'torch', 'onnxruntime', 'onnx', 'starlette', 'service'} & set(sys.modules); "
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )

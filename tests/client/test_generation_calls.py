@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client import AsyncClient, Client, Generation, ProblemError, Row
-from client.command_line import main
 from tests.client.conftest import serving
 from tests.conftest import PICTURES, Tiny
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
+from vqserve import AsyncClient, Client, Generation, ProblemError, Row
+from vqserve.command_line import main
 
 DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
 

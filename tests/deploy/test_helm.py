@@ -23,7 +23,7 @@ HELM = Path(sys.executable).with_name("helm")
 OLDEST, NEWEST = "1.26", "1.37"
 EVERYTHING = (
     *("--set", "autoscaling.enabled=true,serviceMonitor.enabled=true,apiKeysSecret=keys"),
-    *("--set-json", 'settings={"VQSERVE_MAX_BODY_BYTES": 33554432, "VQSERVE_CORS_ORIGINS": "a,b"}'),
+    *("--set-json", 'settings={"VQSERVE_MAX_BODY_BYTES": 33554432, "VQSERVE_CORS_ORIGINS": "https://a,https://b"}'),
 )
 VARIANTS = {
     "cpu": (),
@@ -117,7 +117,7 @@ def test_settings_reach_the_service_as_it_reads_them(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, value)
     settings = Settings()
     assert settings.max_body_bytes == 33554432
-    assert settings.cors_origins == "a,b"
+    assert settings.cors_origins == "https://a,https://b"
     known = {f"VQSERVE_{name.upper()}" for name in Settings.model_fields}
     assert set(environment) <= known
 

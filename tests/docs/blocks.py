@@ -31,7 +31,7 @@ def blocks_of(page: Path, language: str) -> list[str]:
 
 def checkout(folder: Path) -> Path:
     """A folder that looks like the repository's root to whoever reads it; what is written into it stays there."""
-    for name in ("training", "export", "service", "client", "tests"):
+    for name in ("training", "export", "service", "vqserve", "tests"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "models").mkdir()
     for bundle in (ROOT / "models").glob("*"):
@@ -43,7 +43,7 @@ def run_script(script: str, folder: Path) -> str:
     """What the script prints. It runs in bash, in a session that ends with it, with this Python as `python`."""
     binaries = folder / ".bin"
     binaries.mkdir(exist_ok=True)
-    for name, module in (("python", ""), ("vqserve", "-m client")):
+    for name, module in (("python", ""), ("vqserve", "-m vqserve")):
         (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
         (binaries / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}

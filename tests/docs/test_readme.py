@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.offline import Offline
 from docs.images import draw
 from tests.conftest import PICTURES
 from tests.docs.blocks import ADDRESS, BUNDLE, CONSOLE, README, ROOT, blocks_of, checkout, replay, run_script
 from tests.service.serving import serving
+from vqserve.offline import Offline
 
 ROUNDING = 1  # of 255: decoders of two machines may round a half differently
 

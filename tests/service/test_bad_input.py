@@ -57,6 +57,7 @@ FORM = "multipart/form-data; boundary=xx"
 ZEROS = [[0] * 7] * 7
 ROWS = (
     Row("not a picture", 422, "not-a-picture", b"hello, world"),
+    Row("a picture cut off in its header", 422, "not-a-picture", PHOTO[:100], "image/jpeg"),
     Row("an SVG", 422, "not-a-picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     Row("a GIF", 422, "not-a-picture", bad.saved(Image.new("L", (28, 28)), "GIF")),
     Row("a TIFF", 422, "not-a-picture", bad.saved(Image.new("L", (28, 28)), "TIFF")),

@@ -67,6 +67,17 @@ def test_tiles_put_together_are_the_whole_picture(coding: TestClient) -> None:
     assert columns > 2 and np.array_equal(np.concatenate(rows), whole)
 
 
+def test_a_container_finds_the_model_that_made_it(coding: TestClient, digit: bytes) -> None:
+    """It was refused by the default model, though the one that it names was served beside it."""
+    container = coding.post("/encode?model=photos&fit=pad", files={"img": picture(40, 60)}, headers=CONTAINER).content
+    assert decoded(coding, container, "").shape == (40, 60, 3)
+    headers = {"content-type": MEDIA_TYPE}
+    refused = coding.post("/decode?model=digits", content=container, headers=headers)
+    assert (refused.status_code, "the container needs model version" in refused.text.lower()) == (422, True)
+    nobodys = write_header(Header(Mode.RAW, b"\0" * MODEL_PREFIX_BYTES, 0)) + bytes(25)
+    assert "this is digits" in coding.post("/decode", content=nobodys, headers=headers).json()["detail"]
+
+
 def test_a_container_and_its_codes_decode_to_the_same(coding: TestClient) -> None:
     for query, size in (("?model=photos", (96, 64)), ("?model=photos", (400, 360))):
         codes = coding.post(f"/encode{query}", files={"img": picture(*size)}, headers={"accept": NPY}).content

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 from service import __main__ as start
 from service.app import open_models
 from service.metrics import Metrics
-from service.sessions import DeviceError
+from service.sessions import CUDA, DeviceError
 from service.settings import Settings, misspelt
 from tests.conftest import Tiny
 
@@ -34,6 +36,13 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("VQSERVE_DEVICE", "gpu", "VQSERVE_DEVICE: Input should be 'auto', 'cuda' or 'cpu'"),
         ("VQSERVE_API_KEYS", "secret", "VQSERVE_API_KEYS: entry 1 must be name:key"),
         ("VQSERVE_BUNDLES", "nowhere", "nowhere/manifest.json does not exist: make a bundle with"),
+        (
+            "VQSERVE_CORS_ORIGINS",
+            "localhost:3000",
+            "VQSERVE_CORS_ORIGINS: 'localhost:3000' is no origin: write https://",
+        ),
+        ("VQSERVE_CORS_ORIGINS", "*, http://ok.example/", "VQSERVE_CORS_ORIGINS: 'http://ok.example/' is no origin"),
+        ("VQSERVE_MAX_PICTURES_PER_REQUEST", "20000", "VQSERVE_MAX_PICTURES_PER_REQUEST: Input should be less than"),
     ],
 )
 def test_a_bad_value_ends_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
@@ -52,6 +61,30 @@ def test_a_damaged_bundle_ends_the_start_also_with_several_workers(
     monkeypatch.setenv("VQSERVE_WORKERS", "2")
     with pytest.raises(SystemExit, match=r"graph decoder: .* has sha256"):
         start.main(["--bundle", str(bundle)])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_cannot_be_served_ends_the_start_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tiny: Tiny, workers: str
+) -> None:
+    """With several workers the status was 0."""
+    monkeypatch.setenv("VQSERVE_WORKERS", workers)
+    monkeypatch.setenv("VQSERVE_DEVICE", "cpu")
+    bundle = ["--bundle", str(tiny.grey)]
+    with pytest.raises(SystemExit, match="are both named tiny: serve one of them"):
+        start.main([*bundle, *bundle])
+    with pytest.raises(SystemExit, match=r"VQSERVE_HOST: 999\.1\.1\.1: "):
+        start.main([*bundle, "--host", "999.1.1.1"])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match=rf"VQSERVE_PORT: 127\.0\.0\.1:{port}: Address already in use"):
+            start.main([*bundle, "--host", "127.0.0.1", "--port", str(port)])
+    if CUDA not in onnxruntime.get_available_providers():
+        monkeypatch.setenv("VQSERVE_DEVICE", "cuda")
+        with pytest.raises(SystemExit) as ended:
+            start.main([*bundle, "--host", "127.0.0.1", "--port", "0"])
+        assert ended.value.code == 1
+        assert capfd.readouterr().err.splitlines()[-1].startswith("VQSERVE_DEVICE=cuda: this onnxruntime has no CUDA")
 
 
 def test_a_name_that_is_nearly_a_settings_is_logged(

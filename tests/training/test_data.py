@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -201,6 +202,25 @@ def test_folder_labels_come_from_sub_folders_and_corrupt_files_are_listed(tmp_pa
     assert data.label_names == ("cat", "dog")
     assert len(data.train) + len(data.validation) + len(data.test) == 20
     assert [Path(entry.split(":")[0]).name for entry in data.skipped] == ["text.jpg", "cut.png"]
+
+
+def test_the_log_says_which_labels_were_found_and_why_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One stray picture took all labels away, which nobody saw before the model was served."""
+    for label in ("cat", "dog"):
+        write_pictures(tmp_path / label, 10)
+    with caplog.at_level("INFO"):
+        load_data(DataConfig(source=str(tmp_path)))
+        assert "labels: cat, dog" in caplog.messages
+        shutil.copy(tmp_path / "cat" / "00.png", tmp_path / "stray.png")
+        load_data(DataConfig(source=str(tmp_path)))
+    assert f"no labels: {tmp_path / 'stray.png'} and 0 more lie beside the sub-folders" in caplog.messages
+
+
+def test_the_log_says_that_small_pictures_are_enlarged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for index, side in enumerate((10, 16, 20, 20, 20, 20, 20)):
+        Image.fromarray(noise((side, 24))).save(tmp_path / f"{index}.png")
+    load_data(DataConfig(source=str(tmp_path), crop=16))
+    assert f"2 pictures of {tmp_path} are no larger than data.crop; smaller ones are enlarged" in caplog.messages
 
 
 def test_folder_with_nothing_usable_is_refused(tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ def require_one_size(split: Split) -> Split:
     pictures = [split.images[index] for index in range(len(split))]
     sizes = sorted({(int(picture.shape[1]), int(picture.shape[2])) for picture in pictures})
     if len(sizes) > 1:
-        raise DataError(f"pictures have {len(sizes)} sizes ({sizes[0]}, {sizes[-1]}, ...): set data.crop=128, say")
+        crop = max(8, min(map(min, sizes)) // 8 * 8)
+        raise DataError(f"pictures have {len(sizes)} sizes ({sizes[0]}, {sizes[-1]}, ...): set data.crop={crop}, say")
     return Split(torch.stack(pictures), split.labels)
 
 

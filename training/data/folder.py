@@ -7,6 +7,7 @@ decoded, or is animated, is skipped and listed, never raised.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,6 +21,8 @@ from torch import Tensor
 from service.pixels import is_animated, to_pixels
 from training.data.dataset import DataError, Ragged, Source, Split, ranked, test_count_of
 
+logger = logging.getLogger(__name__)
+
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # all that Pillow raises on bad files
 
@@ -32,13 +35,16 @@ def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: i
     if not files[0]:
         raise DataError(f"{parts[0]} holds no {', '.join(FORMATS)} files: put pictures there or correct data.source")
     label_names = sub_folders(parts[0], files[0])
+    _tell_of_labels(parts[0], files[0], label_names)
     budget = _Budget(memory_mib * 2**20)
     skipped: list[str] = []
     splits, names = [], []
     for part, paths in zip(parts, files, strict=True):
-        kept, items = _decode_all(paths, decode, budget, skipped)
+        kept, items, at_edge = _decode_all(paths, decode, budget, skipped, smallest_side)
         if not kept:
             raise DataError(f"none of the {len(paths)} pictures in {part} can be decoded; the first: {skipped[0]}")
+        if at_edge and smallest_side > 1:
+            logger.warning("%d pictures of %s are no larger than data.crop; smaller ones are enlarged", at_edge, part)
         splits.append(Split(Ragged(items, decode), _labels(part, kept, label_names)))
         names.append([path.relative_to(part).as_posix() for path in kept])
     return Source(splits[0], names[0], splits[1] if len(splits) > 1 else None, label_names, tuple(skipped))
@@ -52,7 +58,7 @@ def split_files(folder: Path, test_fraction: float) -> tuple[list[Path], list[Pa
     """
     parts = split_folders(folder)
     decode = partial(decode_picture, grey=False, smallest_side=1, shorter_side=None)
-    kept = [_decode_all(picture_files(part), decode, _Budget(0), skipped=[])[0] for part in parts]
+    kept = [_decode_all(picture_files(part), decode, _Budget(0), skipped=[], side=1)[0] for part in parts]
     if not all(kept):
         raise DataError(f"{folder} holds no pictures that can be decoded: put some there")
     if len(kept) > 1:
@@ -74,6 +80,15 @@ def split_folders(folder: Path) -> list[Path]:
 
 def picture_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS and path.is_file())
+
+
+def _tell_of_labels(folder: Path, paths: Sequence[Path], label_names: tuple[str, ...]) -> None:
+    """Without a word, one stray picture would take all labels away."""
+    loose = [path for path in paths if path.parent == folder]
+    if label_names:
+        logger.info("labels: %s", ", ".join(label_names))
+    elif 0 < len(loose) < len(paths):
+        logger.warning("no labels: %s and %d more lie beside the sub-folders", loose[0], len(loose) - 1)
 
 
 def sub_folders(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
@@ -110,14 +125,18 @@ class _Budget:
 
 
 def _decode_all(
-    paths: Sequence[Path], decode: partial[Tensor], budget: _Budget, skipped: list[str]
-) -> tuple[list[Path], list[Tensor | Path]]:
+    paths: Sequence[Path], decode: partial[Tensor], budget: _Budget, skipped: list[str], side: int
+) -> tuple[list[Path], list[Tensor | Path], int]:
+    """The files that can be decoded, the pictures or, beyond the budget, their files, and how many have just `side`
+    pixels on their shorter side."""
+
     def attempt(path: Path) -> Tensor | str:
         try:
             return decode(path)
         except UNREADABLE as error:
             return f"{path}: {error}"
 
+    at_side = 0
     kept: list[Path] = []
     items: list[Tensor | Path] = []
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
@@ -126,8 +145,9 @@ def _decode_all(
                 skipped.append(result)
                 continue
             kept.append(path)
+            at_side += min(result.shape[1:]) == side
             items.append(result if budget.take(result.nbytes) else path)
-    return kept, items
+    return kept, items, at_side
 
 
 def _in_batches(pool: ThreadPoolExecutor, attempt: object, paths: Sequence[Path]) -> Iterator[Tensor | str]:

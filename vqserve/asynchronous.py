@@ -11,11 +11,11 @@ import httpx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from client import operations
-from client.answers import Encoded, Generation, ModelInfo, Row, Score
-from client.operations import Operation, Packing, Picture, Wanted
-from client.problems import problem_of
-from client.retries import RETRIED_ERRORS, Retries
+from vqserve import operations
+from vqserve.answers import Encoded, Generation, ModelInfo, Row, Score
+from vqserve.operations import Operation, Packing, Picture, Wanted
+from vqserve.problems import problem_of
+from vqserve.retries import RETRIED_ERRORS, Retries
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class AsyncClient:
         retries: Retries = Retries(),  # noqa: B008 - frozen
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        headers = operations.key_header(key)
+        url, headers = operations.base_url(url), operations.key_header(key)
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
         self._retries = retries
 

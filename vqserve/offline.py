@@ -14,10 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.answers import Generated, Generation, Score
-from client.backends import Pixels
-from client.operations import Wanted
-from client.problems import VqserveError
 from service import codec
 from service.bundle import BundleError, load_bundle
 from service.container import MOST_PICTURES
@@ -31,6 +27,10 @@ from service.prior_sessions import Session, codec_model
 from service.sampling import RowSampler
 from service.sessions import CPU, SessionMaker, cpu_limit
 from service.windows import run_in_windows
+from vqserve.answers import Generated, Generation, Score
+from vqserve.backends import Pixels
+from vqserve.operations import Wanted
+from vqserve.problems import VqserveError
 
 LARGEST_PICTURE = 1 << 26  # pixels: 8192 x 8192
 LARGEST_CONTAINER = 1 << 24  # codes

@@ -8,8 +8,9 @@
     vqserve info digit.vqc
 
 In: files, folders or `-` for standard input. Out: files beside the output's name, `-` for standard output. The exit
-status is 0, or 1 with a message when something could not be done. Before any work it is refused that two results have
-one name, and that one beside its input would replace a file, unless `--force` says so.
+status is 0, or 1 with a message when something could not be done; of many files, those that can be done are. Before any
+work it is refused that two results have one name, and that one beside its input would replace a file, unless `--force`
+says so.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from client.backends import Backend, Online, Pixels
-from client.operations import Wanted
-from client.problems import VqserveError
-from client.progress import Progress
-from client.synchronous import Client
+from vqserve.backends import Backend, Online, Pixels
+from vqserve.operations import Wanted
+from vqserve.problems import ProblemError, UnexpectedAnswerError, VqserveError
+from vqserve.progress import Progress
+from vqserve.synchronous import Client
 
 if TYPE_CHECKING:  # the header needs the service's modules, which the online command does not load
     from service.container import Header
@@ -64,11 +65,10 @@ def encode(options: argparse.Namespace) -> None:
         return
     suffix = ".json" if options.codes else CONTAINER_SUFFIX
     targets = _targets(options, [(path, path.stem + suffix) for path in inputs])
-    with _backend(options) as backend:
+    with _backend(options) as backend, _Files(len(inputs)) as files:
         for path, target in Progress(list(zip(inputs, targets, strict=True)), "encode"):
-            with _named(path):
-                data = _encode_one(backend, _read(path), options)
-            _write(target, data)
+            with files.one(path):
+                _write(target, _encode_one(backend, _read(path), options))
 
 
 def _encode_one(backend: Backend, picture: bytes, options: argparse.Namespace) -> bytes:
@@ -90,13 +90,13 @@ def _encode_together(inputs: list[Path], options: argparse.Namespace) -> None:
 def decode(options: argparse.Namespace) -> None:
     inputs = list(_inputs(options.inputs, (CONTAINER_SUFFIX,)))
     _targets(options, [(path, name) for path in inputs for name in _names_by_header(path)])
-    with _backend(options) as backend:
+    with _backend(options) as backend, _Files(len(inputs)) as files:
         for path in Progress(inputs, "decode"):
-            with _named(path):
+            with files.one(path):
                 pictures = backend.decompress(_read(path))
-            single = len(inputs) == 1 and len(pictures) == 1
-            for name, pixels in zip(_picture_names(path, len(pictures)), pictures, strict=True):
-                _write(_target(options.output, path, name, single), _png(pixels))
+                single = len(inputs) == 1 and len(pictures) == 1
+                for name, pixels in zip(_picture_names(path, len(pictures)), pictures, strict=True):
+                    _write(_target(options.output, path, name, single), _png(pixels))
 
 
 def _names_by_header(container: Path) -> list[str]:
@@ -126,12 +126,13 @@ def generate(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """One line of JSON a picture, so that the output sorts and filters with other tools."""
-    with _backend(options) as backend:
-        for path in Progress(list(_inputs(options.inputs, PICTURE_SUFFIXES)), "score"):
-            with _named(path):
+    inputs = list(_inputs(options.inputs, PICTURE_SUFFIXES))
+    with _backend(options) as backend, _Files(len(inputs)) as files:
+        for path in Progress(inputs, "score"):
+            with files.one(path):
                 found = backend.score([_read(path)], options.fit)[0]
-            line = {"file": str(path), "bits": round(found.bits, 3), "bits_per_code": round(found.bits_per_code, 4)}
-            print(json.dumps(line))
+                line = {"file": str(path), "bits": round(found.bits, 3), "bits_per_code": round(found.bits_per_code, 4)}
+                print(json.dumps(line))
 
 
 def info(options: argparse.Namespace) -> None:
@@ -224,13 +225,35 @@ def _url(options: argparse.Namespace) -> str | None:
     return options.url or os.environ.get("VQSERVE_URL")
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Says which of many files was refused."""
-    try:
-        yield
-    except VqserveError as error:
-        raise VqserveError(f"{path}: {error}") from error
+class _Files:
+    """Many files one after the other: one that is refused is named, and the others are done all the same."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._refused = count, 0
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._refused and kind is None:
+            raise VqserveError(f"{self._refused} of {self._count} files were refused")
+
+    @contextmanager
+    def one(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except VqserveError as error:
+            if self._count == 1 or not _is_of_the_file(error):
+                raise VqserveError(f"{path}: {error}") from error
+            self._refused += 1
+            print(f"vqserve: {path}: {error}", file=sys.stderr)
+
+
+def _is_of_the_file(error: VqserveError) -> bool:
+    """Else the next one would fail as well: a wrong key, no such model, a service that is full."""
+    if isinstance(error, ProblemError):
+        return error.status in (400, 413, 422)
+    return not isinstance(error, UnexpectedAnswerError)
 
 
 @contextmanager
@@ -238,7 +261,7 @@ def _backend(options: argparse.Namespace) -> Iterator[Backend]:
     url = _url(options)
     if options.bundle is not None:
         try:
-            from client.offline import Offline
+            from vqserve.offline import Offline
         except ModuleNotFoundError as missing:
             fix = "pip install '.[service,cpu]' in the repository, or pass --url"
             raise VqserveError(f"{missing}: to use a bundle, {fix}") from missing

@@ -2,6 +2,6 @@
 
 import sys
 
-from client.command_line import main
+from vqserve.command_line import main
 
 sys.exit(main())

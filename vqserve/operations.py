@@ -16,8 +16,8 @@ import httpx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from client.answers import Encoded, Generation, ModelInfo, Row, Score
-from client.problems import UnexpectedAnswerError, problem_of_event
+from vqserve.answers import Encoded, Generation, ModelInfo, Row, Score
+from vqserve.problems import UnexpectedAnswerError, VqserveError, problem_of_event
 
 T = TypeVar("T")
 Picture = bytes | Path  # a PNG, JPEG, WebP or BMP file
@@ -84,7 +84,7 @@ class Operation(Generic[T]):
         """Raises UnexpectedAnswerError when the body is not what the service of this version answers."""
         try:
             return self.read(response)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, EOFError, KeyError, TypeError, ValueError) as error:
             raise UnexpectedAnswerError(f"{self.method} {self.path} gave an unknown answer: {error!r}") from error
 
 
@@ -105,7 +105,7 @@ def compress_array(pixels: NDArray[np.uint8], **query: Query) -> Operation[bytes
 
 
 def decode(codes: ArrayLike, **query: Query) -> Operation[NDArray[np.uint8]]:
-    grids = np.asarray(codes, np.int32)
+    grids = _whole_numbers(codes)
     return _send_array("/decode", grids[None] if grids.ndim == 2 else grids, query, NPY, _read_array)
 
 
@@ -115,7 +115,7 @@ def decompress(container: bytes, **query: Query) -> Operation[NDArray[np.uint8]]
 
 
 def decode_png(codes: ArrayLike, **query: Query) -> Operation[bytes]:
-    return _send_array("/decode", np.asarray(codes, np.int32), query, PNG, _read_bytes)
+    return _send_array("/decode", _whole_numbers(codes), query, PNG, _read_bytes)
 
 
 def generate(model: str | None, wanted: Wanted) -> Operation[Generation]:
@@ -181,7 +181,27 @@ class Events:
 
 
 def key_header(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"Authorization": f"Bearer {key}"}
+    """Raises VqserveError for a key that no header can carry. An empty one is none, as in `VQSERVE_KEY=`."""
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable()):
+        raise VqserveError("an API key is printable ASCII: letters, digits and signs")
+    return {"Authorization": f"Bearer {key}"}
+
+
+def base_url(url: str) -> str:
+    """Raises VqserveError where `url` has no scheme."""
+    if "://" not in url:
+        raise VqserveError(f"{url!r} is no URL: write http://{url}")
+    return url
+
+
+def _whole_numbers(codes: ArrayLike) -> NDArray[Any]:
+    """As they are: a conversion would make codes of what the service refuses."""
+    grids = np.asarray(codes)
+    if grids.dtype.kind not in "iu":
+        raise ValueError(f"codes are {grids.dtype}: pass whole numbers")
+    return grids
 
 
 def _form(pictures: Sequence[Picture]) -> list[tuple[str, tuple[str, bytes, str]]]:

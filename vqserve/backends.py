@@ -1,6 +1,6 @@
 """What the command line needs of vqserve, from a service or from a bundle on disk.
 
-In: `--url` or `--bundle`. Out: a `Backend`. The online one needs httpx only; the other is in client/offline.py.
+In: `--url` or `--bundle`. Out: a `Backend`. The online one needs httpx only; the other is in vqserve/offline.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from client.answers import Generation, Score
-from client.operations import Wanted
-from client.synchronous import Client
+from vqserve.answers import Generation, Score
+from vqserve.operations import Wanted
+from vqserve.synchronous import Client
 
 Pixels = NDArray[np.uint8]
 
