@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 from service.call import Stage, noted_stages
 from service.errors import NotReady, QueueFull
+from service.stopping import Stopped, stoppable
 
 Array = NDArray[Any]
 Run = Callable[[Array], Array]
@@ -72,6 +75,7 @@ class Batcher:
         self._waiting: OrderedDict[tuple[int, ...], OrderedDict[Item, None]] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._active = False
+        self._company: asyncio.TimerHandle | None = None  # while an idle batcher waits for it
         self._closed: str | None = None
         self._running: Sequence[Item] = ()
         self.inline_elements = 0  # set by the owner after it has measured a run
@@ -102,9 +106,13 @@ class Batcher:
         if not self._active:
             self._active = True
             if self._limits.max_wait_ms:
-                loop.call_later(self._limits.max_wait_ms / 1e3, self._next)
+                self._company = loop.call_later(self._limits.max_wait_ms / 1e3, self._next)
             else:
                 loop.call_soon(self._next)  # everything that this turn of the loop submits goes along
+        if self._company is not None and self.queued >= self._limits.max_batch:
+            self._company.cancel()
+            self._company = None
+            loop.call_soon(self._next)
         return item.future
 
     def _has_room(self, array: Array) -> bool:
@@ -164,6 +172,7 @@ class Batcher:
         self._on_queue(pictures)
 
     def _next(self) -> None:
+        self._company = None
         batch = self._take()
         if not batch:
             self._active = False
@@ -174,12 +183,22 @@ class Batcher:
             return
         self._running, self.busy_since = batch, started
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._executor, self._outcomes, batch)
+        work = loop.run_in_executor(self._executor, self._outcomes, batch, self._stop_for(batch))
         work.add_done_callback(lambda done: self._finish(batch, started, done.result()))
 
-    def _outcomes(self, batch: Sequence[Item]) -> list[Array | Exception]:
+    def _stop_for(self, batch: Sequence[Item]) -> threading.Event | None:
+        """Set when nobody waits for a large array, which runs alone: it is given up between two of its windows."""
+        if len(batch) > 1 or self._fits(len(batch[0].array), batch[0].array.shape[1:]):
+            return None
+        stop = threading.Event()
+        batch[0].future.add_done_callback(lambda _: stop.set())
+        return stop
+
+    def _outcomes(self, batch: Sequence[Item], stop: threading.Event | None = None) -> list[Array | Exception]:
         """One result or exception for each item. A batch that fails is tried item by item: a bad one fails alone."""
         try:
+            if stop is not None:
+                return [stoppable(partial(self._run, batch[0].array), stop)()]
             if len(batch) == 1:
                 return [self._run(batch[0].array)]
             results = self._run(np.concatenate([item.array for item in batch]))
@@ -202,7 +221,7 @@ class Batcher:
             else:
                 item.future.set_result(outcome)
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-        if len(errors) == len(outcomes):
+        if len(errors) == len(outcomes) and not isinstance(errors[0], Stopped):
             self._on_failure(errors[0])
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._next)

@@ -45,6 +45,7 @@ class Call:
     timer: asyncio.Timeout  # ends the request at its deadline, or when its client has left
     client_left: bool = False
     key_name: str | None = None  # of the API key that was used
+    body_bytes: int = 0  # that have come
     stages: list[Stage] | None = None  # those of this request, where its sender or a trace wants them
 
 

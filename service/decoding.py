@@ -34,7 +34,7 @@ from service.errors import (
 )
 from service.models import Model
 from service.negotiate import bare_type, choose, unsupported
-from service.requests import finish, read_body, read_query
+from service.requests import INLINE_JSON_BYTES, finish, read_body, read_query
 from service.schemas import DecodeAnswer, DecodeRequest, excess_of
 from service.service import Service, service_of
 from service.uploads import INLINE_PIXELS, check_count, check_pixels
@@ -43,8 +43,6 @@ PICTURE_ANSWERS = ("image/png", "image/webp")
 ONE_ANSWERS = (*PICTURE_ANSWERS, npy.MEDIA_TYPE, JSON)
 SEVERAL_ANSWERS = (JSON, npy.MEDIA_TYPE)
 REQUESTS = (JSON, npy.MEDIA_TYPE, containers.MEDIA_TYPE)
-
-INLINE_JSON_BYTES = 1 << 16  # about a millisecond of parsing; more goes to a thread
 
 Codes = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
@@ -71,8 +69,7 @@ async def decode(request: Request) -> Response:
     model = service.models.get(query.get("model"))
     observe_stage = service.metrics.observe_stage
     started = perf_counter()
-    body = await read_body(request, service.settings.max_body_bytes)
-    service.metrics.received.inc(len(body))
+    body = await read_body(request, service)
     observe_stage("read", started, perf_counter())
     if "model" not in query and bare_type(request.headers.get("content-type", "")) == containers.MEDIA_TYPE:
         model = service.models.of_prefix(containers.model_prefix(body)) or model  # which says what it is not

@@ -44,11 +44,7 @@ def choose_codes(model: CodecModel, pixels: Pixels, effort: float, labels: Codes
 def _latents(graphs: LatentGraphs, pixels: Pixels, scale: int) -> Floats:
     """uint8 (B,H,W,C) -> (B,h,w,D)."""
 
-    def run(window: Pixels) -> Floats:
-        check_stop()
-        return graphs.latents(window)
-
-    latents: Floats = run_in_windows(run, pixels, scale_in=scale, scale_out=1)
+    latents: Floats = run_in_windows(graphs.latents, pixels, scale_in=scale, scale_out=1)
     return latents
 
 

@@ -53,8 +53,7 @@ async def encode(request: Request) -> Response:
     packing, effort = _packing(model, query, media_type), _effort(model, query.get("effort", "0"))
     observe_stage = service.metrics.observe_stage
     started = perf_counter()
-    body = await read_body(request, service.settings.max_body_bytes)
-    service.metrics.received.inc(len(body))
+    body = await read_body(request, service)
     read = perf_counter()
     upload = await read_upload(request, service, model, body, fit_of(query.get("fit", "exact")))
     decoded = perf_counter()

@@ -71,8 +71,7 @@ async def generate(request: Request) -> Response:
 
 
 async def read_request(request: Request, service: Service, model: Model) -> Wanted:
-    body = await read_body(request, service.settings.max_body_bytes)
-    service.metrics.received.inc(len(body))
+    body = await read_body(request, service)
     media_type = bare_type(request.headers.get("content-type", ""))
     if media_type != JSON:
         raise unsupported(media_type, (JSON,))

@@ -182,13 +182,17 @@ class OnePacket(HttpToolsProtocol):
         if self._head_bytes > LARGEST_HEAD:
             self._refuse_large_head()
         elif not (self.transport.is_closing() or self._deaf):
-            own = self._within and not self._within_head  # the request's body is broken, which its app still awaits
-            if own and not (self.cycle.response_started or self.pipeline):
+            if self._body_is_awaited():
                 self._deaf = True
-                self.transport.write(self._heads.malformed())
+                self.transport.write(self._heads.malformed_body())
                 self.transport.close()
             else:
                 self._end_with(self._heads.malformed())
+
+    def _body_is_awaited(self) -> bool:
+        """Whether what is malformed is the body of a request that its app still waits for."""
+        awaited = self._within and not self._within_head and not self._is_idle()
+        return awaited and not (self.cycle.response_started or self.pipeline)
 
     def _refuse_large_head(self) -> None:
         if not (self.transport.is_closing() or self._deaf):

@@ -37,6 +37,9 @@ _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, st
 Image.MAX_IMAGE_PIXELS = None  # `open_picture` has its own limit, and Pillow's would hold that down to 179 million
 # How often a file may be read: cameras write tens of segments, PNG's encoders a chunk for each 8 KiB or more of pixels.
 READS, BYTES_A_READ = 4096, 512
+# A decoder goes over the whole picture for each scan, and 34 bytes are one; encoders write about ten. Within coded
+# pixels the mark does not occur.
+_SCAN, MOST_SCANS = b"\xff\xda", 100
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM")
 _DAMAGED = "The picture is damaged or cut off; send the whole file."
 _TOO_MANY_PARTS = "The picture has too many segments or chunks; save it again without metadata."
@@ -77,7 +80,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     """The header of a picture, checked. Nothing of the size of the picture is allocated yet.
 
     Raises:
-        NotAPicture: none of the four formats, a broken header, an animation, or a BMP of runs.
+        NotAPicture: none of the four formats, a broken header, an animation, a JPEG of many scans, or a BMP of runs.
         PictureTooLarge: more than `max_pixels` pixels.
     """
     try:
@@ -92,6 +95,8 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         raise PictureTooLarge(f"{image.width}x{image.height} is more than {max_pixels} pixels; make it smaller.")
     if is_animated(image):
         raise NotAPicture("The picture is animated; send one frame of it.")
+    if image.format in ("JPEG", "MPO") and data.count(_SCAN) > MOST_SCANS:
+        raise NotAPicture(f"The JPEG has more than {MOST_SCANS} scans; save it again.")
     if any(tile.codec_name == "bmp_rle" for tile in image.tile):  # which Pillow decodes byte by byte, in Python
         raise NotAPicture("The BMP is run-length encoded; save it as a PNG.")
     return image

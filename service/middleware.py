@@ -236,7 +236,8 @@ class Admission:
         if scope["type"] != "http" or scope["path"] in ALWAYS_OPEN:
             await self._app(scope, receive, send)
             return
-        if scope["app"].state.service.draining:
+        service = scope["app"].state.service
+        if service.draining:
             raise NotReady("The service is shutting down; ask another instance.", {"Connection": "close"})
         if self._inside >= self._max_concurrent:
             raise full(self._max_concurrent)
@@ -245,6 +246,7 @@ class Admission:
             await self._app(scope, receive, send)
         finally:
             self._inside -= 1
+            service.let_go(call_of(scope))
 
 
 class ApiKeys:

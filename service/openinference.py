@@ -5,6 +5,7 @@ The routes; `service.protocol_models` has the models behind them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -31,7 +32,7 @@ from service.inference_protocol import HEADER_LENGTH, InferenceBody, read_infer,
 from service.models import Model
 from service.operations import json_response, reload
 from service.protocol_models import OPERATIONS, Operation
-from service.requests import read_body
+from service.requests import INLINE_JSON_BYTES, finish, read_body
 from service.service import Service, service_of
 
 PREFIX = "/v2"
@@ -115,9 +116,12 @@ async def model_ready(request: Request) -> Response:
 async def infer(request: Request) -> Response:
     service = service_of(request)
     model, operation, name = _find(request)
-    body = await read_body(request, service.settings.max_body_bytes)
-    service.metrics.received.inc(len(body))
-    asked = read_infer(body, request.headers.get(HEADER_LENGTH))
+    body = await read_body(request, service)
+    read = partial(read_infer, body, request.headers.get(HEADER_LENGTH))
+    if len(body) <= INLINE_JSON_BYTES:
+        asked = read()
+    else:
+        (asked,) = await finish([service.in_thread(read, len(body))], request)
     outputs = await operation.run(request, service, model, asked)
     content, json_bytes = write_infer(name, model.manifest.version, asked, outputs)
     if json_bytes is None:

@@ -127,7 +127,7 @@ class _Template:
 class Heads:
     """What becomes of a head, complete or not, that is too large, takes longer than `timeout_s`, or is none.
 
-    Also of a body whose framing is broken: the parser does not say which it was.
+    Also of a body whose framing is broken.
     """
 
     def __init__(self, timeout_s: float, metrics: Metrics) -> None:
@@ -145,6 +145,11 @@ class Heads:
 
     def malformed(self) -> bytes:
         return self._answer(MalformedRequest("The bytes are no request of HTTP/1.1."))
+
+    def malformed_body(self) -> bytes:
+        """Not counted here: the request is, when its app hears that the connection has ended."""
+        problem = MalformedRequest("The body is not framed as HTTP/1.1 says.")
+        return b"".join(_answer(problem, RequestIds().of(b""), keep_alive=False))
 
     def _answer(self, problem: Problem) -> bytes:
         self._refused.labels(problem.slug).inc()
@@ -164,7 +169,7 @@ def _answer(problem: Problem, request_id: str, keep_alive: bool) -> tuple[bytes,
 
 
 def has_body(headers: Headers) -> bool:
-    return any(name in FRAMING and value != b"0" for name, value in headers)
+    return any(name in FRAMING and value.strip(b"0 ") for name, value in headers)
 
 
 def _is_small(headers: Headers) -> bool:

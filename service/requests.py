@@ -8,11 +8,12 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
-from starlette.types import Receive
 
 from service.call import call_of
 from service.errors import BodyTooLarge, ClientClosed, InvalidParameter, MalformedRequest, UnsupportedMediaType
+from service.service import Service
 
+INLINE_JSON_BYTES = 1 << 16  # about a millisecond of parsing; more goes to a thread
 _WATCH_AFTER_S = 0.02  # watching a client costs a task; an answer that is faster than this never pays for it
 
 
@@ -35,37 +36,43 @@ def read_query(request: Request, allowed: Collection[str]) -> dict[str, str]:
     return query
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body.
+async def read_body(request: Request, service: Service) -> bytes:
+    """The whole body, which counts as inside the service until the request has its answer.
 
     Raises:
-        BodyTooLarge: more than `max_bytes`, by Content-Length or by count. MalformedRequest: nothing in it.
-        UnsupportedMediaType: it is compressed.
+        BodyTooLarge: more than `max_body_bytes`, by Content-Length or by count. MalformedRequest: nothing in it.
+        UnsupportedMediaType: it is compressed. QueueFull: with the other bodies it is more than may be inside.
         ClientClosed: the client has left.
     """
+    max_bytes = service.settings.max_body_bytes
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Send the body without compression.")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
         raise BodyTooLarge(f"At most {max_bytes} bytes a request, not {announced}.")
-    body, more = await _next_chunk(request.receive)
-    chunks, size = [body], len(body)
-    while more and size <= max_bytes:
-        chunk, more = await _next_chunk(request.receive)
-        chunks.append(chunk)
-        size += len(chunk)
-    if size > max_bytes:
+    body, more = await _next_chunk(request, service)
+    if more:
+        # One growing block goes back to the system as a whole; many small ones would leave the heap full of holes.
+        block = bytearray(body)
+        while more and len(block) <= max_bytes:
+            chunk, more = await _next_chunk(request, service)
+            block += chunk
+        body = bytes(block)
+    if len(body) > max_bytes:
         raise BodyTooLarge(f"At most {max_bytes} bytes a request.")
-    if not size:
+    if not body:
         raise MalformedRequest("The body is empty; send a picture or codes in it, or to /generate at least {}.")
-    return body if len(chunks) == 1 else b"".join(chunks)
+    service.metrics.received.inc(len(body))
+    return body
 
 
-async def _next_chunk(receive: Receive) -> tuple[bytes, bool]:
-    message = await receive()
+async def _next_chunk(request: Request, service: Service) -> tuple[bytes, bool]:
+    message = await request.receive()
     if message["type"] == "http.disconnect":
         raise ClientClosed("The client left before the body was complete.")
-    return message.get("body", b""), message.get("more_body", False)
+    chunk: bytes = message.get("body", b"")
+    service.take_in(call_of(request.scope), len(chunk))
+    return chunk, message.get("more_body", False)
 
 
 async def finish(futures: Sequence[asyncio.Future[Any]], request: Request) -> list[Any]:

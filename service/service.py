@@ -8,6 +8,8 @@ from typing import TypeVar, cast
 
 from starlette.requests import Request
 
+from service.call import Call
+from service.errors import QueueFull
 from service.metrics import Metrics
 from service.models import Models
 from service.settings import Settings
@@ -24,13 +26,38 @@ class Service:
         self.models = models
         self.metrics = metrics
         self.draining = False
+        self.body_bytes = 0  # of all the requests inside
         self._pools = {
-            name: Pool(name, threads, settings.max_queued_pictures, metrics.queued_work.labels(name))
+            name: Pool(
+                name,
+                threads,
+                settings.max_queued_pictures,
+                2 * settings.max_pixels_per_request,
+                metrics.queued_work.labels(name),
+            )
             for name, threads in _THREADS.items()
         }
 
     def why_not_ready(self) -> str | None:
         return "the service is shutting down" if self.draining else self.models.why_not_ready()
+
+    def take_in(self, call: Call, size: int) -> None:
+        """Count a part of a request's body; `let_go` takes it off again.
+
+        Raises:
+            QueueFull: others have bodies inside, and together they would be more than may be.
+        """
+        most = self.settings.max_total_body_bytes
+        if self.body_bytes > call.body_bytes and self.body_bytes + size > most:
+            text = f"The bodies of all requests are more than {most} bytes (VQSERVE_MAX_TOTAL_BODY_BYTES)."
+            raise QueueFull(text, {"Retry-After": "1"})
+        self.body_bytes += size
+        call.body_bytes += size
+
+    def let_go(self, call: Call) -> None:
+        """The request has its answer."""
+        self.body_bytes -= call.body_bytes
+        call.body_bytes = 0
 
     def in_thread(self, call: Callable[[], T], pixels: int) -> asyncio.Future[T]:
         """`in_threads` with one call."""
@@ -39,7 +66,7 @@ class Service:
     def in_threads(self, calls: Sequence[Callable[[], T]], pixels: int) -> list[asyncio.Future[T]]:
         """For work that would hold up the event loop for longer than a few milliseconds; `pixels` are those of all the
         calls together. See `Pool.submit` for how to stop it and what is raised."""
-        return self._pools[SMALL if pixels <= SMALL_PIXELS else LARGE].submit(calls)
+        return self._pools[SMALL if pixels <= SMALL_PIXELS else LARGE].submit(calls, pixels)
 
     def close(self) -> None:
         """Stop what runs in threads, and wait for none of it: the grace of whoever waited is over."""

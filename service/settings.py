@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
 
     max_body_bytes: int = Field(32 << 20, gt=0, description="Largest request body; above it 413.")
+    max_total_body_bytes: int = Field(
+        1 << 28, gt=0, description="Most bytes of the bodies of all requests inside a process, or of one; above it 429."
+    )
     max_pixels: int = Field(
         1 << 24, gt=0, description="Most pixels of one picture, read from its header before decoding; above it 413."
     )

@@ -25,29 +25,30 @@ SMALL, LARGE = "small", "large"
 
 
 class Pool:
-    """`most_waiting` calls at most wait for a thread, or those of one request."""
+    """`most_waiting` calls at most wait for a thread, about `most_pixels` together, or those of one request."""
 
-    def __init__(self, name: str, threads: int, most_waiting: int, waiting: Gauge) -> None:
+    def __init__(self, name: str, threads: int, most_waiting: int, most_pixels: int, waiting: Gauge) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-work")
-        self._most_waiting = most_waiting
+        self._most_waiting, self._most_pixels = most_waiting, most_pixels
         self._gauge = waiting
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._waiting, self._pixels = 0, 0.0
         self._stops: set[threading.Event] = set()  # one for each call that has not ended
 
-    def submit(self, calls: Sequence[Callable[[], T]]) -> list[asyncio.Future[T]]:
+    def submit(self, calls: Sequence[Callable[[], T]], pixels: int) -> list[asyncio.Future[T]]:
         """All of them or none. Cancel a future to stop its call: its thread is free at the work's next `check_stop`.
 
         Raises:
             QueueFull: others wait, and together they would be more than may.
         """
-        if self._waiting and self._waiting + len(calls) > self._most_waiting:
+        full = self._waiting + len(calls) > self._most_waiting or self._pixels + pixels > self._most_pixels
+        if self._waiting and full:
             text = (
-                f"{self._waiting} pictures are waiting for a thread, at most {self._most_waiting} may "
-                "(VQSERVE_MAX_QUEUED_PICTURES)."
+                f"{self._waiting} pictures are waiting for a thread, at most {self._most_waiting} may, or fewer large "
+                "ones (VQSERVE_MAX_QUEUED_PICTURES)."
             )
             raise QueueFull(text, {"Retry-After": "1"})
-        return [self._submit(call) for call in calls]
+        return [self._submit(call, pixels / len(calls)) for call in calls]
 
     def close(self) -> None:
         """Stop what runs, and wait for none of it."""
@@ -55,32 +56,33 @@ class Pool:
             stop.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
+    def _submit(self, call: Callable[[], T], pixels: float) -> asyncio.Future[T]:
         stop = threading.Event()
-        self._count(1)
-        done: Future[T] = self._executor.submit(self._begin, stoppable(call, stop))
-        done.add_done_callback(self._end)
+        self._count(1, pixels)
+        done: Future[T] = self._executor.submit(self._begin, stoppable(call, stop), pixels)
+        done.add_done_callback(partial(self._end, pixels))
         future = asyncio.wrap_future(done)
         self._stops.add(stop)
         future.add_done_callback(partial(self._give_up, stop))
         return future
 
-    def _begin(self, call: Callable[[], T]) -> T:
-        self._count(-1)
+    def _begin(self, call: Callable[[], T], pixels: float) -> T:
+        self._count(-1, -pixels)
         try:
             return call()
         except Stopped as stopped:
             raise NotReady("The service is shutting down; ask another instance.") from stopped
 
-    def _end(self, done: Future[Any]) -> None:
+    def _end(self, pixels: float, done: Future[Any]) -> None:
         if done.cancelled():  # it never began
-            self._count(-1)
+            self._count(-1, -pixels)
 
     def _give_up(self, stop: threading.Event, _: asyncio.Future[Any]) -> None:
         stop.set()
         self._stops.discard(stop)
 
-    def _count(self, change: int) -> None:
+    def _count(self, change: int, pixels: float) -> None:
         with self._lock:
             self._waiting += change
+            self._pixels += pixels
         self._gauge.inc(change)

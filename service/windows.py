@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.stopping import check_stop
+
 CORE = 64  # codes, in each direction: 256 x 256 pixels where a code spans 4
 MARGIN = 8  # codes; as far as the encoders and decoders of `training` see at most, beyond their own
 WHOLE = CORE + 2 * MARGIN  # up to this many codes in each direction a picture runs whole: a window would be as large
@@ -55,6 +57,7 @@ def run_in_windows(
         return run(batch)
     result: NDArray[Any] | None = None
     for window in windows(grid):
+        check_stop()
         given = batch[:, *_scaled(window.seen, scale_in)]
         found = run(np.ascontiguousarray(given))[:, *window.kept_in_seen(scale_out)]
         if result is None:

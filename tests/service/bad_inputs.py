@@ -52,6 +52,13 @@ def segments(count: int) -> bytes:
     return b"\xff\xd8" + b"\xff\xe5\x00\x02" * count
 
 
+def scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    whole = saved(Image.fromarray(ramp()), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * count + whole[-2:]
+
+
 def png_chunk(kind: bytes, data: bytes = b"") -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

@@ -85,6 +85,7 @@ ROWS = (
     Row("a small JPEG of segments", 422, "not-a-picture", bad.segments(15_000), "image/jpeg"),
     Row("PNG of many chunks before its pixels", 422, "not-a-picture", bad.chunks(DIGIT, 20_000, before=b"IDAT")),
     Row("PNG of many chunks after its pixels", 422, "not-a-picture", bad.chunks(DIGIT, 20_000, before=b"IEND")),
+    Row("JPEG of many scans", 422, "not-a-picture", bad.scans(100), "image/jpeg"),
     Row("BMP of runs", 422, "not-a-picture", bad.run_length_bmp(), "image/bmp"),
     Row("compressed body", 415, "unsupported-media-type", headers={"content-encoding": "gzip"}),
     Row("compressed JSON", 415, "unsupported-media-type", b"{}", JSON, "/decode", headers={"content-encoding": "GZIP"}),
@@ -274,6 +275,12 @@ def test_transparency_is_laid_over_white(client: TestClient, tiny: Tiny) -> None
     pixels = np.zeros((28, 28), np.uint8)
     pixels[:, 14:] = 255
     assert encoded(client, bad.transparent()) == expected(tiny, pixels)
+
+
+def test_a_progressive_jpeg_may_have_some_scans(client: TestClient) -> None:
+    for count in (0, 80):
+        answer = client.post("/encode", content=bad.scans(count), headers={"content-type": "image/jpeg"})
+        assert answer.status_code == 200
 
 
 def test_cmyk_becomes_rgb(client: TestClient) -> None:

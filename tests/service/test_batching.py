@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from service.batching import Array, Batcher, BatchLimits
 from service.errors import NotReady, QueueFull
+from service.stopping import check_stop
 
 
 class Recorder:
@@ -283,6 +285,47 @@ def test_close_answers_everyone_running_or_waiting() -> None:
         with pytest.raises(NotReady):
             batcher.submit(ones(1))
         recorder.gate.set()
+
+    run(work)
+
+
+def test_a_large_array_that_nobody_waits_for_is_given_up_and_is_no_failure() -> None:
+    """A decoded picture of 16 megapixels held the engine for 8 s after its client had left."""
+
+    async def work() -> None:
+        steps, failures, begun = [], [], threading.Event()
+
+        def in_windows(array: Array) -> Array:
+            for step in range(1000):
+                check_stop()
+                steps.append(step)
+                begun.set()
+                time.sleep(0.005)
+            return array
+
+        limits = BatchLimits(64, 100, max_batch_elements=10)
+        batcher = Batcher(in_windows, limits, on_failure=failures.append)
+        large = batcher.submit(ones(1, width=11))
+        await asyncio.to_thread(begun.wait, 5)
+        large.cancel()
+        small = batcher.submit(ones(1))
+        while batcher.queued:
+            await asyncio.sleep(0.01)
+        assert len(steps) < 500 and failures == []
+        small.cancel()
+        batcher.close("the end")
+
+    run(work)
+
+
+def test_a_full_batch_waits_for_no_company() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(3, 100, max_wait_ms=60_000))
+        futures = [batcher.submit(ones(1)), batcher.submit(ones(2))]
+        async with asyncio.timeout(5):
+            await asyncio.gather(*futures)
+        assert recorder.shapes == [(3, 2)]
 
     run(work)
 

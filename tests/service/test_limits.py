@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from service.call import Call
 from service.container import MEDIA_TYPE
 from service.errors import problem_type
 from tests.conftest import PICTURES
@@ -109,6 +112,23 @@ def test_pictures_a_request(make_client: MakeClient, over: int, status: int) -> 
     batch = bad.npy(np.zeros((count, 28, 28, 1), np.uint8))
     assert client.post("/encode", content=batch, headers=NPY).status_code == status
     assert client.post("/decode", json={"codes": [[[0] * 7] * 7] * count}).status_code == status
+
+
+def test_all_bodies_together_have_a_limit(make_client: MakeClient) -> None:
+    client = make_client(max_total_body_bytes=len(DIGIT))
+    service = client.app.state.service  # type: ignore[attr-defined]
+    assert client.post("/encode", content=DIGIT, headers=PNG).status_code == 200
+    batch = bad.npy(np.zeros((2, 28, 28, 1), np.uint8))
+    assert client.post("/encode", content=batch, headers=NPY).status_code == 200  # alone it may be larger
+    other = Call("id", None, 0.0, cast(asyncio.Timeout, None))
+    service.take_in(other, 1)
+    refused = client.post("/encode", content=DIGIT, headers=PNG)
+    assert (refused.status_code, slug_of(refused)) == (429, problem_type("queue-full"))
+    assert "VQSERVE_MAX_TOTAL_BODY_BYTES" in refused.json()["detail"]
+    assert client.post("/encode", content=DIGIT[:-1], headers=PNG).status_code != 429
+    service.let_go(other)
+    assert service.body_bytes == 0
+    assert client.post("/encode", content=DIGIT, headers=PNG).status_code == 200
 
 
 def test_drain_says_503_to_new_requests_and_to_readyz_only(make_client: MakeClient) -> None:

@@ -23,7 +23,7 @@ def gauge() -> Gauge:
 
 @pytest.fixture
 def pool(gauge: Gauge) -> Iterator[Pool]:
-    pool = Pool("test", 1, 3, gauge)
+    pool = Pool("test", 1, 3, 1000, gauge)
     yield pool
     pool.close()
 
@@ -40,19 +40,21 @@ async def test_as_many_calls_wait_as_may_and_one_request_always(pool: Pool, gaug
         begun.set()
         going_on.wait(10)
 
-    holding = pool.submit([hold])
+    holding = pool.submit([hold], 2000)
     await asyncio.to_thread(begun.wait, 10)
-    futures = pool.submit([lambda: 1] * 5)  # nothing waits: the calls of one request, however many
+    futures = pool.submit([lambda: 1] * 5, 5)  # nothing waits: the calls of one request, however many
     assert waiting(gauge) == 5
     with pytest.raises(QueueFull, match="5 pictures are waiting for a thread, at most 3 may"):
-        pool.submit([lambda: 2])
+        pool.submit([lambda: 2], 1)
     for future in futures[1:]:
         future.cancel()
     await asyncio.sleep(0)
     assert waiting(gauge) == 1
-    futures += pool.submit([lambda: 3, lambda: 4])
     with pytest.raises(QueueFull):
-        pool.submit([lambda: 5])
+        pool.submit([lambda: 3], 1000)  # of so many pixels
+    futures += pool.submit([lambda: 3, lambda: 4], 999)
+    with pytest.raises(QueueFull):
+        pool.submit([lambda: 5], 1)
     going_on.set()
     assert await asyncio.gather(*holding, futures[0], *futures[5:]) == [None, 1, 3, 4]
     assert waiting(gauge) == 0
