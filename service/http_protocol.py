@@ -121,14 +121,19 @@ class OnePacket(HttpToolsProtocol):
             self._await_head()
 
     def _parse(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._stay_with_http(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("")
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+                self._stay_with_http()
+            except httptools.HttpParserError:
+                self.send_400_response("")
+                return
 
-    def _stay_with_http(self, rest: bytes) -> None:
+    def _stay_with_http(self) -> None:
         """A server may ignore the wish for another protocol (RFC 9110, 7.8). The parser stops after such a head, so
         another one reads on, first, where there is one, the body."""
         self.parser = httptools.HttpRequestParser(self)
@@ -137,8 +142,6 @@ class OnePacket(HttpToolsProtocol):
             self._repeating = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
             self._interrupted = self._repeating = False
-        if rest:
-            self._parse(rest)
 
     def _refused_whole(self, data: bytes) -> bool:
         """Whether `data` was a request that has been refused without the parser."""

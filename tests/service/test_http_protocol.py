@@ -249,6 +249,15 @@ def test_a_wish_for_another_protocol_is_ignored_and_the_body_read(address: tuple
     assert received.count(b'"codes"') == 2 and received.count(b'{"status":"ok"}') == 2
 
 
+def test_many_wishes_in_one_packet_are_ignored_one_after_the_other(address: tuple[str, int]) -> None:
+    wish = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(wish * 1500)
+        received = 0
+        while received < 1500:
+            received += connection.recv(65536).count(b"HTTP/1.1 200")
+
+
 def test_a_body_is_no_request_whatever_the_head_asks_for(address: tuple[str, int]) -> None:
     hidden = head(100)
     with socket.create_connection(address, timeout=10) as connection:
