@@ -84,7 +84,8 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         PictureTooLarge: more than `max_pixels` pixels.
     """
     try:
-        image = Image.open(_FewParts(data), formats=FORMATS)
+        # a byte is read once at most: a file of few bytes has few parts
+        image = Image.open(io.BytesIO(data) if len(data) <= READS else _FewParts(data), formats=FORMATS)
     except TooManyPartsError as error:
         raise NotAPicture(_TOO_MANY_PARTS) from error
     except _BROKEN as error:
@@ -97,7 +98,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         raise NotAPicture("The picture is animated; send one frame of it.")
     if image.format in ("JPEG", "MPO") and data.count(_SCAN) > MOST_SCANS:
         raise NotAPicture(f"The JPEG has more than {MOST_SCANS} scans; save it again.")
-    if any(tile.codec_name == "bmp_rle" for tile in image.tile):  # which Pillow decodes byte by byte, in Python
+    if image.format == "BMP" and any(tile.codec_name == "bmp_rle" for tile in image.tile):  # which Pillow decodes byte by byte, in Python
         raise NotAPicture("The BMP is run-length encoded; save it as a PNG.")
     return image
 
