@@ -98,7 +98,8 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         raise NotAPicture("The picture is animated; send one frame of it.")
     if image.format in ("JPEG", "MPO") and data.count(_SCAN) > MOST_SCANS:
         raise NotAPicture(f"The JPEG has more than {MOST_SCANS} scans; save it again.")
-    if image.format == "BMP" and any(tile.codec_name == "bmp_rle" for tile in image.tile):  # which Pillow decodes byte by byte, in Python
+    # which Pillow decodes byte by byte, in Python
+    if image.format == "BMP" and any(tile.codec_name == "bmp_rle" for tile in image.tile):
         raise NotAPicture("The BMP is run-length encoded; save it as a PNG.")
     return image
 
