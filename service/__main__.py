@@ -14,14 +14,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from multiprocessing import get_context
-from socket import SOCK_STREAM
 
 import uvicorn
 from pydantic import ValidationError
 
 from service.bundle import BundleError, load_bundle, load_bundles
 from service.logs import log_config
-from service.sessions import DeviceError, session_maker
 from service.settings import PREFIX, Settings, misspelt
 
 log = logging.getLogger("service.main")
@@ -96,6 +94,8 @@ def _check_device(settings: Settings) -> None:
 
 
 def _open_on_device(settings: Settings) -> None:
+    from service.sessions import DeviceError, session_maker  # onnxruntime, which a supervisor of workers can do without
+
     try:
         session_maker(settings, load_bundle(settings.bundles[0]).graph_path("decoder"))
     except DeviceError as error:
@@ -104,9 +104,10 @@ def _open_on_device(settings: Settings) -> None:
 
 def _check_address(settings: Settings) -> None:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=SOCK_STREAM)[0]
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
     except OSError as error:
         sys.exit(f"{PREFIX}HOST: {settings.host}: {error.strerror}")
+    family, kind, protocol, _, address = found[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

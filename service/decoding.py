@@ -34,7 +34,7 @@ from service.errors import (
 )
 from service.models import Model
 from service.negotiate import bare_type, choose, unsupported
-from service.requests import INLINE_JSON_BYTES, finish, read_body, read_query
+from service.requests import INLINE_JSON_BYTES, finish, here_or_in_thread, read_body, read_query
 from service.schemas import DecodeAnswer, DecodeRequest, excess_of
 from service.service import Service, service_of
 from service.uploads import INLINE_PIXELS, check_count, check_pixels
@@ -106,10 +106,7 @@ async def read_codes(request: Request, service: Service, model: Model, body: byt
         raise InvalidParameter(f"tile: only a body of {containers.MEDIA_TYPE} has tiles.")
     if media_type == JSON:
         read = partial(_read_json, service, model, body)
-        if len(body) <= INLINE_JSON_BYTES:
-            return read()
-        (wanted,) = await finish([service.in_thread(read, len(body))], request)
-        return cast(Wanted, wanted)
+        return await here_or_in_thread(read, len(body), INLINE_JSON_BYTES, request, service)
     if media_type == npy.MEDIA_TYPE:
         return checked(service, model, npy.read_npy(body))
     raise unsupported(media_type, REQUESTS)
@@ -202,10 +199,7 @@ async def _answer(request: Request, service: Service, wanted: Wanted, pixels: Pi
         return Response(npy.write_npy(array), media_type=media_type)
     file_type = "image/png" if media_type == JSON else media_type
     write = partial(_write_all, pixels, file_type)
-    if pixels.size <= INLINE_PIXELS:
-        files = write()
-    else:
-        (files,) = await finish([service.in_thread(write, pixels.size)], request)
+    files = await here_or_in_thread(write, pixels.size, INLINE_PIXELS, request, service)
     if media_type == JSON:
         return Response(
             orjson.dumps({"items": [{"image": base64.b64encode(f).decode()} for f in files]}), 200, None, JSON

@@ -32,7 +32,7 @@ from service.inference_protocol import HEADER_LENGTH, InferenceBody, read_infer,
 from service.models import Model
 from service.operations import json_response, reload
 from service.protocol_models import OPERATIONS, Operation
-from service.requests import INLINE_JSON_BYTES, finish, read_body
+from service.requests import INLINE_JSON_BYTES, here_or_in_thread, read_body
 from service.service import Service, service_of
 
 PREFIX = "/v2"
@@ -118,10 +118,7 @@ async def infer(request: Request) -> Response:
     model, operation, name = _find(request)
     body = await read_body(request, service)
     read = partial(read_infer, body, request.headers.get(HEADER_LENGTH))
-    if len(body) <= INLINE_JSON_BYTES:
-        asked = read()
-    else:
-        (asked,) = await finish([service.in_thread(read, len(body))], request)
+    asked = await here_or_in_thread(read, len(body), INLINE_JSON_BYTES, request, service)
     outputs = await operation.run(request, service, model, asked)
     content, json_bytes = write_infer(name, model.manifest.version, asked, outputs)
     if json_bytes is None:

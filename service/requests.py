@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -12,6 +12,8 @@ from starlette.requests import Request
 from service.call import call_of
 from service.errors import BodyTooLarge, ClientClosed, InvalidParameter, MalformedRequest, UnsupportedMediaType
 from service.service import Service
+
+T = TypeVar("T")
 
 INLINE_JSON_BYTES = 1 << 16  # about a millisecond of parsing; more goes to a thread
 _WATCH_AFTER_S = 0.02  # watching a client costs a task; an answer that is faster than this never pays for it
@@ -86,6 +88,14 @@ async def finish(futures: Sequence[asyncio.Future[Any]], request: Request) -> li
         watcher.cancel()
         for unfinished in (*watch, *futures):
             unfinished.cancel()
+
+
+async def here_or_in_thread(call: Callable[[], T], size: int, most_here: int, request: Request, service: Service) -> T:
+    """The result of `call`, which runs here where its `size`, in pixels or bytes, is at most `most_here`."""
+    if size <= most_here:
+        return call()
+    (result,) = await finish([service.in_thread(call, size)], request)
+    return cast(T, result)
 
 
 async def _end_when_gone(request: Request) -> None:

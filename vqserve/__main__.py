@@ -1,4 +1,4 @@
-"""`python -m client` is the `vqserve` command."""
+"""`python -m vqserve` is the `vqserve` command."""
 
 import sys
 
