@@ -42,10 +42,20 @@ def slow_reloads(client: TestClient) -> Opening:
     return slow
 
 
-def reload_in_thread(client: TestClient, answers: list[Any]) -> threading.Thread:
-    thread = threading.Thread(target=lambda: answers.append(client.post("/models/tiny/reload")))
-    thread.start()
-    return thread
+class ReloadInThread(threading.Thread):
+    """One who asks for a reload; `answered` waits for what came back."""
+
+    def __init__(self, client: TestClient) -> None:
+        super().__init__()
+        self.client = client
+        self.start()
+
+    def run(self) -> None:
+        self.answer = self.client.post("/models/tiny/reload")
+
+    def answered(self) -> Any:
+        self.join()
+        return self.answer
 
 
 def reloads(client: TestClient) -> dict[str, float]:
@@ -73,28 +83,24 @@ def test_a_reload_outlives_the_deadline_of_who_asked(make_client: MakeClient, ow
 def test_reloads_at_once_are_one(make_client: MakeClient, own_bundle: Path) -> None:
     """Each opened all sessions of its own, all of them at the same time."""
     client = make_client(bundles=(own_bundle,))
-    slow, answers = slow_reloads(client), []
-    threads = [reload_in_thread(client, answers) for _ in range(4)]
+    slow = slow_reloads(client)
+    asked = [ReloadInThread(client) for _ in range(4)]
     until(lambda: "vqserve_requests_in_flight 5.0" in client.get("/metrics").text)
     slow.gate.set()
-    for thread in threads:
-        thread.join()
-    assert [answer.status_code for answer in answers] == [200] * 4
+    assert [reload.answered().status_code for reload in asked] == [200] * 4
     assert (slow.runs, reloads(client)["swapped"]) == (1, 1)
 
 
 def test_a_bundle_that_comes_during_a_reload_is_loaded_too(make_client: MakeClient, own_bundle: Path) -> None:
     """Who asks after it came must not be answered with the reload of the one before."""
     client = make_client(bundles=(own_bundle,))
-    slow, answers = slow_reloads(client), []
-    first = reload_in_thread(client, answers)
+    slow = slow_reloads(client)
+    first = ReloadInThread(client)
     until(lambda: slow.runs == 1)
     write_tiny_bundle(own_bundle, "tiny", seed=1)
-    second = reload_in_thread(client, answers)
+    second = ReloadInThread(client)
     until(lambda: "vqserve_requests_in_flight 3.0" in client.get("/metrics").text)
     slow.gate.set()
-    first.join()
-    second.join()
     expected = json.loads((own_bundle / "manifest.json").read_text())["version"]
-    assert [answer.json()["version"] == expected for answer in answers] == [False, True]
+    assert [reload.answered().json()["version"] == expected for reload in (first, second)] == [False, True]
     assert client.get("/models/tiny").json()["version"] == expected
