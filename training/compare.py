@@ -56,7 +56,7 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     Raises:
         ConfigError: the config cannot be compared, or the folder holds runs of another one.
     """
-    config = _on_one_device(config)
+    config = on_one_device(config)
     data = load_data(config.data)
     _require_comparable(config, data)
     to_train = variants(config, data)
@@ -90,7 +90,7 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     return result
 
 
-def _on_one_device(config: RunConfig) -> RunConfig:
+def on_one_device(config: RunConfig) -> RunConfig:
     """What is measured between the trainings runs once, so it cannot be one of several processes."""
     if config.trainer.nodes > 1 or config.trainer.devices not in ("auto", 1):
         raise ConfigError("compare trains on one device: leave trainer.devices and trainer.nodes out")
