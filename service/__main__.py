@@ -10,15 +10,15 @@ import logging.config
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from multiprocessing import get_context
 
 import uvicorn
 from pydantic import ValidationError
 
-from service.bundle import BundleError, load_bundle, load_bundles
+from service.bundle import BundleError, load_bundles
 from service.logs import log_config
 from service.settings import PREFIX, Settings, misspelt
 
@@ -84,22 +84,10 @@ def _check_bundles(settings: Settings) -> None:
 
 
 def _check_device(settings: Settings) -> None:
-    """In a process of its own, which takes what it holds of the device with it."""
     if settings.device == "cuda":
-        probe = get_context("spawn").Process(target=_open_on_device, args=(settings,))
-        probe.start()
-        probe.join()
-        if probe.exitcode:
-            sys.exit(probe.exitcode)
-
-
-def _open_on_device(settings: Settings) -> None:
-    from service.sessions import DeviceError, session_maker  # onnxruntime, which a supervisor of workers can do without
-
-    try:
-        session_maker(settings, load_bundle(settings.bundles[0]).graph_path("decoder"))
-    except DeviceError as error:
-        sys.exit(str(error))
+        status = subprocess.run([sys.executable, "-m", "service.device_probe"], check=False).returncode
+        if status:
+            sys.exit(status)
 
 
 def _check_address(settings: Settings) -> None:
