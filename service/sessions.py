@@ -129,7 +129,8 @@ def session_maker(settings: Settings, probe: Path) -> SessionMaker:
             maker.open(probe, "tf32")
     except ORT_ERRORS as error:  # DeviceError is a RuntimeError
         if settings.device == "cuda":
-            raise DeviceError(f"VQSERVE_DEVICE=cuda: {error}") from error
+            sentence = " ".join(str(error).split())  # onnxruntime's messages have several lines
+            raise DeviceError(f"VQSERVE_DEVICE=cuda: {sentence}") from error
         maker = SessionMaker(CPU, threads)
         log.info("device auto: CPU, because %s", error)
     else:

@@ -5,23 +5,25 @@ Every limit is looked at before the work that it bounds: counts before headers, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
 from service import images, npy
-from service.errors import InvalidParameter, PictureTooLarge, TooManyItems, WrongPictureSize
+from service.errors import InvalidParameter, PictureTooLarge, Problem, TooManyItems, WrongPictureSize
 from service.images import Fit, Picture
 from service.models import Model
 from service.multipart import pictures_of_form
 from service.negotiate import bare_type, unsupported
 from service.requests import finish
 from service.service import Service
+
+T = TypeVar("T")
 
 FORM = "multipart/form-data"
 # About a millisecond of decoding; larger pictures go to a thread, so that the event loop goes on.
@@ -64,17 +66,32 @@ async def decode_files(
 ) -> list[Picture]:
     """The limits are checked on every header before the first picture is decoded."""
     spec, size = model.manifest.picture, sum(map(len, files))
-    opening = [partial(images.open_picture, file, service.settings.max_pixels) for file in files]
+    opening = _numbered([partial(images.open_picture, file, service.settings.max_pixels) for file in files])
     if size <= INLINE_BYTES:
         opened = [open_it() for open_it in opening]
     else:
         opened = await finish(service.in_threads(opening, size), request)
     pixels = sum(image.width * image.height for image in opened)
     check_total_pixels(service, pixels)
-    decoding = [partial(images.to_picture, image, spec, fit) for image in opened]
+    decoding = _numbered([partial(images.to_picture, image, spec, fit) for image in opened])
     if size <= INLINE_BYTES and pixels <= INLINE_PIXELS:
         return [decode() for decode in decoding]
     return await finish(service.in_threads(decoding, pixels), request)
+
+
+def _numbered(calls: Sequence[Callable[[], T]]) -> Sequence[Callable[[], T]]:
+    """The same calls, one a picture. The problem of one of several says which it is."""
+    if len(calls) == 1:
+        return calls
+    return [partial(_of_one, call, f"Picture {number} of {len(calls)}") for number, call in enumerate(calls, 1)]
+
+
+def _of_one(call: Callable[[], T], which: str) -> T:
+    try:
+        return call()
+    except Problem as problem:
+        problem.detail = f"{which}: {problem.detail}"
+        raise
 
 
 def check_total_pixels(service: Service, pixels: int) -> None:

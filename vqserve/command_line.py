@@ -84,7 +84,10 @@ def _encode_together(inputs: list[Path], options: argparse.Namespace) -> None:
     targets = _targets(options, results)
     with _backend(options) as backend:
         for group, target in Progress(list(zip(groups, targets, strict=True)), "encode"):
-            _write(target, backend.compress([_read(path) for path in group], options.fit, options.effort))
+            try:
+                _write(target, backend.compress([_read(path) for path in group], options.fit, options.effort))
+            except VqserveError as error:
+                raise VqserveError(f"{group[0]} to {group[-1]}: {_in_words_of_options(error)}") from error
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -100,10 +103,14 @@ def decode(options: argparse.Namespace) -> None:
 
 
 def _names_by_header(container: Path) -> list[str]:
-    """None for standard input, which can be read only once; no file has its name."""
+    """None for standard input, which can be read only once, and whose name no file has. None for what cannot be read:
+    it is refused when its turn comes."""
     if str(container) == STANDARD:
         return []
-    header, _ = _header(_read(container), container)
+    try:
+        header, _ = _header(_read(container))
+    except VqserveError:
+        return []
     return _picture_names(container, header.pictures)
 
 
@@ -137,14 +144,17 @@ def score(options: argparse.Namespace) -> None:
 
 def info(options: argparse.Namespace) -> None:
     """Of a container: its header, which needs no model. Otherwise: the models of the service or the bundle."""
-    for path in _inputs(options.inputs, (CONTAINER_SUFFIX,)):
-        print(json.dumps(_header_fields(path)))
-    if not options.inputs:
+    inputs = list(_inputs(options.inputs, (CONTAINER_SUFFIX,)))
+    with _Files(len(inputs)) as files:
+        for path in inputs:
+            with files.one(path):
+                print(json.dumps(_header_fields(path)))
+    if not inputs:
         with _backend(options) as backend:
             print(json.dumps(backend.info(), indent=2))
 
 
-def _header(data: bytes, path: Path) -> tuple[Header, int]:
+def _header(data: bytes) -> tuple[Header, int]:
     """The header of a container, and its length in bytes."""
     from service.container import read_header
     from service.container_errors import ContainerError
@@ -152,12 +162,12 @@ def _header(data: bytes, path: Path) -> tuple[Header, int]:
     try:
         return read_header(data)
     except ContainerError as error:
-        raise VqserveError(f"{path}: {error}") from error
+        raise VqserveError(str(error)) from error
 
 
 def _header_fields(path: Path) -> dict[str, object]:
     data = _read(path)
-    header, start = _header(data, path)
+    header, start = _header(data)
     fields = {
         "file": str(path),
         "mode": header.mode.name.lower(),
@@ -203,8 +213,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("-f", "--force", action="store_true", help="replace files that are there")
         if run is encode:
             command.add_argument("--effort", type=float, default=0.0, help="weight of a bit against distortion")
-            command.add_argument("--together", action="store_true", help="pictures of one size into one container")
-            command.add_argument("--codes", action="store_true", help="write the codes as JSON instead of a container")
+            form = command.add_mutually_exclusive_group()
+            form.add_argument("--together", action="store_true", help="pictures of one size into one container")
+            form.add_argument("--codes", action="store_true", help="write the codes as JSON instead of a container")
         if run is generate:
             command.set_defaults(force=True)  # the same seed draws the same pictures
             _add_wishes(command)
@@ -243,10 +254,11 @@ class _Files:
         try:
             yield
         except VqserveError as error:
+            said = f"{path}: {_in_words_of_options(error)}"
             if self._count == 1 or not _is_of_the_file(error):
-                raise VqserveError(f"{path}: {error}") from error
+                raise VqserveError(said) from error
             self._refused += 1
-            print(f"vqserve: {path}: {error}", file=sys.stderr)
+            print(f"vqserve: {said}", file=sys.stderr)
 
 
 def _is_of_the_file(error: VqserveError) -> bool:
@@ -254,6 +266,11 @@ def _is_of_the_file(error: VqserveError) -> bool:
     if isinstance(error, ProblemError):
         return error.status in (400, 413, 422)
     return not isinstance(error, UnexpectedAnswerError)
+
+
+def _in_words_of_options(error: VqserveError) -> str:
+    """The service advises in words of its URL."""
+    return str(error).replace("?fit=resize or ?fit=pad", "--fit resize or --fit pad")
 
 
 @contextmanager
@@ -287,7 +304,11 @@ def _inputs(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _read(path: Path) -> bytes:
-    return sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
+    """Raises VqserveError where it cannot be read."""
+    try:
+        return sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
+    except OSError as error:
+        raise VqserveError(str(error.strerror)) from error
 
 
 def _targets(options: argparse.Namespace, results: Sequence[tuple[Path, str]]) -> list[Path | None]:

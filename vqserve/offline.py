@@ -54,7 +54,13 @@ class Offline:
         return [self._codes(picture, fit, effort)[0] for picture in pictures]
 
     def compress(self, pictures: Sequence[bytes], fit: str, effort: float) -> bytes:
-        encoded = [self._codes(picture, fit, effort) for picture in pictures]
+        encoded = []
+        for number, picture in enumerate(pictures, 1):
+            try:
+                encoded.append(self._codes(picture, fit, effort))
+            except VqserveError as error:
+                which = f"Picture {number} of {len(pictures)}: " if len(pictures) > 1 else ""
+                raise VqserveError(f"{which}{error}") from error
         sizes = {size for _, size in encoded}
         if len(sizes) > 1:
             raise VqserveError("one container holds pictures of one size: leave --together out")

@@ -190,9 +190,13 @@ def key_header(key: str | None) -> dict[str, str]:
 
 
 def base_url(url: str) -> str:
-    """Raises VqserveError where `url` has no scheme."""
+    """Raises VqserveError where `url` has no scheme or cannot be read."""
     if "://" not in url:
         raise VqserveError(f"{url!r} is no URL: write http://{url}")
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise VqserveError(f"{url!r} is no URL: {error}") from error
     return url
 
 

@@ -1,6 +1,6 @@
 // The page: which model it shows, and the key where the service asks for one.
 
-import { keepApiKey, listModels } from "./api.js";
+import { apiKey, keepApiKey, listModels } from "./api.js";
 import { byId, element, hideProblem, showProblem } from "./dom.js";
 import { Generator } from "./generate.js";
 import { Workbench } from "./workbench.js";
@@ -16,12 +16,19 @@ async function start() {
   } catch (error) {
     showProblem(error);
     byId("key-form").hidden = error.status !== 401;
+    hideGuarded(error.status === 401);
     return;
   }
   byId("key-form").hidden = true;
+  hideGuarded(apiKey());
   byId("model").replaceChildren(...models.map(({ name }) => element("option", { value: name }, name)));
   byId("model").value = models.find((model) => model.default).name;
   await choose();
+}
+
+/** A link cannot send a key: where one is asked for, those that need it lead nowhere. */
+function hideGuarded(keyed) {
+  for (const link of document.querySelectorAll("a.guarded")) link.hidden = Boolean(keyed);
 }
 
 async function choose() {

@@ -109,11 +109,13 @@ def test_a_key_is_asked_for_and_not_shown(browser: Browser, bundles: tuple[Path,
         browsing(browser, f"{address}/") as page,
     ):
         expect(page.locator("#problem-title")).to_have_text("No or wrong API key")
+        expect(page.locator("footer a:visible")).to_have_text(["metrics", "ready?"])
         page.fill("#key", "a-secret-key")
         page.get_by_role("button", name="Use key").click()
         page.locator("#codec-lines li").first.wait_for()
         settle(page)
         expect(page.locator("#key-form")).to_be_hidden()
+        expect(page.locator("footer a:visible")).to_have_text(["metrics", "ready?"])  # a link sends no key
         expect(page.locator("#problem")).to_be_hidden()
         assert '-H "Authorization: Bearer $VQSERVE_KEY"' in line(page, "Picture to codes")
         assert "a-secret-key" not in page.content()

@@ -126,6 +126,10 @@ def test_info_reads_a_header_without_a_model(
         (["encode", "--bundle", "nowhere", "x.png"], "does not exist: make a bundle"),
         (["encode", "--url", "http://127.0.0.1:9", "missing.png"], "No such file"),
         (["encode", "--url", "localhost:9", str(DIGITS[0])], "'localhost:9' is no URL: write http://localhost:9"),
+        (
+            ["encode", "--url", "http://localhost:80a0", str(DIGITS[0])],
+            "'http://localhost:80a0' is no URL: Invalid port",
+        ),
         (["encode", "--url", "http://127.0.0.1:9", "--key", "clé", str(DIGITS[0])], "an API key is printable ASCII"),
         (["info", str(DIGITS[0])], "not a container"),
     ],
@@ -147,6 +151,56 @@ def test_of_many_files_the_refused_one_is_named(
     for more in ([], ["--codes"]):
         assert main(["encode", *where, *more, str(DIGITS[0]), str(wrong), "-o", str(tmp_path / "out")]) == 1
         assert f"vqserve: {wrong}: " in capsys.readouterr().err
+
+
+def test_of_many_containers_those_that_can_be_done_are(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A header that could not be read ended `decode` and `info` for all, and a file that is gone ended `encode`."""
+    codes = tmp_path / "codes"
+    names = [str(DIGITS[0]), str(tmp_path / "gone.png"), str(DIGITS[1])]
+    assert main(["encode", *where, *names, "-o", f"{codes}/"]) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/gone.png: No such file or directory" in said and "1 of 3 files were refused" in said
+    good = [codes / f"{path.stem}.vqc" for path in DIGITS[:2]]
+    bad = good[0].with_stem(good[0].stem + "-cut")
+    bad.write_bytes(good[0].read_bytes()[:5])
+    assert main(["decode", *where, str(codes), "-o", f"{tmp_path}/out/"]) == 1
+    said = capsys.readouterr().err
+    assert f"vqserve: {bad}: " in said and "1 of 3 files were refused" in said
+    assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == sorted(path.stem for path in good)
+    assert main(["info", str(codes)]) == 1
+    captured = capsys.readouterr()
+    assert [json.loads(line)["file"] for line in captured.out.splitlines()] == sorted(map(str, good))
+    assert f"vqserve: {bad}: " in captured.err
+
+
+def test_of_pictures_together_the_refused_one_is_numbered(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    names = [str(DIGITS[0]), str(tmp_path / "bad.png")]
+    assert main(["encode", *where, "--together", *names, "-o", str(tmp_path / "x.vqc")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"vqserve: {names[0]} to {names[1]}: ") and "Picture 2 of 2: " in said
+    assert not (tmp_path / "x.vqc").exists()
+
+
+def test_together_and_codes_exclude_each_other(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The second was ignored."""
+    with pytest.raises(SystemExit) as ended:
+        main(["encode", *where, "--together", "--codes", str(DIGITS[0])])
+    assert ended.value.code == 2 and "not allowed with argument" in capsys.readouterr().err
+
+
+def test_the_advice_on_sizes_names_the_option(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "wrong.png"
+    Image.new("L", (30, 30)).save(wrong)
+    assert main(["encode", *where, str(wrong)]) == 1
+    said = capsys.readouterr().err
+    assert "Add --fit resize or --fit pad." in said and "?fit" not in said
 
 
 def test_two_pictures_of_one_name_are_refused_before_any_work(
