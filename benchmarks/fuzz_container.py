@@ -4,7 +4,8 @@
 
 In: a seed. Out: docs/results/fuzz_container.json, the hardest streams in tests/codec/fixtures/nasty.json, and one line
 of JSON. The model is `tiny_prior`, so that a decode takes a fraction of a millisecond. A run that is stopped goes on
-where it stopped; the streams of a batch depend on the seed and the batch's number only.
+where it stopped, if the code is still the same; the streams of a batch depend on the seed and the batch's number only.
+The exit status is 1 if a stream counts as silent.
 
 A stream counts as silent if it decodes without an error although it is none of the containers that were encoded. A
 32-bit checksum lets one altered stream in 2**32 through: expect 0.0002 among a million, so zero is no proof of more.
@@ -13,12 +14,14 @@ A stream counts as silent if it decodes without an error although it is none of 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
+import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,9 +154,15 @@ def attempt(model: CodecModel, data: bytes) -> Outcome:
     return Outcome(error, time.perf_counter() - start)
 
 
+def code_digest() -> str:
+    """Of everything that decides what a stream becomes: the service's modules and this benchmark's."""
+    paths = [*sorted((ROOT / "service").glob("*.py")), ROOT / "benchmarks" / "tiny_prior.py", Path(__file__)]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
+
+
 def new_state(seed: int) -> dict[str, Any]:
     """What a run keeps between batches, as JSON."""
-    numbers = {"seed": seed, "batches": 0, "seconds": 0.0, "slowest_decode_ms": 0.0}
+    numbers = {"seed": seed, "code": code_digest(), "batches": 0, "seconds": 0.0, "slowest_decode_ms": 0.0}
     return {**numbers, "outcomes": {}, "silent": [], "nasty": {}}
 
 
@@ -193,12 +202,12 @@ def write_fixtures(nasty: dict[str, list[str]]) -> None:
     FIXTURES.write_text("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n", encoding="ascii")
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=1_010_000)  # 0.5 % come out unchanged
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--state", type=Path, default=ROOT / "runs" / "fuzz_container.json")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     warnings.simplefilter("error")
     np.seterr(all="raise")
     model = tiny_model()
@@ -206,8 +215,10 @@ def main() -> None:
     state = new_state(arguments.seed)
     if arguments.state.exists():
         state = json.loads(arguments.state.read_text())
-        if state["seed"] != arguments.seed:
-            raise SystemExit(f"{arguments.state} belongs to seed {state['seed']}: pass another --state")
+        if state["seed"] != arguments.seed or state.get("code") != code_digest():
+            raise SystemExit(
+                f"{arguments.state} belongs to another seed or other code: remove it, or pass another --state"
+            )
     arguments.state.parent.mkdir(exist_ok=True)
     for batch in range(state["batches"], -(-arguments.streams // BATCH)):
         start = time.perf_counter()
@@ -221,7 +232,8 @@ def main() -> None:
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="ascii")
     print(json.dumps(result))
+    return 1 if state["silent"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

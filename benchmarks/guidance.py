@@ -22,7 +22,7 @@ from lightning.pytorch import seed_everything
 from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
 from benchmarks.sample_fidelity import CONFIG, MEASURES
 from training.classifier import fit_classifier
-from training.compare import Yardstick, measure_samples, on_one_device, sampler, variants
+from training.compare import Yardstick, measure_samples, on_one_device, require_own_folders, sampler, variants
 from training.config import RunConfig, load_config
 from training.data import DataSet, load_data
 from training.fit import fit
@@ -33,10 +33,14 @@ SYSTEMS = ("vqvae-gradient", "vqvae-ema", "vqvae-fsq")
 
 
 def trained(config: RunConfig, data: DataSet, system: str, compared: Path) -> Run:
-    """The run of `compare`; fitted now, where it has not been."""
-    folder = compared / system
+    """The run of `compare`; fitted now, where it has not been.
+
+    Raises ConfigError where the folder holds a run of another configuration or other pictures.
+    """
+    folder, variant = compared / system, variants(config, data)[system]
+    require_own_folders({system: variant}, data, compared)
     if not (folder / METRICS_FILE).exists():
-        fit(variants(config, data)[system], folder, resume=True)
+        fit(variant, folder, resume=True)
     return load_run(folder)
 
 

@@ -1,16 +1,16 @@
 """Rate against distortion on MNIST: one VQ-VAE and prior a codebook size, measured on the 10,000 test digits.
 
-In: nothing but the data. Out: a run folder a point under OUT, `docs/results/mnist_curve.json` with every point and the
-overrides that made it, a plot beside it, a section of docs/benchmarks.md, and one JSON line at the end. Bytes a digit
-are 49 codes at the prior's bits per code, without a header. The baseline is the VQ-VAE example of Keras (MSE 0.0042,
-prior at 1.034 nats a code: 9.1 bytes a digit).
+In: nothing but the data. Out: a run folder a point under OUT, and one JSON line with every point and the overrides that
+made it; `--record` also writes it to docs/results/mnist_curve.json, a plot beside it and a section of
+docs/benchmarks.md. Bytes a digit are 49 codes at the prior's bits per code, without a header. The baseline is the
+VQ-VAE example of Keras (MSE 0.0042, prior at 1.034 nats a code: 9.1 bytes a digit).
 
 The point `512-plain` has no rate term (lambda 0): beside `512` it shows what the term buys. `64-long` and
 `32-long` have larger lambdas and the shipped model's decoder, and train for twice as many steps. `32-small` has the
 shipped model's sizes and autoencoder steps and half of the prior's steps: `benchmarks.mnist_small_end` measures the
 bytes of its containers.
 
-    python -m benchmarks.mnist_curve --out runs/curve [--only 64 512 512-plain]
+    python -m benchmarks.mnist_curve --out runs/curve [--only 64 512 512-plain] [--record]
 
 A point whose run is finished is not trained again, unless the configuration has changed since: then that is said and
 OUT has to be another folder. The shipped bundle is a point too, read from its manifest.
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plot import svg
-from benchmarks.report import table, write_section
+from benchmarks.report import command_line, table, write_section
 from training.config import load_config
 from training.fit import fit, require_own_folder
 from training.runs import METRICS_FILE, read_json
@@ -164,18 +164,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mnist_curve", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/curve"))
     parser.add_argument("--only", nargs="*", choices=list(POINTS), default=list(POINTS))
+    parser.add_argument("--record", action="store_true", help="write docs/results, with its picture, and the page")
     options = parser.parse_args()
     points = [*(point(name, options.out) for name in options.only), shipped()]
     result = {
-        "command": "python -m benchmarks.mnist_curve --only " + " ".join(options.only),
+        "command": command_line(),
         "baseline": KERAS,
         "points": sorted(points, key=lambda p: p["bytes_per_digit"]),
         "dominating": [p["point"] for p in points if dominates(p, KERAS)],
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    RESULT.with_suffix(".svg").write_text(plot(result), encoding="utf-8")
-    write_section("mnist_curve", page(result))
+    if options.record:
+        RESULT.parent.mkdir(parents=True, exist_ok=True)
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        RESULT.with_suffix(".svg").write_text(plot(result), encoding="utf-8")
+        write_section("mnist_curve", page(result))
     print(json.dumps(result))
     return 0
 

@@ -95,9 +95,9 @@ def page(result: dict[str, Any]) -> str:
             "",
             f"`{result['command']}`. `{result['bundle']['name']}` uses its {result['codebook_size']} codes: their "
             f"perplexity is {result['training_crops']:.0f} on the crops that it was trained on. The "
-            f"{held_out['pictures']} held-out photographs have {held_out['perplexity']:.0f} (whole; the manifest has that of "
-            "their crops), and not because codes are "
-            f"dead or the pictures unknown: any {held_out['pictures']} of the {others['pictures']} others have "
+            f"{held_out['pictures']} held-out photographs have {held_out['perplexity']:.0f} (whole; the manifest has "
+            "that of their crops), and not because codes are dead or the pictures unknown: any "
+            f"{held_out['pictures']} of the {others['pictures']} others have "
             f"{low:.0f} to {high:.0f} (5th to 95th percentile of {SETS:,} random sets, median {middle:.0f}). A "
             "photograph of a meadow needs the codes of meadows.",
             "",

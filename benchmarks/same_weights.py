@@ -34,8 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="*", default=[Path("runs/mnist"), Path("runs/second")])
     parser.add_argument("--record", action="store_true", help="write docs/results and docs/benchmarks.md")
     options = parser.parse_args(arguments)
-    if len(options.runs) != 2:
+    if len(options.runs) != 2 or options.runs[0].resolve() == options.runs[1].resolve():
         parser.error("two runs are compared")
+    first, second = (json.loads((run / "config.json").read_text(encoding="utf-8")) for run in options.runs)
+    if first != second:
+        parser.error("the runs are not of one configuration")
     metrics = [json.loads((run / "metrics.json").read_text(encoding="utf-8")) for run in options.runs]
     quality = load_bundle(SHIPPED).manifest.quality.model_dump()
     result = {

@@ -8,7 +8,6 @@ behind.
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,10 +76,19 @@ def build_bundle(run_folder: Path, bundle_folder: Path) -> Manifest:
         folder = Path(temporary) / "bundle"
         manifest = _write(run, run.autoencoder, models, prior_spec, parity, folder)
         load_bundle(folder)
-        if bundle_folder.exists():
-            bundle_folder.rename(Path(temporary) / "previous")
-        shutil.move(folder, bundle_folder)
+        _replace(bundle_folder, folder, Path(temporary) / "previous")
     return manifest
+
+
+def _replace(bundle_folder: Path, folder: Path, previous: Path) -> None:
+    """Put `folder` in the place of a bundle, which is back there if that fails or is interrupted."""
+    try:
+        if bundle_folder.exists():
+            bundle_folder.rename(previous)
+        folder.rename(bundle_folder)
+    finally:
+        if previous.exists() and not bundle_folder.exists():
+            previous.rename(bundle_folder)
 
 
 def any_size(run: Run) -> bool:

@@ -60,7 +60,7 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     data = load_data(config.data)
     _require_comparable(config, data)
     to_train = variants(config, data)
-    _require_own_folders(to_train, data, folder)
+    require_own_folders(to_train, data, folder)
     folder.mkdir(parents=True, exist_ok=True)
     classifier = fit_classifier(config, data, folder)
     yardstick = Yardstick(config, data, classifier)
@@ -107,7 +107,7 @@ def _require_comparable(config: RunConfig, data: DataSet) -> None:
     data.require_multiple_of(config.autoencoder.downsampling)
 
 
-def _require_own_folders(systems: dict[str, RunConfig], data: DataSet, folder: Path) -> None:
+def require_own_folders(systems: dict[str, RunConfig], data: DataSet, folder: Path) -> None:
     """Runs of an earlier call count only if they are of this configuration and of these pictures."""
     for name, config in systems.items():
         require_own_folder(config, folder / name, resume=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -52,7 +52,7 @@ class QuantizerConfig(_Section):
     restart_every: int = Field(default=50, ge=0)  # steps; 0: no restarts
     restart_below: float = Field(default=0.03, ge=0, lt=1)  # of the mean count since the last look
     restart_until: float = Field(default=0.75, ge=0, le=1)  # of the steps; a code restarted later could not settle
-    levels: tuple[int, ...] = (8, 8, 8)  # fsq only
+    levels: tuple[Annotated[int, Field(gt=1)], ...] = Field(default=(8, 8, 8), min_length=1)  # fsq only
 
 
 class AutoencoderConfig(_Section):
@@ -124,8 +124,9 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _codebook_is_trained(self) -> RunConfig:
-        start, steps = self.autoencoder.quantizer.start_step, self.trainer.autoencoder.steps
-        if start >= steps:
+        quantizer, steps = self.autoencoder.quantizer, self.trainer.autoencoder.steps
+        start = quantizer.start_step
+        if self.autoencoder.system == "vqvae" and quantizer.kind != "fsq" and start >= steps:
             raise ValueError(
                 f"autoencoder.quantizer.start_step {start} must be below trainer.autoencoder.steps {steps}"
             )

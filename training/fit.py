@@ -36,7 +36,7 @@ from training.runs import (
     write_json,
     write_seconds,
 )
-from training.stages import run_stage
+from training.stages import require_trainer, run_stage
 
 
 def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -45,12 +45,15 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
     Of several processes, the first one returns them, the others nothing.
 
     Raises:
-        ConfigError: the folder holds a run already, or, with `resume`, one of another configuration or other pictures.
+        ConfigError: the folder holds a run already, or, with `resume`, one of another configuration or other pictures;
+            the model does not fit the data, or this machine has no such accelerator or precision.
         DataError: the data cannot be read. TrainingDiverged: a loss is not finite.
     """
     require_own_folder(config, folder, resume=resume)
     data = load_data(config.data)
     data.require_multiple_of(config.autoencoder.downsampling)
+    build_autoencoder(config.autoencoder, data.picture, len(data.label_names))
+    require_trainer(config)
     _begin(config, data, folder)
     autoencoder = fit_autoencoder(config, data, folder)
     prior = None
@@ -76,7 +79,7 @@ def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None
 
 @rank_zero_only
 def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
-    """Not before the data is known to fit, so that a corrected mistake may use the same folder."""
+    """Not before data, model and device are known to fit, so that a corrected mistake may use the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
     begin_progress(folder, data.digest)
     write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))

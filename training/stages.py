@@ -7,17 +7,20 @@ the TensorBoard log of the training.
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from pathlib import Path
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from training.callbacks import AtomicCheckpointIO, LogSheet, Reseed, Sheet, StageProgress, StopAtNaN, Stopwatch
-from training.config import RunConfig
+from training.config import ConfigError, RunConfig
 from training.jobs import Job, StageData
 from training.runs import save_weights
 
@@ -49,12 +52,33 @@ def run_stage(
         # Lightning 2.6 asks torch for pytree leaves in the old way, and the other stage's checkpoint is meant to stay
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
         warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
-        trainer.fit(job, data, ckpt_path=resume_from, weights_only=True)
+        try:
+            trainer.fit(job, data, ckpt_path=resume_from, weights_only=True)
+        except SIGTERMException as ended:  # a SystemExit of status 0: whoever waits would take the run for finished
+            logger.warning("ended by SIGTERM: --resume goes on from the last checkpoint")
+            raise SystemExit(128 + signal.SIGTERM) from ended
     model = job.model.cpu()
     if trainer.is_global_zero:
         save_weights(model, folder / f"{name}.safetensors")
     trainer.strategy.barrier()
     return stopwatch.seconds
+
+
+def require_trainer(config: RunConfig) -> None:
+    """Raises ConfigError where Lightning cannot train with `config.trainer` on this machine."""
+    settings = config.trainer
+    try:
+        Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy=settings.strategy,
+            precision=settings.precision,  # type: ignore[arg-type]
+            logger=False,
+            enable_checkpointing=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(f"trainer: {error}") from error
 
 
 def checkpoint_of(name: str, folder: Path) -> Path:

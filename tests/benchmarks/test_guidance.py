@@ -24,7 +24,9 @@ def test_a_system_that_is_there_is_loaded_and_another_one_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[tuple[object, Path]] = []
+    asked: list[tuple[object, Path]] = []
     monkeypatch.setattr(guidance, "variants", lambda config, data: {"vqvae-ema": "ema", "vqvae-fsq": "fsq"})
+    monkeypatch.setattr(guidance, "require_own_folders", lambda systems, data, folder: asked.append((systems, folder)))
     monkeypatch.setattr(guidance, "fit", lambda config, folder, resume: fitted.append((config, folder)))
     monkeypatch.setattr(guidance, "load_run", lambda folder: folder.name)
     (tmp_path / "vqvae-ema").mkdir()
@@ -32,6 +34,7 @@ def test_a_system_that_is_there_is_loaded_and_another_one_trained(
     for system in ("vqvae-ema", "vqvae-fsq"):
         assert guidance.trained(None, None, system, tmp_path) == system  # type: ignore[arg-type,comparison-overlap]
     assert fitted == [("fsq", tmp_path / "vqvae-fsq")]
+    assert asked == [({"vqvae-ema": "ema"}, tmp_path), ({"vqvae-fsq": "fsq"}, tmp_path)]
 
 
 def test_the_model_report_says_what_was_measured() -> None:

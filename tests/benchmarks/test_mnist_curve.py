@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import mnist_curve
 from benchmarks.mnist_curve import CONFIG, KERAS, POINTS, dominates, overrides_of, page, plot, shipped
 from benchmarks.mnist_curve import point as point_of
 from training.config import ConfigError, load_config
@@ -38,6 +40,21 @@ def test_a_point_that_another_configuration_has_trained_is_refused(tmp_path: Pat
     write_json(folder / "metrics.json", {"quality": {}})
     with pytest.raises(ConfigError, match="another configuration"):
         point_of("64", tmp_path)
+
+
+def test_without_record_the_committed_curve_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way to one point, which another page's command names, replaced the whole curve."""
+    monkeypatch.setattr(mnist_curve, "RESULT", tmp_path / "curve.json")
+    monkeypatch.setattr(mnist_curve, "write_section", lambda name, text: (tmp_path / name).write_text(text))
+    monkeypatch.setattr(mnist_curve, "point", lambda name, out: point(name, 8.1, 0.0039))
+    monkeypatch.setattr(sys, "argv", ["mnist_curve", "--only", "32-small"])
+    assert mnist_curve.main() == 0
+    assert list(tmp_path.iterdir()) == [] and "32-small" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["mnist_curve", "--only", "32-small", "--record"])
+    assert mnist_curve.main() == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.json", "curve.svg", "mnist_curve"}
 
 
 def test_the_shipped_bundle_is_a_point() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from benchmarks.report import RESULTS
-from benchmarks.same_weights import NAME, compare, page
+from benchmarks.same_weights import NAME, compare, main, page
 
 
 def saved(path: Path, *values: float, steps: int = 0) -> Path:
@@ -33,6 +33,17 @@ def test_every_number_whose_bits_differ_counts_once(tmp_path: Path) -> None:
 def test_runs_of_other_shapes_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="do not hold the same tensors"):
         compare(saved(tmp_path / "a", 1.0), saved(tmp_path / "b", 1.0, 2.0))
+
+
+def test_two_runs_of_one_configuration_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for seed, run in enumerate(runs):
+        run.mkdir()
+        (run / "config.json").write_text(json.dumps({"seed": seed}))
+    for given, said in ((runs[:1] * 2, "two runs are compared"), (runs, "not of one configuration")):
+        with pytest.raises(SystemExit):
+            main(list(map(str, given)))
+        assert said in capsys.readouterr().err
 
 
 def test_the_committed_result_found_no_difference() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import fuzz_container
 from benchmarks.fuzz_container import BATCH, LIMITS, MUTATIONS, attempt, base_containers, new_state, run_batch
 from benchmarks.tiny_prior import draw_codes, tiny_model
 from service.codec import decode, decode_tile, encode
@@ -81,3 +82,19 @@ def test_a_batch_of_the_fuzzer_is_reproducible() -> None:
         run_batch(MODEL, BASES, seed=3, batch=5, state=state)
     assert states[0]["outcomes"] == states[1]["outcomes"] and sum(states[0]["outcomes"].values()) == BATCH
     assert states[0]["nasty"] == states[1]["nasty"] and states[0]["silent"] == []
+
+
+def test_a_finished_measurement_is_not_that_of_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record of an earlier version was written again as that of the present one."""
+    monkeypatch.setattr(fuzz_container, "RESULT", tmp_path / "results" / "fuzz.json")
+    monkeypatch.setattr(fuzz_container, "FIXTURES", tmp_path / "nasty.json")
+    monkeypatch.setattr(fuzz_container, "BATCH", 50)
+    arguments = ["--streams", "100", "--state", str(tmp_path / "state.json")]
+    assert fuzz_container.main(arguments) == 0
+    assert json.loads((tmp_path / "results" / "fuzz.json").read_text())["altered_streams"] > 90
+    state = json.loads((tmp_path / "state.json").read_text())
+    (tmp_path / "state.json").write_text(json.dumps({**state, "silent": ["00"]}))
+    assert fuzz_container.main(arguments) == 1
+    (tmp_path / "state.json").write_text(json.dumps({**state, "code": "another"}))
+    with pytest.raises(SystemExit, match="other code"):
+        fuzz_container.main(arguments)

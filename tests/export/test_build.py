@@ -15,7 +15,15 @@ from export.__main__ import main
 from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.build import ExportError, build_bundle
 from export.cuda_coverage import uncovered
-from export.verify import Sessions, VerificationError, _require_near_ties, sample_rows, to_torch, verify
+from export.verify import (
+    Sessions,
+    VerificationError,
+    _compare_distances,
+    _require_near_ties,
+    sample_rows,
+    to_torch,
+    verify,
+)
 from service.bundle import BundleError, GraphName, load_bundle
 from training.autoencoders import VQVAE
 from training.networks import Decoder, Encoder
@@ -131,6 +139,35 @@ def test_a_failed_export_keeps_the_older_bundle(
     with pytest.raises(VerificationError):
         build_bundle(finished_run, bundle)
     assert load_bundle(bundle).manifest.version == before
+
+
+def test_an_export_interrupted_at_its_last_step_keeps_the_older_bundle(
+    finished_run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older one was in a temporary folder by then, and was removed with it."""
+    before, rename = load_bundle(bundle).manifest.version, Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if target == bundle and path.name == "bundle":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_bundle(finished_run, bundle)
+    assert load_bundle(bundle).manifest.version == before
+
+
+def test_distances_of_latents_in_a_small_ball_far_from_zero_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their error is that of float32 at |z|^2, which is much larger than any of the distances."""
+    vqvae = model_for(1, 4, fsq=False)
+    vqvae.quantizer.codebook.mul_(1e-3).add_(10)
+    shapes = shapes_of((1, 28, 28), 4, 3, any_size=False)
+    models = autoencoder_graphs(vqvae, shapes) | {"distances": distances_graph(vqvae)}
+    latents = (10 + 1e-3 * np.random.default_rng(0).normal(size=(3, 7, 7, 3))).astype(np.float32)
+    run = Sessions.run
+    monkeypatch.setattr(Sessions, "run", lambda s, graph, **x: [latents] if graph == "encoder" else run(s, graph, **x))
+    _compare_distances(vqvae, Sessions.of(models), np.zeros((3, 28, 28, 1), np.uint8))
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(finished_run: Path, tmp_path: Path) -> None:

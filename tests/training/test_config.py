@@ -49,11 +49,20 @@ def test_a_resolved_config_reads_back_as_itself() -> None:
         ("data.source.path=x", "source has no keys of its own"),
         ("data.source=[", "the value is not YAML"),
         ("autoencoder.quantizer.start_step=50", "start_step 50 must be below"),
+        ("autoencoder.quantizer.levels=[8,1]", r"autoencoder.quantizer.levels.1: .*greater than 1"),
+        ("autoencoder.quantizer.levels=[]", "autoencoder.quantizer.levels: .*at least 1 item"),
     ],
 )
 def test_a_wrong_override_is_refused_with_the_fix(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(CONFIGS[-1].with_name("tiny.yaml"), ["data.source=x", override])
+
+
+@pytest.mark.parametrize("without", ["autoencoder.system=ae", "autoencoder.quantizer.kind=fsq"])
+def test_what_has_no_codebook_to_start_needs_no_step_for_it(without: str) -> None:
+    tiny = CONFIGS[-1].with_name("tiny.yaml")
+    config = load_config(tiny, [without, "trainer.autoencoder.steps=5"])
+    assert config.trainer.autoencoder.steps < config.autoencoder.quantizer.start_step
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"- 1\n", b"\xff\xfe\x00"])

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ from training.fit import fit, fit_autoencoder
 from training.jobs import learning_rate_factor
 from training.prior import PixelCNN, guided_logits
 from training.report import evaluate
-from training.runs import AUTOENCODER_FILE, PRIOR_FILE, begin_progress, load_run
+from training.runs import AUTOENCODER_FILE, PRIOR_FILE, begin_progress, load_run, read_json, write_json
 
 RESULT_FILES = ("autoencoder.safetensors", "prior.safetensors", "config.json", "metrics.json", "progress.json")
 VQ_ONLY = ("prior=null", "trainer.autoencoder.steps=30", "trainer.autoencoder.validate_every=15")
@@ -210,6 +212,67 @@ def test_a_mistake_in_the_data_leaves_no_run_behind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no path here"):
         fit(tiny_config("data.source=nowhere"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.accelerator=cuda", "trainer: .*CUDA"),
+        ("trainer.precision=fp16", "trainer: .*precision"),
+        ("autoencoder.system=cvae", "no labels"),
+    ],
+)
+def test_a_mistake_in_model_or_trainer_leaves_no_run_behind(tmp_path: Path, override: str, said: str) -> None:
+    if torch.cuda.is_available() and "cuda" in override:
+        pytest.skip("needs a machine without CUDA")
+    np.savez(tmp_path / "d.npz", images=np.zeros((50, 8, 8), np.uint8))
+    with pytest.raises(ConfigError, match=said):
+        fit(tiny_config(f"data.source={tmp_path}/d.npz", override), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "progress.json", "metrics.json"])
+def test_a_damaged_file_of_a_run_is_named(tiny_run: Path, tmp_path: Path, name: str) -> None:
+    run = copied(tiny_run, tmp_path / "run")
+    (run / name).write_bytes((run / name).read_bytes()[:20])
+    with pytest.raises(ConfigError, match=rf"{name} is damaged: "):
+        load_run(run) if name == "metrics.json" else fit(tiny_config(), run, resume=True)
+
+
+def test_a_file_of_a_run_that_cannot_be_written_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk left half of it, and the run could not be read any more."""
+    write_json(tmp_path / "config.json", {"seed": 1})
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **options: str) -> int:
+        write_text(path, text[:5], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(tmp_path / "config.json", {"seed": 2})
+    assert read_json(tmp_path / "config.json") == {"seed": 1}
+
+
+def test_a_run_that_is_told_to_end_does_not_look_finished(tmp_path: Path) -> None:
+    """Lightning ends on SIGTERM with status 0, as if the run had come to its end."""
+    run = tmp_path / "run"
+    steps = ("prior=null", "trainer.autoencoder.steps=100000", "trainer.autoencoder.validate_every=20")
+    command = [sys.executable, "-m", "training", "fit", "--config", str(TINY), "--data", str(DIGITS), "--out", str(run)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*command, *steps], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as training:
+        checkpoint = run / "checkpoints" / "autoencoder.ckpt"
+        for _ in range(600):
+            if checkpoint.exists() or training.poll() is not None:
+                break
+            time.sleep(0.1)
+        training.terminate()
+        _, said = training.communicate(timeout=60)
+    assert checkpoint.exists()
+    assert training.returncode == 128 + signal.SIGTERM, said[-2000:]
+    assert "--resume goes on" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("bad_step", [20, 49], ids=["between validations", "in the last step"])

@@ -80,13 +80,13 @@ def obtain(name: str, root: Path) -> Path:
     folder = root / name
     for file in named.files:
         path = folder / file.name
-        raw = path.with_suffix("")
-        if file.of_content and not path.exists() and raw.exists():
-            path = raw
-        if not path.exists():
+        raw = path.with_suffix("")  # a reader prefers it
+        present = [one for one in (path, raw) if one.exists() and (one == path or file.of_content)]
+        for one in present:
+            if _md5(one, file) != file.md5:
+                raise DataError(f"{one} has another MD5 than {file.md5}: delete it, it will be fetched again")
+        if not present:
             _download(named, file, path)
-        elif _md5(path, file) != file.md5:
-            raise DataError(f"{path} has another MD5 than {file.md5}: delete it, it will be fetched again")
     return folder
 
 
