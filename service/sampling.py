@@ -114,6 +114,7 @@ class RowSampler:
         self._known_codes = np.zeros((rows, *self.grid), np.int64)
         self._known_mask = np.zeros((rows, *self.grid), np.bool_)
         self._guidance = np.ones(rows, np.float32)
+        self._graph: list[Graph] = ["unfiltered"] * rows
         self._caches = open_caches(maker, rows, max_batch, prior.cache_shape)
         self._two_buffers = maker.resident  # which take turns: `service.row_caches.DeviceCaches`
         self._guided: Any = None
@@ -140,39 +141,43 @@ class RowSampler:
         self._known_codes[place] = draw.known_codes
         self._known_mask[place] = draw.known_mask
         self._guidance[place] = draw.guidance
+        self._graph[place] = self._quickest(draw)
         self._caches.clear(place)
         if self._guided is not None:
             self._guided_caches.clear(place)
         self._row[place] = 0
         return place
 
+    def _quickest(self, draw: Draw) -> Graph:
+        """The graph that draws this sample in the least time."""
+        if draw.guidance != _UNGUIDED:
+            return "guided"
+        return "filtered" if draw.top_k < self._codebook_size or draw.top_p < 1 else "unfiltered"
+
     def close(self, place: int) -> None:
         self._free.append(place)
 
     def advance(self, places: Sequence[int]) -> Codes:
-        """Draw the next row of each of these samples -> (len(places), w). Guided ones have a graph, so a call, of their
-        own."""
+        """Draw the next row of each of these samples, at least one -> (len(places), w). Guided ones have a graph, so a
+        call, of their own."""
         index = np.array(places, np.int64)
-        guided = self._guidance[index] != _UNGUIDED
-        drawn = np.empty((len(places), self.grid[1]), np.int64)
-        for part in (guided, ~guided):
-            if part.any():
-                drawn[part] = self._run_padded(index[part])
+        needed = {self._graph[place] for place in places}
+        if "guided" in needed and len(needed) > 1:
+            guided = np.array([self._graph[place] == "guided" for place in places])
+            drawn = np.empty((len(places), self.grid[1]), np.int64)
+            drawn[guided] = self._draw(index[guided], "guided")
+            drawn[~guided] = self._draw(index[~guided], _drawing_all(needed - {"guided"}))
+        else:
+            drawn = self._draw(index, _drawing_all(needed))
         self._row[index] += 1
         return drawn
 
-    def _run_padded(self, index: Codes) -> Codes:
+    def _draw(self, index: Codes, graph: Graph) -> Codes:
         count = len(index)
         size = next((size for size in self._buckets if size >= count), count)
-        padded = np.concatenate([index, np.full(size - count, self._pad)])
-        return self._run(padded, self._row[padded], self._graph_for(index))[:count]
-
-    def _graph_for(self, index: Codes) -> Graph:
-        """The quickest that can draw these samples, which are all guided or all not."""
-        if self._guidance[index[0]] != _UNGUIDED:
-            return "guided"
-        filtered = (self._top_k[index] < self._codebook_size).any() or (self._top_p[index] < 1).any()
-        return "filtered" if filtered else "unfiltered"
+        if size > count:
+            index = np.concatenate([index, np.full(size - count, self._pad)])
+        return self._run(index, self._row[index], graph)[:count]
 
     def sizes(self) -> Sequence[int]:
         """The batch sizes that run before the first request: all that can come, up to `_EVERY_SIZE_TO` on a CPU."""
@@ -208,6 +213,11 @@ class RowSampler:
         if graph == "filtered":
             return self._caches.run(self._filtered, index, feeds)
         return self._guided_caches.run(self._guided, index, feeds | {"guidance": self._guidance[index]})
+
+
+def _drawing_all(needed: set[Graph]) -> Graph:
+    """The graph for samples of which each needs one of these: without an effect, filters filter nothing."""
+    return "filtered" if "filtered" in needed else next(iter(needed))
 
 
 def buckets(max_batch: int) -> tuple[int, ...]:
