@@ -14,15 +14,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
+from uvicorn.supervisors import Multiprocess
 
 from service.bundle import BundleError, load_bundles
 from service.logs import log_config
 from service.settings import PREFIX, Settings, misspelt
+from service.shared_port import SharedPort
 
 log = logging.getLogger("service.main")
+APP = "service.app:create_app"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,21 +50,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def serve(settings: Settings) -> None:
-    uvicorn.run(
-        "service.app:create_app",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        loop="uvloop",
-        http="service.http_protocol:OnePacket",
-        ws="none",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # nothing here depends on the caller's address, so nobody needs to be trusted with it
-        log_config=log_config(settings.log_level),
-        timeout_graceful_shutdown=settings.grace_s,
-    )
+    options: dict[str, Any] = {
+        "factory": True,
+        "host": settings.host,
+        "port": settings.port,
+        "loop": "uvloop",
+        "http": "service.http_protocol:OnePacket",
+        "ws": "none",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,  # nothing here depends on the caller's address, so nobody needs to be trusted with it
+        "log_config": log_config(settings.log_level),
+        "timeout_graceful_shutdown": settings.grace_s,
+    }
+    if settings.workers == 1:
+        uvicorn.run(APP, **options)
+        return
+    config = uvicorn.Config(APP, workers=settings.workers, **options)
+    # Elsewhere than on Linux the kernel does not deal connections to all the sockets of a port.
+    listener = SharedPort.bound(settings.host, settings.port) if sys.platform == "linux" else config.bind_socket()
+    log.info("%d workers on %s port %d", settings.workers, *listener.getsockname()[:2])
+    Multiprocess(config, [listener]).run()
 
 
 def _settings() -> Settings:

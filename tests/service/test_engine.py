@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -269,6 +270,41 @@ def test_several_workers_have_one_truthful_metrics_page(tiny: Tiny) -> None:
             page = httpx.get(f"{address}/metrics").text
             assert 'vqserve_requests_total{route="/encode",status="200"} 20.0' in page
             assert page.count("vqserve_model_info{") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel deals connections on Linux only")
+def test_connections_are_dealt_to_all_workers(tiny: Tiny) -> None:
+    """64 opened at once went to one worker in every tenth run, and stayed there."""
+    with serving(tiny.grey, VQSERVE_WORKERS="2") as (process, address):
+        port = int(address.rpartition(":")[2])
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        until(lambda: all(sockets_of(pid) & listening(port) for pid in workers), 20)
+        assert len(listening(port)) == 2 and not sockets_of(str(process.pid)) & listening(port)
+        before = [len(sockets_of(pid)) for pid in workers]
+        connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(64)]
+        until(lambda: sum(len(sockets_of(pid)) for pid in workers) >= sum(before) + 64)
+        taken = [len(sockets_of(pid)) - was for pid, was in zip(workers, before, strict=True)]
+        for connection in connections:
+            connection.close()
+    assert min(taken) >= 10, taken  # the chance of this is below one in 10^8
+
+
+def sockets_of(pid: str) -> set[str]:
+    """The inodes of a process's sockets."""
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since the folder was read
+            kind, _, inode = path.readlink().name.partition(":")
+            if kind == "socket":
+                found.add(inode.strip("[]"))
+    return found
+
+
+def listening(port: int) -> set[str]:
+    """The inodes of all sockets that listen on an IPv4 port."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
 
 
 def test_a_killed_worker_is_replaced(tiny: Tiny) -> None:

@@ -1,0 +1,30 @@
+"""One port for several workers, each of which listens on a socket of its own (SO_REUSEPORT).
+
+In: an address. Out: a bound socket for uvicorn's supervisor; the copy that it sends to a worker is another socket on
+the same port, and the kernel deals new connections to those that listen. Of one common socket the worker that wakes
+first takes all connections that wait: of 64 opened at once it got up to 64, and while they were kept alive the other
+worker had nothing to do.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import SupportsIndex
+
+
+class SharedPort(socket.socket):
+    """Pickled, it becomes a new socket with the same address. The original only keeps the port: it never listens."""
+
+    @classmethod
+    def bound(cls, host: str, port: int) -> SharedPort:
+        """Raises OSError where the address cannot be bound. Port 0 is any free one."""
+        shared = cls(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind((host, port))
+        return shared
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Callable[[str, int], SharedPort], tuple[str, int]]:
+        host, port = self.getsockname()[:2]
+        return SharedPort.bound, (host, port)
