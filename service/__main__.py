@@ -103,8 +103,8 @@ def _check_device(settings: Settings) -> None:
 def _check_address(settings: Settings) -> None:
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        sys.exit(f"{PREFIX}HOST: {settings.host}: {error.strerror}")
+    except (OSError, UnicodeError) as error:  # of a name that has an empty or too long part, a UnicodeError
+        sys.exit(f"{PREFIX}HOST: {settings.host}: {getattr(error, 'strerror', None) or error}")
     family, kind, protocol, _, address = found[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

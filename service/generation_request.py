@@ -16,6 +16,7 @@ from service.sampling import SEED_LIMIT, Codes, Draw, fresh_seed, uniforms
 from service.schemas import MOST_FIELDS, ListOf, excess_of
 
 COLDEST, HOTTEST = 0.01, 100.0  # float32(1 / temperature) times any distance of logits stays finite and exact enough
+_VALUE_BYTES = 64  # of JSON for each value, its indentation included
 Rows = Annotated[ListOf[ListOf[int | None]], Field(min_length=1)]
 
 
@@ -113,6 +114,11 @@ def _require_guidance(asked: GenerateRequest, manifest: Manifest) -> None:
 
 def _parse(body: bytes, grid: tuple[int, int]) -> GenerateRequest:
     most = MOST_FIELDS + 2 * grid[0] * grid[1]  # `known` with a mask is the largest that makes sense
+    if len(body) > _VALUE_BYTES * most:
+        raise InvalidParameter(
+            f"The JSON has {len(body)} bytes; no request for {grid[0]}x{grid[1]} codes needs more than "
+            f"{_VALUE_BYTES * most}."
+        )
     if excess := excess_of(body, lists=most, values=most):
         raise InvalidParameter(f"The JSON has {excess}; no request for {grid[0]}x{grid[1]} codes needs them.")
     try:

@@ -10,6 +10,7 @@ for the rest of a request that has its answer, or for a client to read one (`ser
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -19,17 +20,25 @@ from service.refusal import FRAMING, LARGEST_HEAD, EarlyRefusal, Heads, has_body
 from service.unread import UnreadAnswers
 
 _LINE_BYTES = 4  # of a header beside its name and value: ": " and the end of the line
-_LINGER_S = 1.0  # a connection that is closed with unread bytes is reset, and the client may never read its answer
+# A connection that is closed with unread bytes is reset, and the client may never read its answer: so it stays until
+# the client has sent nothing for this long, or its sending has taken so long.
+_LINGER_S, _MOST_LINGER_S = 1.0, 30.0
 # where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one, `Heads` and `UnreadAnswers`
 REFUSAL, HEADS, UNREAD = "refusal", "heads", "unread"
 
 
 class JoiningTransport:
-    """A transport that keeps what is written until `flush`, at the latest at the next turn of the event loop."""
+    """A transport that keeps what is written until `flush`, at the latest at the next turn of the event loop.
 
-    __slots__ = ("_loop", "_transport", "_waiting")
+    `close` first asks whether somebody else will end the connection.
+    """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    __slots__ = ("_lingers", "_loop", "_transport", "_waiting")
+
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, lingers: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._lingers = lingers
         self._transport = transport
         self._loop = loop
         self._waiting: list[bytes] = []
@@ -53,7 +62,8 @@ class JoiningTransport:
 
     def close(self) -> None:
         self.flush()
-        self._transport.close()
+        if not self._lingers():
+            self._transport.close()
 
 
 class _HeadTooLargeError(Exception):
@@ -69,19 +79,44 @@ class OnePacket(HttpToolsProtocol):
     _within = False  # a message: its first byte has been read and not its last
     _within_head = False  # of a message
     _deaf = False  # whatever still comes is dropped
+    _heard = False  # something that was dropped, since the connection was to end
     _interrupted = False  # the parser has stopped after a head that asks for another protocol; its body still comes
     _repeating = False  # the head that a new parser needs to read that body
     # runs while a head is awaited that did not come whole, or the rest of a request that has its answer
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
+        joining = JoiningTransport(transport, self.loop, self._lingers)
+        super().connection_made(joining)  # type: ignore[arg-type]
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._await_no_head()
         self._unread.forget(self.transport)
         super().connection_lost(exc)
+
+    def _lingers(self) -> bool:
+        """Whether the connection ends later, because the client still sends a request that has its answer."""
+        sending = self._within and self.cycle is not None and self.cycle.response_started
+        if not sending or self._deaf or self.transport.is_closing():
+            return False
+        self._deaf = True
+        self._await_no_head()
+        self.transport.resume_reading()
+        self._linger(self.loop.time() + _MOST_LINGER_S)
+        return True
+
+    def _linger(self, end: float) -> None:
+        """No more is written, and what comes is dropped until nothing does."""
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self._end_if_silent, end)
+
+    def _end_if_silent(self, end: float) -> None:
+        if self._heard and self.loop.time() < end:
+            self._heard = False
+            self.loop.call_later(_LINGER_S, self._end_if_silent, end)
+        else:
+            self.transport.close()
 
     def _await_head(self) -> None:
         if self._head_timer is None:
@@ -105,12 +140,17 @@ class OnePacket(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]
         self._unread.watch(self.transport)
-        if self._within:
+        if self._within and not self._deaf:
             self._await_head()
         super().on_response_complete()
+        if self._deaf:  # it lingers: nobody waits for another request
+            self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf or self._refused_whole(data):
+        if self._deaf:
+            self._heard = True
+            return
+        if self._refused_whole(data):
             return
         self._unfinished_bytes += len(data)
         self._unset_keepalive_if_required()
@@ -210,6 +250,7 @@ class OnePacket(HttpToolsProtocol):
         if self._within_head:
             self._end_with(self._heads.too_slow())
         elif self._is_idle():
+            self._deaf = True
             self.transport.close()
         else:
             self._await_head()
@@ -220,8 +261,7 @@ class OnePacket(HttpToolsProtocol):
         self._await_no_head()
         if self._is_idle():
             self.transport.write(answer)
-            self.transport.write_eof()
-            self.loop.call_later(_LINGER_S, self.transport.close)
+            self._linger(self.loop.time())
         else:
             self.transport.close()
 
@@ -237,7 +277,9 @@ class OnePacket(HttpToolsProtocol):
         self._await_no_head()
         self._interrupted = self.parser.should_upgrade() and has_body(self.headers)
         self._refusing = self._to_be_refused()
-        if not self._refusing:
+        if self._refusing:
+            self._await_head()  # nor is its body awaited for longer
+        else:
             super().on_headers_complete()
 
     def _to_be_refused(self) -> bool:
@@ -259,6 +301,12 @@ class OnePacket(HttpToolsProtocol):
         self._unfinished_bytes = 0
         if not self._refusing:
             super().on_message_complete()
+            if self._is_idle() and not (self._deaf or self.transport.is_closing()):
+                # It had its answer before its end, which has stopped the timer that then began.
+                self._unset_keepalive_if_required()
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
             return
         self._refusing = False
         keep_alive = self.parser.should_keep_alive()

@@ -184,6 +184,10 @@ class Problems:
                 await self._app(scope, receive, send_watched)
         except Problem as caught:
             problem: Problem = caught
+        except asyncio.CancelledError:  # by the server, at the end of its grace
+            if started:
+                raise
+            problem = NotReady("The service is shutting down; ask another instance.", {"Connection": "close"})
         except Exception as error:  # noqa: BLE001 - the last place where a fault can still become an answer
             problem = self._of(error, call, scope["path"])
         else:

@@ -59,17 +59,22 @@ class Pool:
     def _submit(self, call: Callable[[], T], pixels: float) -> asyncio.Future[T]:
         stop = threading.Event()
         self._count(1, pixels)
-        done: Future[T] = self._executor.submit(self._begin, stoppable(call, stop), pixels)
+        # The executor's queue keeps what it was given, also after a cancellation, until a thread comes to it: what the
+        # call holds, a picture file perhaps, is let go here.
+        held = [stoppable(call, stop)]
+        done: Future[T] = self._executor.submit(self._begin, held, pixels)
         done.add_done_callback(partial(self._end, pixels))
         future = asyncio.wrap_future(done)
         self._stops.add(stop)
-        future.add_done_callback(partial(self._give_up, stop))
+        future.add_done_callback(partial(self._give_up, stop, held))
         return future
 
-    def _begin(self, call: Callable[[], T], pixels: float) -> T:
+    def _begin(self, held: list[Callable[[], T]], pixels: float) -> T:
         self._count(-1, -pixels)
         try:
-            return call()
+            if not held:  # given up just now
+                raise Stopped
+            return held.pop()()
         except Stopped as stopped:
             raise NotReady("The service is shutting down; ask another instance.") from stopped
 
@@ -77,8 +82,9 @@ class Pool:
         if done.cancelled():  # it never began
             self._count(-1, -pixels)
 
-    def _give_up(self, stop: threading.Event, _: asyncio.Future[Any]) -> None:
+    def _give_up(self, stop: threading.Event, held: list[Callable[[], Any]], _: asyncio.Future[Any]) -> None:
         stop.set()
+        held.clear()
         self._stops.discard(stop)
 
     def _count(self, change: int, pixels: float) -> None:

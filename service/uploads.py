@@ -29,6 +29,7 @@ FORM = "multipart/form-data"
 # About a millisecond of decoding; larger pictures go to a thread, so that the event loop goes on.
 INLINE_PIXELS = 1 << 15
 INLINE_BYTES = 1 << 16  # of files: even if they are all headers, some ten milliseconds of reading
+INLINE_INFLATED = 4  # of their parts: about 3 ms each
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ async def decode_files(
     """The limits are checked on every header before the first picture is decoded."""
     spec, size = model.manifest.picture, sum(map(len, files))
     opening = _numbered([partial(images.open_picture, file, service.settings.max_pixels) for file in files])
-    if size <= INLINE_BYTES:
+    if size <= INLINE_BYTES and sum(map(images.inflated_parts, files)) <= INLINE_INFLATED:
         opened = [open_it() for open_it in opening]
     else:
         opened = await finish(service.in_threads(opening, size), request)

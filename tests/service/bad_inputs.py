@@ -47,6 +47,14 @@ def rotated() -> bytes:
     return saved(Image.fromarray(np.rot90(ramp()).copy()), exif=exif)
 
 
+def inflating(part: bytes, count: int) -> bytes:
+    """A digit as a PNG with so many parts of a kilobyte that each become a megabyte: `zTXt` or `iCCP`."""
+    body = part + b"k\0\0" + zlib.compress(bytes(1 << 20), 9)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    digit, header_end = saved(Image.fromarray(ramp())), 8 + 25
+    return digit[:header_end] + chunk * count + digit[header_end:]
+
+
 def segments(count: int) -> bytes:
     """A JPEG whose header is empty segments, four bytes each."""
     return b"\xff\xd8" + b"\xff\xe5\x00\x02" * count

@@ -81,6 +81,7 @@ ROWS = (
     Row("animated WebP", 422, "not-a-picture", bad.animated("WEBP"), "image/webp"),
     Row("bomb above our limit", 413, "picture-too-large", bad.bomb(5000, 5000)),
     Row("bomb above Pillow's limit", 413, "picture-too-large", bad.bomb(60_000, 60_000)),
+    Row("PNG of many profiles", 422, "not-a-picture", bad.inflating(b"iCCP", 17), "image/png"),
     Row("JPEG of a million segments", 422, "not-a-picture", bad.segments(1_000_000), "image/jpeg"),
     Row("a small JPEG of segments", 422, "not-a-picture", bad.segments(15_000), "image/jpeg"),
     Row("PNG of many chunks before its pixels", 422, "not-a-picture", bad.chunks(DIGIT, 20_000, before=b"IDAT")),

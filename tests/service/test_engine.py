@@ -272,6 +272,23 @@ def test_several_workers_have_one_truthful_metrics_page(tiny: Tiny) -> None:
             assert page.count("vqserve_model_info{") == 1
 
 
+def test_who_is_inside_at_the_end_of_the_grace_gets_503(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    """The server cancels what is left: that was a bare 500 in plain text, and a traceback in the log."""
+    with serving(tiny.grey, VQSERVE_DRAIN_S="0", VQSERVE_GRACE_S="1") as (process, address):
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as upload:
+            upload.sendall(
+                b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nabc"
+            )
+            until(lambda: "vqserve_requests_in_flight 2.0" in httpx.get(f"{address}/metrics").text)
+            process.send_signal(signal.SIGTERM)
+            head, _, body = b"".join(iter(lambda: upload.recv(65536), b"")).partition(b"\r\n\r\n")
+        process.wait(8)
+    assert head.startswith(b"HTTP/1.1 503") and b"x-request-id: " in head
+    assert json.loads(body)["type"] == problem_type("not-ready")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel deals connections on Linux only")
 def test_connections_are_dealt_to_all_workers(tiny: Tiny) -> None:
     """64 opened at once went to one worker in every tenth run, and stayed there."""

@@ -8,6 +8,8 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -304,6 +306,81 @@ def test_the_rest_of_a_request_that_has_its_answer_is_not_awaited_for_ever(hasty
                 connection.sendall(b"x")
                 time.sleep(0.05)
         assert time.monotonic() - began < 3
+
+
+@pytest.fixture(scope="module")
+def keyed(generating: Generating) -> Iterator[str]:
+    with serving(*generating.folders, VQSERVE_API_KEYS="someone:a-secret-key", VQSERVE_MAX_BODY_BYTES="9000000") as (
+        _,
+        url,
+    ):
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "size", "status"),
+    [
+        ("/encode", "wrong", 8 << 20, 401),
+        ("/encode", "a-secret-key", 16 << 20, 413),
+        ("/nope", "a-secret-key", 8 << 20, 404),
+    ],
+)
+def test_a_client_that_sends_on_reads_its_refusal(keyed: str, path: str, key: str, size: int, status: int) -> None:
+    """Python's urllib asks for the end of the connection and sends all before it reads: it saw a reset."""
+    headers = {"Content-Type": "image/png", "X-API-Key": key}
+    with pytest.raises(HTTPError) as refused:
+        urlopen(Request(keyed + path, bytes(size), headers), timeout=20)  # noqa: S310 - our own server
+    with refused.value as answer:
+        assert answer.status == status
+        assert json.loads(answer.read())["status"] == status
+
+
+def test_a_slow_sender_reads_its_refusal_too_and_who_never_ends_is_cut_off(
+    keyed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port = keyed.removeprefix("http://").split(":")
+    start = b"POST /encode HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(start)
+        for _ in range(12):  # longer than the time that a silent one has
+            connection.sendall(b"x" * 1000)
+            time.sleep(0.2)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401")
+        began = time.monotonic()
+        assert everything(connection) == b""
+        assert time.monotonic() - began < 4
+
+
+def test_a_request_that_ends_after_its_answer_leaves_an_idle_connection(address: tuple[str, int]) -> None:
+    """It had no timer any more: the connection stayed for ever."""
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        connection.sendall(b"x" * 10)
+        connection.sendall(head(100))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")  # it can be used
+        connection.sendall(b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        connection.sendall(b"x" * 10)
+        began = time.monotonic()
+        assert everything(connection) == b""
+        assert 3 < time.monotonic() - began < 9  # uvicorn's five seconds
+
+
+def test_a_refused_request_whose_body_never_comes_is_not_awaited(generating: Generating) -> None:
+    start = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 10\r\n\r\n"
+    settings = {"VQSERVE_HEAD_TIMEOUT_S": "0.4", "VQSERVE_MAX_CONCURRENT_REQUESTS": "1"}
+    with serving(*generating.folders, **settings) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        with (
+            socket.create_connection((host, int(port))) as inside,
+            socket.create_connection((host, int(port))) as refused,
+        ):
+            inside.sendall(start)
+            refused.settimeout(5)
+            time.sleep(0.2)
+            refused.sendall(start)
+            assert everything(refused) == b""
 
 
 @pytest.mark.parametrize(

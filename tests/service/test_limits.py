@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
+from service import images
 from service.call import Call
 from service.container import MEDIA_TYPE
 from service.errors import problem_type
@@ -216,3 +219,20 @@ def test_a_page_of_an_allowed_origin_reads_errors_and_our_headers(make_client: M
     preflight = {**headers, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
     asked = client.options("/encode", headers=preflight)
     assert (asked.status_code, asked.headers["access-control-allow-headers"]) == (200, "x-api-key")
+
+
+@pytest.mark.parametrize(("parts", "here"), [(4, True), (5, False)])
+def test_a_small_file_that_inflates_is_opened_in_a_thread(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, parts: int, here: bool
+) -> None:
+    """58 such parts fit into what is opened on the event loop, and held it up for a quarter of a second."""
+    opened_by: list[str] = []
+
+    def opening(data: bytes, max_pixels: int) -> Image.Image:
+        opened_by.append(threading.current_thread().name)
+        return open_picture(data, max_pixels)
+
+    open_picture = images.open_picture
+    monkeypatch.setattr(images, "open_picture", opening)
+    assert client.post("/encode", content=bad.inflating(b"zTXt", parts), headers=PNG).status_code == 200
+    assert opened_by[0].startswith("small-work") != here

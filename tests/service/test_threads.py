@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -58,6 +59,34 @@ async def test_as_many_calls_wait_as_may_and_one_request_always(pool: Pool, gaug
     going_on.set()
     assert await asyncio.gather(*holding, futures[0], *futures[5:]) == [None, 1, 3, 4]
     assert waiting(gauge) == 0
+
+
+@pytest.mark.asyncio
+async def test_what_is_given_up_is_let_go_before_a_thread_comes_to_it(pool: Pool, gauge: Gauge) -> None:
+    """Pictures of clients that had left stayed in the executor's queue, beyond every limit."""
+
+    class Picture:
+        def decode(self) -> None:
+            """Never called."""
+
+    begun, going_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        going_on.wait(10)
+
+    holding = pool.submit([hold], 1)
+    await asyncio.to_thread(begun.wait, 10)
+    picture = Picture()
+    kept = weakref.ref(picture)
+    (future,) = pool.submit([picture.decode], 1)
+    del picture
+    assert kept() is not None
+    future.cancel()
+    await asyncio.sleep(0)
+    assert kept() is None and waiting(gauge) == 0
+    going_on.set()
+    await asyncio.gather(*holding)
 
 
 def test_small_work_does_not_wait_behind_large(tiny: Tiny) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
+from contextlib import suppress
 from typing import cast
 
 import numpy as np
 import pytest
 
-from service.unread import PROGRESS, UnreadAnswers
+from service.unread import PROGRESS, UnreadAnswers, unread_bytes
 from tests.service.bad_inputs import npy
 from tests.service.conftest import Generating
-from tests.service.serving import serving
+from tests.service.serving import serving, until
 
 
 class Reader:
@@ -23,6 +25,9 @@ class Reader:
 
     def get_write_buffer_size(self) -> int:
         return self.size
+
+    def get_extra_info(self, name: str) -> None:
+        """It has no socket."""
 
     def abort(self) -> None:
         self.aborted = True
@@ -47,6 +52,50 @@ async def test_who_reads_on_is_left_alone_and_who_does_not_is_not() -> None:
     assert not quick.aborted and not gone.aborted
     await asyncio.sleep(0.15)
     assert slow.aborted  # it has stopped
+
+
+@pytest.mark.asyncio
+async def test_the_time_of_a_later_answer_begins_anew() -> None:
+    """It was cut off at the look of the first one, a moment after it had begun."""
+    unread = UnreadAnswers(0.2)
+    reader = watched(unread, PROGRESS)
+    reader.size = 0
+    await asyncio.sleep(0.15)
+    reader.size = 10 * PROGRESS
+    unread.watch(cast(asyncio.Transport, reader))
+    await asyncio.sleep(0.1)
+    assert not reader.aborted
+    await asyncio.sleep(0.2)
+    assert reader.aborted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels are not asked")
+def test_what_the_kernel_holds_is_unread_too() -> None:
+    """It holds megabytes and takes more in large steps: a client that read all the time was cut off."""
+
+    class Sending(Reader):
+        def get_extra_info(self, name: str) -> socket.socket:  # type: ignore[override]
+            return sender
+
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(server.getsockname())
+        sender, _ = server.accept()
+        with sender:
+            sender.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    sender.send(bytes(1 << 16))
+            transport = cast(asyncio.Transport, Sending(1000))
+            before = unread_bytes(transport)
+            assert before > 1000 + PROGRESS
+            client.settimeout(5)
+            received = sum(len(client.recv(1 << 16)) for _ in range(40))
+            until(lambda: unread_bytes(transport) < before)
+            assert received > 0
+            assert (
+                unread_bytes(cast(asyncio.Transport, Sending(0))) == 0
+            )  # what the kernel will send needs no memory here
 
 
 @pytest.mark.asyncio
