@@ -10,12 +10,11 @@ for the rest of a request that has its answer, or for a client to read one (`ser
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.joining import JoiningTransport
 from service.refusal import FRAMING, LARGEST_HEAD, EarlyRefusal, Heads, has_body
 from service.unread import UnreadAnswers
 
@@ -25,45 +24,6 @@ _LINE_BYTES = 4  # of a header beside its name and value: ": " and the end of th
 _LINGER_S, _MOST_LINGER_S = 1.0, 30.0
 # where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one, `Heads` and `UnreadAnswers`
 REFUSAL, HEADS, UNREAD = "refusal", "heads", "unread"
-
-
-class JoiningTransport:
-    """A transport that keeps what is written until `flush`, at the latest at the next turn of the event loop.
-
-    `close` first asks whether somebody else will end the connection.
-    """
-
-    __slots__ = ("_lingers", "_loop", "_transport", "_waiting")
-
-    def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, lingers: Callable[[], bool] = lambda: False
-    ) -> None:
-        self._lingers = lingers
-        self._transport = transport
-        self._loop = loop
-        self._waiting: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if not self._waiting:
-            self._loop.call_soon(self.flush)
-        self._waiting.append(data)
-
-    def flush(self) -> None:
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            self._transport.writelines(waiting)
-
-    def write_eof(self) -> None:
-        self.flush()
-        self._transport.write_eof()
-
-    def close(self) -> None:
-        self.flush()
-        if not self._lingers():
-            self._transport.close()
 
 
 class _HeadTooLargeError(Exception):

@@ -30,17 +30,26 @@ import numpy as np
 from PIL import Image
 
 from vqserve.backends import Backend, Online, Pixels
+from vqserve.files import (
+    CONTAINER_SUFFIX,
+    PICTURE_SUFFIXES,
+    STANDARD,
+    Files,
+    in_words_of_options,
+    named_files,
+    place,
+    places,
+    read,
+    write,
+)
 from vqserve.operations import Wanted
-from vqserve.problems import ProblemError, UnexpectedAnswerError, VqserveError
+from vqserve.problems import VqserveError
 from vqserve.progress import Progress
 from vqserve.synchronous import Client
 
 if TYPE_CHECKING:  # the header needs the service's modules, which the online command does not load
     from service.container import Header
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-CONTAINER_SUFFIX = ".vqc"
-STANDARD = "-"
 FITS = ("exact", "resize", "pad")
 TOGETHER = 256  # pictures a container: the service's limit of one request
 
@@ -59,16 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def encode(options: argparse.Namespace) -> None:
-    inputs = list(_inputs(options.inputs, PICTURE_SUFFIXES))
+    inputs = list(named_files(options.inputs, PICTURE_SUFFIXES))
     if options.together:
         _encode_together(inputs, options)
         return
     suffix = ".json" if options.codes else CONTAINER_SUFFIX
-    targets = _targets(options, [(path, path.stem + suffix) for path in inputs])
-    with _backend(options) as backend, _Files(len(inputs)) as files:
+    targets = places(options, [(path, path.stem + suffix) for path in inputs])
+    with _backend(options) as backend, Files(len(inputs)) as files:
         for path, target in Progress(list(zip(inputs, targets, strict=True)), "encode"):
             with files.one(path):
-                _write(target, _encode_one(backend, _read(path), options))
+                write(target, _encode_one(backend, read(path), options))
 
 
 def _encode_one(backend: Backend, picture: bytes, options: argparse.Namespace) -> bytes:
@@ -81,25 +90,25 @@ def _encode_together(inputs: list[Path], options: argparse.Namespace) -> None:
     groups = [inputs[start : start + TOGETHER] for start in range(0, len(inputs), TOGETHER)]
     names = ["pictures"] if len(groups) == 1 else [f"pictures-{number:03d}" for number in range(len(groups))]
     results = [(group[0], name + CONTAINER_SUFFIX) for group, name in zip(groups, names, strict=True)]
-    targets = _targets(options, results)
+    targets = places(options, results)
     with _backend(options) as backend:
         for group, target in Progress(list(zip(groups, targets, strict=True)), "encode"):
             try:
-                _write(target, backend.compress([_read(path) for path in group], options.fit, options.effort))
+                write(target, backend.compress([read(path) for path in group], options.fit, options.effort))
             except VqserveError as error:
-                raise VqserveError(f"{group[0]} to {group[-1]}: {_in_words_of_options(error)}") from error
+                raise VqserveError(f"{group[0]} to {group[-1]}: {in_words_of_options(error)}") from error
 
 
 def decode(options: argparse.Namespace) -> None:
-    inputs = list(_inputs(options.inputs, (CONTAINER_SUFFIX,)))
-    _targets(options, [(path, name) for path in inputs for name in _names_by_header(path)])
-    with _backend(options) as backend, _Files(len(inputs)) as files:
+    inputs = list(named_files(options.inputs, (CONTAINER_SUFFIX,)))
+    places(options, [(path, name) for path in inputs for name in _names_by_header(path)])
+    with _backend(options) as backend, Files(len(inputs)) as files:
         for path in Progress(inputs, "decode"):
             with files.one(path):
-                pictures = backend.decompress(_read(path))
+                pictures = backend.decompress(read(path))
                 single = len(inputs) == 1 and len(pictures) == 1
                 for name, pixels in zip(_picture_names(path, len(pictures)), pictures, strict=True):
-                    _write(_target(options.output, path, name, single), _png(pixels))
+                    write(place(options.output, path, name, single), _png(pixels))
 
 
 def _names_by_header(container: Path) -> list[str]:
@@ -108,7 +117,7 @@ def _names_by_header(container: Path) -> list[str]:
     if str(container) == STANDARD:
         return []
     try:
-        header, _ = _header(_read(container))
+        header, _ = _header(read(container))
     except VqserveError:
         return []
     return _picture_names(container, header.pictures)
@@ -126,26 +135,26 @@ def generate(options: argparse.Namespace) -> None:
     with _backend(options) as backend:
         generation = backend.generate(cast(Wanted, given))
     names = [f"seed{generation.seed}-{index:03d}.png" for index in range(len(generation.items))]
-    targets = _targets(options, [(Path(name), name) for name in names])
+    targets = places(options, [(Path(name), name) for name in names])
     for target, item in zip(targets, generation.items, strict=True):
-        _write(target, item.png)
+        write(target, item.png)
 
 
 def score(options: argparse.Namespace) -> None:
     """One line of JSON a picture, so that the output sorts and filters with other tools."""
-    inputs = list(_inputs(options.inputs, PICTURE_SUFFIXES))
-    with _backend(options) as backend, _Files(len(inputs)) as files:
+    inputs = list(named_files(options.inputs, PICTURE_SUFFIXES))
+    with _backend(options) as backend, Files(len(inputs)) as files:
         for path in Progress(inputs, "score"):
             with files.one(path):
-                found = backend.score([_read(path)], options.fit)[0]
+                found = backend.score([read(path)], options.fit)[0]
                 line = {"file": str(path), "bits": round(found.bits, 3), "bits_per_code": round(found.bits_per_code, 4)}
                 print(json.dumps(line))
 
 
 def info(options: argparse.Namespace) -> None:
     """Of a container: its header, which needs no model. Otherwise: the models of the service or the bundle."""
-    inputs = list(_inputs(options.inputs, (CONTAINER_SUFFIX,)))
-    with _Files(len(inputs)) as files:
+    inputs = list(named_files(options.inputs, (CONTAINER_SUFFIX,)))
+    with Files(len(inputs)) as files:
         for path in inputs:
             with files.one(path):
                 print(json.dumps(_header_fields(path)))
@@ -166,7 +175,7 @@ def _header(data: bytes) -> tuple[Header, int]:
 
 
 def _header_fields(path: Path) -> dict[str, object]:
-    data = _read(path)
+    data = read(path)
     header, start = _header(data)
     fields = {
         "file": str(path),
@@ -236,43 +245,6 @@ def _url(options: argparse.Namespace) -> str | None:
     return options.url or os.environ.get("VQSERVE_URL")
 
 
-class _Files:
-    """Many files one after the other: one that is refused is named, and the others are done all the same."""
-
-    def __init__(self, count: int) -> None:
-        self._count, self._refused = count, 0
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._refused and kind is None:
-            raise VqserveError(f"{self._refused} of {self._count} files were refused")
-
-    @contextmanager
-    def one(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except VqserveError as error:
-            said = f"{path}: {_in_words_of_options(error)}"
-            if self._count == 1 or not _is_of_the_file(error):
-                raise VqserveError(said) from error
-            self._refused += 1
-            print(f"vqserve: {said}", file=sys.stderr)
-
-
-def _is_of_the_file(error: VqserveError) -> bool:
-    """Else the next one would fail as well: a wrong key, no such model, a service that is full."""
-    if isinstance(error, ProblemError):
-        return error.status in (400, 413, 422)
-    return not isinstance(error, UnexpectedAnswerError)
-
-
-def _in_words_of_options(error: VqserveError) -> str:
-    """The service advises in words of its URL."""
-    return str(error).replace("?fit=resize or ?fit=pad", "--fit resize or --fit pad")
-
-
 @contextmanager
 def _backend(options: argparse.Namespace) -> Iterator[Backend]:
     url = _url(options)
@@ -288,71 +260,6 @@ def _backend(options: argparse.Namespace) -> Iterator[Backend]:
             yield Online(client, options.model)
     else:
         raise VqserveError("say where to work: --bundle FOLDER, --url URL, or the variable VQSERVE_URL")
-
-
-def _inputs(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Files as they are named, and the files of folders whose suffix fits, in alphabetical order."""
-    for name in names:
-        path = Path(name)
-        if name == STANDARD or not path.is_dir():
-            yield path
-            continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
-        if not found:
-            raise VqserveError(f"{path} holds no file that ends in {', '.join(suffixes)}")
-        yield from found
-
-
-def _read(path: Path) -> bytes:
-    """Raises VqserveError where it cannot be read."""
-    try:
-        return sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
-    except OSError as error:
-        raise VqserveError(str(error.strerror)) from error
-
-
-def _targets(options: argparse.Namespace, results: Sequence[tuple[Path, str]]) -> list[Path | None]:
-    """Where all the results of a command go, each given by its source and its name; see `_target`.
-
-    Raises VqserveError where two have the same place, or one that nobody named replaces a file: a decoded picture would
-    take the place of its original.
-    """
-    output: str | None = options.output
-    targets = [_target(output, source, name, single=len(results) == 1) for source, name in results]
-    taken: dict[Path, Path] = {}
-    for (source, _), target in zip(results, targets, strict=True):
-        if target is None:
-            continue
-        if output is None and not options.force and target.exists():
-            raise VqserveError(f"{target} is there already: name another place with --output, or pass --force")
-        place = target.resolve()
-        if place in taken:
-            both = f"{taken[place]} and {source} would both become {target}"
-            raise VqserveError(f"{both}: rename one, or name another --output for it")
-        taken[place] = source
-    return targets
-
-
-def _target(output: str | None, source: Path, name: str, single: bool) -> Path | None:
-    """None for standard output, the file `output`, or `name` in the folder `output` or beside its source."""
-    if output == STANDARD or (output is None and str(source) == STANDARD):
-        if not single:
-            raise VqserveError("several results do not fit standard output: pass a folder with --output")
-        return None
-    if output is None:
-        return source.with_name(name)
-    if single and not Path(output).is_dir() and not output.endswith("/"):
-        return Path(output)
-    return Path(output) / name
-
-
-def _write(target: Path | None, data: bytes) -> None:
-    if target is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
 
 
 def _png(pixels: Pixels) -> bytes:

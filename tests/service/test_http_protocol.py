@@ -16,7 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.errors import problem_type
-from service.http_protocol import JoiningTransport
+from service.joining import JoiningTransport
 from service.refusal import LARGEST_HEAD
 from tests.conftest import PICTURES
 from tests.service.bad_inputs import npy
