@@ -18,12 +18,12 @@ from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
-from uvicorn.supervisors import Multiprocess
 
 from service.bundle import BundleError, load_bundles
 from service.logs import log_config
 from service.settings import PREFIX, Settings, misspelt
 from service.shared_port import SharedPort
+from service.supervisor import Supervisor
 
 log = logging.getLogger("service.main")
 APP = "service.app:create_app"
@@ -70,7 +70,7 @@ def serve(settings: Settings) -> None:
     # Elsewhere than on Linux the kernel does not deal connections to all the sockets of a port.
     listener = SharedPort.bound(settings.host, settings.port) if sys.platform == "linux" else config.bind_socket()
     log.info("%d workers on %s port %d", settings.workers, *listener.getsockname()[:2])
-    Multiprocess(config, [listener]).run()
+    Supervisor(config, [listener]).run()
 
 
 def _settings() -> Settings:

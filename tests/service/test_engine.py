@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -332,6 +333,20 @@ def test_a_killed_worker_is_replaced(tiny: Tiny) -> None:
         until(lambda: not Path(f"/proc/{victim}").exists(), 10)
         until(lambda: answers(f"{address}/readyz"), 10)
         assert httpx.post(f"{address}/encode", content=DIGIT, headers=PNG).status_code == 200
+
+
+def test_a_worker_killed_while_it_is_asked_is_replaced_at_once(tiny: Tiny) -> None:
+    """The supervisor awaited its answer for five seconds."""
+    with serving(tiny.grey, VQSERVE_WORKERS="2") as (process, address):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        workers = [
+            pid for pid in children.read_text().split() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(int(workers[0]), signal.SIGSTOP)
+        time.sleep(1)  # two questions a second
+        os.kill(int(workers[0]), signal.SIGKILL)
+        until(lambda: len(set(children.read_text().split()) - set(workers)) >= 2, 2.5)  # the new one, and the helper
+        assert answers(f"{address}/readyz")
 
 
 def test_a_bundle_that_does_not_match_is_refused_at_start(tiny: Tiny, tmp_path: Path) -> None:

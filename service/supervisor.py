@@ -1,0 +1,24 @@
+"""uvicorn's supervisor of several workers, which hears at once when one is gone.
+
+It asks each twice a second over a pipe whether it lives, and kept the worker's end of the pipe open itself: of one that
+was killed between the question and the answer, it awaited that answer for five seconds.
+"""
+
+from __future__ import annotations
+
+from uvicorn.supervisors import Multiprocess
+
+
+class Supervisor(Multiprocess):
+    def init_processes(self) -> None:
+        super().init_processes()
+        self._leave_pipes_to_workers()
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        self._leave_pipes_to_workers()
+
+    def _leave_pipes_to_workers(self) -> None:
+        """Each has its own copy since it was started."""
+        for process in self.processes:
+            process.child_conn.close()
