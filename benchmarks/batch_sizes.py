@@ -23,7 +23,8 @@ import numpy as np
 
 from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
 from service.bundle import Bundle, load_bundle
-from service.sampling import Draw, RowSampler
+from service.draws import Draw
+from service.sampling import RowSampler
 from service.sessions import CPU, SessionMaker
 
 MAX_BATCH = 64

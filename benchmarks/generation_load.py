@@ -31,10 +31,11 @@ import numpy as np
 from benchmarks.plot import svg
 from benchmarks.report import RESULTS, command_line, machine, machine_line, write_result, write_section
 from service.bundle import MANIFEST_FILE, Bundle, load_bundle
+from service.draws import Codes, Draw, uniforms
 from service.errors import QueueFull
 from service.generator import SLOTS_ON_CPU
 from service.metrics import Metrics
-from service.sampling import Codes, Draw, RowSampler, uniforms
+from service.sampling import RowSampler
 from service.scheduler import Scheduler
 from service.sessions import CPU, SessionMaker
 

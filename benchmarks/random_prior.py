@@ -12,6 +12,8 @@ from typing import Any, get_args
 
 import torch
 
+from export.build import tensor_specs
+from export.diagonal_graph import diagonal, worthwhile
 from export.exactness import frequency_table, prove_exact
 from export.prior_graphs import PriorGraphs
 from service.bundle import Bundle, CodesSpec, GraphName, GraphSpec, Manifest, PriorSpec, sha256_file
@@ -54,14 +56,18 @@ def write_prior(prior: PixelCNN, size: PriorSize, folder: Path) -> tuple[Bundle,
         "prior_context": graphs.context_row,
         "prior_pixel": graphs.pixel,
     }
+    if worthwhile(graphs, size.width):
+        writers["prior_diagonal"] = lambda: diagonal(graphs, size.width, table)
     specs: dict[str, GraphSpec] = {}
     seconds: dict[str, float] = {}
     for name, write in writers.items():
         assert name in get_args(GraphName)
         path, started = folder / f"{name}.onnx", perf_counter()
-        path.write_bytes(write().SerializeToString(deterministic=True))
+        model = write()
+        path.write_bytes(model.SerializeToString(deterministic=True))
         seconds[name] = perf_counter() - started
-        specs[name] = GraphSpec(file=path.name, sha256=sha256_file(path), opset=18, inputs=(), outputs=())
+        inputs = tensor_specs(model.graph.input)
+        specs[name] = GraphSpec(file=path.name, sha256=sha256_file(path), opset=18, inputs=inputs, outputs=())
     layers = len(prior.horizontal)
     fields: dict[str, Any] = dict(
         name="random",

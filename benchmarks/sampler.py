@@ -33,7 +33,7 @@ from benchmarks.sampler_variants import Sample, Variants
 from export.onnx_builder import GraphBuilder
 from export.prior_graphs import PriorGraphs
 from service.bundle import MANIFEST_FILE, GraphName, load_bundle
-from service.sampling import Codes, Floats, uniforms
+from service.draws import Codes, Floats, uniforms
 from service.sessions import CPU, SessionMaker
 
 PEAK_SIZE = 1024  # of the square matrices whose product gives the peak
@@ -140,6 +140,8 @@ def run(
         "grid_jacobi": variants.grid_jacobi(),
         **extra,
     }
+    if "prior_diagonal" in variants.bundle.manifest.graphs:
+        samplers["diagonal"] = variants.diagonal(max(batches))
     floor_ms = 1e3 * multiply_adds(variants.bundle.graph_path("prior"), variants.grid) / peak
     rows = list(measure(samplers, variants, batches, seconds))
     print(report(title, rows, floor_ms), flush=True)
@@ -151,8 +153,10 @@ def run(
         "floor_ms_a_sample": floor_ms,
         "load_seconds": load_seconds(variants),
         "rows": [asdict(row) for row in rows],
-        "naive_over_row_unfiltered": {
-            row.batch: naive[row.batch] / row.milliseconds for row in rows if row.variant == "row_unfiltered"
+        "naive_over_this": {
+            variant: {row.batch: naive[row.batch] / row.milliseconds for row in rows if row.variant == variant}
+            for variant in ("row_unfiltered", "diagonal")
+            if variant in samplers
         },
     }
 
@@ -161,7 +165,7 @@ def load_seconds(variants: Variants) -> dict[str, float]:
     return {
         name: median_seconds(partial(variants.session, name), 0)
         for name in get_args(GraphName)
-        if name in ("prior_row", "prior_row_unfiltered")
+        if name in ("prior_row", "prior_row_unfiltered", "prior_diagonal") and name in variants.bundle.manifest.graphs
     }
 
 

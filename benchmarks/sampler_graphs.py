@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from export.onnx_builder import GraphBuilder
-from export.prior_graphs import PriorGraphs, _array, _fold_gate
+from export.prior_graphs import PriorGraphs
+from export.prior_parts import as_array, fold_gate
 from export.sampling_graph import draw_code, numerators
 from training.prior import HORIZONTAL_TAPS
 
@@ -23,12 +24,12 @@ def horizontal(graphs: PriorGraphs) -> onnx.ModelProto:
     count = len(graphs.horizontal_layers)
     context = graph.input("context", "float32", ("B", 1, "w", 2 * prior.channels * count))
     codes = graph.input("codes", "int64", ("B", 1, "w"))
-    stream = graphs._shifted(graph, graphs.embed(graph, codes), axis=2)
+    stream = graphs.shifted(graph, graphs.embed(graph, codes), axis=2)
     for layer, conditioning in zip(graphs.horizontal_layers, graph.split(context, count, axis=-1), strict=True):
         taps = [stream]
         for _ in range(HORIZONTAL_TAPS - 1):
-            taps.append(graphs._shifted(graph, taps[-1], axis=2))
-        matrix = _fold_gate(_array(layer.taps.quantized_weight()))
+            taps.append(graphs.shifted(graph, taps[-1], axis=2))
+        matrix = fold_gate(as_array(layer.taps.quantized_weight()))
         product = graph.op("MatMul", graph.op("Concat", *taps, axis=-1), graph.constant(matrix))
         stream = graphs.gated(graph, layer, stream, graph.op("Add", product, conditioning))
     logits = graph.cast(graphs.head(graph, stream), "int32")

@@ -3,6 +3,7 @@
 In: a bundle's prior. Out: functions from uniforms (B,h,w) to codes (B,h,w), at temperature 1, no filters, no label.
 
     row, row_unfiltered   one graph a row, columns unrolled: what the service runs (with and without top-k and top-p)
+    diagonal              bands of several rows a call: what the service runs for few samples on a wide grid
     pixel                 one graph a row for the vertical stack, one a pixel for the horizontal stack, numpy draws
     scan                  as row_unfiltered, the columns as one Scan instead of unrolled
     row_jacobi            vertical stack as pixel; the row's codes by fixed-point iteration of the horizontal stack
@@ -21,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Bundle, GraphName
+from service.diagonal import DiagonalSampler
+from service.draws import Codes, Draw, Floats
 from service.prior_coding import frequencies
-from service.sampling import Codes, Draw, Floats, RowSampler, open_row_graph
+from service.sampling import RowSampler, open_row_graph
 from service.sessions import SessionMaker
 
 UNIFORM_UNITS = 1 << 24
@@ -79,6 +82,19 @@ class Variants:
             codes = np.stack([sampler.advance(places) for _ in range(self.grid[0])], axis=1)
             for place in places:
                 sampler.close(place)
+            return codes
+
+        return sample
+
+    def diagonal(self, max_batch: int) -> Sample:
+        """The service's sampler for few samples, whatever the batch."""
+        sampler = DiagonalSampler(self.bundle, self.maker, max_batch)
+
+        def sample(uniforms: Floats) -> Codes:
+            places = np.array([sampler.open(self._draw(one)) for one in uniforms])
+            codes = np.stack([sampler.advance(places) for _ in range(self.grid[0])], axis=1)
+            for place in places:
+                sampler.close(int(place))
             return codes
 
         return sample

@@ -143,7 +143,7 @@ def _test_pictures(run: Run) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return np.ascontiguousarray(split.images.permute(0, 2, 3, 1).numpy()), split.labels.numpy().astype(np.int64)
 
 
-def _tensors(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+def tensor_specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
     specs = []
     for value in values:
         tensor = value.type.tensor_type
@@ -160,8 +160,8 @@ def _save(folder: Path, name: GraphName, model: onnx.ModelProto) -> GraphSpec:
         file=path.name,
         sha256=sha256_file(path),
         opset=OPSET,
-        inputs=_tensors(model.graph.input),
-        outputs=_tensors(model.graph.output),
+        inputs=tensor_specs(model.graph.input),
+        outputs=tensor_specs(model.graph.output),
     )
 
 

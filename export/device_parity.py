@@ -26,10 +26,11 @@ from service.bundle import Bundle
 from service.codec_model import CodecModel, LatentGraphs
 from service.container import Mode
 from service.container_errors import ContainerError
+from service.draws import Draw, uniforms
 from service.encoder import Runnable, open_encoder
 from service.engine import BATCH_ON_CUDA
 from service.prior_sessions import codec_model
-from service.sampling import Draw, RowSampler, buckets, uniforms
+from service.sampling import RowSampler, buckets
 from service.sessions import CPU, SessionMaker
 from service.settings import Settings
 

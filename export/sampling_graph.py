@@ -25,10 +25,7 @@ def draw_code(
     codebook_size: int,
 ) -> str:
     """Integer logits float32 (B,K), numerator of the uniform int64 (B,1), controls (B,1) each -> codes int64 (B,1)."""
-    last = graph.scalar(len(frequency_table) - 1)
-    distance = graph.op("Sub", graph.op("ReduceMax", logits, graph.integers(1)), logits)
-    scaled = graph.op("Round", graph.op("Mul", distance, controls["inverse_temperature"]))
-    index = graph.cast(graph.op("Clip", scaled, "", last), "int32")  # (B,K) in [0, len)
+    index = _distances(graph, logits, controls["inverse_temperature"], len(frequency_table))
     frequencies = _looked_up(graph, frequency_table, index, codebook_size)  # (B,K) int32
     if "top_k" in controls:
         frequencies = _filtered(graph, index, frequencies, controls, codebook_size)
@@ -37,6 +34,45 @@ def draw_code(
     point = _scaled_total(graph, total, numerator)  # below the total, since u < 1
     below = graph.cast(graph.op("LessOrEqual", cumulative, point), "float32")
     return graph.cast(graph.op("ReduceSum", below, graph.integers(1)), "int64")  # a count: exact in float32
+
+
+def _distances(graph: GraphBuilder, logits: str, inverse_temperature: str, table_size: int) -> str:
+    """Integer logits float32 (B,K), (B,1) -> int32 (B,K) in [0, table_size): how far below the largest, scaled."""
+    distance = graph.op("Sub", graph.op("ReduceMax", logits, graph.integers(1)), logits)
+    scaled = graph.op("Round", graph.op("Mul", distance, inverse_temperature))
+    return graph.cast(graph.op("Clip", scaled, "", graph.scalar(table_size - 1)), "int32")
+
+
+class QuickDraw:
+    """`draw_code` without filters, and the choice of known codes, in the nodes that take a CPU the least time.
+
+    A known code is added to what is drawn, which is 0 there: its numerator makes every point negative.
+    """
+
+    def __init__(self, graph: GraphBuilder, labels: str, repeats: int, frequency_table: NDArray[np.int32]) -> None:
+        """The batch is `repeats` times that of `labels`."""
+        self._graph, self._size = graph, len(frequency_table)
+        batch = graph.op("Mul", graph.op("Shape", labels), graph.integers(repeats))
+        shape = graph.op("Concat", batch, graph.integers(self._size), axis=0)
+        self._frequencies = graph.op("Expand", graph.constant(frequency_table.astype(np.int64)[None]), shape)
+
+    def prepare(self, uniforms: str, known_codes: str, known_mask: str) -> tuple[str, str]:
+        """Inputs of a row graph, of one shape -> int64 numerators, and the known codes, 0 where none is known."""
+        graph = self._graph
+        none_below = graph.integers(-(1 << UNIFORM_BITS))
+        numerator = graph.op("Where", known_mask, none_below, numerators(graph, uniforms))
+        return numerator, graph.op("Where", known_mask, known_codes, graph.integers(0))
+
+    def draw(self, logits: str, numerator: str, known: str, inverse_temperature: str, codebook_size: int) -> str:
+        """Integer logits float32 (B,K), of a column (B,1) each -> codes int64 (B,1)."""
+        graph = self._graph
+        index = _distances(graph, logits, inverse_temperature, self._size)
+        frequencies = graph.op("GatherElements", self._frequencies, index, axis=1)
+        cumulative = graph.op("CumSum", frequencies, graph.constant(np.array(1, np.int64)))
+        total = graph.op("Gather", cumulative, graph.integers(codebook_size - 1), axis=1)
+        point = graph.op("Div", graph.op("Mul", total, numerator), graph.integers(1 << UNIFORM_BITS))
+        below = graph.cast(graph.op("LessOrEqual", cumulative, point), "float32")
+        return graph.op("Add", graph.cast(graph.op("ReduceSum", below, graph.integers(1)), "int64"), known)
 
 
 def _looked_up(graph: GraphBuilder, table: NDArray[np.int32], index: str, codebook_size: int) -> str:

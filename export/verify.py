@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from export.reference_sampler import Codes, Controls, Known, sample
 from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, GraphName, Parity
+from service.diagonal import Shear
 from training.autoencoders import VQVAE
 from training.prior import PixelCNN
 from training.quantizers import FiniteScalarQuantizer
@@ -224,6 +225,28 @@ def sample_rows(
     return np.stack(rows, axis=1).astype(np.int64)
 
 
+def sample_diagonally(
+    run: Sessions, uniforms: NDArray[np.float32], labels: Codes, controls: Controls, known: Known | None = None
+) -> Codes:
+    """The exported sampler of several rows a call. uniforms (B,h,w) -> codes (B,h,w)."""
+    known = known or Known.nothing(uniforms.shape)
+    shapes = {value.name: value.shape[1:] for value in run.sessions["prior_diagonal"].get_inputs()}
+    (bands,), (columns,) = shapes["row_exists"], shapes["uniforms"]
+    shear = Shear(bands, columns, (uniforms.shape[1], uniforms.shape[2]))
+    grids: dict[str, NDArray[Any]]
+    grids = {"uniforms": uniforms, "known_codes": known.codes, "known_mask": known.mask}
+    sheared = {name: shear.of(grid) for name, grid in grids.items()}
+    caches: NDArray[np.generic] = np.zeros((len(uniforms), *shapes["caches"]), np.float32)
+    calls = []
+    for call in range(shear.calls):
+        inputs = {name: np.ascontiguousarray(grid[:, call]) for name, grid in sheared.items()}
+        inputs["row_exists"] = np.tile(shear.row_exists[call], (len(uniforms), 1))
+        inputs |= {"labels": labels, "inverse_temperature": controls.inverse_temperature}
+        codes, caches = run.run("prior_diagonal", caches=caches, **inputs)
+        calls.append(codes)
+    return shear.undone(np.stack(calls, axis=1).astype(np.int64))
+
+
 def _compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, ...], prior: PixelCNN) -> int:
     """A corner of the grid's height for large grids: the naive loop costs a forward a pixel."""
     rng = np.random.default_rng(1)
@@ -248,9 +271,15 @@ def _compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, 
         grid_of_guidance = rng.integers(GUIDANCE_STEPS, GUIDANCE_STEPS * LARGEST_GUIDANCE + 1, SAMPLES)
         guided = replace(filtered, guidance=(grid_of_guidance / GUIDANCE_STEPS).astype(np.float32))
         cases.append(("prior_row_guided", guided, some))
+    if "prior_diagonal" in run.sessions:
+        cases.append(("prior_diagonal", replace(free, inverse_temperature=filtered.inverse_temperature), some))
     for graph, controls, known in cases:
         expected = sample(logits_of, uniforms, labels, table, controls, no_label=prior.label_count, known=known)
-        if not np.array_equal(sample_rows(run, graph, uniforms, labels, controls, known), expected):
+        if graph == "prior_diagonal":
+            found = sample_diagonally(run, uniforms, labels, controls, known)
+        else:
+            found = sample_rows(run, graph, uniforms, labels, controls, known)
+        if not np.array_equal(found, expected):
             raise VerificationError(f"{graph} draws other codes than the teacher-forced sampler from the same uniforms")
         compared += expected.size
     return compared

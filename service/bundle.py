@@ -29,12 +29,14 @@ GraphName = Literal[
     "prior_row",
     "prior_row_unfiltered",
     "prior_row_guided",
+    "prior_diagonal",
     "prior_context",
     "prior_pixel",
 ]
 REQUIRED_GRAPHS: tuple[GraphName, ...] = ("encoder", "quantizer", "encoder_quantizer", "decoder")
 PRIOR_GRAPHS: tuple[GraphName, ...] = ("prior", "prior_row", "prior_row_unfiltered", "prior_context", "prior_pixel")
-
+# It draws what `prior_row_unfiltered` draws: a bundle that gains or loses it keeps its codes, so its version too.
+NOT_IN_VERSION: tuple[GraphName, ...] = ("prior_diagonal",)
 
 GUIDANCE_STEPS = 16  # guidance is a multiple of 1/16, so that its product with integer logits is exact
 LARGEST_GUIDANCE = 8  # what the proof of exactness at export covers
@@ -191,8 +193,8 @@ class Bundle:
 
 
 def version_of(graphs: dict[GraphName, GraphSpec]) -> str:
-    """The bundle's version: SHA-256 over the sorted (graph name, graph hash) pairs."""
-    lines = "".join(f"{name} {spec.sha256}\n" for name, spec in sorted(graphs.items()))
+    """The bundle's version: SHA-256 over the sorted (graph name, graph hash) pairs, but for `NOT_IN_VERSION`."""
+    lines = "".join(f"{name} {spec.sha256}\n" for name, spec in sorted(graphs.items()) if name not in NOT_IN_VERSION)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import events, images, npy
+from service.draws import Codes
 from service.encoding import JSON, MODEL_QUERY
 from service.endpoints import BINARY, Endpoint
 from service.errors import (
@@ -35,7 +36,6 @@ from service.likelihood import bits_of
 from service.models import Model
 from service.negotiate import bare_type, choose, unsupported
 from service.requests import finish, read_body, read_query
-from service.sampling import Codes
 from service.scheduler import Scheduler
 from service.service import Service, service_of
 from service.uploads import INLINE_PIXELS

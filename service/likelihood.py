@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.codec_model import CodecModel
+from service.draws import Codes
 from service.prior_coding import intervals
-from service.sampling import Codes
 from service.tiles import groups_of, tiles_of
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from service.app import ENDPOINTS, create_app
 from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, Bundle, load_bundle
 from service.container import MOST_PICTURES
+from service.draws import SEED_LIMIT
 from service.effort import LARGEST_EFFORT
 from service.errors import PROBLEMS, problem_type
 from service.generation_request import COLDEST, HOTTEST, GenerateRequest
@@ -22,7 +23,6 @@ from service.images import FORMATS, LARGEST_WEBP_SIDE
 from service.metrics import Metrics
 from service.range_coder import TOTAL_LIMIT
 from service.refusal import LARGEST_HEAD
-from service.sampling import SEED_LIMIT
 from service.schemas import MOST_FIELDS, MOST_LISTS, MOST_VALUES
 from service.settings import Settings
 from service.traffic import WINDOW_CODES

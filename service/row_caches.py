@@ -27,7 +27,7 @@ class HostCaches:
     onnxruntime's arena, which has grown to the largest batch before the first request.
     """
 
-    def __init__(self, places: int, max_batch: int, cache_shape: tuple[int, int, int]) -> None:
+    def __init__(self, places: int, max_batch: int, cache_shape: tuple[int, ...]) -> None:
         self._table = np.zeros((places, *cache_shape), np.float32)
         self._batch = np.empty((max_batch, *cache_shape), np.float32)
 

@@ -6,56 +6,25 @@ it. That is why samples at different rows, of different requests, with different
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service import diagonal
 from service.bundle import Bundle
+from service.diagonal import DiagonalSampler
+from service.draws import UNGUIDED, Codes, Draw
 from service.row_caches import DeviceCaches, HostCaches
-from service.sessions import CUDA, SessionMaker
+from service.sessions import CPU, CUDA, SessionMaker
 
-Graph = Literal["filtered", "unfiltered", "guided"]
-Codes = NDArray[np.int64]
-Floats = NDArray[np.float32]
-
-SEED_LIMIT = 1 << 53  # the integers below it survive every JSON parser
+Graph = Literal["filtered", "unfiltered", "guided", "diagonal"]
 _SMALL_BATCH = 8
+_DIAGONAL_BATCH = 4  # of more samples, rows one after the other are as quick (docs/benchmarks.md)
 _EVERY_SIZE_TO = 64  # the time that this takes grows with its square
-_UNGUIDED = np.float32(1)
-_UNIFORM_BITS = 24  # uniforms are multiples of 2^-24, which float32 holds exactly
-
-
-def fresh_seed() -> int:
-    return int.from_bytes(os.urandom(8)) % SEED_LIMIT
-
-
-def uniforms(seed: int, index: int, grid: tuple[int, int]) -> Floats:
-    """float32 (h,w) in [0,1): the top 24 bits of each number of the Philox4x64-10 stream with the key (seed, index)."""
-    stream = np.random.Philox(key=np.array([seed, index], np.uint64))
-    numbers = stream.random_raw(grid[0] * grid[1]) >> np.uint64(64 - _UNIFORM_BITS)
-    return (numbers.astype(np.float32) / np.float32(1 << _UNIFORM_BITS)).reshape(grid)
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """One sample. `known_codes` are kept where `known_mask` is true; top_k = K and top_p = 1 mean no filter.
-
-    A `guidance` other than 1 needs a bundle with `prior_row_guided`.
-    """
-
-    uniforms: Floats  # (h,w) in [0,1)
-    label: int
-    inverse_temperature: np.float32
-    top_k: int
-    top_p: np.float32
-    known_codes: Codes  # (h,w) in [0,K)
-    known_mask: NDArray[np.bool_]  # (h,w)
-    guidance: np.float32 = _UNGUIDED
 
 
 class BySize:
@@ -123,6 +92,10 @@ class RowSampler:
             self._guided = open_row_graph(maker, bundle.graph_path("prior_row_guided"))
             self._guided_caches = open_caches(maker, rows, max_batch, (2 * entries, width, channels))
         self._row = np.zeros(rows, np.int64)
+        self._diagonal: DiagonalSampler | None = None
+        if diagonal.GRAPH in bundle.manifest.graphs and maker.provider == CPU:
+            self._diagonal = DiagonalSampler(bundle, maker, min(_DIAGONAL_BATCH, max_batch))
+        self._diagonal_place = np.zeros(rows, np.int64)
         if warm:
             self.warm_up()
 
@@ -130,9 +103,14 @@ class RowSampler:
     def free_places(self) -> int:
         return len(self._free)
 
-    def open(self, draw: Draw) -> int:
-        """Take a free place for a sample, before its first row."""
+    def open(self, draw: Draw, batch: int | None = None) -> int:
+        """Take a free place for a sample, before its first row. `batch`: how many are going to advance with it."""
         place = self._free.pop()
+        self._row[place] = 0
+        self._graph[place] = self._quickest(draw)
+        if self._graph[place] == "unfiltered" and self._diagonal is not None and self._diagonal.suits(batch):
+            self._graph[place], self._diagonal_place[place] = "diagonal", self._diagonal.open(draw)
+            return place
         self._uniforms[place] = draw.uniforms
         self._labels[place] = draw.label
         self._inverse_temperature[place] = draw.inverse_temperature
@@ -141,38 +119,43 @@ class RowSampler:
         self._known_codes[place] = draw.known_codes
         self._known_mask[place] = draw.known_mask
         self._guidance[place] = draw.guidance
-        self._graph[place] = self._quickest(draw)
         self._caches.clear(place)
         if self._guided is not None:
             self._guided_caches.clear(place)
-        self._row[place] = 0
         return place
 
     def _quickest(self, draw: Draw) -> Graph:
         """The graph that draws this sample in the least time."""
-        if draw.guidance != _UNGUIDED:
+        if draw.guidance != UNGUIDED:
             return "guided"
         return "filtered" if draw.top_k < self._codebook_size or draw.top_p < 1 else "unfiltered"
 
     def close(self, place: int) -> None:
+        if self._graph[place] == "diagonal":
+            assert self._diagonal is not None
+            self._diagonal.close(int(self._diagonal_place[place]))
         self._free.append(place)
 
     def advance(self, places: Sequence[int]) -> Codes:
         """Draw the next row of each of these samples, at least one -> (len(places), w). Guided ones have a graph, so a
-        call, of their own."""
+        call, of their own, and so have those drawn diagonally."""
         index = np.array(places, np.int64)
-        needed = {self._graph[place] for place in places}
-        if "guided" in needed and len(needed) > 1:
-            guided = np.array([self._graph[place] == "guided" for place in places])
+        graphs = [self._graph[place] for place in places]
+        first, *others = _companies(set(graphs))
+        if others:
             drawn = np.empty((len(places), self.grid[1]), np.int64)
-            drawn[guided] = self._draw(index[guided], "guided")
-            drawn[~guided] = self._draw(index[~guided], _drawing_all(needed - {"guided"}))
+            for together in (first, *others):
+                where = np.array([graph in together for graph in graphs])
+                drawn[where] = self._draw(index[where], _drawing_all(together))
         else:
-            drawn = self._draw(index, _drawing_all(needed))
+            drawn = self._draw(index, _drawing_all(first))
         self._row[index] += 1
         return drawn
 
     def _draw(self, index: Codes, graph: Graph) -> Codes:
+        if graph == "diagonal":
+            assert self._diagonal is not None
+            return self._diagonal.advance(self._diagonal_place[index])
         count = len(index)
         size = next((size for size in self._buckets if size >= count), count)
         if size > count:
@@ -194,10 +177,12 @@ class RowSampler:
     def check(self, size: int = 1) -> None:
         """Run every graph on a batch of known input; what they draw is thrown away."""
         index, first = np.full(size, self._pad, np.int64), np.zeros(size, np.int64)
-        graphs: tuple[Graph, ...] = ("filtered", "unfiltered") if self._guided is None else get_args(Graph)
+        graphs: tuple[Graph, ...] = ("filtered", "unfiltered", *(() if self._guided is None else ("guided",)))
         # There and back, every graph runs with both buffers.
         for graph in (*graphs, *reversed(graphs)) if self._two_buffers else graphs:
             self._run(index, first, graph)
+        if self._diagonal is not None and size <= self._diagonal.places:
+            self._diagonal.check(size)
 
     def _run(self, index: Codes, rows: Codes, graph: Graph) -> Codes:
         feeds: dict[str, NDArray[Any]] = {
@@ -213,6 +198,13 @@ class RowSampler:
         if graph == "filtered":
             return self._caches.run(self._filtered, index, feeds)
         return self._guided_caches.run(self._guided, index, feeds | {"guidance": self._guidance[index]})
+
+
+def _companies(graphs: set[Graph]) -> list[set[Graph]]:
+    """What may share a call: samples with filters and without, if they are neither guided nor drawn diagonally."""
+    apart: list[set[Graph]] = [{graph} for graph in ("guided", "diagonal") if graph in graphs]
+    rest = graphs - {"guided", "diagonal"}
+    return [*apart, rest] if rest else apart
 
 
 def _drawing_all(needed: set[Graph]) -> Graph:

@@ -23,9 +23,9 @@ from typing import Protocol
 
 import numpy as np
 
+from service.draws import Codes, Draw
 from service.errors import NotReady, QueueFull
 from service.generation_metrics import SchedulerMetrics
-from service.sampling import Codes, Draw
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Sampler(Protocol):
     @property
     def free_places(self) -> int: ...
 
-    def open(self, draw: Draw) -> int: ...
+    def open(self, draw: Draw, batch: int) -> int: ...
 
     def close(self, place: int) -> None: ...
 
@@ -206,7 +206,7 @@ class Scheduler:
         while True:
             with self._lock:
                 batch = choose(self._jobs, self._sampler.max_batch, self._sampler.free_places)
-                places = [self._place(sample) for sample in batch]
+                places = [self._place(sample, len(batch)) for sample in batch]
                 self._metrics.busy_slots.set(len(batch))
                 if not batch:
                     self._driving = False
@@ -220,9 +220,9 @@ class Scheduler:
                 self._record(batch, drawn, started)
             self._busy_since = None
 
-    def _place(self, sample: Sample) -> int:
+    def _place(self, sample: Sample, batch: int) -> int:
         if sample.place is None:
-            sample.place = self._sampler.open(sample.draw)
+            sample.place = self._sampler.open(sample.draw, batch)
         return sample.place
 
     def _record(self, batch: Sequence[Sample], drawn: Codes, started: float) -> None:

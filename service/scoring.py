@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import images
+from service.draws import Codes
 from service.encoding import ENCODE, JSON, PICTURE_QUERY, encode_pictures, flag_of, label_of
 from service.endpoints import Endpoint
 from service.errors import NoPrior
@@ -20,7 +21,6 @@ from service.models import Model
 from service.negotiate import choose
 from service.operations import json_response
 from service.requests import finish, read_body, read_query
-from service.sampling import Codes
 from service.service import service_of
 from service.uploads import fit_of, read_upload
 

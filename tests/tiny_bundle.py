@@ -72,12 +72,18 @@ def oracle_pixels(codes: NDArray[np.int64], weights: Weights, channels: int) -> 
     return pixels.reshape(b, h * PATCH, w * PATCH, channels)
 
 
-def tiny_prior(label_count: int = 3, seed: int = 0, channels: int = 8) -> PixelCNN:
-    """A PixelCNN over the 16 codes whose weights are random, the labels' too, so that every label matters."""
+def tiny_prior(label_count: int = 3, seed: int = 0, channels: int = 8, vertical_layers: int = 2) -> PixelCNN:
+    """A PixelCNN over the 16 codes whose weights are random, the labels' too, so that every label matters. With one
+    vertical layer a grid of 7 columns is wide enough for `prior_diagonal`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         prior = PixelCNN(
-            CODEBOOK_SIZE, label_count, channels=channels, vertical_layers=2, horizontal_layers=2, head_channels=16
+            CODEBOOK_SIZE,
+            label_count,
+            channels=channels,
+            vertical_layers=vertical_layers,
+            horizontal_layers=2,
+            head_channels=16,
         )
         torch.nn.init.normal_(prior.label_bias, std=0.5)
     return prior.requires_grad_(False)

@@ -85,7 +85,7 @@ class Offline:
             raise VqserveError(error.detail) from error
         count = len(checked.draws)
         sampler = RowSampler(self._bundle, self._maker, max_batch=count, places=count, warm=False)
-        places = [sampler.open(draw) for draw in checked.draws]
+        places = [sampler.open(draw, count) for draw in checked.draws]
         codes = np.stack([sampler.advance(places) for _ in range(manifest.codes.height)], axis=1)  # (n, h, w)
         bits = bits_of(self._codec, codes, checked.labels).tolist()
         items = (

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from export.exactness import frequency_table
 from export.reference_sampler import draw, guided
-from service.sampling import uniforms
+from service.draws import uniforms
 from tests.conftest import DEVICE
 from tests.service.conftest import Generating
 from tests.tiny_bundle import CODEBOOK_SIZE, oracle_pixels

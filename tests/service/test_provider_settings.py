@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from service.bundle import load_bundle
+from service.draws import Codes
 from service.encoder import EncoderThenQuantizer
-from service.sampling import Codes, RowSampler
+from service.sampling import RowSampler
 from service.sessions import CPU, CUDA, TENSORRT, DeviceError, SessionMaker, gpu_providers, session_maker
 from service.settings import Precision, Settings
 from tests.service.conftest import Generating

@@ -10,7 +10,8 @@ import onnxruntime as ort
 import pytest
 
 from service.bundle import load_bundle
-from service.sampling import SEED_LIMIT, Codes, Draw, RowSampler, fresh_seed, uniforms
+from service.draws import SEED_LIMIT, Codes, Draw, fresh_seed, uniforms
+from service.sampling import RowSampler
 from service.sessions import CPU, CUDA, SessionMaker
 from tests.service.conftest import Generating
 from tests.tiny_bundle import CODEBOOK_SIZE

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.draws import Codes, Draw
 from service.errors import NotReady, QueueFull
 from service.metrics import Metrics
-from service.sampling import Codes, Draw
 from service.scheduler import Job, Sample, Scheduler, choose
 
 H, W, SLOTS = 5, 2, 4
@@ -40,7 +40,8 @@ class StepByStep:
     def free_places(self) -> int:
         return len(self.free)
 
-    def open(self, draw: Draw) -> int:
+    def open(self, draw: Draw, batch: int) -> int:
+        assert 1 <= batch <= self.max_batch
         place = self.free.pop()
         self.state[place] = [draw.label, 0]
         return place

@@ -1,0 +1,116 @@
+"""Few samples on a CPU: several rows of each in one call. In: `Draw`s. Out: rows, as `service.sampling` gives them.
+
+`prior_diagonal` draws one band of columns of several rows a call, each row in the band left of the row above's: a row
+begins in band 0 and is whole `bands - 1` calls later (`export.diagonal_schedule` has the picture). So every grid that
+goes in is sheared, band k by k rows, and so is the grid of codes that comes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import Bundle, GraphName
+from service.draws import Codes, Draw
+from service.row_caches import HostCaches
+from service.sessions import SessionMaker
+
+GRAPH: GraphName = "prior_diagonal"
+
+
+class Shear:
+    """Where the codes of a grid (h,w) stand in the calls of a graph: (calls, columns), `columns` those of all bands."""
+
+    def __init__(self, bands: int, columns: int, grid: tuple[int, int]) -> None:
+        height, width = grid
+        self.bands, self.columns, self.calls = bands, columns, height + bands - 1
+        self.column = np.arange(width)
+        self.band = self.column // (columns // bands)
+        rows = np.arange(self.calls)[:, None] - np.arange(bands)
+        self.row_exists = ((rows >= 0) & (rows < height)).astype(np.float32)  # (calls, bands)
+
+    def of(self, grids: NDArray[Any]) -> NDArray[Any]:
+        """(...,h,w) -> (...,calls,columns), zeros where a band has no row."""
+        *batch, height, _ = grids.shape
+        sheared = np.zeros((*batch, self.calls, self.columns), grids.dtype)
+        sheared[..., np.arange(height)[:, None] + self.band, self.column] = grids
+        return sheared
+
+    def undone(self, sheared: NDArray[Any]) -> NDArray[Any]:
+        """(...,calls,columns) -> (...,h,w)."""
+        height = self.calls - self.bands + 1
+        grids: NDArray[Any] = sheared[..., np.arange(height)[:, None] + self.band, self.column]
+        return grids
+
+
+class DiagonalSampler:
+    """Up to `places` samples at once. Calls follow one another, as those of `service.sampling.RowSampler`."""
+
+    def __init__(self, bundle: Bundle, maker: SessionMaker, places: int) -> None:
+        codes, inputs = bundle.manifest.codes, bundle.manifest.graphs[GRAPH].inputs
+        shapes = {tensor.name: tuple(int(axis) for axis in tensor.shape[1:]) for tensor in inputs}  # without B
+        self.places = places
+        (bands,), (columns,) = shapes["row_exists"], shapes["uniforms"]
+        self._shear = shear = Shear(bands, columns, (codes.height, codes.width))
+        self._session = replace(maker, threads=1).open(bundle.graph_path(GRAPH))
+        self._free = list(range(places))
+        table = (places, shear.calls, shear.columns)
+        self._uniforms = np.zeros(table, np.float32)
+        self._known_codes, self._known_mask = np.zeros(table, np.int64), np.zeros(table, np.bool_)
+        self._drawn = np.zeros(table, np.int64)
+        self._labels, self._inverse_temperature = np.zeros(places, np.int64), np.ones(places, np.float32)
+        self._call = np.zeros(places, np.int64)  # the next one
+        self._cache_shape = shapes["caches"]
+        self._caches = HostCaches(places, places, self._cache_shape)
+
+    def suits(self, batch: int | None) -> bool:
+        """Whether there is a place for a sample, and so few advance with it that drawing it here is quicker."""
+        return bool(self._free) and batch is not None and batch <= self.places
+
+    def open(self, draw: Draw) -> int:
+        """Take a free place for a sample without guidance and filters, before its first row."""
+        place = self._free.pop()
+        self._uniforms[place] = self._shear.of(draw.uniforms)
+        self._known_codes[place] = self._shear.of(draw.known_codes)
+        self._known_mask[place] = self._shear.of(draw.known_mask)
+        self._labels[place], self._inverse_temperature[place] = draw.label, draw.inverse_temperature
+        self._call[place] = 0
+        self._caches.clear(place)
+        return place
+
+    def close(self, place: int) -> None:
+        self._free.append(place)
+
+    def advance(self, index: Codes) -> Codes:
+        """The next row of the samples at these places (B,) -> (B,w). The first row of a sample takes a call a band."""
+        fresh = index[self._call[index] == 0]
+        if len(fresh):
+            for _ in range(self._shear.bands - 1):
+                self._run(fresh)
+        self._run(index)
+        begun = self._call[index, None] - self._shear.bands  # the call that drew band 0 of the row
+        rows: Codes = self._drawn[index[:, None], begun + self._shear.band, self._shear.column]
+        return rows
+
+    def check(self, size: int) -> None:
+        """Run a batch of what the first place holds; what it draws is thrown away."""
+        index = np.zeros(size, np.int64)
+        self._session.run(None, self._feeds(index) | {"caches": np.zeros((size, *self._cache_shape), np.float32)})
+
+    def _run(self, index: Codes) -> None:
+        self._drawn[index, self._call[index]] = self._caches.run(self._session, index, self._feeds(index))
+        self._call[index] += 1
+
+    def _feeds(self, index: Codes) -> dict[str, NDArray[Any]]:
+        calls = np.minimum(self._call[index], self._shear.calls - 1)
+        return {
+            "uniforms": self._uniforms[index, calls],
+            "labels": self._labels[index],
+            "inverse_temperature": self._inverse_temperature[index],
+            "known_codes": self._known_codes[index, calls],
+            "known_mask": self._known_mask[index, calls],
+            "row_exists": self._shear.row_exists[calls],
+        }

@@ -1,0 +1,127 @@
+"""Few samples on a CPU are drawn several rows at once: the same codes, in whatever company they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.bundle import NOT_IN_VERSION, Bundle, load_bundle, version_of
+from service.diagonal import Shear
+from service.draws import Codes
+from service.sampling import RowSampler
+from service.sessions import CPU, SessionMaker
+from tests.service.test_sampling import GRID, random_draws
+from tests.tiny_bundle import CODEBOOK_SIZE, tiny_prior, write_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("diagonal")
+    write_tiny_bundle(folder, prior=tiny_prior(vertical_layers=1))
+    return load_bundle(folder)
+
+
+def free_draws(count: int) -> list[Any]:
+    """Without filters and guidance, so that they may be drawn diagonally."""
+    plain = [d for d in random_draws(64) if d.top_k == CODEBOOK_SIZE and d.top_p == 1 and d.guidance == 1]
+    return plain[:count]
+
+
+def by_rows(bundle: Bundle, draws: list[Any]) -> Codes:
+    """As if the bundle had no such graph."""
+    sampler = RowSampler(bundle, SessionMaker(CPU, 1), 64, 64, warm=False)
+    places = [sampler.open(draw) for draw in draws]
+    return np.stack([sampler.advance(places) for _ in range(GRID[0])], axis=1)
+
+
+class Broken:
+    def run(self, *arguments: object) -> None:
+        raise AssertionError("this graph must not run")
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_few_samples_are_drawn_diagonally(bundle: Bundle, count: int) -> None:
+    draws = free_draws(count)
+    sampler = RowSampler(bundle, SessionMaker(CPU, 2), 8, 16)
+    sampler._unfiltered = sampler._filtered = sampler._guided = Broken()
+    for _ in range(3):  # places are used again
+        places = [sampler.open(draw, count) for draw in draws]
+        codes = np.stack([sampler.advance(places) for _ in range(GRID[0])], axis=1)
+        assert (codes == by_rows(bundle, draws)).all()
+        for place in places:
+            sampler.close(place)
+
+
+def test_more_are_not(bundle: Bundle) -> None:
+    draws = free_draws(5)
+    sampler = RowSampler(bundle, SessionMaker(CPU, 1), 8, 16)
+    assert sampler._diagonal is not None
+    sampler._diagonal._session = Broken()  # type: ignore[assignment]
+    places = [sampler.open(draw, 5) for draw in draws]
+    codes = np.stack([sampler.advance(places) for _ in range(GRID[0])], axis=1)
+    assert (codes == by_rows(bundle, draws)).all()
+
+
+def test_nothing_changes_in_any_company(bundle: Bundle) -> None:
+    """Samples with every control come and go, pause and are given up, some drawn diagonally, and keep their codes."""
+    draws = random_draws(40)
+    expected = by_rows(bundle, draws)
+    sampler, random = RowSampler(bundle, SessionMaker(CPU, 1), 6, 12), np.random.default_rng(0)
+    waiting, under_way, rows = list(range(len(draws))), dict[int, int](), dict[int, list[Codes]]()
+    diagonal = 0
+    while waiting or under_way:
+        batch = int(random.integers(1, 7))
+        while waiting and sampler.free_places and random.random() < 0.5:
+            one = waiting.pop()
+            under_way[one], rows[one] = sampler.open(draws[one], batch), []
+            diagonal += sampler._graph[under_way[one]] == "diagonal"
+        chosen = random.permutation(list(under_way))[:batch].tolist()
+        if not chosen:
+            continue
+        for one, row in zip(chosen, sampler.advance([under_way[one] for one in chosen]), strict=True):
+            rows[one].append(row)
+            given_up = len(rows[one]) < GRID[0] and random.random() < 0.03
+            if given_up or len(rows[one]) == GRID[0]:
+                sampler.close(under_way.pop(one))
+    for one, found in rows.items():
+        assert (np.array(found) == expected[one][: len(found)]).all()
+    assert 3 < diagonal < len(draws)
+    assert sum(len(found) == GRID[0] for found in rows.values()) > 20
+
+
+def test_a_grid_survives_the_shear() -> None:
+    grid = np.arange(2 * 5 * 8).reshape(2, 5, 8)
+    shear = Shear(bands=3, columns=9, grid=(5, 8))
+    sheared = shear.of(grid)
+    assert sheared.shape == (2, 7, 9)
+    assert (sheared[0, 2] == [16, 17, 18, 11, 12, 13, 6, 7, 0]).all()  # rows 2, 1 and 0, and nothing beside the grid
+    assert (shear.undone(sheared) == grid).all()
+    assert shear.row_exists.tolist()[:3] == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert shear.row_exists.tolist()[-2:] == [[0, 1, 1], [0, 0, 1]]
+
+
+def test_a_gpu_does_not_open_it(bundle: Bundle) -> None:
+    opened: list[str] = []
+
+    class OnCuda:
+        provider, resident, threads = "CUDAExecutionProvider", False, 1
+
+        def open(self, path: Path, **options: object) -> Any:
+            opened.append(path.stem)
+            return SessionMaker(CPU, 1).open(path)
+
+    sampler = RowSampler(bundle, OnCuda(), 4, 4, warm=False)  # type: ignore[arg-type]
+    assert "prior_diagonal" in bundle.manifest.graphs
+    assert "prior_diagonal" not in opened
+    place = sampler.open(free_draws(1)[0], 1)
+    assert sampler.advance([place]).shape == (1, GRID[1])
+
+
+def test_a_bundle_keeps_its_version_with_and_without_it(bundle: Bundle) -> None:
+    """So its codes and containers stay valid."""
+    without = {name: spec for name, spec in bundle.manifest.graphs.items() if name not in NOT_IN_VERSION}
+    assert len(without) < len(bundle.manifest.graphs)
+    assert version_of(without) == bundle.manifest.version
