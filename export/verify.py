@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from export.reference_sampler import Codes, Controls, Known, sample
 from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, GraphName, Parity
-from service.diagonal import Shear
+from service.shear import Shear
 from training.autoencoders import VQVAE
 from training.prior import PixelCNN
 from training.quantizers import FiniteScalarQuantizer

@@ -1,8 +1,7 @@
 """Few samples on a CPU: several rows of each in one call. In: `Draw`s. Out: rows, as `service.sampling` gives them.
 
-`prior_diagonal` draws one band of columns of several rows a call, each row in the band left of the row above's: a row
-begins in band 0 and is whole `bands - 1` calls later (`export.diagonal_schedule` has the picture). So every grid that
-goes in is sheared, band k by k rows, and so is the grid of codes that comes out.
+`prior_diagonal` draws one band of columns of several rows a call (`service.shear`). A row begins in band 0 and is whole
+`bands - 1` calls later.
 """
 
 from __future__ import annotations
@@ -17,33 +16,9 @@ from service.bundle import Bundle, GraphName
 from service.draws import Codes, Draw
 from service.row_caches import HostCaches
 from service.sessions import SessionMaker
+from service.shear import Shear
 
 GRAPH: GraphName = "prior_diagonal"
-
-
-class Shear:
-    """Where the codes of a grid (h,w) stand in the calls of a graph: (calls, columns), `columns` those of all bands."""
-
-    def __init__(self, bands: int, columns: int, grid: tuple[int, int]) -> None:
-        height, width = grid
-        self.bands, self.columns, self.calls = bands, columns, height + bands - 1
-        self.column = np.arange(width)
-        self.band = self.column // (columns // bands)
-        rows = np.arange(self.calls)[:, None] - np.arange(bands)
-        self.row_exists = ((rows >= 0) & (rows < height)).astype(np.float32)  # (calls, bands)
-
-    def of(self, grids: NDArray[Any]) -> NDArray[Any]:
-        """(...,h,w) -> (...,calls,columns), zeros where a band has no row."""
-        *batch, height, _ = grids.shape
-        sheared = np.zeros((*batch, self.calls, self.columns), grids.dtype)
-        sheared[..., np.arange(height)[:, None] + self.band, self.column] = grids
-        return sheared
-
-    def undone(self, sheared: NDArray[Any]) -> NDArray[Any]:
-        """(...,calls,columns) -> (...,h,w)."""
-        height = self.calls - self.bands + 1
-        grids: NDArray[Any] = sheared[..., np.arange(height)[:, None] + self.band, self.column]
-        return grids
 
 
 class DiagonalSampler:

@@ -16,7 +16,10 @@ FORBIDDEN = {
     "training": {"export", "onnx", "onnxruntime", "fastapi", "vqserve", "tests"},
     "export": {"fastapi", "vqserve", "tests"},
 }
-FROM_SERVICE = {"training": ("service.bundle", "service.pixels"), "export": ("service.bundle", "service.codec")}
+FROM_SERVICE = {
+    "training": ("service.bundle", "service.pixels"),
+    "export": ("service.bundle", "service.codec", "service.shear"),
+}
 RUN_THE_SERVICE = {"export/device_parity.py", "export/gpu_check.py"}  # they check what runs; both without torch
 
 

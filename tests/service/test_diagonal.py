@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from service.bundle import NOT_IN_VERSION, Bundle, load_bundle, version_of
-from service.diagonal import Shear
 from service.draws import Codes
 from service.sampling import RowSampler
 from service.sessions import CPU, SessionMaker
+from service.shear import Shear
 from tests.service.test_sampling import GRID, random_draws
 from tests.tiny_bundle import CODEBOOK_SIZE, tiny_prior, write_tiny_bundle
 
