@@ -5,7 +5,7 @@ FROM python:3.11-slim-bookworm AS build
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 COPY pyproject.toml constraints.txt ./
-RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt ".[service,gpu]" \
+RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt ".[service,otel,gpu]" \
  && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
 COPY service /app/service
 RUN python -m compileall -q /app/service

@@ -5,7 +5,7 @@ WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 # Only the two files that decide the dependencies, so that this layer is kept while the code changes.
 COPY pyproject.toml constraints.txt ./
-RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt ".[service,cpu]" \
+RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt ".[service,otel,cpu]" \
  && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
 COPY service /app/service
 RUN python -m compileall -q /app/service

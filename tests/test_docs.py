@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-NAME = re.compile(r"`((?:training|export|service|client)(?:\.[A-Za-z_]+)+)`")
-FILE = re.compile(r"`((?:training|export|service|client|tests|docker|deploy|docs|benchmarks)/[\w./-]+\.\w+)`")
+NAME = re.compile(r"`((?:training|export|service|vqserve|benchmarks)(?:\.[A-Za-z_]+)+)`")
+FILE = re.compile(r"`((?:training|export|service|vqserve|tests|docker|deploy|docs|benchmarks)/[\w./-]+\.\w+)`")
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
 
 

@@ -68,6 +68,19 @@ def test_the_documented_decoder_reads_the_golden_files(entry: dict[str, Any]) ->
     assert codes == [int(digit, 16) for digit in entry["codes"]]
 
 
+def test_the_fuzzers_figures_are_those_of_its_record() -> None:
+    record = json.loads((DOCUMENT.parent / "results" / "fuzz_container.json").read_text())
+    told = re.search(
+        r"altered ([\d,]+) containers in every way it knows: none became other codes, and the slowest took\s"
+        r"([\d.]+) ms",
+        TEXT,
+    )
+    assert told
+    assert told[1] == f"{record['altered_streams']:,}"
+    assert float(told[2]) == round(record["slowest_decode_ms"], 1)
+    assert record["silent_corruptions"] == 0
+
+
 def test_every_error_is_a_problem_with_its_own_type() -> None:
     def below(error: type[ContainerError]) -> list[type[ContainerError]]:
         return [error, *(found for child in error.__subclasses__() for found in below(child))]

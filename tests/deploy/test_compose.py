@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +111,39 @@ def test_every_requirement_is_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0] for line in lines if not line.startswith("#")}
     assert {re.split(r"[\[<>=~!; ]", item)[0].lower() for item in items} <= pinned
+
+
+@pytest.mark.parametrize("proxy", ["http_proxy", "HTTP_PROXY"])
+def test_the_health_check_asks_no_proxy(proxy: str) -> None:
+    """Docker puts the proxies of its client's configuration into every container."""
+    with HTTPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        environment = {proxy: "http://127.0.0.1:9", "VQSERVE_PORT": str(server.server_port)}
+        check = [sys.executable, "-I", str(ROOT / "docker/healthcheck.py")]
+        done = subprocess.run(check, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+class Ready(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert self.path == "/readyz"
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Not to the test's output."""
+
+
+@pytest.mark.parametrize("name", ["service", "service-gpu"])
+def test_a_reload_on_many_cores_has_threads_enough(name: str) -> None:
+    """Ten sessions of a thread a core, twice while a model is reloaded: 256 were too few for 16 cores."""
+    limit = re.fullmatch(r"\$\{PIDS:-(\d+)\}", SERVICES[name]["pids_limit"])
+    assert limit
+    assert int(limit[1]) > 2 * 10 * 128
+
+
+@pytest.mark.parametrize("dockerfile", ["service.Dockerfile", "service-gpu.Dockerfile"])
+def test_the_images_can_send_spans(dockerfile: str) -> None:
+    """Compose passes VQSERVE_OTLP_ENDPOINT on, and without the extra the service would not start."""
+    assert "VQSERVE_OTLP_ENDPOINT" in SERVICES["service"]["environment"]
+    assert re.search(r"\.\[service,otel,(cpu|gpu)\]", (ROOT / "docker" / dockerfile).read_text())

@@ -162,3 +162,28 @@ def test_prometheus_finds_the_service() -> None:
 def test_nothing_may_be_called_from_the_pods() -> None:
     policy = render()["NetworkPolicy"]["spec"]
     assert (policy["policyTypes"], policy["egress"]) == (["Ingress", "Egress"], [])
+
+
+def test_a_collector_may_be_let_out() -> None:
+    rule = '[{"to": [{"namespaceSelector": {}}], "ports": [{"port": 4318}]}]'
+    policy = render("--set-json", f"networkPolicy.egress={rule}")["NetworkPolicy"]
+    kubernetes_validate.validate(policy, NEWEST, strict=True)
+    assert policy["spec"]["egress"][0]["ports"] == [{"port": 4318}]
+
+
+@pytest.mark.parametrize("kind", ["NodePort", "LoadBalancer"])
+def test_a_service_for_the_outside_is_reachable_from_there(kind: str) -> None:
+    """No namespace selector lets in what does not come from a pod."""
+    ingress = render("--set", f"service.type={kind}")["NetworkPolicy"]["spec"]["ingress"]
+    assert ingress == [{"ports": [{"port": "http", "protocol": "TCP"}]}]
+    assert render()["NetworkPolicy"]["spec"]["ingress"][0]["from"] == [{"namespaceSelector": {}}]
+    chosen = ("--set", f"service.type={kind}", "--set-json", 'networkPolicy.from=[{"ipBlock": {"cidr": "10.0.0.0/8"}}]')
+    assert render(*chosen)["NetworkPolicy"]["spec"]["ingress"][0]["from"] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
+
+
+@pytest.mark.parametrize("name", ["PORT", "HOST", "DEVICE", "DRAIN_S", "GRACE_S", "API_KEYS"])
+def test_a_setting_that_the_chart_decides_is_refused(name: str) -> None:
+    """Twice in the environment, the last wins, against the probes and the grace period; keys belong into the Secret."""
+    done = helm("template", "vqserve", str(CHART), "--set-string", f"settings.VQSERVE_{name}=1")
+    assert done.returncode != 0
+    assert f"VQSERVE_{name}" in done.stderr

@@ -103,6 +103,31 @@ def test_drift_is_told_where_there_are_pictures(
     promtool("test", "rules", tmp_path / "tests.yml")
 
 
+@pytest.mark.parametrize(
+    ("route", "alerts"),
+    [("/encode", {"VqserveErrors"}), ("/readyz", {"VqserveNotReady"}), ("/metrics", set())],
+)
+def test_failures_are_told_however_many_probes_succeed(tmp_path: Path, route: str, alerts: set[str]) -> None:
+    """Three failures a minute of three, beside two hundred scrapes and probes, which used to hide them."""
+    given = [(route, "503", 3), ("/metrics", "200", 100), ("/healthz", "200", 100)]
+    series = [
+        {"series": f'vqserve_requests_total{{instance="a", route="{path}", status="{status}"}}', "values": f"0+{n}x30"}
+        for path, status, n in given
+    ]
+    tests = [
+        {
+            "expr": f'count(ALERTS{{alertname="{name}", alertstate="firing"}})',
+            "eval_time": "20m",
+            "exp_samples": samples,
+        }
+        for name in ("VqserveErrors", "VqserveNotReady")
+        for samples in ([{"value": 1}] if name in alerts else [],)
+    ]
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": tests}
+    (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [str(PROMETHEUS / "alerts.yml")], "tests": [test]}))
+    promtool("test", "rules", tmp_path / "tests.yml")
+
+
 def test_settings_that_alerts_name_exist() -> None:
     text = (PROMETHEUS / "alerts.yml").read_text()
     names = {name.lower() for name in re.findall(r"VQSERVE_([A-Z_]+)", text)}
