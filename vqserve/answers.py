@@ -71,10 +71,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Score:
-    """How well the prior expects one picture: its codes' information content in bits, whole and a code."""
+    """How well the prior expects one picture: its codes' information content in bits, whole and a code.
+
+    `bits_by_label` has one number a label, where they were asked for: the smallest is the most likely label.
+    """
 
     bits: float
     bits_per_code: float
+    bits_by_label: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, item: dict[str, Any]) -> Score:
+        by_label = item.get("bits_by_label")
+        return cls(item["bits"], item["bits_per_code"], None if by_label is None else tuple(by_label))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vqserve import operations
+from vqserve import connection, operations
 from vqserve.answers import Encoded, Generation, ModelInfo, Row, Score
 from vqserve.operations import Operation, Packing, Picture, Wanted
 from vqserve.problems import problem_of
@@ -28,12 +28,13 @@ class AsyncClient:
         url: str = "http://127.0.0.1:8000",
         *,
         key: str | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float = connection.TIMEOUT_S,
         retries: Retries = Retries(),  # noqa: B008 - frozen
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        url, headers = operations.base_url(url), operations.key_header(key)
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        url, headers = connection.base_url(url), connection.key_header(key)
+        timeout = connection.timeout(timeout_s)
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
         self._retries = retries
 
     async def encode(
@@ -97,9 +98,16 @@ class AsyncClient:
         finally:
             await response.aclose()
 
-    async def score(self, *pictures: Picture, model: str | None = None, fit: str | None = None) -> list[Score]:
-        """How many bits the prior needs for each picture."""
-        return await self._run(operations.score(pictures, model=model, fit=fit))
+    async def score(
+        self,
+        *pictures: Picture,
+        model: str | None = None,
+        fit: str | None = None,
+        label: int | None = None,
+        by_label: bool | None = None,
+    ) -> list[Score]:
+        """How many bits the prior needs for each picture, under `label` or none; `by_label` adds each label in turn."""
+        return await self._run(operations.score(pictures, model=model, fit=fit, label=label, by_label=by_label))
 
     async def models(self) -> list[ModelInfo]:
         return await self._run(operations.models())

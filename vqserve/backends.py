@@ -5,7 +5,10 @@ In: `--url` or `--bundle`. Out: a `Backend`. The online one needs httpx only; th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from vqserve.answers import Generation, Score
 from vqserve.operations import Wanted
+from vqserve.problems import VqserveError
 from vqserve.synchronous import Client
 
 Pixels = NDArray[np.uint8]
@@ -31,7 +35,7 @@ class Backend(Protocol):
 
     def generate(self, wanted: Wanted) -> Generation: ...
 
-    def score(self, pictures: Sequence[bytes], fit: str) -> list[Score]: ...
+    def score(self, pictures: Sequence[bytes], fit: str, label: int | None, by_label: bool) -> list[Score]: ...
 
     def info(self) -> list[dict[str, Any]]:
         """What the models are."""
@@ -56,8 +60,32 @@ class Online:
     def generate(self, wanted: Wanted) -> Generation:
         return self.client.generate(model=self.model, **wanted)
 
-    def score(self, pictures: Sequence[bytes], fit: str) -> list[Score]:
-        return self.client.score(*pictures, model=self.model, fit=fit)
+    def score(self, pictures: Sequence[bytes], fit: str, label: int | None, by_label: bool) -> list[Score]:
+        return self.client.score(*pictures, model=self.model, fit=fit, label=label, by_label=by_label)
 
     def info(self) -> list[dict[str, Any]]:
         return [model.details for model in self.client.models()]
+
+
+@contextmanager
+def backend_of(options: argparse.Namespace) -> Iterator[Backend]:
+    """Raises VqserveError where neither a service nor a bundle is named, or the one that is cannot be used."""
+    url = url_of(options)
+    if options.bundle is not None:
+        try:
+            from vqserve.offline import Offline
+        except ModuleNotFoundError as missing:
+            fix = "pip install '.[service,cpu]' in the repository, or pass --url"
+            raise VqserveError(f"{missing}: to use a bundle, {fix}") from missing
+        yield Offline(options.bundle)
+    elif url:
+        key = options.key or os.environ.get("VQSERVE_KEY")
+        with Client(url, key=key, timeout_s=options.timeout) as client:
+            yield Online(client, options.model)
+    else:
+        raise VqserveError("say where to work: --bundle FOLDER, --url URL, or the variable VQSERVE_URL")
+
+
+def url_of(options: argparse.Namespace) -> str:
+    """Empty where there is none."""
+    return options.url or os.environ.get("VQSERVE_URL", "")

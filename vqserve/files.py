@@ -1,17 +1,20 @@
-"""Files of the command line: what is named and read, where results go, and what happens to one that is refused.
+"""Files of the command line: what is named and read, and what happens to one that is refused.
 
-In: names of files and folders, or `-`. Out: bytes, places, and one message for each file that cannot be done.
+In: names of files and folders, or `-`. Out: paths, bytes, and one message for each file that cannot be done. Where the
+results go says vqserve/outputs.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from vqserve.problems import ProblemError, UnexpectedAnswerError, VqserveError
+import httpx
+
+from vqserve.problems import NO_TYPE, OF_ONE_FILE, FileError, ProblemError, VqserveError
+from vqserve.progress import say
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CONTAINER_SUFFIX = ".vqc"
@@ -35,26 +38,31 @@ class Files:
             raise VqserveError(f"{self._refused} of {self._count} files were refused")
 
     @contextmanager
-    def one(self, path: Path) -> Iterator[None]:
+    def one(self, name: Path | str, count: int = 1) -> Iterator[None]:
+        """The work on one file, or on `count` files that are done or refused together."""
         try:
             yield
-        except VqserveError as error:
-            said = f"{path}: {in_words_of_options(error)}"
-            if self._count == 1 or not _is_of_the_file(error):
+        except (VqserveError, httpx.ReadTimeout) as error:
+            said = f"{name}: {_in_words_of_options(error)}"
+            if count == self._count or not _is_of_the_file(error):
                 raise VqserveError(said) from error
-            self._refused += 1
-            print(f"vqserve: {said}", file=sys.stderr)
+            self._refused += count
+            say(said)
 
 
-def _is_of_the_file(error: VqserveError) -> bool:
-    """Else the next one would fail as well: a wrong key, no such model, a service that is full."""
-    if isinstance(error, ProblemError):
-        return error.status in (400, 413, 422)
-    return not isinstance(error, UnexpectedAnswerError)
+def _is_of_the_file(error: VqserveError | httpx.ReadTimeout) -> bool:
+    """Else the next one would fail as well: a wrong key or option, no such model, a service that is full."""
+    if not isinstance(error, ProblemError):
+        return isinstance(error, FileError | httpx.ReadTimeout)
+    if error.type == NO_TYPE:  # a proxy's refusal of a large body, or of a long wait
+        return error.status in (413, 504)
+    return error.type in OF_ONE_FILE
 
 
-def in_words_of_options(error: VqserveError) -> str:
-    """The service advises in words of its URL."""
+def _in_words_of_options(error: VqserveError | httpx.ReadTimeout) -> str:
+    """The service advises in words of its URL, httpx in those of Python."""
+    if isinstance(error, httpx.ReadTimeout):
+        return "no answer in time: give it more with --timeout"
     return str(error).replace("?fit=resize or ?fit=pad", "--fit resize or --fit pad")
 
 
@@ -71,53 +79,14 @@ def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Pat
         yield from found
 
 
+def is_one_file(names: Sequence[str]) -> bool:
+    """Whether exactly one file is named, or standard input. A folder is none, also with one file in it."""
+    return len(names) == 1 and (names[0] == STANDARD or not Path(names[0]).is_dir())
+
+
 def read(path: Path) -> bytes:
-    """Raises VqserveError where it cannot be read."""
+    """Raises FileError where it cannot be read."""
     try:
         return sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
     except OSError as error:
-        raise VqserveError(str(error.strerror)) from error
-
-
-def places(options: argparse.Namespace, results: Sequence[tuple[Path, str]]) -> list[Path | None]:
-    """Where all the results of a command go, each given by its source and its name; see `place`.
-
-    Raises VqserveError where two have the same place, or one that nobody named replaces a file: a decoded picture would
-    take the place of its original.
-    """
-    output: str | None = options.output
-    targets = [place(output, source, name, single=len(results) == 1) for source, name in results]
-    taken: dict[Path, Path] = {}
-    for (source, _), target in zip(results, targets, strict=True):
-        if target is None:
-            continue
-        if output is None and not options.force and target.exists():
-            raise VqserveError(f"{target} is there already: name another place with --output, or pass --force")
-        resolved = target.resolve()
-        if resolved in taken:
-            both = f"{taken[resolved]} and {source} would both become {target}"
-            raise VqserveError(f"{both}: rename one, or name another --output for it")
-        taken[resolved] = source
-    return targets
-
-
-def place(output: str | None, source: Path, name: str, single: bool) -> Path | None:
-    """None for standard output, the file `output`, or `name` in the folder `output` or beside its source."""
-    if output == STANDARD or (output is None and str(source) == STANDARD):
-        if not single:
-            raise VqserveError("several results do not fit standard output: pass a folder with --output")
-        return None
-    if output is None:
-        return source.with_name(name)
-    if single and not Path(output).is_dir() and not output.endswith("/"):
-        return Path(output)
-    return Path(output) / name
-
-
-def write(target: Path | None, data: bytes) -> None:
-    if target is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
+        raise FileError(str(error.strerror)) from error

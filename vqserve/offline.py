@@ -19,7 +19,7 @@ from service.bundle import BundleError, load_bundle
 from service.container import MOST_PICTURES
 from service.container_errors import ContainerError
 from service.effort import LARGEST_EFFORT, choose_codes
-from service.errors import Problem
+from service.errors import Problem, problem_type
 from service.generation_request import read_wanted
 from service.images import FITS, open_picture, to_picture, write_picture
 from service.likelihood import bits_of
@@ -30,7 +30,7 @@ from service.windows import run_in_windows
 from vqserve.answers import Generated, Generation, Score
 from vqserve.backends import Pixels
 from vqserve.operations import Wanted
-from vqserve.problems import VqserveError
+from vqserve.problems import OF_ONE_FILE, FileError, VqserveError
 
 LARGEST_PICTURE = 1 << 26  # pixels: 8192 x 8192
 LARGEST_CONTAINER = 1 << 24  # codes
@@ -60,7 +60,7 @@ class Offline:
                 encoded.append(self._codes(picture, fit, effort))
             except VqserveError as error:
                 which = f"Picture {number} of {len(pictures)}: " if len(pictures) > 1 else ""
-                raise VqserveError(f"{which}{error}") from error
+                raise type(error)(f"{which}{error}") from error
         sizes = {size for _, size in encoded}
         if len(sizes) > 1:
             raise VqserveError("one container holds pictures of one size: leave --together out")
@@ -72,7 +72,7 @@ class Offline:
         try:
             decoded = codec.decode(self._codec, container, codec.Limits(MOST_PICTURES, LARGEST_CONTAINER))
         except ContainerError as error:
-            raise VqserveError(str(error)) from error
+            raise FileError(str(error)) from error
         height, width = decoded.size
         return self._pixels(decoded.codes)[:, :height, :width]
 
@@ -94,11 +94,18 @@ class Offline:
         )
         return Generation(manifest.name, manifest.version, checked.seed, tuple(items))
 
-    def score(self, pictures: Sequence[bytes], fit: str) -> list[Score]:
-        no_label = np.array([self._require_prior()])
-        grids = [self._codes(picture, fit)[0] for picture in pictures]
-        bits = [float(bits_of(self._codec, grid[None], no_label)[0]) for grid in grids]
-        return [Score(of_one, of_one / grid.size) for of_one, grid in zip(bits, grids, strict=True)]
+    def score(
+        self, pictures: Sequence[bytes], fit: str, label: int | None = None, by_label: bool = False
+    ) -> list[Score]:
+        no_label, names = self._require_prior(), self._bundle.manifest.labels or ()
+        if label is not None and not 0 <= label < no_label:  # which is the number after the last label
+            raise VqserveError(f"--label must be {f'in 0..{no_label - 1}' if no_label else 'left out'}, not {label}")
+        labels = np.array([no_label if label is None else label, *(range(len(names)) if by_label else ())])
+        return [self._score(self._codes(picture, fit)[0], labels, by_label) for picture in pictures]
+
+    def _score(self, grid: Codes, labels: NDArray[np.int64], by_label: bool) -> Score:
+        bits, *others = bits_of(self._codec, np.repeat(grid[None], len(labels), axis=0), labels).tolist()
+        return Score(bits, bits / grid.size, tuple(others) if by_label else None)
 
     def info(self) -> list[dict[str, Any]]:
         return [self._bundle.manifest.model_dump(mode="json")]
@@ -115,7 +122,8 @@ class Offline:
         try:
             taken = to_picture(open_picture(picture, LARGEST_PICTURE), self._bundle.manifest.picture, known_fit)
         except Problem as error:
-            raise VqserveError(error.detail) from error
+            kind = FileError if problem_type(error.slug) in OF_ONE_FILE else VqserveError
+            raise kind(error.detail) from error
         size = (taken.height, taken.width)
         if effort:
             return self._with_effort(taken.pixels, effort), size

@@ -17,42 +17,46 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vqserve.answers import Encoded, Generation, ModelInfo, Row, Score
-from vqserve.problems import UnexpectedAnswerError, VqserveError, problem_of_event
+from vqserve.problems import UnexpectedAnswerError, problem_of_event
 
 T = TypeVar("T")
 Picture = bytes | Path  # a PNG, JPEG, WebP or BMP file
-Query = str | int | float | bool | None
+Whole = int | np.integer[Any]
+Number = float | np.floating[Any]
+Rows = Sequence[Sequence[int | None]] | NDArray[np.integer[Any]]
+Query = str | Whole | Number | bool | None
 
 JSON, NPY, CONTAINER, PNG = "application/json", "application/x-npy", "application/vnd.vqserve.codes", "image/png"
 EVENTS = "text/event-stream"
+UNREADABLE = (AttributeError, EOFError, KeyError, TypeError, ValueError)  # what reading an unknown answer raises
 
 
 class Packing(TypedDict, total=False):
     """How /encode makes a container: the weight of a bit, the label of all pictures, tiles that decode alone."""
 
-    effort: float
-    label: int
+    effort: Number
+    label: Whole
     indexed: bool
 
 
 class Known(TypedDict):
     """`codes` (h,w) to keep where `mask` (h,w) is true."""
 
-    codes: list[list[int]]
-    mask: list[list[bool]]
+    codes: Rows
+    mask: Sequence[Sequence[bool]] | NDArray[np.bool_]
 
 
 class Wanted(TypedDict, total=False):
     """What /generate may be asked for; the service knows the defaults."""
 
-    n: int
-    label: int
-    seed: int
-    temperature: float
-    top_k: int
-    top_p: float
-    guidance: float
-    known: list[list[int | None]] | Known
+    n: Whole
+    label: Whole
+    seed: Whole
+    temperature: Number
+    top_k: Whole
+    top_p: Number
+    guidance: Number
+    known: Rows | Known
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Operation(Generic[T]):
         """Raises UnexpectedAnswerError when the body is not what the service of this version answers."""
         try:
             return self.read(response)
-        except (AttributeError, EOFError, KeyError, TypeError, ValueError) as error:
+        except UNREADABLE as error:
             raise UnexpectedAnswerError(f"{self.method} {self.path} gave an unknown answer: {error!r}") from error
 
 
@@ -120,13 +124,13 @@ def decode_png(codes: ArrayLike, **query: Query) -> Operation[bytes]:
 
 def generate(model: str | None, wanted: Wanted) -> Operation[Generation]:
     headers = {"Accept": JSON}
-    return Operation("POST", "/generate", _read_generation, _params({"model": model}), headers, body=dict(wanted))
+    return Operation("POST", "/generate", _read_generation, _params({"model": model}), headers, body=_plain(wanted))
 
 
 def stream(model: str | None, wanted: Wanted) -> Operation[None]:
     """Read with `Events`, line by line."""
     headers = {"Accept": EVENTS}
-    return Operation("POST", "/generate", lambda _: None, _params({"model": model}), headers, body=dict(wanted))
+    return Operation("POST", "/generate", lambda _: None, _params({"model": model}), headers, body=_plain(wanted))
 
 
 def score(pictures: Sequence[Picture], **query: Query) -> Operation[list[Score]]:
@@ -152,7 +156,8 @@ class Events:
     def feed(self, line: str) -> Iterator[Row | Generation]:
         """The value that this line, without its line end, completes: none or one.
 
-        Raises ProblemError for the event `error`, with which the service ends a stream that it cannot finish.
+        Raises ProblemError for the event `error`, with which the service ends a stream that it cannot finish, and
+        UnexpectedAnswerError for an event that is not what the service of this version sends.
         """
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
@@ -161,7 +166,7 @@ class Events:
         elif name == "data":
             self._data.append(value)
         elif line == "" and self._data:
-            event, data = self._event, json.loads("\n".join(self._data))
+            event, data = self._event, "\n".join(self._data)
             self._event, self._data = "message", []
             yield from self._complete(event, data)
 
@@ -170,34 +175,20 @@ class Events:
         if not self._done:
             raise UnexpectedAnswerError("the stream ended before its last event")
 
-    def _complete(self, event: str, data: dict[str, Any]) -> Iterator[Row | Generation]:
-        if event == "row":
-            yield Row.of(data)
-        elif event == "done":
-            self._done = True
-            yield Generation.of(data)
-        elif event == "error":
-            raise problem_of_event(data)
-
-
-def key_header(key: str | None) -> dict[str, str]:
-    """Raises VqserveError for a key that no header can carry. An empty one is none, as in `VQSERVE_KEY=`."""
-    if not key:
-        return {}
-    if not (key.isascii() and key.isprintable()):
-        raise VqserveError("an API key is printable ASCII: letters, digits and signs")
-    return {"Authorization": f"Bearer {key}"}
-
-
-def base_url(url: str) -> str:
-    """Raises VqserveError where `url` has no scheme or cannot be read."""
-    if "://" not in url:
-        raise VqserveError(f"{url!r} is no URL: write http://{url}")
-    try:
-        httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise VqserveError(f"{url!r} is no URL: {error}") from error
-    return url
+    def _complete(self, event: str, data: str) -> list[Row | Generation]:
+        try:
+            fields = json.loads(data)
+            if event == "row":
+                return [Row.of(fields)]
+            if event == "done":
+                generation = Generation.of(fields)
+                self._done = True
+                return [generation]
+        except UNREADABLE as error:
+            raise UnexpectedAnswerError(f"the stream has an unknown event {event!r}: {error!r}") from error
+        if event == "error":
+            raise problem_of_event(fields)
+        return []
 
 
 def _whole_numbers(codes: ArrayLike) -> NDArray[Any]:
@@ -218,8 +209,8 @@ def _file(picture: Picture) -> tuple[str, bytes, str]:
     if isinstance(picture, str):  # from untyped code; sent as it is, it would be refused as no picture
         raise TypeError(f"{picture!r} is a str: pass Path({picture!r}), or the bytes of a picture")
     if isinstance(picture, Path):
-        return picture.name, picture.read_bytes(), "application/octet-stream"
-    return "picture", picture, "application/octet-stream"
+        picture = picture.read_bytes()
+    return "picture", picture, "application/octet-stream"  # the file's own name is no business of the service
 
 
 def _send_array(
@@ -234,10 +225,21 @@ def _send_array(
 def _params(query: Mapping[str, Query]) -> dict[str, str]:
     """What is None is left out; true and false are written as in JSON."""
     return {
-        name: value if isinstance(value, str) else json.dumps(value)
+        name: value if isinstance(value, str) else json.dumps(_plain(value))
         for name, value in query.items()
         if value is not None
     }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: numbers and arrays of NumPy, which the answers of this client hold, are not."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
 
 
 def _read_bytes(response: httpx.Response) -> bytes:
@@ -267,4 +269,4 @@ def _read_generation(response: httpx.Response) -> Generation:
 
 def _read_scores(response: httpx.Response) -> list[Score]:
     answer = response.json()
-    return [Score(item["bits"], item["bits_per_code"]) for item in answer.get("items", [answer])]
+    return [Score.of(item) for item in answer.get("items", [answer])]

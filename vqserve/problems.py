@@ -7,6 +7,21 @@ from typing import Any
 import httpx
 
 REQUEST = "urn:vqserve:request:"  # `instance` of a problem document is this and the request's id
+NO_TYPE = "about:blank"  # of an answer without a problem document, such as a proxy's
+OF_ONE_FILE = frozenset(
+    f"urn:vqserve:problem:{slug}"
+    for slug in (
+        "body-too-large",
+        "deadline-passed",
+        "invalid-codes",
+        "invalid-container",
+        "malformed-request",  # a container of no bytes
+        "not-a-picture",
+        "picture-too-large",
+        "too-many-items",
+        "wrong-picture-size",
+    )
+)
 
 
 class VqserveError(Exception):
@@ -15,6 +30,10 @@ class VqserveError(Exception):
 
 class UnexpectedAnswerError(VqserveError):
     """A success whose body is not what this client knows: another server, or another version of it."""
+
+
+class FileError(VqserveError):
+    """One file cannot be read, or is not what was asked for. The next one may be."""
 
 
 class ProblemError(VqserveError):
@@ -31,16 +50,25 @@ class ProblemError(VqserveError):
 
 def problem_of(response: httpx.Response) -> ProblemError:
     """The problem document of an answer that was read; anything else, such as a proxy's page, by its status alone."""
-    fields: dict[str, object] = {}
-    if response.headers.get("content-type", "").startswith("application/problem+json"):
-        fields = response.json()
+    fields = _fields(response)
     return ProblemError(
         response.status_code,
-        str(fields.get("type", "about:blank")),
+        str(fields.get("type", NO_TYPE)),
         str(fields.get("title", response.reason_phrase)),
         str(fields.get("detail", response.text[:200])),
         response.headers.get("x-request-id"),
     )
+
+
+def _fields(response: httpx.Response) -> dict[str, object]:
+    """None of them where the answer holds no problem document, or one that was cut off."""
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return {}
+    try:
+        fields = response.json()
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def problem_of_event(fields: dict[str, Any]) -> VqserveError:

@@ -1,4 +1,5 @@
-"""A progress line for people. In: a list. Out: its items, with a bar on standard error where that is a terminal."""
+"""What people see of the work. In: a list, or a message. Out: the list's items, with a bar on standard error where that
+is a terminal, and messages on lines of their own."""
 
 from __future__ import annotations
 
@@ -11,14 +12,18 @@ WIDTH = 30
 
 
 class Progress(Generic[T]):
-    """Iterate over it. Says nothing for fewer than two items, and nothing where nobody watches."""
+    """Iterate over it. Says nothing for fewer than two items, and nothing where nobody watches.
 
-    def __init__(self, items: Sequence[T], what: str) -> None:
+    `prints`: the loop prints its results. On a terminal they are the progress, and a bar would be in their way.
+    """
+
+    def __init__(self, items: Sequence[T], what: str, prints: bool = False) -> None:
         self._items = items
         self._what = what
+        self._prints = prints
 
     def __iter__(self) -> Iterator[T]:
-        visible = len(self._items) > 1 and sys.stderr.isatty()
+        visible = len(self._items) > 1 and sys.stderr.isatty() and not (self._prints and sys.stdout.isatty())
         for done, item in enumerate(self._items):
             if visible:
                 self._draw(done)
@@ -31,4 +36,17 @@ class Progress(Generic[T]):
         filled = WIDTH * done // len(self._items)
         bar = "#" * filled + "." * (WIDTH - filled)
         sys.stderr.write(f"\r{self._what} [{bar}] {done}/{len(self._items)}")
+        sys.stderr.flush()
+
+
+def say(message: str) -> None:
+    """One line on standard error, in the place of a bar."""
+    clear_line()
+    print(f"vqserve: {message}", file=sys.stderr)
+
+
+def clear_line() -> None:
+    """Of the terminal, where a bar may be."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()

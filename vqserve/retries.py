@@ -1,6 +1,6 @@
 """When to try again, and how long to wait. In: an answer or a lost connection. Out: a pause in seconds, or None.
 
-Every call of the API is a pure function of its input, so repeating one is safe even if the first attempt arrived.
+No call of the clients changes anything on the service, so repeating one is safe even if the first attempt arrived.
 """
 
 from __future__ import annotations

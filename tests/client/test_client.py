@@ -29,6 +29,7 @@ from vqserve import (
     Row,
     UnexpectedAnswerError,
     VqserveError,
+    connection,
     operations,
 )
 
@@ -51,7 +52,7 @@ def test_codes_that_are_no_whole_numbers_are_refused_and_not_converted(codes: ob
 
 
 def test_keys_and_urls_that_cannot_be_used_say_so() -> None:
-    assert operations.key_header("") == operations.key_header(None) == {}
+    assert connection.key_header("") == connection.key_header(None) == {}
     with pytest.raises(VqserveError, match="write http://localhost:8000"):
         Client("localhost:8000")
     with pytest.raises(VqserveError, match="printable ASCII"):

@@ -1,0 +1,105 @@
+"""Whether `--output` is a file or a folder, and what is not replaced."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.client.conftest import KEY
+from tests.conftest import PICTURES, Tiny
+from tests.tiny_bundle import tiny_prior, write_tiny_bundle
+from vqserve.command_line import main
+
+DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
+
+
+@pytest.fixture
+def where(server_url: str) -> list[str]:
+    return ["--url", server_url, "--key", KEY]
+
+
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("drawing") / "digits"
+    write_tiny_bundle(folder, "digits", prior=tiny_prior(10))
+    return ["--bundle", str(folder)]
+
+
+@pytest.fixture
+def one_picture(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "digit_0.png").write_bytes(DIGITS[0].read_bytes())
+    return folder
+
+
+def test_of_a_folder_the_output_is_a_folder(where: list[str], one_picture: Path, tmp_path: Path) -> None:
+    """With one picture in it, it was a file; with two, a folder."""
+    assert main(["encode", *where, str(one_picture), "-o", f"{tmp_path}/codes"]) == 0
+    assert [path.name for path in (tmp_path / "codes").iterdir()] == ["digit_0.vqc"]
+    assert main(["decode", *where, f"{tmp_path}/codes", "-o", f"{tmp_path}/back"]) == 0
+    assert [path.name for path in (tmp_path / "back").iterdir()] == ["digit_0.png"]
+    assert main(["encode", *where, str(DIGITS[0]), "-o", f"{tmp_path}/one"]) == 0
+    assert (tmp_path / "one").is_file()
+
+
+def test_several_results_for_one_file_are_refused_before_any_work(
+    one_picture: Path, where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = f"{tmp_path}/all.vqc"
+    assert main(["encode", *where, *map(str, DIGITS), "--together", "-o", several]) == 0
+    nowhere = ["--url", "http://127.0.0.1:9"]
+    for given in (
+        ["encode", *map(str, DIGITS), "-o", f"{tmp_path}/x.vqc"],
+        ["encode", str(one_picture), "-o", f"{tmp_path}/x.vqc"],
+        ["decode", several, "-o", f"{tmp_path}/x.png"],
+        ["generate", "--n", "2", "-o", f"{tmp_path}/x.png"],
+        ["encode", "--together", *[str(DIGITS[0])] * 257, "-o", f"{tmp_path}/x.vqc"],
+    ):
+        assert main([given[0], *nowhere, *given[1:]]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        name = given[-1]
+        assert line == f"vqserve: {name} is the name of one file, for what may be several: pass a folder, as {name}/"
+    assert main(["encode", *where, str(one_picture), "-o", f"{tmp_path}/x.vqc/"]) == 0
+    assert main(["encode", *where, *map(str, DIGITS), "-o", f"{tmp_path}/x.vqc"]) == 0  # it is a folder now
+    assert len(list((tmp_path / "x.vqc").iterdir())) == 3
+
+
+def test_of_pictures_together_a_name_without_a_suffix_is_a_folder(where: list[str], tmp_path: Path) -> None:
+    assert main(["encode", *where, *map(str, DIGITS), "--together", "-o", f"{tmp_path}/all"]) == 0
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["pictures.vqc"]
+
+
+def test_several_pictures_from_standard_input_are_refused_for_one_file(tiny: Tiny, tmp_path: Path) -> None:
+    where = ["--bundle", str(tiny.grey)]
+    assert main(["encode", *where, *map(str, DIGITS), "--together", "-o", f"{tmp_path}/all.vqc"]) == 0
+    command = [sys.executable, "-m", "vqserve", "decode", *where, "-", "-o"]
+    container = (tmp_path / "all.vqc").read_bytes()
+    refused = subprocess.run([*command, f"{tmp_path}/x.png"], input=container, capture_output=True, check=False)
+    assert refused.returncode == 1 and b"is the name of one file" in refused.stderr
+    assert not (tmp_path / "x.png").exists()
+    subprocess.run([*command, f"{tmp_path}/back"], input=container, check=True)
+    assert len(list((tmp_path / "back").iterdir())) == 3
+
+
+def test_drawn_pictures_do_not_replace_earlier_ones(
+    drawing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seed 7 with label 3 and seed 7 with label 4 have one name, and the second took the place of the first."""
+    monkeypatch.chdir(tmp_path)
+    picture = tmp_path / "seed7-000.png"
+    assert main(["generate", *drawing, "--seed", "7", "--label", "3"]) == 0
+    three = picture.read_bytes()
+    for where in (drawing, ["--url", "http://127.0.0.1:9"]):  # before it asks anyone
+        assert main(["generate", *where, "--seed", "7", "--label", "4"]) == 1
+        assert "seed7-000.png is there already" in capsys.readouterr().err
+    assert picture.read_bytes() == three
+    assert main(["generate", *drawing, "--seed", "7", "--label", "4", "--force"]) == 0
+    assert picture.read_bytes() != three
+    picture.rename(tmp_path / "seed7-001.png")
+    assert main(["generate", *drawing, "--seed", "7", "--n", "2"]) == 1
+    assert not picture.exists()
+    assert main(["generate", *drawing, "--seed", "7", "-o", "one.png"]) == 0 and (tmp_path / "one.png").is_file()

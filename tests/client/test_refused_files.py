@@ -1,0 +1,131 @@
+"""One file among many that is refused, against what ails them all, with a service that is scripted or real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.errors import DeadlinePassed, InternalError, NoPrior, NotReady, PictureTooLarge, Problem, problem_body
+from tests.client.conftest import KEY
+from tests.conftest import PICTURES, Tiny
+from vqserve import Client, Retries
+from vqserve.command_line import main
+
+DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
+Answer = httpx.Response | Exception
+Script = Callable[..., list[httpx.Request]]
+
+
+def refusal(problem: Problem) -> httpx.Response:
+    headers = {"Content-Type": "application/problem+json"}
+    return httpx.Response(problem.status, json=problem_body(problem, "an-id"), headers=headers)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """The command's service answers `answers[n]` to request n, and a container to those without one."""
+
+    def play(answers: dict[int, Answer]) -> list[httpx.Request]:
+        seen: list[httpx.Request] = []
+
+        def handle(request: httpx.Request) -> httpx.Response:
+            seen.append(request)
+            answer = answers.get(len(seen), httpx.Response(200, content=b"container"))
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        made = partial(Client, transport=httpx.MockTransport(handle), retries=Retries(attempts=1))
+        monkeypatch.setattr("vqserve.backends.Client", made)
+        return seen
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (refusal(DeadlinePassed("It took too long.")), "504 The deadline of the request has passed: It took too long."),
+        (refusal(PictureTooLarge("9x9 is more.")), "413 The picture has too many pixels: 9x9 is more."),
+        (httpx.Response(504, text="upstream"), "504 Gateway Timeout: upstream"),
+        (httpx.Response(413, text="nginx"), "413 Request Entity Too Large: nginx"),
+        (httpx.ReadTimeout("timed out"), "no answer in time: give it more with --timeout"),
+    ],
+)
+def test_the_other_files_are_done(
+    answer: Answer, said: str, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A deadline that passed for one picture ended the whole folder."""
+    seen = script({2: answer})
+    assert main(["encode", "--url", "http://x", *map(str, DIGITS), "-o", f"{tmp_path}/out/"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"vqserve: {DIGITS[1]}: {said}", "vqserve: 1 of 3 files were refused"]
+    assert len(seen) == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["digit_0.vqc", "digit_7.vqc"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(NoPrior("It has none.")),
+        refusal(NotReady("It starts.")),
+        refusal(InternalError("It broke.")),
+        httpx.Response(422, text="a proxy's page"),
+    ],
+)
+def test_what_ails_all_files_is_sent_once(
+    answer: Answer, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = script({number: answer for number in (1, 2, 3)})
+    assert main(["encode", "--url", "http://x", *map(str, DIGITS), "-o", f"{tmp_path}/out/"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vqserve: {DIGITS[0]}: ") and len(seen) == 1
+
+
+def test_a_wrong_option_ends_the_command(
+    tiny: Tiny, server_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each file was sent with it, and each refused."""
+    for where in (["--url", server_url, "--key", KEY], ["--bundle", str(tiny.grey)]):
+        assert main(["encode", *where, "--effort", "9", *map(str, DIGITS), "-o", f"{tmp_path}/out/"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"vqserve: {DIGITS[0]}: ")
+
+
+def test_a_container_of_no_bytes_is_of_the_file(
+    server_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--url", server_url, "--key", KEY]
+    assert main(["encode", *where, str(DIGITS[0]), "-o", f"{tmp_path}/in/"]) == 0
+    (tmp_path / "in" / "a.vqc").touch()
+    assert main(["decode", *where, f"{tmp_path}/in", "-o", f"{tmp_path}/out/"]) == 1
+    assert "1 of 2 files were refused" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["digit_0.png"]
+
+
+def test_the_time_to_wait_is_an_option(
+    script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = script({})
+    for options, expected in ((["--timeout", "2.5"], 2.5), ([], 60.0)):
+        assert main(["encode", "--url", "http://x", *options, str(DIGITS[0]), "-o", "-"]) == 0
+        assert seen[-1].extensions["timeout"]["read"] == expected
+    for wrong in ("0", "-1", "nan", "1e20", "soon"):
+        with pytest.raises(SystemExit) as ended:
+            main(["encode", "--url", "http://x", "--timeout", wrong, str(DIGITS[0])])
+        assert ended.value.code == 2 and "argument --timeout: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--temperature", "--top-p", "--guidance"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "warm"])
+def test_what_is_no_number_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """NaN was a traceback: JSON has none."""
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", "--url", "http://x", f"{option}={value}"])
+    assert ended.value.code == 2 and f"argument {option}: '{value}' is no" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["encode", "--url", "http://x", f"--effort={value}", "x.png"])

@@ -1,0 +1,90 @@
+"""The options of the `vqserve` command. In: its commands. Out: a parser, which refuses what is no number."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from vqserve.connection import TIMEOUT_S
+
+FITS = ("exact", "resize", "pad")
+LONGEST_S = 86400.0  # a socket takes no number of seconds, however large
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def parser(description: str | None, summaries: dict[Command, str]) -> argparse.ArgumentParser:
+    """Each command is a function, by whose name it is called, and which the parsed options hold as `run`."""
+    whole = argparse.ArgumentParser(
+        prog="vqserve", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    for run, summary in summaries.items():
+        command = commands.add_parser(run.__name__, help=summary, description=summary)
+        command.set_defaults(run=run)
+        _add_common(command, run.__name__)
+        _add_special(command, run.__name__)
+    return whole
+
+
+def _add_common(command: argparse.ArgumentParser, name: str) -> None:
+    if name != "generate":
+        some = "*" if name == "info" else "+"
+        command.add_argument("inputs", nargs=some, metavar="INPUT", help="file, folder, or - for standard input")
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--url", help="a running service (default: $VQSERVE_URL)")
+    where.add_argument("--bundle", type=Path, help="a bundle folder, to work without a service")
+    command.add_argument("--model", help="name of the service's model; its default one without it")
+    command.add_argument("--key", help="API key (default: $VQSERVE_KEY)")
+    wait = f"how long the service may take for an answer (default: {TIMEOUT_S:g})"
+    command.add_argument("--timeout", type=seconds, default=TIMEOUT_S, metavar="SECONDS", help=wait)
+
+
+def _add_special(command: argparse.ArgumentParser, name: str) -> None:
+    if name in ("encode", "score"):
+        command.add_argument("--fit", choices=FITS, default="exact", help="where the size differs from the model's")
+    if name in ("encode", "decode", "generate"):
+        help_text = "folder, file of the one result, or - for standard output (default: beside the input)"
+        command.add_argument("-o", "--output", help=help_text)
+        command.add_argument("-f", "--force", action="store_true", help="replace files that are there")
+    if name == "encode":
+        command.add_argument("--effort", type=number, default=0.0, help="weight of a bit against distortion")
+        form = command.add_mutually_exclusive_group()
+        form.add_argument("--together", action="store_true", help="pictures of one size into one container")
+        form.add_argument("--codes", action="store_true", help="write the codes as JSON instead of a container")
+    if name == "score":
+        command.add_argument("--label", type=int, help="number of the label under which to score")
+        command.add_argument("--by-label", action="store_true", help="also the bits under each label in turn")
+    if name == "generate":
+        _add_wishes(command)
+
+
+def _add_wishes(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--n", type=int, default=1, help="how many")
+    command.add_argument("--label", type=int, help="number of the label")
+    command.add_argument("--seed", type=int, help="reproduces the pictures; part of the file names")
+    command.add_argument("--temperature", type=number)
+    command.add_argument("--top-k", type=int)
+    command.add_argument("--top-p", type=number)
+    command.add_argument("--guidance", type=number, help="how far to push towards the label, 1 to 8; 1.5 is clear")
+
+
+def number(text: str) -> float:
+    """Raises ArgumentTypeError for what JSON cannot carry: words, `nan` and `inf`."""
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Raises ArgumentTypeError for what is no time to wait."""
+    value = number(text)
+    if not 0 < value <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text} seconds are not above 0 and at most {LONGEST_S:g}")
+    return value
