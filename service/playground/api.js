@@ -15,6 +15,8 @@ export class Problem extends Error {
 export const apiKey = () => sessionStorage.getItem(KEY_NAME) ?? "";
 export const keepApiKey = (key) => sessionStorage.setItem(KEY_NAME, key);
 
+const NOT_IN_A_HEADER = /[^\x20-\x7e]/; // browsers send what lies above ASCII in another encoding than the service reads
+
 /** Relative to the page, so that it also works behind a proxy that adds a path. */
 export function address(path, query = {}) {
   const url = new URL(path, document.baseURI);
@@ -22,8 +24,9 @@ export function address(path, query = {}) {
   return url.href;
 }
 
-export async function listModels() {
-  const { response } = await call("models");
+/** `key`: one to try, before it is kept. */
+export async function listModels(key) {
+  const { response } = await call("models", { key });
   return (await response.json()).models;
 }
 
@@ -50,7 +53,7 @@ export async function decode(query, codes) {
 export async function decodeMany(query, codes) {
   const body = JSON.stringify({ codes });
   const { response } = await call("decode", { query, body, type: "application/json", accept: NPY });
-  const bytes = await response.arrayBuffer();
+  const bytes = await reached(response.arrayBuffer());
   // The npy format: 8 bytes of magic and version, the length of a header in Python's syntax, the header, the numbers.
   const start = 10 + new DataView(bytes).getUint16(8, true);
   const shape = new TextDecoder().decode(bytes.slice(10, start)).match(/'shape': \(([^)]*)\)/)[1];
@@ -80,15 +83,33 @@ export async function generate(query, settings, { signal, onRow }) {
   throw new Problem({ title: "The stream ended early", detail: "The service stopped before the last row." });
 }
 
-async function call(path, { query, body, type, accept = "application/json", signal } = {}) {
+async function call(path, { query, body, type, accept = "application/json", signal, key = apiKey() } = {}) {
   const headers = { Accept: accept, "X-Server-Timing": "1" };
   if (type) headers["Content-Type"] = type;
-  if (apiKey()) headers.Authorization = `Bearer ${apiKey()}`;
+  if (key) headers.Authorization = authorization(key);
   const started = performance.now();
-  const response = await fetch(address(path, query), { method: body ? "POST" : "GET", body, headers, signal });
+  const response = await reached(fetch(address(path, query), { method: body ? "POST" : "GET", body, headers, signal }));
   if (!response.ok) throw new Problem(await problemOf(response));
   const finish = () => ({ totalMs: performance.now() - started, stages: stagesOf(response) });
   return { response, finish, started };
+}
+
+function authorization(key) {
+  const at = key.search(NOT_IN_A_HEADER);
+  if (at < 0) return `Bearer ${key}`;
+  const point = key.codePointAt(at).toString(16).toUpperCase().padStart(4, "0");
+  const detail = `Its character ${at + 1} (U+${point}) cannot be sent in a header, which takes letters, digits and signs of ASCII.`;
+  throw new Problem({ title: "This API key cannot be sent", detail });
+}
+
+/** A connection that fails is a Problem as well: the browser's own TypeError looks like a mistake in the page. */
+async function reached(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    throw new Problem({ title: "The service cannot be reached", detail: error.message });
+  }
 }
 
 async function problemOf(response) {

@@ -6,9 +6,11 @@ import { coloursOf, rgbOf } from "./colours.js";
 import { generateLine, showLines } from "./curl.js";
 import { announce, byId, element, formatMs, hideProblem, problemsSoFar, showProblem } from "./dom.js";
 
+const CLICK_HELP = "A click on a sample takes it to the top as the picture.";
+
 export class Generator {
   #workbench;
-  #running = null; // AbortController
+  #running = null; // {controller, settings} of the request that is on its way
 
   constructor(workbench) {
     this.#workbench = workbench;
@@ -16,22 +18,23 @@ export class Generator {
       event.preventDefault();
       this.#sheet();
     });
-    for (const id of ["cancel", "complete-cancel"]) byId(id).addEventListener("click", () => this.#running?.abort());
+    for (const id of ["cancel", "complete-cancel"]) byId(id).addEventListener("click", () => this.#running?.controller.abort());
     byId("complete").addEventListener("click", () => this.#complete());
     byId("label").addEventListener("change", () => this.#allowGuidance());
     workbench.grid.addEventListener("erase", () => this.#showErased());
+    workbench.addEventListener("picture", () => this.#forgetCompletion());
     byId("keep-seed").addEventListener("click", ({ target }) => (byId("seed").value = target.dataset.seed));
   }
 
   open(model) {
-    this.#running?.abort();
+    this.#abandon();
     byId("generate-body").hidden = !model.prior;
     byId("no-prior").hidden = model.prior;
     for (const id of ["label-field", "guidance-field"]) byId(id).hidden = !model.labels;
     const labels = (model.labels ?? []).map((name, index) => element("option", { value: index }, name));
     byId("label").replaceChildren(element("option", { value: "" }, "any"), ...labels);
     this.#allowGuidance();
-    byId("sheet").replaceChildren();
+    this.#emptySheet(CLICK_HELP);
     byId("generate-lines").replaceChildren();
     this.#showErased();
   }
@@ -52,22 +55,28 @@ export class Generator {
   async #sheet() {
     const { model, query } = this.#workbench;
     const settings = { n: Number(byId("n").value), ...this.#settings() };
-    const cells = Array.from({ length: settings.n }, (_, index) => new Sample(model, index));
-    byId("sheet").replaceChildren(...cells.map(({ button }) => button));
-    byId("generate-facts").textContent = "Waiting for the first row…";
+    const height = byId("sheet").offsetHeight;
+    this.#emptySheet("Waiting for the first row…");
+    byId("sheet").style.minHeight = `${height}px`; // so that the page does not jump before the first row
+    let cells = null; // until the service has agreed to so many
+    const cellsFor = (items) => (cells ??= this.#showCells(items.map((_, index) => new Sample(model, index))));
     const onRow = ({ row, items }) => {
-      items.forEach(({ codes }, index) => cells[index].showRow(row, codes));
+      items.forEach(({ codes }, index) => cellsFor(items)[index].showRow(row, codes));
       byId("generate-facts").textContent = `Row ${row + 1} of ${model.codes.height}`;
     };
     showLines(byId("generate-lines"), [["This sheet", generateLine(query, settings, "samples.png")]]);
     const outcome = await this.#run(settings, onRow);
     if (!outcome) return;
     const { answer, timing } = outcome;
-    answer.items.forEach((item, index) => cells[index].show(item, () => this.#take(item)));
+    if (!answer) {
+      this.#emptySheet(outcome.ended);
+      return;
+    }
+    answer.items.forEach((item, index) => cellsFor(answer.items)[index].show(item, () => this.#take(item)));
     byId("keep-seed").dataset.seed = answer.seed;
     byId("keep-seed").hidden = false;
     const rows = `first row ${formatMs(timing.firstRowMs)}, all ${formatMs(timing.totalMs)}`;
-    byId("generate-facts").textContent = `Seed ${answer.seed}; ${rows}. A click on a sample takes it to the top as the picture.`;
+    byId("generate-facts").textContent = `Seed ${answer.seed}; ${rows}. ${CLICK_HELP}`;
     const same = { ...settings, seed: answer.seed };
     showLines(byId("generate-lines"), [
       ["The same sheet", generateLine(query, same, "samples.png")],
@@ -81,18 +90,37 @@ export class Generator {
     const [known, before] = [grid.known, grid.codes.map((row) => [...row])];
     const settings = { n: 1, ...this.#settings(), known };
     const outcome = await this.#run(settings, ({ row, items }) => grid.setRow(row, items[0].codes));
-    if (!outcome) {
+    if (!outcome) return;
+    const { answer, timing } = outcome;
+    if (!answer) {
       grid.show(before);
       grid.eraseUnknown(known);
       return;
     }
-    const { answer, timing } = outcome;
     grid.show(answer.items[0].codes);
     this.#workbench.showTime("complete", timing);
-    await this.#workbench.codesChanged();
     showLines(byId("complete-lines"), [["This completion", generateLine(query, { ...settings, seed: answer.seed }, "completed.png")]]);
     this.#showErased();
     announce("The erased codes are completed.");
+    await this.#workbench.codesChanged(); // last: when it ends, the picture may be another one
+  }
+
+  /** The picture is another one. Only a completion has known codes; a sheet has nothing to do with the picture. */
+  #forgetCompletion() {
+    if (this.#running?.settings.known) this.#abandon();
+    byId("complete-lines").replaceChildren();
+  }
+
+  #emptySheet(facts) {
+    this.#showCells([]);
+    byId("generate-facts").textContent = facts;
+    byId("keep-seed").hidden = true;
+  }
+
+  #showCells(cells) {
+    byId("sheet").style.minHeight = "";
+    byId("sheet").replaceChildren(...cells.map(({ button }) => button));
+    return cells;
   }
 
   #take(item) {
@@ -109,30 +137,40 @@ export class Generator {
       : "Drag over the codes to erase a region.";
   }
 
+  /** {answer, timing}; {ended}, in words, where it was cancelled or failed; null where it was abandoned. */
   async #run(settings, onRow) {
-    this.#running?.abort();
-    const controller = new AbortController();
-    this.#setRunning(controller);
+    this.#abandon();
+    const run = { controller: new AbortController(), settings };
+    const isCurrent = () => this.#running === run;
+    this.#setRunning(run);
     const before = problemsSoFar();
     try {
-      const outcome = await generate(this.#workbench.query, settings, { signal: controller.signal, onRow });
+      const options = { signal: run.controller.signal, onRow: (row) => isCurrent() && onRow(row) };
+      const outcome = await generate(this.#workbench.query, settings, options);
+      if (!isCurrent()) return null;
       hideProblem(before);
       return outcome;
     } catch (error) {
+      if (!isCurrent()) return null;
       const cancelled = error.name === "AbortError";
-      byId("generate-facts").textContent = cancelled ? "Cancelled." : "";
       if (cancelled) announce("Cancelled.");
       else showProblem(error);
-      return null;
+      return { ended: cancelled ? "Cancelled." : "" };
     } finally {
-      if (this.#running === controller) this.#setRunning(null);
+      if (isCurrent()) this.#setRunning(null);
     }
   }
 
-  #setRunning(controller) {
-    this.#running = controller;
-    for (const id of ["cancel", "complete-cancel"]) byId(id).disabled = !controller;
-    byId("generate").disabled = Boolean(controller);
+  /** What is running has lost its place on the page: it ends, and shows nothing any more. */
+  #abandon() {
+    this.#running?.controller.abort();
+    this.#setRunning(null);
+  }
+
+  #setRunning(run) {
+    this.#running = run;
+    for (const id of ["cancel", "complete-cancel"]) byId(id).disabled = !run;
+    byId("generate").disabled = Boolean(run);
     this.#showErased();
   }
 }

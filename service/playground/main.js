@@ -9,18 +9,22 @@ const workbench = new Workbench();
 const generator = new Generator(workbench);
 let models = [];
 
-async function start() {
+async function start(key) {
   try {
-    models = await listModels();
-    hideProblem();
+    models = await listModels(key);
   } catch (error) {
     showProblem(error);
-    byId("key-form").hidden = error.status !== 401;
-    hideGuarded(error.status === 401);
+    // Whatever else fails says nothing about keys: the form stays as it is, with what was typed.
+    if (error.status === 401) {
+      byId("key-form").hidden = false;
+      hideGuarded(true);
+    }
     return;
   }
+  hideProblem();
+  keepApiKey(key); // only now that the service has taken it
   byId("key-form").hidden = true;
-  hideGuarded(apiKey());
+  hideGuarded(key);
   byId("model").replaceChildren(...models.map(({ name }) => element("option", { value: name }, name)));
   byId("model").value = models.find((model) => model.default).name;
   await choose();
@@ -50,7 +54,6 @@ byId("model").addEventListener("change", choose);
 byId("problem-close").addEventListener("click", () => hideProblem());
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  keepApiKey(byId("key").value);
-  start();
+  start(byId("key").value.trim());
 });
-start();
+start(apiKey());

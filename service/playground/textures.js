@@ -3,7 +3,7 @@
 import { decodeMany } from "./api.js";
 import { paint } from "./pixels.js";
 
-const CODES_A_REQUEST = 64;
+const CODES_A_REQUEST = 32; // few, as a service may take fewer pictures a request than it does by default
 
 export async function texturesOf(model, query) {
   const { codes, picture } = model;

@@ -1,7 +1,8 @@
 // The upper half of the page: a picture, its codes, what they decode to, and what that costs.
-// In: pictures from a file, the clipboard, the pad or a sample. Out: everything that is shown about them.
+// In: pictures from a file, the clipboard, the pad or a sample. Out: everything that is shown about them, and the event
+// "picture" when the codes are, or soon will be, those of another picture.
 
-import { compress, decode, encode } from "./api.js";
+import { compress, decode, encode, Problem } from "./api.js";
 import { CodeGrid } from "./codes.js";
 import { coloursOf, palette } from "./colours.js";
 import { compressLine, decodeLine, decompressLine, encodeLine, showLines } from "./curl.js";
@@ -21,17 +22,18 @@ const STAGES = {
   encode_answer: "write answer",
 };
 
-export class Workbench {
+export class Workbench extends EventTarget {
   #model = null;
   #image = null; // the file that was opened, as the browser shows it; null for a drawing
   #picture = null;
   #file = null; // the picture as PNG, exactly what is sent
-  #encoded = null; // the service's answer for it
-  #textured = null; // the model whose textures the palette shows
+  #encoded = null; // the picture that the codes are of, and its codes as the service gave them
+  #textured = null; // the model whose textures were asked for
   #times = {};
   #working = 0; // how many things are being done that will change the panels
 
   constructor() {
+    super();
     this.pad = new Pad(byId("pad"), byId("pen"), (picture) => this.#drawn(picture));
     this.grid = new CodeGrid(byId("codes"));
     this.palette = new CodeGrid(byId("palette"));
@@ -63,6 +65,7 @@ export class Workbench {
     const columns = matchMedia("(min-width: 46rem)").matches ? PALETTE_COLUMNS.wide : PALETTE_COLUMNS.narrow;
     const colours = coloursOf(model);
     this.#textured = null;
+    this.#times = {};
     this.palette.showTextures(null);
     this.palette.show(palette(colours, Math.min(columns, colours.length)), colours);
     byId("how").textContent = this.#drawable
@@ -126,6 +129,7 @@ export class Workbench {
     this.#picture = picture;
     byId("fit-controls").hidden = !this.#image || this.#model.picture.any_size;
     byId("picture-facts").textContent = `${picture.width} × ${picture.height}`;
+    this.#tellPicture();
     this.encodeLatest();
   }
 
@@ -134,7 +138,8 @@ export class Workbench {
     this.#file = await encodePng(picture);
     offerDownload(byId("save-picture"), this.#file, "picture.png");
     const { answer, timing } = await encode(this.#encodeQuery, this.#file);
-    this.#encoded = answer;
+    this.#encoded = { picture, codes: answer.codes };
+    this.#tellPicture(); // again, for what was begun since then with the codes before
     this.grid.show(answer.codes, coloursOf(model));
     this.grid.restoreErased();
     byId("codes-facts").textContent = `${answer.shape.join(" × ")} of ${answer.codebook_size}`;
@@ -146,22 +151,33 @@ export class Workbench {
     announce(`Encoded to ${answer.shape.join(" by ")} codes. ${byId("decoded-facts").textContent}`);
   }
 
+  #tellPicture() {
+    this.dispatchEvent(new Event("picture"));
+  }
+
+  /** Asked for once a model: without them the palette keeps its colours, which serve as well. */
   async #showTextures() {
     const model = this.#model;
-    const textures = await texturesOf(model, this.query);
-    if (model !== this.#model) return;
-    this.palette.showTextures(textures);
     this.#textured = model;
+    try {
+      const textures = await texturesOf(model, this.query);
+      if (model === this.#model) this.palette.showTextures(textures);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+    }
   }
 
   async #decode() {
+    const encoded = this.#encoded;
     const { picture: blob, timing } = await decode(this.query, this.grid.codes);
+    const image = await openImage(blob);
+    if (encoded !== this.#encoded) return; // the codes of another picture have come, and are decoded on their own
+    const before = encoded.picture;
+    const after = cropImage(image, before.width, before.height, before.channels);
+    const { mse, psnrDb, largest } = compare(before, after);
     offerDownload(byId("save-decoded"), blob, "decoded.png");
-    const { width, height, channels } = this.#picture;
-    const after = cropImage(await openImage(blob), width, height, channels);
-    const { mse, psnrDb, largest } = compare(this.#picture, after);
     paint(byId("decoded"), after);
-    paintDifference(byId("difference"), this.#picture, after);
+    paintDifference(byId("difference"), before, after);
     byId("decoded-facts").textContent = `MSE ${mse.toFixed(4)}, ${psnrDb.toFixed(1)} dB`;
     byId("difference-facts").textContent = `at most ${largest} of 255`;
     this.showTime("decode", timing);

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser.conftest import Site
 from tests.browser.reading import JSON, body_of, line, pixels_of, run_curl, saved, settle, shown_codes
+from tests.conftest import PICTURES
+
+DIGIT = PICTURES / "digit_4.png"
+CLICK_HELP = "A click on a sample takes it to the top as the picture."
 
 WATCH_ROWS = """() => {
     window.seen = [];
@@ -20,6 +24,44 @@ WATCH_ROWS = """() => {
 def fill_form(page: Page, **values: str) -> None:
     for name, value in values.items():
         page.fill(f"#{name.replace('_', '-')}", value)
+
+
+def erase_the_first_code(page: Page) -> None:
+    page.get_by_text("Erase", exact=True).click()
+    page.focus("#codes")
+    page.keyboard.press("Control+Home")
+    page.keyboard.press("Space")
+    expect(page.locator("#erase-help")).to_have_text("1 of 49 codes are erased.")
+
+
+def hold(page: Page, path: str, most: int = 99) -> list[Route]:
+    """The first `most` requests of this path, in a list that grows, without an answer."""
+    held: list[Route] = []
+    page.route(path, lambda route: held.append(route) if len(held) < most else route.continue_())
+    return held
+
+
+def wait_for_requests(page: Page, held: list[Route], count: int = 1) -> None:
+    for _ in range(500):
+        if len(held) >= count:
+            return
+        page.wait_for_timeout(10)
+    raise AssertionError("no such request came")
+
+
+def open_alone(page: Page) -> tuple[object, str]:
+    """The codes of a digit and its decibels, with nothing else going on."""
+    page.set_input_files("#file", DIGIT)
+    settle(page)
+    return shown_codes(page), page.locator("#decoded-facts").inner_text()
+
+
+def assert_only_the_digit(page: Page, alone: tuple[object, str]) -> None:
+    settle(page)
+    assert (shown_codes(page), page.locator("#decoded-facts").inner_text()) == alone
+    expect(page.locator("#complete-lines li")).to_have_count(0)
+    expect(page.locator("#complete-cancel")).to_be_disabled()
+    expect(page.locator("#problem")).to_be_hidden()
 
 
 def test_nothing_can_be_asked_for_before_the_models_are_known(browser: Browser, site: Site) -> None:
@@ -99,6 +141,66 @@ def test_cancel_ends_the_request(page: Page) -> None:
     expect(page.locator("#generate-facts")).to_have_text("Cancelled.")
     expect(page.locator("#generate")).to_be_enabled()
     expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator(".sample")).to_have_count(0)
+
+
+def test_the_first_row_makes_the_cells(page: Page) -> None:
+    """Before it the page keeps its height, so that nothing moves under the pointer."""
+    page.click("#generate")
+    page.locator("#sheet img").nth(15).wait_for()
+    height = page.evaluate("document.getElementById('sheet').offsetHeight")
+    held = hold(page, "**/generate")
+    page.click("#generate")
+    wait_for_requests(page, held)
+    expect(page.locator("#generate-facts")).to_have_text("Waiting for the first row…")
+    expect(page.locator(".sample")).to_have_count(0)
+    expect(page.locator("#keep-seed")).to_be_hidden()
+    assert page.evaluate("document.getElementById('sheet').offsetHeight") == height
+    held[0].continue_()
+    page.locator("#sheet img").nth(15).wait_for()
+    assert page.evaluate("document.getElementById('sheet').style.minHeight") == ""
+
+
+def test_a_refused_sheet_leaves_no_cells(page: Page) -> None:
+    page.click("#generate")
+    page.locator("#sheet img").nth(15).wait_for()
+    fill_form(page, n="20000")
+    page.click("#generate")
+    page.locator("#problem").wait_for()
+    expect(page.locator("#generate")).to_be_enabled()
+    expect(page.locator(".sample")).to_have_count(0)
+    expect(page.locator("#generate-facts")).to_have_text("")
+    expect(page.locator("#keep-seed")).to_be_hidden()
+
+
+def test_another_model_starts_with_an_empty_sheet(page: Page) -> None:
+    erase_the_first_code(page)
+    page.click("#complete")
+    page.locator("#complete-lines li").wait_for()
+    page.click("#generate")
+    page.locator("#sheet img").nth(15).wait_for()
+    expect(page.locator("#keep-seed")).to_be_visible()
+    page.select_option("#model", "colour")
+    settle(page)
+    expect(page.locator(".sample")).to_have_count(0)
+    expect(page.locator("#generate-facts")).to_have_text(CLICK_HELP)
+    expect(page.locator("#keep-seed")).to_be_hidden()
+    expect(page.locator("#complete-lines li")).to_have_count(0)
+    assert page.locator("#times dt").all_inner_texts() == ["encode", "decode", "compress"]
+
+
+def test_another_model_ends_a_sheet_that_waits(page: Page) -> None:
+    settle(page)
+    page.evaluate(WATCH_ROWS)
+    held = hold(page, "**/generate")
+    page.click("#generate")
+    wait_for_requests(page, held)
+    with page.expect_event("requestfailed"):
+        page.select_option("#model", "colour")
+    settle(page)
+    expect(page.locator("#generate-facts")).to_have_text(CLICK_HELP)
+    expect(page.locator("#generate")).to_be_enabled()
+    assert "Cancelled." not in page.evaluate("window.seen")
 
 
 def test_a_refusal_is_worded_by_the_service(page: Page, site: Site) -> None:
@@ -149,6 +251,64 @@ def test_erase_with_the_keyboard_and_cancel(page: Page) -> None:
     settle(page)
     expect(page.locator("#complete")).to_be_disabled()
     assert shown_codes(page) == before
+
+
+def test_a_picture_ends_a_completion_that_waits(page: Page) -> None:
+    """The digit got the codes of the completion, and 7.9 dB."""
+    alone = open_alone(page)
+    page.click("#clear")
+    settle(page)
+    erase_the_first_code(page)
+    held = hold(page, "**/generate")
+    page.click("#complete")
+    wait_for_requests(page, held)
+    page.set_input_files("#file", DIGIT)
+    settle(page)
+    held[0].continue_()
+    page.wait_for_timeout(200)  # for an answer, if anybody still waits for one
+    assert_only_the_digit(page, alone)
+
+
+def test_a_completion_of_codes_that_are_replaced_meanwhile_ends(page: Page) -> None:
+    """It begins when the picture is there already and its codes are not."""
+    alone = open_alone(page)
+    page.click("#clear")
+    settle(page)
+    erase_the_first_code(page)
+    encodings, completions = hold(page, "**/encode*", most=1), hold(page, "**/generate")
+    page.set_input_files("#file", DIGIT)
+    wait_for_requests(page, encodings)
+    page.click("#complete")
+    wait_for_requests(page, completions)
+    encodings[0].continue_()
+    settle(page)
+    completions[0].continue_()
+    page.wait_for_timeout(200)
+    assert_only_the_digit(page, alone)
+
+
+def test_a_completion_that_is_still_decoded_does_not_cover_a_picture(page: Page) -> None:
+    alone = open_alone(page)
+    page.click("#clear")
+    settle(page)
+    erase_the_first_code(page)
+    decodings = hold(page, "**/decode*", most=1)
+    page.click("#complete")
+    wait_for_requests(page, decodings)
+    page.set_input_files("#file", DIGIT)
+    expect(page.locator("#decoded-facts")).to_have_text(alone[1])
+    decodings[0].continue_()
+    assert_only_the_digit(page, alone)
+
+
+def test_a_sheet_goes_on_when_a_picture_is_opened(page: Page) -> None:
+    held = hold(page, "**/generate")
+    page.click("#generate")
+    wait_for_requests(page, held)
+    page.set_input_files("#file", DIGIT)
+    settle(page)
+    held[0].continue_()
+    page.locator("#sheet img").nth(15).wait_for()
 
 
 def test_a_model_without_a_prior(page: Page) -> None:

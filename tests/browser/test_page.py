@@ -121,6 +121,60 @@ def test_a_key_is_asked_for_and_not_shown(browser: Browser, bundles: tuple[Path,
         assert "a-secret-key" not in page.content()
 
 
+def try_key(page: Page, key: str) -> None:
+    page.fill("#key", key)
+    page.get_by_role("button", name="Use key").click()
+
+
+@pytest.mark.parametrize(
+    ("key", "title", "detail"),
+    [
+        ("abcdefghij\u200b", "This API key cannot be sent", "Its character 11 (U+200B) cannot be sent in a header"),
+        ("another-key", "No or wrong API key", "Send a valid key"),
+    ],
+)
+def test_a_key_that_fails_is_not_kept(
+    browser: Browser, bundles: tuple[Path, Weights], key: str, title: str, detail: str
+) -> None:
+    with (
+        serving(bundles[0], VQSERVE_API_KEYS="someone:a-secret-key") as (_, address),
+        browsing(browser, f"{address}/") as page,
+    ):
+        page.locator("#key-form").wait_for()
+        page.click("#problem-close")
+        try_key(page, key)
+        expect(page.locator("#problem-title")).to_have_text(title)
+        expect(page.locator("#problem-detail")).to_contain_text(detail)
+        expect(page.locator("#problem")).to_be_visible()
+        expect(page.locator("#key-form")).to_be_visible()
+        assert page.evaluate("sessionStorage.length") == 0
+        page.reload()
+        expect(page.locator("#problem-title")).to_have_text("No or wrong API key")
+        expect(page.locator("#key-form")).to_be_visible()
+        try_key(page, " a-secret-key ")  # as it may have been copied
+        settle(page)
+        expect(page.locator("#key-form")).to_be_hidden()
+        page.reload()
+        settle(page)  # this key is kept
+
+
+def test_a_connection_that_fails_leaves_the_key_in_its_form(browser: Browser, bundles: tuple[Path, Weights]) -> None:
+    with serving(bundles[0], VQSERVE_API_KEYS="someone:a-secret-key") as (_, address):
+        page = browser.new_page()  # without `browsing`, for which a failed connection is a fault
+        page.goto(f"{address}/")
+        page.locator("#key-form").wait_for()
+        page.route("**/models", lambda route: route.abort())
+        try_key(page, "a-secret-key")
+        expect(page.locator("#problem-title")).to_have_text("The service cannot be reached")
+        expect(page.locator("#key-form")).to_be_visible()
+        assert page.evaluate("sessionStorage.length") == 0
+        page.unroute("**/models")
+        page.get_by_role("button", name="Use key").click()
+        settle(page)
+        expect(page.locator("#key-form")).to_be_hidden()
+        page.close()
+
+
 def test_every_file_is_served_and_no_other(client: TestClient) -> None:
     assert {*playground.FILES, playground.PAGE} == {path.name for path in playground.FOLDER.iterdir()}
     for name in playground.FILES:
