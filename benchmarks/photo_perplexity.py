@@ -23,6 +23,7 @@ from PIL import Image
 
 from benchmarks.picture_codecs import Vqserve
 from benchmarks.report import RESULTS, command_line, table, write_result, write_section
+from service.pixels import to_pixels
 from training.data.folder import split_files
 
 SETS = 1000
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--record", action="store_true", help="write docs/results and docs/benchmarks.md")
     options = parser.parse_args(arguments)
     vqserve = Vqserve(options.bundle)
-    files = split_files(options.folder, options.held_out)
+    files = split_files(options.folder, options.held_out, TILE)
     others, held_out = ([histogram(vqserve, path) for path in part] for part in files)
     random = np.random.default_rng(0)
     sets = [perplexity(random.permutation(others)[: len(held_out)]) for _ in range(SETS)]
@@ -59,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def histogram(vqserve: Vqserve, path: Path) -> Counts:
-    """(K,): how often each code occurs in the picture, cut to whole tiles."""
+    """(K,): how often each code occurs in the picture, decoded as the service does it and cut to whole tiles."""
     with Image.open(path) as opened:
-        pixels = np.asarray(opened.convert("RGB"))
+        pixels = np.asarray(to_pixels(opened, 3))
     height, width = (side // TILE * TILE for side in pixels.shape[:2])
     codes = vqserve.encode(pixels[None, :height, :width])
     return np.bincount(codes.ravel(), minlength=vqserve.bundle.manifest.codes.codebook_size)

@@ -1,4 +1,7 @@
-"""What is compared: Pillow's codecs, zlib, and bundles. In: uint8 (H,W,C). Out: `Coded`, bytes and pixels."""
+"""What is compared: Pillow's codecs, zlib, and bundles. In: uint8 (H,W,C). Out: `Coded`, bytes and pixels.
+
+Everything runs on one thread; AVIF and JPEG XL would take all cores, when they encode as when they decode.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pillow_jxl  # noqa: F401 - registers JPEG XL with Pillow
-from PIL import Image
+from PIL import AvifImagePlugin, Image
+from pillow_jxl import JpegXLImagePlugin  # which registers JPEG XL with Pillow
 
 from benchmarks.quality import Pixels
 from service import codec
@@ -52,7 +55,14 @@ QUALITIES: Mapping[str, Sequence[int]] = {
     "AVIF": (1, 5, 20, 35, 50, 75),
     "JXL": (5, 10, 20, 35, 50, 75),
 }
-OPTIONS: Mapping[str, Mapping[str, Any]] = {"JPEG": {"optimize": True}, "WEBP": {"method": 6}, "AVIF": {}, "JXL": {}}
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "JPEG": {"optimize": True},
+    "WEBP": {"method": 6},
+    "AVIF": {"max_threads": 1},
+    "JXL": {"num_threads": 1},
+}
+# the decoders' threads: `Image.open` takes no options
+AvifImagePlugin.DEFAULT_MAX_THREADS = JpegXLImagePlugin.DECODE_THREADS = 1
 
 
 def lossy_points() -> list[Point]:
@@ -67,7 +77,7 @@ def lossless_points() -> list[Point]:
     return [
         Point("PNG", "optimize", _pillow("PNG", optimize=True)),
         Point("WEBP", "lossless", _pillow("WEBP", lossless=True, quality=100, method=6)),
-        Point("JXL", "lossless", _pillow("JXL", lossless=True)),
+        Point("JXL", "lossless", _pillow("JXL", lossless=True, **OPTIONS["JXL"])),
         Point("zlib", "level 9, pixels alone", _zlib),
     ]
 

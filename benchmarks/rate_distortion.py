@@ -24,13 +24,14 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from benchmarks.picture_codecs import Coded, Point, Setting, Vqserve, lossless_points, lossy_points
 from benchmarks.plot import Line, svg
 from benchmarks.quality import Pixels, at_rate, bd_rate, mean_squared_error, ms_ssim, psnr_db
 from benchmarks.rate_distortion_report import PEERS, page, plot_name
 from benchmarks.report import command_line, write_section
+from service.pixels import to_pixels
 from training.data.folder import picture_files, split_files
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -155,12 +156,12 @@ def read_mnist(path: Path) -> list[Pixels]:
 
 
 def read_photos(folder: Path, held_out: float | None) -> list[Pixels]:
-    """(H,W,3) uint8 each, upright, at most 1280 wide."""
-    files = picture_files(folder) if held_out is None else split_files(folder, held_out)[1]
+    """(H,W,3) uint8 each, decoded as the service does it, at most 1280 wide."""
+    files = picture_files(folder) if held_out is None else split_files(folder, held_out, CROP)[1]
     pictures = []
     for path in files:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+            image = to_pixels(opened, 3)
         if image.width > WIDEST:
             image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
         pictures.append(np.asarray(image))

@@ -27,7 +27,7 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def learning_rate_factor(step: int, stage: StageConfig) -> float:
-    """Linear from 0 to 1 over `warmup_steps`, then half a cosine down to 0 at `steps`."""
+    """Linear from 1 / `warmup_steps` to 1 over so many steps, then half a cosine down to 0 at `steps`."""
     if step < stage.warmup_steps:
         return (step + 1) / stage.warmup_steps
     progress = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)

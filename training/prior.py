@@ -12,8 +12,9 @@ Minnen, ICLR 2019; `export.exactness` proves the bound for trained weights). Rou
     codes above --shift down--> [vertical layer] x V --context, once a row--+
     codes to the left --------------------------------------------> [horizontal layer] x N --> head --> logits
 
-The deep vertical stack sees V + 1 rows above and V columns to each side, and runs once a row; the short horizontal stack
-sees 2N + 1 codes to the left and runs once a pixel. A sampler therefore pays the depth h times and not h * w times.
+The deep vertical stack sees V + 1 rows above and V columns to each side, and runs once a row; the short horizontal
+stack sees 2N + 1 codes to the left and runs once a pixel. A sampler therefore pays the depth h times and not h * w
+times.
 `export.prior_graphs` writes the same computation as ONNX.
 """
 

@@ -1,7 +1,8 @@
 """What `fit` and `evaluate` write beside the weights: metrics.json and the two picture sheets.
 
 In: trained models and their data. Out: `metrics.json`, `reconstructions.png` and `samples.png` in the run folder, or,
-measured on other data than the run's, `metrics-NAME.json` and `reconstructions-NAME.png`.
+measured on other data than the run's, `metrics-NAME.json` and `reconstructions-NAME.png`. NAME is that of the file or
+folder and the first digits of the data's digest, so that no other data's file is overwritten.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from training.sheets import interleave, sheet, write_png
 COLUMNS = 8
 SAMPLE_ROWS_SMALL, SAMPLE_ROWS_LARGE = 10, 1  # rows of samples of grids up to, and beyond, LARGE_GRID codes
 LARGE_GRID = 256
+DIGEST_DIGITS = 8  # of the data's, in the names of files: enough for all that one run is ever measured on
 LIBRARIES = ("torch", "lightning", "numpy", "safetensors")
 
 
@@ -67,7 +69,7 @@ def draw_samples(prior: PixelCNN, model: VQVAE, grid: tuple[int, int], seed: int
 @torch.no_grad()
 def measure(config: RunConfig, data: DataSet, model: System, prior: PixelCNN | None) -> dict[str, Any]:
     """The part of metrics.json that a test split decides."""
-    reconstruction = measure_reconstruction(model, data.test)
+    reconstruction = measure_reconstruction(model, data.test, config.trainer.seed)
     metrics: dict[str, Any] = {"test": {"pictures": len(data.test), **asdict(reconstruction)}}
     if not isinstance(model, VQVAE):
         return metrics
@@ -135,7 +137,7 @@ def evaluate(folder: Path, source: str | None = None) -> tuple[dict[str, Any], P
         path, metrics = folder / METRICS_FILE, run.metrics | measured
         _write_sheets(config, data, run.autoencoder, run.prior, folder)
     else:
-        name = Path(config.data.source).resolve().stem
+        name = f"{Path(config.data.source).resolve().stem}-{data.digest[:DIGEST_DIGITS]}"
         path = folder / f"metrics-{name}.json"
         metrics = measured | {"source": config.data.source, "data": _facts(data), **_code()}
         write_png(draw_reconstructions(run.autoencoder, data.test), folder / f"reconstructions-{name}.png")

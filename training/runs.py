@@ -7,7 +7,7 @@
     metrics.json              quality on the test split, data digest and licence, code histogram, versions
     reconstructions.png, samples.png
 
-`evaluate` on other data adds metrics-NAME.json and reconstructions-NAME.png, which nothing reads.
+`evaluate` on other data adds metrics-NAME.json and reconstructions-NAME.png (training/report.py), which nothing reads.
 `checkpoints/` and `logs/` beside them belong to the training itself and may be deleted afterwards.
 """
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from benchmarks.photo_perplexity import TILE, histogram, perplexity
 from benchmarks.picture_codecs import Vqserve
+from service.images import to_picture
 from tests.tiny_bundle import write_tiny_bundle
 
 
@@ -31,3 +32,17 @@ def test_a_picture_is_counted_in_whole_tiles(tmp_path: Path) -> None:
     assert counts.sum() == 2 * (TILE // spec.picture.multiple_of) ** 2
     cut = vqserve.encode(pixels[None, :TILE, : 2 * TILE])
     assert np.array_equal(counts, np.bincount(cut.ravel(), minlength=len(counts)))
+
+
+def test_a_picture_is_the_one_that_the_service_sees(tmp_path: Path) -> None:
+    """What a model was trained on: upright, and with white behind what is transparent."""
+    write_tiny_bundle(tmp_path / "colour", "colour", any_size=True)
+    vqserve = Vqserve(tmp_path / "colour")
+    pixels = np.random.default_rng(0).integers(0, 256, (TILE, 2 * TILE, 4), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
+    with Image.open(tmp_path / "turned.png") as opened:
+        seen = to_picture(opened, vqserve.bundle.manifest.picture, "exact").pixels
+    counts = histogram(vqserve, tmp_path / "turned.png")
+    assert np.array_equal(counts, np.bincount(vqserve.encode(seen[None]).ravel(), minlength=len(counts)))

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import math
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import AvifImagePlugin, Image
+from pillow_jxl import JpegXLImagePlugin
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from benchmarks import rate_distortion, rate_distortion_report
 from benchmarks.picture_codecs import EFFORTS, SETTINGS, lossless_points, lossy_points
 from benchmarks.plot import svg
 from benchmarks.quality import Pixels, at_rate, bd_rate, mean_squared_error, ms_ssim, psnr_db
+from service.bundle import PictureSpec
+from service.images import to_picture
 from tests.conftest import PICTURES
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 
@@ -91,6 +96,41 @@ def test_lossless_codecs_are_lossless_and_lossy_ones_trade_bytes_for_quality() -
     assert set(by_codec) == set(rate_distortion_report.PEERS)
     for curve in by_codec.values():
         assert curve[0][0] < curve[-1][0] and curve[0][1] > curve[-1][1]
+
+
+def test_every_codec_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AVIF and JPEG XL took all cores, and the page said that their times were those of one thread."""
+    found: dict[str, set[Any]] = {}
+
+    def spied(module: Any, name: str, threads: Callable[..., Any]) -> None:
+        made = getattr(module, name)
+
+        def make(*arguments: Any, **options: Any) -> Any:
+            found.setdefault(name, set()).add(threads(*arguments, **options))
+            return made(*arguments, **options)
+
+        monkeypatch.setattr(module, name, make)
+
+    spied(AvifImagePlugin._avif, "AvifEncoder", lambda *arguments: arguments[4])
+    spied(AvifImagePlugin._avif, "AvifDecoder", lambda data, codec, threads: threads)
+    for name in ("Encoder", "Decoder"):
+        spied(JpegXLImagePlugin, name, lambda **options: options["num_threads"])
+    for point in (*lossy_points(), *lossless_points()):
+        point.code(noisy((16, 16, 3))[0])
+    assert found == {name: {1} for name in ("AvifEncoder", "AvifDecoder", "Encoder", "Decoder")}
+
+
+def test_photographs_are_those_that_the_service_sees(tmp_path: Path) -> None:
+    """Transparency was thrown away here, and 16 bits were clipped, where service and training keep what is seen."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
+    with Image.open(tmp_path / "turned.png") as opened:
+        spec = PictureSpec(height=8, width=8, channels=3, any_size=True, multiple_of=1)
+        seen = to_picture(opened, spec, "exact").pixels
+    (found,) = rate_distortion.read_photos(tmp_path, None)
+    assert np.array_equal(found, seen)
 
 
 def test_the_plot_is_an_svg_with_every_point_and_name() -> None:

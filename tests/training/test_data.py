@@ -529,3 +529,31 @@ def test_a_changed_file_of_a_named_data_set_is_refused(tmp_path: Path, monkeypat
         (folder / f"{part}.gz").write_bytes((DIGITS / f"{part}.gz").read_bytes())
         with pytest.raises(DataError, match=f"{IDX_PARTS[3]} has another MD5"):
             load_data(DataConfig(source="mnist", root=str(tmp_path)))
+
+
+def test_a_named_data_set_is_read_from_the_files_that_were_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fashion-MNIST's checksums are of the .gz: a raw file beside them was not checked, and read."""
+    folder = tmp_path / "fashion_mnist"
+    folder.mkdir()
+    files = []
+    for part in IDX_PARTS:
+        packed = (DIGITS / f"{part}.gz").read_bytes()
+        (folder / f"{part}.gz").write_bytes(packed)
+        files.append(File(f"{part}.gz", hashlib.md5(packed, usedforsecurity=False).hexdigest()))
+    names = NAMED["fashion_mnist"].label_names
+    monkeypatch.setitem(NAMED, "fashion_mnist", Named((), tuple(files), "MIT", names))
+    (folder / IDX_PARTS[3]).write_bytes(digits(IDX_PARTS[3])[:-1] + b"\x05")
+    (folder / CIFAR_ARCHIVE).write_bytes(b"another reader's")
+    data = load_data(DataConfig(source="fashion_mnist", root=str(tmp_path)))
+    assert data.digest == load_data(DataConfig(source=str(DIGITS))).digest and data.label_names == names
+
+
+def test_a_named_cifar10_is_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, labels = noise((60, 32, 32, 3)), (np.arange(60) % 10).astype(np.uint8)
+    packed = write_cifar(tmp_path / "cifar10", pixels, labels).read_bytes()
+    files = (File(CIFAR_ARCHIVE, hashlib.md5(packed, usedforsecurity=False).hexdigest()),)
+    monkeypatch.setitem(NAMED, "cifar10", Named((), files, "none"))
+    data = load_data(DataConfig(source="cifar10", root=str(tmp_path)))
+    assert data.label_names == CIFAR_LABELS and data.test.labels.tolist() == labels[50:].tolist()

@@ -28,7 +28,7 @@ from training.autoencoders import VQVAE
 from training.callbacks import Stopwatch, TrainingDiverged
 from training.config import ConfigError, StageConfig
 from training.data import DataError, Split, Stream, load_data, tiles
-from training.evaluation import encode_all, histogram, sample_codes
+from training.evaluation import encode_all, histogram, measure_reconstruction, sample_codes
 from training.fit import fit, fit_autoencoder
 from training.jobs import learning_rate_factor
 from training.prior import PixelCNN, guided_logits
@@ -464,10 +464,41 @@ def test_evaluate_on_other_data_leaves_what_the_export_reads(tiny_run: Path, tmp
     pixels = images[:, 0].numpy()
     np.savez(tmp_path / "later.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
     metrics, path = evaluate(copy, str(tmp_path / "later.npz"))
-    assert path == copy / "metrics-later.json" and json.loads(path.read_text()) == metrics
+    name = f"later-{metrics['data']['digest'][:8]}"
+    assert path == copy / f"metrics-{name}.json" and json.loads(path.read_text()) == metrics
     assert metrics["quality"]["pictures"] == 50 and metrics["data"]["digest"] != data.digest
     assert (copy / "metrics.json").read_bytes() == before
-    assert (copy / "reconstructions-later.png").exists() and not (copy / "reconstructions.png").exists()
+    assert (copy / f"reconstructions-{name}.png").exists() and not (copy / "reconstructions.png").exists()
+
+
+def test_evaluate_keeps_what_it_measured_on_other_data_of_the_same_name(tiny_run: Path, tmp_path: Path) -> None:
+    """a/test.npz and b/test.npz became one metrics-test.json, which had the numbers of the later one."""
+    copy = copied(tiny_run, tmp_path / "copy")
+    test = load_data(tiny_config().data).test
+    assert isinstance(test.images, torch.Tensor)
+    pixels, labels = test.images[:, 0].numpy(), test.labels.numpy()
+    found = {}
+    for folder, part in (("a", slice(50)), ("b", slice(50, 100))):
+        (tmp_path / folder).mkdir()
+        arrays = {"x_train": pixels, "y_train": labels, "x_test": pixels[part], "y_test": labels[part]}
+        np.savez(tmp_path / folder / "test.npz", **arrays)
+        metrics, path = evaluate(copy, str(tmp_path / folder / "test.npz"))
+        found[path] = metrics
+    assert len(found) == 2 and all(json.loads(path.read_text()) == metrics for path, metrics in found.items())
+    assert len(list(copy.glob("reconstructions-test-*.png"))) == 2
+
+
+def test_the_elbo_is_the_same_at_each_call_and_disturbs_no_random_numbers(tmp_path: Path) -> None:
+    """It was drawn from wherever the generator stood: `evaluate` never repeated the number of `fit`."""
+    first = fit(tiny_config(*VQ_ONLY, "autoencoder.system=vae"), tmp_path)["test"]["elbo_nats"]
+    again = [evaluate(tmp_path)[0]["test"]["elbo_nats"] for _ in range(2)]
+    assert again[0] == again[1] == pytest.approx(first, rel=1e-5)  # another memory layout sums in another order
+    run = load_run(tmp_path)
+    test = load_data(run.config.data).test
+    before = torch.get_rng_state()
+    found = [measure_reconstruction(run.autoencoder, test, seed).elbo_nats for seed in (run.config.trainer.seed, 2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found[0] == again[0] and found[1] != again[0]
 
 
 def test_the_commands_print_json_and_turn_mistakes_into_messages(

@@ -25,7 +25,7 @@ from training.data.dataset import (
     tiles,
 )
 from training.data.folder import read_folder
-from training.data.named import NAMED, obtain
+from training.data.named import NAMED, read_named
 from training.data.stream import Batch, Stream
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def load_data(config: DataConfig) -> DataSet:
     if source.skipped:
         logger.warning("skipped %d pictures in all", len(source.skipped))
     train, validation, test = split_source(source, config.validation_fraction, config.test_fraction)
+    _tell_of_unseen_labels(train, source.label_names)
     if config.crop is None:
         train, validation, test = (require_one_size(split) for split in (train, validation, test))
     else:
@@ -70,17 +71,16 @@ def licence_of(config: DataConfig) -> str:
 
 def _read(config: DataConfig) -> Source:
     path = Path(config.source)
-    label_names: tuple[str, ...] = ()
     if not path.exists():
         if config.source not in NAMED:
             raise DataError(f"data.source {config.source!r} is no path here and none of {', '.join(NAMED)}")
-        path, label_names = obtain(config.source, Path(config.root)), NAMED[config.source].label_names
+        return read_named(config.source, Path(config.root))
     if path.is_file():
         return read_npz(path)
     if (path / CIFAR_ARCHIVE).is_file():
-        return read_cifar10(path)
+        return read_cifar10(path / CIFAR_ARCHIVE)
     if any(find_idx(path, part) for part in IDX_PARTS):
-        return read_idx_folder(path, label_names)
+        return read_idx_folder(path)
     return read_folder(
         path,
         grey=config.grey,
@@ -88,6 +88,14 @@ def _read(config: DataConfig) -> Source:
         shorter_side=config.shorter_side,
         memory_mib=config.memory_mib,
     )
+
+
+def _tell_of_unseen_labels(train: Split, label_names: tuple[str, ...]) -> None:
+    """They keep their numbers, which belong to the data; but what the model answers to them is noise."""
+    seen = set(train.labels.tolist())
+    unseen = [name for index, name in enumerate(label_names) if index not in seen]
+    if unseen:
+        logger.warning("no training picture has the labels %s: the model will not know them", ", ".join(unseen))
 
 
 def _require_room_for(split: Split, crop: int) -> None:

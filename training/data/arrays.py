@@ -11,6 +11,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,14 +56,19 @@ def parse_idx(content: bytes, path: Path) -> NDArray[np.uint8]:
     return body.reshape(shape)
 
 
-def read_idx_folder(folder: Path, label_names: tuple[str, ...] = ()) -> Source:
-    """MNIST's four files. Without `label_names` the labels are named by their numbers."""
+def read_idx_folder(folder: Path) -> Source:
+    """MNIST's four files, wherever `find_idx` finds them. The labels are named by their numbers."""
     found = {part: find_idx(folder, part) for part in IDX_PARTS}
     missing = [part for part, path in found.items() if path is None]
     if missing:
         raise DataError(f"{folder} lacks {', '.join(missing)} (raw or .gz): put the files there")
-    train_x, train_y, test_x, test_y = (parse_idx(read_bytes(path), path) for path in found.values() if path)
-    return _source(folder, (train_x, train_y), (test_x, test_y), label_names)
+    return read_idx([path for path in found.values() if path], ())
+
+
+def read_idx(paths: Sequence[Path], label_names: tuple[str, ...]) -> Source:
+    """Four files in the order of `IDX_PARTS`. Without `label_names` the labels are named by their numbers."""
+    train_x, train_y, test_x, test_y = (parse_idx(read_bytes(path), path) for path in paths)
+    return _source(paths[0].parent, (train_x, train_y), (test_x, test_y), label_names)
 
 
 def read_npz(path: Path) -> Source:
@@ -83,9 +89,8 @@ def read_npz(path: Path) -> Source:
     raise DataError(f"{path} has {', '.join(arrays) or 'no arrays'}: name the pictures x_train or images")
 
 
-def read_cifar10(folder: Path) -> Source:
+def read_cifar10(path: Path) -> Source:
     """The binary archive as its authors publish it, read without unpacking."""
-    path = folder / CIFAR_ARCHIVE
     try:
         with tarfile.open(path) as archive:
             members = {Path(member.name).name: member for member in archive if member.isfile()}

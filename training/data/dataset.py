@@ -7,6 +7,7 @@ Out: `DataSet`, whose train, validation and test splits depend on nothing but th
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ class DataSet:
 
 def ranked(names: Sequence[str]) -> list[int]:
     """Indices in the order of the SHA-256 of each name: a shuffle that no seed, platform or file order can change."""
-    keys = [hashlib.sha256(name.encode()).digest() for name in names]
+    keys = [hashlib.sha256(os.fsencode(name)).digest() for name in names]  # as on the disk: not all names are UTF-8
     return sorted(range(len(names)), key=keys.__getitem__)
 
 

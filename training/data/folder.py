@@ -2,12 +2,13 @@
 
 In: a folder; with `train` and `test` sub-folders these are the splits, and what lies below them is the data. Out: a
 `Source` of ragged uint8 pictures, decoded as the service decodes them (`service.pixels`). A file that cannot be
-decoded, or is animated, is skipped and listed, never raised.
+decoded, is animated, or would be enlarged beyond use is skipped and listed, never raised.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,13 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from service.pixels import is_animated, to_pixels
+from service.pixels import UNREADABLE, is_animated, to_pixels
 from training.data.dataset import DataError, Ragged, Source, Split, ranked, test_count_of
 
 logger = logging.getLogger(__name__)
 
+MOST_ENLARGED = 4  # times: of a larger picture than that, training would see little but the interpolation
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # all that Pillow raises on bad files
 
 
 def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: int | None, memory_mib: int) -> Source:
@@ -34,31 +35,36 @@ def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: i
     files = [picture_files(part) for part in parts]
     if not files[0]:
         raise DataError(f"{parts[0]} holds no {', '.join(FORMATS)} files: put pictures there or correct data.source")
-    label_names = sub_folders(parts[0], files[0])
-    _tell_of_labels(parts[0], files[0], label_names)
     budget = _Budget(memory_mib * 2**20)
     skipped: list[str] = []
-    splits, names = [], []
+    splits: list[Split] = []
+    names: list[list[str]] = []
+    label_names: tuple[str, ...] = ()
     for part, paths in zip(parts, files, strict=True):
         kept, items, at_edge = _decode_all(paths, decode, budget, skipped, smallest_side)
         if not kept:
             raise DataError(f"none of the {len(paths)} pictures in {part} can be decoded; the first: {skipped[0]}")
         if at_edge and smallest_side > 1:
             logger.warning("%d pictures of %s are no larger than data.crop; smaller ones are enlarged", at_edge, part)
+        if not splits:  # the training pictures; a folder of nothing but unreadable files is no label
+            label_names = sub_folders(part, kept)
+            _tell_of_labels(part, paths, kept, label_names)
         splits.append(Split(Ragged(items, decode), _labels(part, kept, label_names)))
         names.append([path.relative_to(part).as_posix() for path in kept])
     return Source(splits[0], names[0], splits[1] if len(splits) > 1 else None, label_names, tuple(skipped))
 
 
-def split_files(folder: Path, test_fraction: float) -> tuple[list[Path], list[Path]]:
+def split_files(folder: Path, test_fraction: float, crop: int = 1) -> tuple[list[Path], list[Path]]:
     """The files of training and validation, and those of the test split, of a folder that training has read.
+
+    `crop` is its `data.crop`, for which training skips what is much smaller.
 
     Raises:
         DataError: it holds no pictures.
     """
     parts = split_folders(folder)
-    decode = partial(decode_picture, grey=False, smallest_side=1, shorter_side=None)
-    kept = [_decode_all(picture_files(part), decode, _Budget(0), skipped=[], side=1)[0] for part in parts]
+    decode = partial(decode_picture, grey=False, smallest_side=crop, shorter_side=None)
+    kept = [_decode_all(picture_files(part), decode, _Budget(0), skipped=[], side=crop)[0] for part in parts]
     if not all(kept):
         raise DataError(f"{folder} holds no pictures that can be decoded: put some there")
     if len(kept) > 1:
@@ -79,32 +85,78 @@ def split_folders(folder: Path) -> list[Path]:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS and path.is_file())
+    """All below it, through links to folders too; not in hidden folders, nor in the one that macOS adds to a zip.
+
+    Raises:
+        DataError: a folder cannot be listed, or is a link to one that holds it.
+    """
+    return sorted(_files_below(folder, above=()))
 
 
-def _tell_of_labels(folder: Path, paths: Sequence[Path], label_names: tuple[str, ...]) -> None:
-    """Without a word, one stray picture would take all labels away."""
-    loose = [path for path in paths if path.parent == folder]
+def _files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:
+        raise DataError(f"{folder} is a link to {real}, which holds it: remove the link")
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be listed ({error.strerror}): correct its permissions or data.source"
+        ) from error
+    for entry in entries:
+        path = folder / entry.name
+        if entry.is_dir():
+            if not entry.name.startswith(".") and entry.name != "__MACOSX":
+                yield from _files_below(path, (*above, real))
+        elif path.suffix.lower() in FORMATS and entry.is_file():
+            yield path
+
+
+def _tell_of_labels(folder: Path, paths: Sequence[Path], kept: Sequence[Path], label_names: tuple[str, ...]) -> None:
+    """Without a word, one stray picture would take all labels away, and unreadable ones their own."""
+    loose = [path for path in kept if path.parent == folder]
     if label_names:
         logger.info("labels: %s", ", ".join(label_names))
-    elif 0 < len(loose) < len(paths):
+    elif 0 < len(loose) < len(kept):
         logger.warning("no labels: %s and %d more lie beside the sub-folders", loose[0], len(loose) - 1)
+    for name in sorted(_first_folders(folder, paths) - _first_folders(folder, kept)):
+        logger.warning("%s is no label: none of its pictures can be used", folder / name)
+
+
+def _first_folders(folder: Path, paths: Sequence[Path]) -> set[str]:
+    parts = [path.relative_to(folder).parts for path in paths]
+    return {part[0] for part in parts if len(part) > 1}
 
 
 def sub_folders(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
-    """The label names: the first-level sub-folders, where every picture lies in one and there are at least two."""
-    parts = [path.relative_to(folder).parts for path in paths]
-    names = sorted({part[0] for part in parts if len(part) > 1})
-    return tuple(names) if len(names) > 1 and all(len(part) > 1 for part in parts) else ()
+    """The label names: the first-level sub-folders, where every picture lies in one and there are at least two.
+
+    Raises:
+        DataError: one is no UTF-8, so that no manifest could hold it.
+    """
+    names = sorted(_first_folders(folder, paths))
+    if len(names) < 2 or any(path.parent == folder for path in paths):
+        return ()
+    for name in names:
+        if os.fsencode(name).decode(errors="replace") != name:
+            raise DataError(f"the name of the folder {str(folder / name)!r}, a label, is not UTF-8: rename it")
+    return tuple(names)
 
 
 def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: int | None) -> Tensor:
-    """One picture as (C, H, W) uint8, upright, scaled to `shorter_side` and never smaller than `smallest_side`."""
+    """One picture as (C, H, W) uint8, upright, scaled to `shorter_side` and never smaller than `smallest_side`.
+
+    Raises:
+        one of UNREADABLE: it cannot be decoded; ValueError: it is animated, or would be enlarged more than 4 times.
+    """
     with Image.open(path, formats=tuple(set(FORMATS.values()))) as opened:
         if is_animated(opened):  # the service refuses it
             raise ValueError("animated: save one frame of it as a picture")
         picture = to_pixels(opened, 1 if grey else 3)
     side = max(shorter_side or min(picture.size), smallest_side)
+    if side > MOST_ENLARGED * min(picture.size):
+        given = f"{picture.width}x{picture.height}"
+        raise ValueError(f"{given} would be enlarged more than {MOST_ENLARGED} times to have {side} pixels a side")
     if side != min(picture.size):
         scale = side / min(picture.size)
         size = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))

@@ -1,7 +1,7 @@
 """Data sets known by name: where their files lie, their checksums, and how to fetch them.
 
-In: a name (mnist, fashion_mnist, cifar10) and the folder that holds data sets. Out: the folder `root/name` with checked
-files, downloaded where they are missing, or a `DataError` that says which file to put where.
+In: a name (mnist, fashion_mnist, cifar10) and the folder that holds data sets. Out: its pictures, read from checked
+files of the folder `root/name`, downloaded where they are missing, or a `DataError` that says which file to put where.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.arrays import CIFAR_ARCHIVE, IDX_PARTS, read_bytes
-from training.data.dataset import DataError
+from training.data.arrays import CIFAR_ARCHIVE, IDX_PARTS, read_bytes, read_cifar10, read_idx
+from training.data.dataset import DataError, Source
 
 TIMEOUT_S = 30.0
 
@@ -74,20 +74,24 @@ NAMED = {
 }
 
 
-def obtain(name: str, root: Path) -> Path:
-    """The folder of a named data set, every file present and checked."""
+def read_named(name: str, root: Path) -> Source:
+    """A named data set, from the very files that were checked: others beside them are not looked at."""
     named = NAMED[name]
-    folder = root / name
-    for file in named.files:
-        path = folder / file.name
-        raw = path.with_suffix("")  # a reader prefers it
-        present = [one for one in (path, raw) if one.exists() and (one == path or file.of_content)]
-        for one in present:
-            if _md5(one, file) != file.md5:
-                raise DataError(f"{one} has another MD5 than {file.md5}: delete it, it will be fetched again")
-        if not present:
-            _download(named, file, path)
-    return folder
+    paths = [_obtain(named, file, root / name) for file in named.files]
+    return read_cifar10(*paths) if paths[0].name == CIFAR_ARCHIVE else read_idx(paths, named.label_names)
+
+
+def _obtain(named: Named, file: File, folder: Path) -> Path:
+    """One file, present and checked. A raw one counts where the checksum is of the content, and is checked as well."""
+    path = folder / file.name
+    raw = path.with_suffix("")
+    present = [one for one in (path, raw) if one.exists() and (one == path or file.of_content)]
+    for one in present:
+        if _md5(one, file) != file.md5:
+            raise DataError(f"{one} has another MD5 than {file.md5}: delete it, it will be fetched again")
+    if not present:
+        _download(named, file, path)
+    return present[0] if present else path
 
 
 def _md5(path: Path, file: File) -> str:

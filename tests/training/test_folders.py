@@ -1,0 +1,193 @@
+"""Folders as people have them: of macOS, of links, of names that are no UTF-8, of labels that lost their pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training.test_data import noise, write_pictures
+from training.config import DataConfig
+from training.data import DataError, DataSet, load_data
+from training.data.dataset import ranked
+from training.data.folder import MOST_ENLARGED, decode_picture, picture_files, split_files
+
+
+def loaded(folder: Path, **options: object) -> DataSet:
+    return load_data(DataConfig.model_validate({"source": str(folder), **options}))
+
+
+def pictures_in(data: DataSet) -> int:
+    return len(data.train) + len(data.validation) + len(data.test)
+
+
+# labels
+
+
+@pytest.mark.parametrize("hidden", ["__MACOSX", ".thumbnails"])
+def test_a_folder_that_nobody_made_is_no_label(tmp_path: Path, hidden: str) -> None:
+    """A zip of macOS gave the model a label `__MACOSX` that it had never seen a picture of."""
+    for label in ("cats", "dogs"):
+        write_pictures(tmp_path / label, 10)
+    plain = loaded(tmp_path)
+    write_pictures(tmp_path / hidden / "cats", 1)
+    (tmp_path / hidden / "cats" / "._0.png").write_bytes(b"\0\5\x16\7Mac OS X")
+    found = loaded(tmp_path)
+    assert (found.label_names, found.skipped, found.digest) == (("cats", "dogs"), (), plain.digest)
+
+
+def test_a_hidden_folder_may_hold_the_data_itself(tmp_path: Path) -> None:
+    write_pictures(tmp_path / ".cache" / "p", 10)
+    assert pictures_in(loaded(tmp_path / ".cache" / "p")) == 10
+
+
+def test_labels_are_those_of_the_pictures_that_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for label in ("cats", "dogs"):
+        write_pictures(tmp_path / label, 10)
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / "0.png").write_bytes(b"no picture")
+    (tmp_path / "loose.png").write_bytes(b"no picture")
+    data = loaded(tmp_path)
+    assert data.label_names == ("cats", "dogs") and sorted(set(data.train.labels.tolist())) == [0, 1]
+    assert f"{tmp_path / 'birds'} is no label: none of its pictures can be used" in caplog.messages
+
+
+def test_a_label_whose_one_picture_is_held_out_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It keeps its number, but `/generate?label=` would answer with noise, which nobody was told."""
+    for label in ("cats", "dogs"):
+        write_pictures(tmp_path / label, 10)
+    (tmp_path / "eels").mkdir()
+    names = [f"{index}.png" for index in range(99)]
+    first = min(names, key=lambda name: hashlib.sha256(f"eels/{name}".encode()).digest())
+    Image.fromarray(noise((20, 24, 3))).save(tmp_path / "eels" / first)
+    data = loaded(tmp_path)
+    assert data.label_names == ("cats", "dogs", "eels") and 2 not in data.train.labels
+    assert "no training picture has the labels eels: the model will not know them" in caplog.messages
+
+
+def test_the_gaps_between_the_labels_of_an_npz_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels = np.array([1, 2, 7] * 20)
+    np.savez(tmp_path / "d.npz", x_train=noise((60, 8, 8)), y_train=labels, x_test=noise((3, 8, 8)), y_test=labels[:3])
+    data = load_data(DataConfig(source=str(tmp_path / "d.npz")))
+    assert data.label_names == tuple("01234567") and sorted(set(data.train.labels.tolist())) == [1, 2, 7]
+    assert "no training picture has the labels 0, 3, 4, 5, 6: the model will not know them" in caplog.messages
+
+
+def test_labels_that_all_have_pictures_are_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for label in ("cats", "dogs"):
+        write_pictures(tmp_path / label, 10)
+    loaded(tmp_path)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+# sizes
+
+
+def test_a_thin_picture_is_not_enlarged_to_hundreds_of_tiles(tmp_path: Path) -> None:
+    """A spacer of 900x1 pixels became 115,200x128, and its 900 tiles were the test split."""
+    for index in range(20):
+        Image.fromarray(noise((40, 50, 3), index)).save(tmp_path / f"{index}.png")
+    plain = loaded(tmp_path, crop=32)
+    Image.new("RGB", (900, 1)).save(tmp_path / "spacer.png")
+    data = loaded(tmp_path, crop=32)
+    assert data.digest == plain.digest
+    assert data.skipped == (
+        f"{tmp_path / 'spacer.png'}: 900x1 would be enlarged more than 4 times to have 32 pixels a side",
+    )
+    files = [path for part in split_files(tmp_path, 0.15, 32) for path in part]
+    assert len(files) == 20 and tmp_path / "spacer.png" not in files
+
+
+@pytest.mark.parametrize("shorter_side", [None, 8 * MOST_ENLARGED])
+def test_a_picture_may_be_enlarged_four_times_and_no_more(tmp_path: Path, shorter_side: int | None) -> None:
+    side = 8 * MOST_ENLARGED
+    options = {"grey": False, "smallest_side": 1 if shorter_side else side, "shorter_side": shorter_side}
+    Image.fromarray(noise((8, 10, 3))).save(tmp_path / "enough.png")
+    assert decode_picture(tmp_path / "enough.png", **options).shape == (3, side, 10 * MOST_ENLARGED)
+    Image.fromarray(noise((7, 10, 3))).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match="10x7 would be enlarged more than 4 times to have 32 pixels"):
+        decode_picture(tmp_path / "small.png", **options)
+
+
+# names
+
+
+def test_a_name_that_is_no_utf8_is_a_name(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", 10)
+    (tmp_path / "p" / "00.png").rename(tmp_path / "p" / os.fsdecode(b"caf\xe9.png"))
+    assert pictures_in(loaded(tmp_path / "p")) == 10
+
+
+def test_a_label_that_is_no_utf8_is_refused_before_the_training(tmp_path: Path) -> None:
+    """The manifest of the bundle is UTF-8."""
+    for label in ("cats", "dogs"):
+        write_pictures(tmp_path / label, 10)
+    (tmp_path / "dogs").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(DataError, match="a label, is not UTF-8: rename it"):
+        loaded(tmp_path)
+
+
+def test_names_rank_as_they_always_did() -> None:
+    """By their UTF-8: else pictures would change from one split to the other between versions."""
+    names = ["a/1.png", "ä/ß.jpg", "猫/😀.webp", *map(str, range(20))]
+    order = sorted(range(len(names)), key=lambda index: hashlib.sha256(names[index].encode("utf-8")).digest())
+    assert ranked(names) == order
+
+
+# links
+
+
+def test_a_link_to_a_folder_is_that_folder(tmp_path: Path) -> None:
+    """A class vanished without a word."""
+    for folder in ("elsewhere", "p/cats", "p/dogs"):
+        write_pictures(tmp_path / folder, 10)
+    (tmp_path / "p" / "birds").symlink_to(tmp_path / "elsewhere")
+    data = loaded(tmp_path / "p")
+    assert data.label_names == ("birds", "cats", "dogs") and pictures_in(data) == 30
+
+
+@pytest.mark.parametrize(
+    "links", [{"cats/all": "."}, {"cats/more": "dogs", "dogs/more": "cats"}], ids=["above", "ring"]
+)
+def test_links_in_a_circle_are_refused(tmp_path: Path, links: dict[str, str]) -> None:
+    for label in ("cats", "dogs"):
+        write_pictures(tmp_path / label, 2)
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    with pytest.raises(DataError, match=r"is a link to .*, which holds it: remove the link"):
+        picture_files(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pictures were left out without a word."""
+    write_pictures(tmp_path / "locked", 2)
+    listed = os.scandir
+
+    def scandir(folder: Path) -> object:
+        if folder.name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may list everything
+    with pytest.raises(DataError, match=r"locked cannot be listed \(Permission denied\)"):
+        picture_files(tmp_path)
+
+
+def test_files_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    for name in ("b", "a-b", "a", "a/c"):
+        (tmp_path / name).mkdir()
+        for file in ("2.PNG", "10.jpg", "x.txt"):
+            (tmp_path / name / file).touch()
+    expected = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".PNG", ".jpg"))
+    assert picture_files(tmp_path) == expected and len(expected) == 8
+
+
+def test_a_label_only_of_the_test_folder_is_refused(tmp_path: Path) -> None:
+    for label in ("train/cats", "train/dogs", "test/cats", "test/eels"):
+        write_pictures(tmp_path / label, 4)
+    with pytest.raises(DataError, match="has the label 'eels', which the training pictures lack"):
+        loaded(tmp_path)
