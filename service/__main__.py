@@ -18,6 +18,7 @@ from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
+from uvicorn.config import STARTUP_FAILURE
 
 from service.bundle import BundleError, load_bundles
 from service.logs import log_config
@@ -70,7 +71,10 @@ def serve(settings: Settings) -> None:
     # Elsewhere than on Linux the kernel does not deal connections to all the sockets of a port.
     listener = SharedPort.bound(settings.host, settings.port) if sys.platform == "linux" else config.bind_socket()
     log.info("%d workers on %s port %d", settings.workers, *listener.getsockname()[:2])
-    Supervisor(config, [listener]).run()
+    supervisor = Supervisor(config, [listener])
+    supervisor.run()
+    if supervisor.failed_to_start:
+        sys.exit(STARTUP_FAILURE)
 
 
 def _settings() -> Settings:
@@ -82,8 +86,7 @@ def _settings() -> Settings:
         sys.exit(f"{PREFIX}{'.'.join(map(str, first['loc'])).upper()}: {reason}")
 
 
-# What would end the start later ends it here, with one sentence and before there are workers: where all of several
-# fail to start, uvicorn ends with status 0.
+# What would end the start later ends it here, with one sentence and before there are workers.
 
 
 def _check_bundles(settings: Settings) -> None:

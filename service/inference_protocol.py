@@ -6,6 +6,7 @@ In: a body and its header length. Out: named arrays, and which outputs are wante
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,14 +69,23 @@ class InferRequest:
     parameters: Mapping[str, Any]
 
 
-def read_infer(body: bytes, header_length: str | None) -> InferRequest:
-    """The request and its tensors.
+def json_size_of(body: bytes, header_length: str | None) -> int:
+    """Bytes of JSON that the body begins with, all of it without the header. Raises MalformedRequest."""
+    if header_length is None:
+        return len(body)
+    number = int(header_length) if re.fullmatch("[0-9]{1,12}", header_length) else len(body) + 1
+    if number > len(body):
+        raise MalformedRequest(f"{HEADER_LENGTH} must be a number of bytes within the body.")
+    return number
+
+
+def read_infer(body: bytes, json_bytes: int) -> InferRequest:
+    """The request and its tensors, of which those in bytes follow the JSON.
 
     Raises:
         MalformedRequest: not such a request. TooManyItems: more JSON than is parsed.
         InvalidParameter: a tensor does not fit its description.
     """
-    json_bytes = len(body) if header_length is None else _length(header_length, len(body))
     head = body[:json_bytes]
     if excess := excess_of(head):
         raise TooManyItems(f"The JSON has {excess}; send tensors flat, or as bytes: the binary tensor extension.")
@@ -123,12 +133,6 @@ def write_infer(
     answer = {"model_name": name, "model_version": version, "id": request.id, "outputs": described}
     head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return b"".join((head, *chunks)), len(head) if chunks else None
-
-
-def _length(value: str, at_most: int) -> int:
-    if not value.isascii() or not value.isdigit() or len(value) > 12 or int(value) > at_most:
-        raise MalformedRequest("Inference-Header-Content-Length must be a number of bytes within the body.")
-    return int(value)
 
 
 def _dtype(given: InferenceInput) -> np.dtype[Any]:

@@ -187,8 +187,9 @@ class _ModelCollector(Collector):
 
 
 def forget_dead_processes(folder: Path) -> None:
-    """Remove the gauges of processes that have ended: nothing of theirs is in flight any more."""
-    for path in folder.glob("gauge_live*_*.db"):
+    """Of processes that have ended, remove the gauges, since nothing of theirs is in flight any more, and the counts of
+    codes, which nobody would halve again."""
+    for path in (*folder.glob("gauge_live*_*.db"), *folder.glob("codes_*_*.bin")):
         if not Path(f"/proc/{path.stem.rpartition('_')[2]}").exists():
             with suppress(FileNotFoundError):  # another worker was faster
                 path.unlink()

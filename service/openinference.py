@@ -28,7 +28,7 @@ from service.errors import (
     UnsupportedMediaType,
     WrongPictureSize,
 )
-from service.inference_protocol import HEADER_LENGTH, InferenceBody, read_infer, write_infer
+from service.inference_protocol import HEADER_LENGTH, InferenceBody, json_size_of, read_infer, write_infer
 from service.models import Model
 from service.operations import json_response, reload
 from service.protocol_models import OPERATIONS, Operation
@@ -95,11 +95,13 @@ async def model_metadata(request: Request) -> Response:
 
 async def model_config(request: Request) -> Response:
     model, operation, name = _find(request)
+    settings = service_of(request).settings
+    most = settings.max_samples_per_request if operation.needs_prior else settings.max_pictures_per_request
     return json_response(
         {
             "name": name,
             "platform": "onnxruntime_onnx",
-            "max_batch_size": service_of(request).settings.max_pictures_per_request,
+            "max_batch_size": most,
             "input": [tensor.config() for tensor in operation.inputs(model.manifest)],
             "output": [tensor.config() for tensor in operation.outputs(model.manifest)],
         }
@@ -117,8 +119,8 @@ async def infer(request: Request) -> Response:
     service = service_of(request)
     model, operation, name = _find(request)
     body = await read_body(request, service)
-    read = partial(read_infer, body, request.headers.get(HEADER_LENGTH))
-    asked = await here_or_in_thread(read, len(body), INLINE_JSON_BYTES, request, service)
+    size = json_size_of(body, request.headers.get(HEADER_LENGTH))  # the tensors behind it are taken as they are
+    asked = await here_or_in_thread(partial(read_infer, body, size), size, INLINE_JSON_BYTES, request, service)
     outputs = await operation.run(request, service, model, asked)
     content, json_bytes = write_infer(name, model.manifest.version, asked, outputs)
     if json_bytes is None:

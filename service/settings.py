@@ -220,7 +220,7 @@ def parse_api_keys(text: str) -> dict[str, bytes]:
     """`"alice:s3cret-key,bob:hunter2-key"` -> name to key. The message of an error shows no key."""
     keys: dict[str, bytes] = {}
     for position, pair in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
-        name, colon, key = pair.partition(":")
+        name, colon, key = (word.strip() for word in pair.partition(":"))  # a header's value comes without blanks too
         if not (name and colon and len(key) >= 8) or name in keys:
             raise ValueError(f"entry {position} must be name:key, each name once, a key of at least 8 characters")
         keys[name] = key.encode()

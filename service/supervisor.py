@@ -6,10 +6,16 @@ was killed between the question and the answer, it awaited that answer for five 
 
 from __future__ import annotations
 
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 
 class Supervisor(Multiprocess):
+    @property
+    def failed_to_start(self) -> bool:
+        """Whether `run` has ended because a worker could not start, which would be the same for every other."""
+        return any(process.exitcode == STARTUP_FAILURE for process in self.processes)
+
     def init_processes(self) -> None:
         super().init_processes()
         self._leave_pipes_to_workers()

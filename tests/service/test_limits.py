@@ -17,6 +17,7 @@ from service import images
 from service.call import Call
 from service.container import MEDIA_TYPE
 from service.errors import problem_type
+from service.settings import parse_api_keys
 from tests.conftest import PICTURES
 from tests.service import bad_inputs as bad
 
@@ -165,6 +166,11 @@ def test_api_keys(make_client: MakeClient, headers: dict[str, str], status: int)
         assert response.headers["www-authenticate"].startswith("Bearer")
         assert slug_of(response) == problem_type("unauthorized")
     assert client.get("/healthz").status_code == 200
+
+
+def test_blanks_around_a_key_are_none_of_it() -> None:
+    """A header's value comes without them, so that such a key could never be used."""
+    assert parse_api_keys("alice: first-key-1 , bob :second-key-2") == {"alice": b"first-key-1", "bob": b"second-key-2"}
 
 
 def test_the_log_names_the_key_and_never_shows_it(make_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:

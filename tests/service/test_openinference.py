@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
+from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
+from service.requests import here_or_in_thread
+from service.settings import Settings
 from tests.conftest import Tiny
 from tests.service.serving import serving
 from tests.tiny_bundle import CODEBOOK_SIZE, oracle_codes, oracle_pixels, tiny_prior, write_tiny_bundle
@@ -97,6 +100,8 @@ def test_metadata_readiness_and_repository(client: Any) -> None:
     assert not client.is_model_ready("tiny.encode", "other")
     assert not client.is_model_ready("tiny")
     assert client.get_model_config("tiny.decode")["input"][0]["data_type"] == "TYPE_INT64"
+    most = {name: client.get_model_config(f"tiny.{name}")["max_batch_size"] for name in ("encode", "generate")}
+    assert most == {"encode": Settings().max_pictures_per_request, "generate": Settings().max_samples_per_request}
     names = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
     assert names == dict.fromkeys(("tiny.encode", "tiny.decode", "tiny.generate"), "READY")
     client.load_model("tiny.encode")
@@ -187,3 +192,24 @@ def test_a_bundle_without_a_prior_has_no_generate(tiny: Tiny, tmp_path: Path) ->
     with serving(tiny.grey) as (_, url), triton.InferenceServerClient(url.removeprefix("http://")) as client:
         assert {entry["name"] for entry in client.get_model_repository_index()} == {"tiny.encode", "tiny.decode"}
         assert not client.is_model_ready("tiny.generate")
+
+
+def test_only_the_json_decides_who_reads_a_body(
+    monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., TestClient]
+) -> None:
+    """Binary tensors are taken as they are: 90 digits waited in the threads behind photographs, 80 did not."""
+    sizes: list[int] = []
+
+    async def recorded(call: Any, size: int, *others: Any) -> Any:
+        sizes.append(size)
+        return await here_or_in_thread(call, size, *others)
+
+    monkeypatch.setattr("service.openinference.here_or_in_thread", recorded)
+    images = tensor("images", np.zeros((90, 28, 28, 1), np.uint8), "UINT8")
+    body, json_size = triton.InferenceServerClient.generate_request_body([images])
+    answer = make_client().post(
+        "/v2/models/tiny.encode/infer", content=body, headers={"Inference-Header-Content-Length": str(json_size)}
+    )
+    assert answer.status_code == 200, answer.text
+    assert sizes == [json_size]
+    assert json_size < 1000 < len(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -10,12 +11,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import onnxruntime
 import pytest
+from uvicorn.config import STARTUP_FAILURE
 
 from service import __main__ as start
 from service.app import open_models
+from service.bundle import GraphName, GraphSpec, sha256_file, version_of
 from service.metrics import Metrics
 from service.sessions import CUDA, DeviceError
 from service.settings import Settings, misspelt
@@ -64,6 +68,24 @@ def test_a_damaged_bundle_ends_the_start_also_with_several_workers(
     monkeypatch.setenv("VQSERVE_WORKERS", "2")
     with pytest.raises(SystemExit, match=r"graph decoder: .* has sha256"):
         start.main(["--bundle", str(bundle)])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_graph_that_onnxruntime_refuses_ends_the_start_with_a_status(
+    tiny: Tiny, tmp_path: Path, workers: str
+) -> None:
+    """Only a worker sees it. The status of several was 0, so that nobody would start the service again."""
+    bundle = shutil.copytree(tiny.grey, tmp_path / "bundle")
+    (bundle / "decoder.onnx").write_bytes(b"no graph")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["graphs"]["decoder"]["sha256"] = sha256_file(bundle / "decoder.onnx")
+    graphs = {name: GraphSpec.model_validate(spec) for name, spec in manifest["graphs"].items()}
+    manifest["version"] = version_of(cast(dict[GraphName, GraphSpec], graphs))
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    variables = {**os.environ, "VQSERVE_DEVICE": "cpu", "VQSERVE_WORKERS": workers, "VQSERVE_PORT": "0"}
+    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--host", "127.0.0.1"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == STARTUP_FAILURE, done.stderr
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from service.metrics import forget_dead_processes
 from service.traffic import CodeTraffic
 
 
@@ -27,4 +30,15 @@ def test_a_file_that_another_worker_is_making_counts_nothing_yet(tmp_path: Path)
     ours = CodeTraffic("m", "v", 4, tmp_path)
     ours.add(np.array([0]))
     (tmp_path / "codes_m_v_1.bin").write_bytes(bytes(8))
+    assert ours.counts().tolist() == [1, 0, 0, 0]
+
+
+def test_a_worker_that_has_ended_counts_no_longer(tmp_path: Path) -> None:
+    """Its counts were never halved again, and hid the drift of all later traffic."""
+    ours = CodeTraffic("m", "v", 4, tmp_path)
+    ours.add(np.array([0]))
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    np.array([0, 9, 9, 9], np.int64).tofile(tmp_path / f"codes_m_v_{int(ended.stdout)}.bin")
+    assert ours.counts().tolist() == [1, 9, 9, 9]
+    forget_dead_processes(tmp_path)
     assert ours.counts().tolist() == [1, 0, 0, 0]
