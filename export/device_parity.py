@@ -13,7 +13,7 @@ The inputs are drawn from the bundle itself, so no data is needed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class Side:
     @classmethod
     def of(cls, bundle: Bundle, settings: Settings, maker: SessionMaker, slots: int) -> Side:
         """`slots` samples, at most, advance in one call of the row graph."""
+        maker = replace(maker, bundle=bundle)
         return cls(
             bundle,
             settings.max_batch or BATCH_ON_CUDA,  # the CPU as well, so that both sides run the same batches
@@ -86,7 +87,8 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Row:
-    """`largest` is the largest difference: of pixels in levels, of codes and distances as `NEAR_TIE`; 0 elsewhere."""
+    """`largest` is the largest difference: of pixels in levels, of codes and distances as `NEAR_TIE`; 0 elsewhere.
+    Where an output is no number, it counts as different and `largest` leaves it out."""
 
     what: str
     compared: int
@@ -225,8 +227,8 @@ def _distances(trusted: LatentGraphs, device: LatentGraphs, pictures: Pictures) 
     for part in in_buckets(pictures, 16):
         found, expected = (side.distances(side.latents(part)) for side in (device, trusted))  # (B,h,w,K)
         gaps = np.abs(found - expected) / np.ptp(expected, axis=-1, keepdims=True)
-        compared, different = compared + found.size, different + int((gaps > NEAR_TIE).sum())
-        largest = max(largest, float(gaps.max()))
+        compared, different = compared + found.size, different + int((~(gaps <= NEAR_TIE)).sum())  # NaN too
+        largest = float(gaps.max(initial=largest, where=np.isfinite(gaps)))  # JSON has no NaN
     return Row("distances", compared, different, largest, different == 0)
 
 

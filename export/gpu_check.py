@@ -9,6 +9,7 @@ run or the bundle cannot be read. Needs onnxruntime-gpu, onnx and the service's 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.metadata
 import json
 import logging
@@ -39,14 +40,27 @@ SETTINGS = ("encoder_precision", "decoder_precision", "max_batch", "max_generate
 
 
 def gpu() -> Document:
-    """What nvidia-smi says of the first GPU."""
+    """What nvidia-smi says of the GPU that CUDA, so onnxruntime, takes first.
+
+    Raises:
+        DeviceError: CUDA does not name it.
+    """
     command = shutil.which("nvidia-smi")
     if command is None:
         return {"name": "unknown: nvidia-smi is not on the path"}
     names = ("name", "driver_version", "memory.total", "compute_cap")
-    query = [command, "--id=0", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
+    query = [command, f"--id={_bus_id()}", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 - our own words
     return dict(zip(names, done.stdout.strip().split(", "), strict=True))
+
+
+def _bus_id() -> str:
+    """PCI address of CUDA's device 0. nvidia-smi knows neither CUDA_VISIBLE_DEVICES nor CUDA's order of GPUs."""
+    cuda, name = ctypes.CDLL("libcuda.so.1"), ctypes.create_string_buffer(32)
+    status = cuda.cuInit(0) or cuda.cuDeviceGetPCIBusId(name, len(name), 0)
+    if status:
+        raise DeviceError(f"CUDA does not name its first device: error {status}: check nvidia-smi and the driver")
+    return name.value.decode("ascii")
 
 
 def versions() -> dict[str, str]:

@@ -109,6 +109,8 @@ def _compare_codes(vqvae: VQVAE, run: Sessions, pictures: Pictures, codes: Codes
     different = 0
     for batch, expected in _batches(pictures, codes):
         latents = run.run("encoder", images=batch)[0]
+        if not np.isfinite(latents).all():  # both sides would choose the same code for it
+            raise VerificationError("the encoder gives latents that are no numbers")
         (split,), (fused,) = run.run("quantizer", latents=latents), run.run("encoder_quantizer", images=batch)
         for found in (split, fused):
             _require_near_ties(vqvae, latents, found, expected)
@@ -126,8 +128,9 @@ def _require_near_ties(
         return
     rows, sides = torch.from_numpy(latents[where]), (torch.from_numpy(codes[where]) for codes in (found, expected))
     one, other = (_costs(vqvae, rows, codes) for codes in sides)
-    gap = float(((one - other).abs() / (one + other)).max())
-    if gap > NEAR_TIE:
+    near = (one - other).abs() <= NEAR_TIE * (one + other)  # false for NaN
+    if not near.all():
+        gap = float(((one - other).abs() / (one + other))[~near].max())
         raise VerificationError(f"a code differs although its vector is {gap:.1%} nearer: this is no rounding")
 
 
@@ -148,19 +151,19 @@ def _compare_distances(vqvae: VQVAE, run: Sessions, pictures: Pictures) -> None:
     expected = torch.cdist(rows, codebook).square().reshape(found.shape)
     largest = torch.stack([expected.max(), rows.square().sum(1).max(), codebook.square().sum(1).max()]).max()
     error = float((found - expected).abs().max() / largest)
-    if error > DISTANCE_ERROR:
+    if not error <= DISTANCE_ERROR:  # NaN is an error too
         raise VerificationError(f"distances differ by {error:.1e} of the largest term between ONNX and PyTorch")
 
 
 def _compare_pixels(vqvae: VQVAE, run: Sessions, codes: Codes) -> int:
-    largest = 0
+    largest = 0.0
     for (batch,) in _batches(codes):
         expected = torch.round(vqvae.decode(torch.from_numpy(batch)) * 255).permute(0, 2, 3, 1).numpy()
         found = run.run("decoder", codes=batch)[0].astype(np.int64)
-        largest = max(largest, int(np.abs(found - expected).max()))
-    if largest > LARGEST_PIXEL_DIFFERENCE:
-        raise VerificationError(f"decoded pixels differ by {largest} of 255 levels")
-    return largest
+        largest = float(np.maximum(largest, np.abs(found - expected).max()))  # unlike max(), it keeps NaN
+    if not largest <= LARGEST_PIXEL_DIFFERENCE:
+        raise VerificationError(f"decoded pixels differ by {largest:.0f} of 255 levels")
+    return int(largest)
 
 
 def _compare_logits(prior: PixelCNN, run: Sessions, codes: Codes, labels: Codes) -> int:

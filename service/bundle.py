@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from service.manifest_checks import tensor_fault
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -96,9 +98,11 @@ class PriorSpec(_Strict):
 
     frequency_table: tuple[int, ...] = Field(min_length=2)
     label_count: int = Field(ge=0)
-    cache_shape: tuple[int, int, int]  # (layers + 1, w, channels): `caches` of prior_row is float32 (B, *cache_shape)
-    pixel_cache_shape: tuple[int, int, int]  # (layers, taps - 1, channels): `left` of prior_pixel, zero at column 0
-    context_channels: int  # prior_context gives float32 (B, w, context_channels)
+    # (layers + 1, w, channels): `caches` of prior_row is float32 (B, *cache_shape)
+    cache_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    # (layers, taps - 1, channels): `left` of prior_pixel, zero at column 0
+    pixel_cache_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    context_channels: PositiveInt  # prior_context gives float32 (B, w, context_channels)
     largest_partial_sum: int  # proved at export to be below 2**24: float32 sums are exact in any order
 
     @model_validator(mode="after")
@@ -174,12 +178,19 @@ class Manifest(_Strict):
             raise ValueError(f"graphs lacks {', '.join(missing)}")
         if len(self.code_histogram) != self.codes.codebook_size:
             raise ValueError(f"code_histogram has {len(self.code_histogram)} entries, not {self.codes.codebook_size}")
+        if min(self.code_histogram) < 0:
+            raise ValueError(f"code_histogram has the entry {min(self.code_histogram)}: codes occur 0 times or more")
+        colours = self.codebook_colours
+        if colours is not None and len(colours) != self.codes.codebook_size:
+            raise ValueError(f"codebook_colours has {len(colours)} entries, not {self.codes.codebook_size}")
         factor = self.picture.multiple_of
         grid = (self.codes.height * factor, self.codes.width * factor)
         if grid != (self.picture.height, self.picture.width):
             raise ValueError(f"codes x multiple_of is {grid}, picture is {self.picture.height}x{self.picture.width}")
         if self.version != version_of(self.graphs):
             raise ValueError(f"version is {self.version[:12]}..., the graphs hash to {version_of(self.graphs)[:12]}...")
+        if fault := tensor_fault(self):
+            raise ValueError(fault)
         return self
 
 
@@ -216,7 +227,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         raise BundleError(f"{path} does not exist: make a bundle with `python -m export RUN {folder}`")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # the second for deep nesting
         raise BundleError(f"{path} is not JSON: {error}") from error
     found = data.get("format_version") if isinstance(data, dict) else None
     if found != FORMAT_VERSION:

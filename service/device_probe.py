@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from service.bundle import load_bundle
+from service.bundle import BundleError, load_bundle
 from service.sessions import DeviceError, session_maker
 from service.settings import Settings
 
@@ -17,7 +17,7 @@ def main() -> None:
     settings = Settings()
     try:
         session_maker(settings, load_bundle(settings.bundles[0]).graph_path("decoder"))
-    except DeviceError as error:
+    except (BundleError, DeviceError) as error:
         sys.exit(str(error))
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -23,6 +23,7 @@ from service.codec_model import CodecModel
 from service.containers import open_codec
 from service.engine import Engine
 from service.errors import UnknownModel
+from service.label_check import require_labels
 from service.metrics import Metrics, ModelMetrics
 from service.sessions import ORT_ERRORS, DeviceError, SessionMaker, session_maker
 from service.settings import Settings
@@ -30,6 +31,7 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Stamp = tuple[int, int] | None
 
 _RESTART_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # the last one again and again while the device is missing
 _FOLLOW_OTHER_WORKERS_S = 1.0
@@ -70,7 +72,7 @@ class Model:
 class Reload:
     """One that is under way, and what the folder's manifest was when it began."""
 
-    stamp: tuple[int, int] | None
+    stamp: Stamp
     task: asyncio.Task[Model]
 
 
@@ -90,11 +92,13 @@ class Models:
         self._by_name: dict[str, Model] = {}
         self._folders: dict[str, Path] = {}
         self._reloads: dict[str, Reload] = {}
+        self._stamps: dict[str, Stamp] = {}  # of each folder when it was last read
         self._tasks: set[asyncio.Task[Any]] = set()
         bundles = load_bundles(settings.bundles)
         self._maker = session_maker(settings, bundles[0].graph_path("decoder"))
         for bundle in bundles:
             self._folders[bundle.manifest.name] = bundle.folder
+            self._stamps[bundle.manifest.name] = _stamp(bundle.folder)
             self._put(self._open(bundle))
         self.default = bundles[0].manifest.name
 
@@ -132,6 +136,7 @@ class Models:
         while (running := self._reloads.get(name)) is not None and running.stamp != stamp:
             await asyncio.wait([running.task])
         if running is None:
+            self._stamps[name] = stamp
             running = self._reloads[name] = Reload(stamp, self._spawn(self._load_and_swap(name)))
             running.task.add_done_callback(_heard)
         return await asyncio.shield(running.task)
@@ -172,7 +177,8 @@ class Models:
         return self._open(bundle)
 
     def _open(self, bundle: Bundle) -> Model:
-        """Raises BundleError when onnxruntime refuses a graph of it, DeviceError when it would run elsewhere."""
+        """Raises BundleError when onnxruntime refuses a graph of it, or the manifest says something else of it, and
+        DeviceError when it would run elsewhere."""
         try:
             return self._open_parts(bundle)
         except DeviceError:
@@ -181,14 +187,16 @@ class Models:
             raise BundleError(f"{bundle.folder}: a graph cannot be run: {error}: export it again") from error
 
     def _open_parts(self, bundle: Bundle) -> Model:
-        metrics = self._metrics.open_model(bundle.manifest, self._maker.provider)
-        engine = Engine(bundle, self._settings, self._maker, metrics, lambda _: self._on_death(bundle))
+        maker = replace(self._maker, bundle=bundle)
+        require_labels(bundle, maker)
+        metrics = self._metrics.open_model(bundle.manifest, maker.provider)
+        engine = Engine(bundle, self._settings, maker, metrics, lambda _: self._on_death(bundle))
         opened = {
-            name: open_companion(bundle, self._settings, self._maker, self._metrics, partial(self._on_death, bundle))
+            name: open_companion(bundle, self._settings, maker, self._metrics, partial(self._on_death, bundle))
             for name, open_companion in self._open_companion.items()
         }
         present = {name: companion for name, companion in opened.items() if companion is not None}
-        return Model(bundle, engine, open_codec(bundle, self._maker), metrics, present)
+        return Model(bundle, engine, open_codec(bundle, maker), metrics, present)
 
     def _put(self, model: Model) -> None:
         name = model.manifest.name
@@ -199,9 +207,12 @@ class Models:
         """The engine or a companion of this bundle has failed on known input."""
         name = bundle.manifest.name
         self._metrics.engine_deaths.labels(name).inc()
+        served = self._by_name.get(name)
+        if served is None or served.bundle is not bundle:
+            return  # another version, or this one is still being opened, whose caller hears of it
         if self._settings.on_engine_death == "exit":
             os.kill(os.getpid(), signal.SIGTERM)
-        elif self._by_name[name].bundle is bundle:
+        else:
             self._spawn(self._restart(bundle))
 
     async def _restart(self, bundle: Bundle) -> None:
@@ -229,14 +240,11 @@ class Models:
         os.kill(os.getpid(), signal.SIGTERM)
 
     async def _watch(self, period_s: float) -> None:
-        seen = {name: _stamp(folder) for name, folder in self._folders.items()}
         while True:
             await asyncio.sleep(period_s)
             for name, folder in self._folders.items():
-                stamp = _stamp(folder)
-                if stamp in (seen[name], None):
+                if _stamp(folder) in (self._stamps[name], None):
                     continue
-                seen[name] = stamp
                 with suppress(Exception):  # a bad bundle must not end the watch; it is logged, the old one serves on
                     await self.reload(name)
 
@@ -253,10 +261,10 @@ def _heard(task: asyncio.Task[Model]) -> None:
         task.exception()
 
 
-def _stamp(folder: Path) -> tuple[int, int] | None:
-    """Changes when the manifest is written again; None while it is missing."""
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
+def _stamp(folder: Path) -> Stamp:
+    """Changes when the manifest is written again; None while it cannot be seen."""
+    try:
+        state = (folder / MANIFEST_FILE).stat()
+    except OSError:  # it is just being replaced, or a network disk does not answer
         return None
-    state = path.stat()
     return state.st_mtime_ns, state.st_ino

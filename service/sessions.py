@@ -1,5 +1,8 @@
 """The one place that makes onnxruntime sessions. In: a graph file and a device. Out: a session that runs where it says.
 
+A graph is read once and opened from these bytes, so that what was hashed is what runs. Weights in a file beside it
+("external data") would have no hash, and are refused.
+
 onnxruntime falls back to the CPU silently in two ways: at creation, when CUDA cannot be loaded, and at run time, when a
 CUDA call fails. Both are switched off here; `auto` chooses before creation and says what it chose.
 """
@@ -8,13 +11,15 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from service.bundle import Bundle, BundleError
+from service.graph_checks import require_tensors, require_unchanged
 from service.settings import Precision, Settings
 
 log = logging.getLogger(__name__)
@@ -24,6 +29,7 @@ CUDA: Provider = "CUDAExecutionProvider"
 CPU: Provider = "CPUExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 ProviderOptions = list[tuple[str, dict[str, str]]]  # in the order of preference, as onnxruntime takes it
+_NO_FOLDER = "/dev/null/no-external-data"  # nothing can lie there
 _CGROUP_V2_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 # onnxruntime's exceptions have no base of their own.
@@ -38,6 +44,10 @@ class DeviceError(RuntimeError):
     """The device that the settings ask for is not what would run; the message says what to do."""
 
 
+class GraphError(RuntimeError):
+    """onnxruntime refuses a graph; the message names its file, which onnxruntime does not know."""
+
+
 @dataclass(frozen=True)
 class SessionMaker:
     """Opens every session of a process on one provider with one number of threads."""
@@ -45,6 +55,8 @@ class SessionMaker:
     provider: Provider
     threads: int
     settings: Settings | None = None  # what CUDA needs; a CPU needs none
+    _: KW_ONLY
+    bundle: Bundle | None = None  # its graphs must be what its manifest says when they are opened
 
     @property
     def device(self) -> Literal["cuda", "cpu"]:
@@ -65,28 +77,54 @@ class SessionMaker:
 
         Raises:
             DeviceError: onnxruntime made the session on another provider.
+            GraphError: onnxruntime refuses the graph.
+            BundleError: the file is gone, keeps weights in another file, or is not what the manifest of `bundle` says.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         # Spinning threads take the CPU away from the event loop between two runs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised, and logged as JSON
+        options.logid = path.name
+        # Where external data is looked for: without it, in the working directory.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
         providers = self._providers(precision, fixed_batches)
-        session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        data = self._read(path)
+        try:
+            session = ort.InferenceSession(data, options, providers=providers, enable_fallback=0)
+        except ORT_ERRORS as error:
+            raise _explained(path, error) from error
         session.disable_fallback()
         taken = session.get_providers()[0]
         wanted = providers[0][0]
         if taken != wanted:
             advice = _TENSORRT_ADVICE if wanted == TENSORRT else _CUDA_ADVICE
             raise DeviceError(f"{path.name} runs on {taken} instead of {wanted}: {advice}")
+        if self.bundle is not None:
+            require_tensors(self.bundle, path, session)
         return session
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+        if self.bundle is not None:
+            require_unchanged(self.bundle, path, data)
+        return data
 
     def _providers(self, precision: Precision, fixed_batches: bool) -> ProviderOptions:
         if self.provider == CPU:
             return [(CPU, {})]
         assert self.settings is not None
         return gpu_providers(self.settings, precision, cuda_graph=fixed_batches and self.settings.cuda_graphs)
+
+
+def _explained(path: Path, error: Exception) -> Exception:
+    if _NO_FOLDER in str(error):
+        return BundleError(f"{path} keeps weights in another file, which no hash covers: save them in the graph itself")
+    return GraphError(f"{path.name}: {error}")
 
 
 _CUDA_ADVICE = "install onnxruntime-gpu without onnxruntime, check nvidia-smi and the driver, or set VQSERVE_DEVICE=cpu"

@@ -25,7 +25,7 @@ from service.images import FITS, open_picture, to_picture, write_picture
 from service.likelihood import bits_of
 from service.prior_sessions import Session, codec_model
 from service.sampling import RowSampler
-from service.sessions import CPU, SessionMaker, cpu_limit
+from service.sessions import CPU, GraphError, SessionMaker, cpu_limit
 from service.windows import run_in_windows
 from vqserve.answers import Generated, Generation, Score
 from vqserve.backends import Pixels
@@ -43,12 +43,12 @@ class Offline:
     def __init__(self, folder: Path) -> None:
         try:
             self._bundle = load_bundle(folder)
-        except BundleError as error:
+            self._maker = SessionMaker(CPU, cpu_limit(), bundle=self._bundle)
+            self._encoder = self._maker.open(self._bundle.graph_path("encoder_quantizer"))
+            self._decoder = self._maker.open(self._bundle.graph_path("decoder"))
+            self._codec = codec_model(self._bundle, self._maker.open)
+        except (BundleError, GraphError) as error:
             raise VqserveError(str(error)) from error
-        self._maker = SessionMaker(CPU, cpu_limit())
-        self._encoder = self._maker.open(self._bundle.graph_path("encoder_quantizer"))
-        self._decoder = self._maker.open(self._bundle.graph_path("decoder"))
-        self._codec = codec_model(self._bundle, self._maker.open)
 
     def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[Codes]:
         return [self._codes(picture, fit, effort)[0] for picture in pictures]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -96,7 +96,7 @@ class ShardEncoder:
 
     def __init__(self, bundle: Path, settings: Settings) -> None:
         self._bundle = load_bundle(bundle)
-        maker = session_maker(settings, self._bundle.graph_path("decoder"))
+        maker = replace(session_maker(settings, self._bundle.graph_path("decoder")), bundle=self._bundle)
         self._session = maker.open(self._bundle.graph_path("encoder_quantizer"))
         self._codec = open_codec(self._bundle, maker)
         self._max_pixels = settings.max_pixels

@@ -15,8 +15,8 @@ import pytest
 from export import device_parity, gpu_check
 from export.device_parity import Inputs, Row, Side, compare, draw_codes, draw_inputs, draws_of, in_buckets
 from export.gpu_check import call_of, check, main
-from service.bundle import Bundle, GraphName, load_bundle
-from service.sessions import CPU, SessionMaker
+from service.bundle import Bundle, BundleError, GraphName, load_bundle
+from service.sessions import CPU, DeviceError, SessionMaker
 from service.settings import Settings
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 
@@ -157,6 +157,36 @@ def distances(bundle: Bundle, pictures: Any) -> Any:
     return found
 
 
+@pytest.mark.parametrize(("number", "largest"), [(np.nan, 0.0), (np.inf, 0.0), (1e6, 1e6)])
+def test_a_distance_that_is_no_number_does_not_pass(
+    trusted: Side, inputs: Inputs, number: float, largest: float
+) -> None:
+    """NaN is not above any tolerance."""
+
+    class Altered:
+        def latents(self, images: Any) -> Any:
+            return trusted_graphs.latents(images)
+
+        def distances(self, latents: Any) -> Any:
+            found = trusted_graphs.distances(latents)
+            found[0, 0, 0, 0] = number
+            return found
+
+    trusted_graphs = trusted.codec.latents
+    assert trusted_graphs is not None
+    row = device_parity._distances(trusted_graphs, Altered(), inputs.pictures[:1])
+    assert (row.different, row.passed) == (1, False)
+    assert np.isfinite(row.largest) and (row.largest > 1) == (largest > 1)
+
+
+def test_a_bundle_that_changes_before_it_is_opened_is_not_compared(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path, "tiny")
+    bundle = load_bundle(tmp_path)
+    write_tiny_bundle(tmp_path, "tiny", seed=1)
+    with pytest.raises(BundleError, match="changed while the bundle was opened"):
+        Side.of(bundle, SETTINGS, SessionMaker(CPU, 1), SLOTS)
+
+
 def test_parts_are_of_every_size_that_batches_are_padded_to() -> None:
     parts = list(in_buckets(np.arange(20), 6))
     assert [len(part) for part in parts] == [1, 2, 4, 6, 1, 2, 4]
@@ -225,7 +255,23 @@ def test_a_folder_that_is_no_bundle_is_told_so(tmp_path: Path, capsys: pytest.Ca
     assert "manifest.json does not exist" in capsys.readouterr().err
 
 
-def test_the_gpu_is_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch) -> None:
+class Cuda:
+    """libcuda.so.1 of a machine whose first device, as CUDA_VISIBLE_DEVICES has it, is the second GPU."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+
+    def cuInit(self, flags: int) -> int:
+        return 0
+
+    def cuDeviceGetPCIBusId(self, name: Any, length: int, device: int) -> int:
+        assert (length, device) == (len(name), 0)
+        name.value = b"0000:3B:00.0"
+        return self._status
+
+
+def test_the_gpu_is_the_one_that_cuda_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-smi was asked for its own GPU 0."""
     asked: list[list[str]] = []
 
     def answer(command: list[str], **_: Any) -> Any:
@@ -234,12 +280,16 @@ def test_the_gpu_is_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr("subprocess.run", answer)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Cuda(status=0))
     assert gpu_check.gpu() == {
         "name": "NVIDIA H100 80GB HBM3",
         "driver_version": "580.95.05",
         "memory.total": "81559 MiB",
         "compute_cap": "9.0",
     }
-    assert asked[0][0] == "/usr/bin/nvidia-smi"
+    assert asked[0][:2] == ["/usr/bin/nvidia-smi", "--id=0000:3B:00.0"]
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Cuda(status=101))
+    with pytest.raises(DeviceError, match="error 101"):
+        gpu_check.gpu()
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert "nvidia-smi is not on the path" in gpu_check.gpu()["name"]

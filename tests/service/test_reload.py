@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,7 +95,7 @@ def test_reloads_at_once_are_one(make_client: MakeClient, own_bundle: Path) -> N
 
 
 def test_a_bundle_that_comes_during_a_reload_is_loaded_too(make_client: MakeClient, own_bundle: Path) -> None:
-    """Who asks after it came must not be answered with the reload of the one before."""
+    """Who asks after it came must not be answered with the reload of the one before, whose files are gone."""
     client = make_client(bundles=(own_bundle,))
     slow = slow_reloads(client)
     first = ReloadInThread(client)
@@ -102,5 +105,34 @@ def test_a_bundle_that_comes_during_a_reload_is_loaded_too(make_client: MakeClie
     until(lambda: "vqserve_requests_in_flight 3.0" in client.get("/metrics").text)
     slow.gate.set()
     expected = json.loads((own_bundle / "manifest.json").read_text())["version"]
-    assert [reload.answered().json()["version"] == expected for reload in (first, second)] == [False, True]
+    assert [reload.answered().status_code for reload in (first, second)] == [422, 200]
+    assert "changed while the bundle was opened" in first.answered().text
+    assert second.answered().json()["version"] == expected
     assert client.get("/models/tiny").json()["version"] == expected
+
+
+def test_a_reload_that_was_asked_for_is_not_done_again_by_the_watch(make_client: MakeClient, own_bundle: Path) -> None:
+    client = make_client(bundles=str(own_bundle), watch_bundles_s=0.05)
+    os.utime(own_bundle / "manifest.json", (1, 1))
+    assert client.post("/models/tiny/reload").status_code == 200
+    time.sleep(0.5)
+    assert 'vqserve_reloads_total{model="tiny",outcome="swapped"} 1.0' in client.get("/metrics").text
+
+
+def test_the_watch_goes_on_after_a_disk_that_did_not_answer(
+    make_client: MakeClient, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first error of a network disk, or a manifest replaced at the wrong moment, ended it for good."""
+    plain, failures = Path.stat, iter([True, True])
+
+    def failing(path: Path, **options: Any) -> os.stat_result:
+        if path.name == "manifest.json" and next(failures, False):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return plain(path, **options)
+
+    client = make_client(bundles=str(own_bundle), watch_bundles_s=0.05)
+    monkeypatch.setattr(Path, "stat", failing)
+    until(lambda: next(failures, False) is False)
+    os.utime(own_bundle / "manifest.json", (1, 1))
+    swapped = 'vqserve_reloads_total{model="tiny",outcome="swapped"} 1.0'
+    until(lambda: swapped in client.get("/metrics").text)

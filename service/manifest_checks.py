@@ -1,0 +1,175 @@
+"""Do the tensors of a manifest's graphs agree with its other fields? docs/bundle-format.md has the table.
+
+In: a manifest. Out: the first contradiction, as a sentence that names the field, or None. A dynamic axis where a number
+is expected contradicts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from service.bundle import GraphName, Manifest, PriorSpec, TensorSpec
+
+
+class Axis(NamedTuple):
+    """What an axis must be, and the field that says so."""
+
+    because: str
+    size: int | Literal["dynamic", "a number"]
+
+    def fits(self, found: int | str) -> bool:
+        if self.size == "a number":
+            return isinstance(found, int)
+        return isinstance(found, str) or found == self.size
+
+
+class Expected(NamedTuple):
+    dtype: str
+    shape: tuple[Axis, ...]
+
+
+Tensors = dict[str, Expected]
+Graphs = dict["GraphName", tuple[Tensors, Tensors]]  # inputs in any order, outputs in this one
+
+B = Axis("a batch may have any size", "dynamic")
+ANY = Axis("a grid may have any size", "dynamic")
+FIXED = Axis("this axis is fixed", "a number")
+
+
+def tensor_fault(manifest: Manifest) -> str | None:
+    """The first field of the manifest that a tensor of its graphs contradicts."""
+    return next(_faults(manifest), None)
+
+
+def _faults(manifest: Manifest) -> Iterator[str]:
+    expected = _autoencoder(manifest)
+    if manifest.prior is not None:
+        expected |= _prior(manifest, manifest.prior)
+    for graph, sides in expected.items():
+        if graph in manifest.graphs:
+            spec = manifest.graphs[graph]
+            for kind, found, wanted in zip(("inputs", "outputs"), (spec.inputs, spec.outputs), sides, strict=True):
+                yield from _side_faults(f"graphs.{graph}.{kind}", found, wanted, ordered=kind == "outputs")
+    if manifest.prior is None:
+        return
+    if "prior_diagonal" in manifest.graphs:
+        yield from _diagonal_faults(manifest)
+    if "prior_row_guided" in manifest.graphs and not manifest.prior.label_count:
+        yield "graphs has prior_row_guided, but prior.label_count is 0: nothing can be guided without labels"
+
+
+def _side_faults(where: str, found: Sequence[TensorSpec], wanted: Tensors, *, ordered: bool) -> Iterator[str]:
+    names = [tensor.name for tensor in found]
+    if (names if ordered else sorted(names)) != (list(wanted) if ordered else sorted(wanted)):
+        yield f"{where} are {', '.join(names)}, the format has {', '.join(wanted)}"
+        return
+    for tensor in found:
+        dtype, axes = wanted[tensor.name]
+        if tensor.dtype != dtype:
+            yield f"{where}: {tensor.name} is {tensor.dtype}, the format has {dtype}"
+        if len(tensor.shape) != len(axes):
+            yield f"{where}: {tensor.name} has {len(tensor.shape)} axes, the format has {len(axes)}"
+            continue
+        for axis, size in zip(axes, tensor.shape, strict=True):
+            if not axis.fits(size):
+                yield f"{where}: {tensor.name} has the shape {_text(tensor.shape)}, but {axis.because}"
+
+
+def _autoencoder(manifest: Manifest) -> Graphs:
+    picture, codes, free = manifest.picture, manifest.codes, Axis("picture.any_size is true", "dynamic")
+    size = (_is("picture.height", picture.height), _is("picture.width", picture.width))
+    grid = (_is("codes.height", codes.height), _is("codes.width", codes.width))
+    if picture.any_size:
+        size = grid = (free, free)
+    d, k = _is("codes.dimension", codes.dimension), _is("codes.codebook_size", codes.codebook_size)
+    images = {"images": Expected("uint8", (B, *size, _is("picture.channels", picture.channels)))}
+    latents = {"latents": Expected("float32", (B, *grid, d))}
+    numbers = {"codes": Expected("int64", (B, *grid))}
+    return {
+        "encoder": (images, latents),
+        "quantizer": (latents, numbers),
+        "encoder_quantizer": (images, numbers),
+        "decoder": (numbers, images),
+        "distances": (
+            {"latents": Expected("float32", (B, ANY, ANY, d))},
+            {"distances": Expected("float32", (B, ANY, ANY, k))},
+        ),
+    }
+
+
+def _prior(manifest: Manifest, prior: PriorSpec) -> Graphs:
+    k, w = _is("codes.codebook_size", manifest.codes.codebook_size), _is("codes.width", manifest.codes.width)
+    entries, width, channels = _are("prior.cache_shape", prior.cache_shape)
+    doubled = Axis(f"{entries.because} and guidance doubles its first axis", 2 * prior.cache_shape[0])
+    context = _is("prior.context_channels", prior.context_channels)
+    labels = {"labels": Expected("int64", (B,))}
+    temperature = {"inverse_temperature": Expected("float32", (B,))}
+    filters = {"top_k": Expected("int64", (B,)), "top_p": Expected("float32", (B,))}
+    guidance = {"guidance": Expected("float32", (B,))}
+    controls = labels | temperature
+    plain, twice = _row(w, (entries, width, channels)), _row(w, (doubled, width, channels))
+    bands = _row(FIXED, (Axis("prior_diagonal keeps one entry", 1), FIXED, channels))
+    row_exists = {"row_exists": Expected("float32", (B, FIXED))}
+    caches = Expected("float32", (B, entries, ANY, channels))
+    left = Expected("float32", (B, *_are("prior.pixel_cache_shape", prior.pixel_cache_shape)))
+    return {
+        "prior": (
+            {"codes": Expected("int64", (B, ANY, ANY)), **labels},
+            {"logits": Expected("int32", (B, ANY, ANY, k))},
+        ),
+        "prior_row": (plain[0] | controls | filters, plain[1]),
+        "prior_row_unfiltered": (plain[0] | controls, plain[1]),
+        "prior_row_guided": (twice[0] | controls | filters | guidance, twice[1]),
+        "prior_diagonal": (bands[0] | controls | row_exists, bands[1]),
+        "prior_context": (
+            {"codes_above": Expected("int64", (B, ANY)), **labels, "caches": caches},
+            {"context": Expected("float32", (B, ANY, context)), "next_caches": caches},
+        ),
+        "prior_pixel": (
+            {"context": Expected("float32", (B, context)), "previous_codes": Expected("int64", (B,)), "left": left},
+            {"logits": Expected("int32", (B, k)), "next_left": left},
+        ),
+    }
+
+
+def _row(columns: Axis, cache_shape: tuple[Axis, Axis, Axis]) -> tuple[Tensors, Tensors]:
+    """What every row graph takes and gives."""
+    caches = Expected("float32", (B, *cache_shape))
+    taken = {
+        "uniforms": Expected("float32", (B, columns)),
+        "known_codes": Expected("int64", (B, columns)),
+        "known_mask": Expected("bool", (B, columns)),
+        "caches": caches,
+    }
+    return taken, {"sampled_codes": Expected("int64", (B, columns)), "next_caches": caches}
+
+
+def _diagonal_faults(manifest: Manifest) -> Iterator[str]:
+    """Its bands are its own: they must agree among themselves, and cover a row of the grid."""
+    spec, where = manifest.graphs["prior_diagonal"], "graphs.prior_diagonal"
+    shapes = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
+    (_, bands), (_, columns) = shapes["row_exists"], shapes["uniforms"]
+    assert isinstance(bands, int) and isinstance(columns, int)  # `_side_faults` came first
+    if bands < 1 or columns < manifest.codes.width or columns % bands:
+        yield f"{where}: {bands} bands of {columns} columns in all do not hold codes.width, {manifest.codes.width}"
+    for one, other in (
+        *(("uniforms", name) for name in ("known_codes", "known_mask", "sampled_codes")),
+        ("caches", "next_caches"),
+    ):
+        if shapes[one][1:] != shapes[other][1:]:
+            yield f"{where}: {one} has the shape {_text(shapes[one])}, {other} {_text(shapes[other])}"
+
+
+def _is(field: str, value: int) -> Axis:
+    return Axis(f"{field} is {value}", value)
+
+
+def _are(field: str, shape: tuple[int, int, int]) -> tuple[Axis, Axis, Axis]:
+    first, second, third = (Axis(f"{field} is {_text(shape)}", size) for size in shape)
+    return first, second, third
+
+
+def _text(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))})"

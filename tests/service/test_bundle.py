@@ -1,0 +1,99 @@
+"""A manifest that contradicts itself is refused when it is read, with the field's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.bundle import BundleError, load_bundle
+from tests.service.bundle_edits import Change, edited, labels, more_codes, put, tensor, together
+from tests.tiny_bundle import tiny_prior, write_tiny_bundle
+
+SHIPPED = Path(__file__).parents[2] / "models"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every graph that there is: 7x7 codes of K = 16 and D = 8, 3 labels, guidance, a grid for bands."""
+    folder = tmp_path_factory.mktemp("bundle") / "whole"
+    write_tiny_bundle(folder, "whole", prior=tiny_prior(vertical_layers=1))
+    assert len(load_bundle(folder).manifest.graphs) == 12
+    return folder
+
+
+@pytest.fixture(scope="module")
+def any_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "colour"
+    write_tiny_bundle(folder, "colour", any_size=True, prior=tiny_prior(0))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (put("code_histogram", 3, value=-1), "code_histogram has the entry -1"),
+        (put("codebook_colours", value=["#000000"] * 9), "codebook_colours has 9 entries, not 16"),
+        (put("prior", "cache_shape", value=[3, 7, 0]), "prior.cache_shape.2: Input should be greater than 0"),
+        (put("prior", "cache_shape", value=[3, 7, 8]), r"caches .*, but prior.cache_shape is \(3, 7, 8"),
+        (put("prior", "pixel_cache_shape", value=[1, 2, 8]), r"left .*, but prior.pixel_cache_shape is \(1, 2, 8\)"),
+        (put("prior", "context_channels", value=16), r"context .*, but prior.context_channels is 16"),
+        (more_codes, "but codes.codebook_size is 20"),
+        (put("codes", "dimension", value=9), r"encoder.outputs: latents .*, but codes.dimension is 9"),
+        (put("picture", "channels", value=3), r"encoder.inputs: images .*\(B, 28, 28, 1\), but picture.channels is 3"),
+        (
+            together(put("picture", "height", value=56), put("codes", "height", value=14)),
+            "images .*, but picture.height is 56",
+        ),
+        (
+            together(put("picture", "width", value=56), put("codes", "width", value=14)),
+            "images .*, but picture.width is 56",
+        ),
+        (put("picture", "any_size", value=True), "images .*, but picture.any_size is true"),
+        (tensor("encoder", "images", shape=["B", 99, 99, 1]), "images .*, but picture.height is 28"),
+        (tensor("decoder", "images", shape=[1, 28, 28, 1]), r"images .*, but a batch may have any size"),
+        (tensor("decoder", "codes", dtype="int32"), "decoder.inputs: codes is int32, the format has int64"),
+        (tensor("decoder", "codes", shape=["B", 7]), "decoder.inputs: codes has 2 axes, the format has 3"),
+        (tensor("decoder", "codes", name="numbers"), "decoder.inputs are numbers, the format has codes"),
+        (tensor("prior", "logits", shape=["B", 7, 7, 16]), "prior.outputs: logits .*, but a grid may have any size"),
+        (tensor("prior_row", "uniforms", shape=["B", 6]), "prior_row.inputs: uniforms .*, but codes.width is 7"),
+        (tensor("prior_row_guided", "caches", shape=["B", 2, 7, 8]), "caches .* guidance doubles its first axis"),
+        (tensor("prior_diagonal", "uniforms", shape=["B", "w"]), "prior_diagonal.inputs: uniforms .* is fixed"),
+        (tensor("prior_diagonal", "known_mask", shape=["B", 99]), r"uniforms has the shape .*, known_mask \(B, 99\)"),
+        (tensor("prior_diagonal", "next_caches", shape=["B", 1, 2, 8]), r"caches has .*, next_caches \(B, 1, 2, 8\)"),
+        (tensor("prior_diagonal", "row_exists", shape=["B", 99]), "99 bands of .* do not hold codes.width, 7"),
+        (labels(0), "graphs has prior_row_guided, but prior.label_count is 0"),
+    ],
+)
+def test_a_field_that_contradicts_a_tensor_is_named(whole: Path, tmp_path: Path, change: Change, said: str) -> None:
+    with pytest.raises(BundleError, match=said):
+        load_bundle(edited(whole, tmp_path / "edited", change))
+
+
+def test_outputs_have_an_order_and_inputs_have_none(whole: Path, tmp_path: Path) -> None:
+    def turned(kind: str) -> Change:
+        return lambda manifest: manifest["graphs"]["prior_context"][kind].reverse()
+
+    load_bundle(edited(whole, tmp_path / "inputs", turned("inputs")))
+    with pytest.raises(BundleError, match=r"prior_context.outputs are next_caches, context"):
+        load_bundle(edited(whole, tmp_path / "outputs", turned("outputs")))
+
+
+def test_the_axes_of_a_model_of_any_size_are_dynamic(any_size: Path, tmp_path: Path) -> None:
+    load_bundle(any_size)
+    fixed = tensor("decoder", "images", shape=["B", 16, 16, 3])
+    with pytest.raises(BundleError, match=r"decoder.outputs: images .*, but picture.any_size is true"):
+        load_bundle(edited(any_size, tmp_path / "edited", fixed))
+
+
+@pytest.mark.parametrize("name", ["mnist", "photos", "photos-f8"])
+def test_what_is_shipped_is_consistent(name: str) -> None:
+    load_bundle(SHIPPED / name)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"format_version": ' + "1" * 5000 + "}", '{"name": "\ud800'])
+def test_json_that_python_cannot_hold_is_no_bundle(tmp_path: Path, text: str) -> None:
+    """RecursionError and ValueError came out of it."""
+    (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(BundleError, match=r"manifest\.json is not JSON"):
+        load_bundle(tmp_path)
