@@ -2,8 +2,9 @@
 
 An idle batcher starts at once; whatever arrives while it is busy goes as one batch. Arrays of different shapes go in
 different batches, shapes taking turns. Batches and queue are bounded in pictures and in elements: a picture may be a
-thousand times as large as another. Whoever leaves frees the place at once. All state belongs to the event loop, so
-there are no locks: only `run` leaves it, for work that is estimated to take longer than `inline_ms`.
+thousand times as large as another. An array that is more than a batch may be is a run of its own, which `run` has to
+cut. Whoever leaves frees the place at once. All state belongs to the event loop, so there are no locks: only `run`
+leaves it, for work that is estimated to take longer than `inline_ms`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class BatchLimits:
     max_batch_elements: float = math.inf
     max_queued_elements: float = math.inf
 
+    def most_pictures(self, shape: tuple[int, ...]) -> int:
+        """How many pictures of this shape, without the batch axis, a network gets at once: one at least."""
+        return max(1, int(min(self.max_batch, self.max_batch_elements / math.prod(shape))))
+
 
 @dataclass(slots=True, eq=False)
 class Item:
@@ -68,7 +73,7 @@ class Batcher:
         on_queue: Callable[[int], None] = lambda change: None,
     ) -> None:
         self._run = run
-        self._limits = limits
+        self.limits = limits
         self._observe = observe
         self._on_failure = on_failure
         self._on_queue = on_queue
@@ -94,7 +99,7 @@ class Batcher:
             raise NotReady(self._closed)
         if self.queued and not self._has_room(array):
             raise QueueFull(
-                f"{self.queued} pictures are waiting, at most {self._limits.max_queued} may, or fewer large ones "
+                f"{self.queued} pictures are waiting, at most {self.limits.max_queued} may, or fewer large ones "
                 "(VQSERVE_MAX_QUEUED_PICTURES).",
                 {"Retry-After": str(self.retry_after_s())},
             )
@@ -105,11 +110,11 @@ class Batcher:
         self._change_queue(len(array), array.size)
         if not self._active:
             self._active = True
-            if self._limits.max_wait_ms:
-                self._company = loop.call_later(self._limits.max_wait_ms / 1e3, self._next)
+            if self.limits.max_wait_ms:
+                self._company = loop.call_later(self.limits.max_wait_ms / 1e3, self._next)
             else:
                 loop.call_soon(self._next)  # everything that this turn of the loop submits goes along
-        if self._company is not None and self.queued >= self._limits.max_batch:
+        if self._company is not None and self.queued >= self.limits.max_batch:
             self._company.cancel()
             self._company = None
             loop.call_soon(self._next)
@@ -117,8 +122,8 @@ class Batcher:
 
     def _has_room(self, array: Array) -> bool:
         return (
-            self.queued + len(array) <= self._limits.max_queued
-            and self._queued_elements + array.size <= self._limits.max_queued_elements
+            self.queued + len(array) <= self.limits.max_queued
+            and self._queued_elements + array.size <= self.limits.max_queued_elements
         )
 
     def _leave(self, item: Item) -> None:
@@ -164,7 +169,7 @@ class Batcher:
     def _fits(self, pictures: int, shape: tuple[int, ...]) -> bool:
         """Whether so many pictures of this shape may go together."""
         elements = pictures * math.prod(shape)
-        return pictures <= self._limits.max_batch and elements <= self._limits.max_batch_elements
+        return pictures <= self.limits.max_batch and elements <= self.limits.max_batch_elements
 
     def _change_queue(self, pictures: int, elements: int) -> None:
         self.queued += pictures
@@ -187,7 +192,7 @@ class Batcher:
         work.add_done_callback(lambda done: self._finish(batch, started, done.result()))
 
     def _stop_for(self, batch: Sequence[Item]) -> threading.Event | None:
-        """Set when nobody waits for a large array, which runs alone: it is given up between two of its windows."""
+        """Set when nobody waits for an array that is cut, which runs alone: it is given up between two of its parts."""
         if len(batch) > 1 or self._fits(len(batch[0].array), batch[0].array.shape[1:]):
             return None
         stop = threading.Event()

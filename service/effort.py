@@ -12,6 +12,8 @@ weight already prefers common codes, and an effort that weighs bits less than it
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,16 +21,17 @@ from service.codec_model import CodecModel, LatentGraphs, Pixels
 from service.prior_coding import Codes, Floats, IntegerPrior, Logits, frequencies, walk
 from service.stopping import check_stop
 from service.tiles import groups_of, tiles_of
-from service.windows import run_in_windows
+from service.windows import run_in_parts, run_in_windows
 
 LARGEST_EFFORT = 4.0  # at 3, an MNIST model's error has more than doubled
 MOST_DISTANCES = 1 << 21  # that are computed at once: 8 MiB
+MOST_TOGETHER = 8  # pictures of the model's size, or no more pixels, that the encoder sees at once
 
 
 def choose_codes(model: CodecModel, pixels: Pixels, effort: float, labels: Codes) -> Codes:
     """uint8 (B,H,W,C) of whole codes, labels (B,) -> codes (B,h,w). The model must have a prior and latent graphs."""
     assert model.latents is not None and model.prior is not None
-    latents = _latents(model.latents, pixels, model.multiple_of)
+    latents = _latents(model, model.latents, pixels)
     count, height, width, _ = latents.shape
     weights = effort * _mean_errors(model.latents, latents, model.codebook_size)  # (B,)
     codes = np.empty((count, height, width), np.int64)
@@ -41,10 +44,16 @@ def choose_codes(model: CodecModel, pixels: Pixels, effort: float, labels: Codes
     return codes
 
 
-def _latents(graphs: LatentGraphs, pixels: Pixels, scale: int) -> Floats:
+def _latents(model: CodecModel, graphs: LatentGraphs, pixels: Pixels) -> Floats:
     """uint8 (B,H,W,C) -> (B,h,w,D)."""
+    most_pixels = MOST_TOGETHER * math.prod(model.native_size)
 
-    latents: Floats = run_in_windows(graphs.latents, pixels, scale_in=scale, scale_out=1)
+    def run(window: Pixels) -> Floats:
+        most = max(1, min(MOST_TOGETHER, most_pixels // math.prod(window.shape[1:3])))
+        found: Floats = run_in_parts(graphs.latents, window, most)
+        return found
+
+    latents: Floats = run_in_windows(run, pixels, scale_in=model.multiple_of, scale_out=1)
     return latents
 
 

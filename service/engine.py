@@ -22,7 +22,7 @@ from service.encoder import Runnable, open_encoder
 from service.sampling import buckets
 from service.sessions import CUDA, SessionMaker
 from service.settings import Settings
-from service.windows import run_in_windows
+from service.windows import run_in_parts, run_in_windows
 
 if TYPE_CHECKING:
     from service.metrics import ModelMetrics
@@ -95,17 +95,19 @@ class Engine:
 
     def run_encode(self, pictures: Pixels) -> Codes:
         """Without the queue: for the engine's own thread and for warm-up."""
-        codes: Codes = run_in_windows(
-            lambda window: self._call(self._encoder, "images", window), pictures, scale_in=self._scale, scale_out=1
-        )
+        run = partial(self._in_parts, self._encode.limits, self._encoder, "images")
+        codes: Codes = run_in_windows(run, pictures, scale_in=self._scale, scale_out=1)
         self._metrics.traffic.add(codes)
         return codes
 
     def run_decode(self, codes: Codes) -> Pixels:
-        pixels: Pixels = run_in_windows(
-            lambda window: self._call(self._decoder, "codes", window), codes, scale_in=1, scale_out=self._scale
-        )
+        run = partial(self._in_parts, self._decode.limits, self._decoder, "codes")
+        pixels: Pixels = run_in_windows(run, codes, scale_in=1, scale_out=self._scale)
         return pixels
+
+    def _in_parts(self, limits: BatchLimits, session: Runnable, name: str, array: Array) -> Array:
+        """As many runs as `limits` ask for: onnxruntime keeps the memory of the largest for as long as it is open."""
+        return run_in_parts(partial(self._call, session, name), array, limits.most_pictures(array.shape[1:]))
 
     def _call(self, session: Runnable, name: str, array: Array) -> Any:
         """One run. On CUDA the batch is padded to a bucket that was warmed up, so that no shape is new to cuDNN."""
@@ -138,6 +140,8 @@ class Engine:
             self._call(self._encoder, "images", np.repeat(picture, size, axis=0))
             self._call(self._decoder, "codes", np.repeat(codes, size, axis=0))
         self._check()
+        last = self.bundle.manifest.codes.codebook_size - 1
+        self._decoder.run(None, {"codes": codes + last})  # fails where the decoder has fewer codes
         for batcher, session, name, array in (
             (self._encode, self._encoder, "images", picture),
             (self._decode, self._decoder, "codes", codes),

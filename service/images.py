@@ -1,15 +1,14 @@
 """Pictures. In: the bytes of a PNG, JPEG, WebP or BMP. Out: uint8 (H,W,C) for the model, and back to PNG or WebP.
 
-What happens to unusual pictures: the orientation in EXIF is applied; transparency is laid over white; palettes become
-their colours; 16-bit samples keep their high byte; CMYK becomes RGB; colour and grey become what the model has.
+What happens to unusual pictures: the orientation in EXIF is applied, where it can be read; transparency is laid over
+white; palettes become their colours; 16-bit samples keep their high byte; CMYK becomes RGB; colour and grey become what
+the model has.
 Animations are refused, because taking one frame would lose the others silently. Colour profiles are ignored.
 """
 
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +18,7 @@ from PIL import BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from service.bundle import PictureSpec
 from service.errors import InvalidParameter, NotAPicture, PictureTooLarge, WrongPictureSize
-from service.pixels import is_animated, to_pixels
+from service.pixels import UNREADABLE, forget_texts, is_animated, to_pixels
 
 Pixels = NDArray[np.uint8]
 Fit = Literal["exact", "resize", "pad"]
@@ -32,20 +31,24 @@ _PLUGINS = (
 )
 FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
-# What Pillow's readers of these four formats raise on broken bytes; the fuzz test keeps this list honest.
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error, zlib.error, OverflowError)
 Image.MAX_IMAGE_PIXELS = None  # `open_picture` has its own limit, and Pillow's would hold that down to 179 million
 # How often a file may be read: cameras write tens of segments, PNG's encoders a chunk for each 8 KiB or more of pixels.
 READS, BYTES_A_READ = 4096, 512
 # A decoder goes over the whole picture for each scan, and 34 bytes are one; encoders write about ten. Within coded
 # pixels the mark does not occur.
 _SCAN, MOST_SCANS = b"\xff\xda", 100
-# Parts of a PNG that are inflated, each to at most 1 MiB in about 3 ms, when its header is read. A file has one
-# profile; Pillow itself stops at 64 MiB of texts.
-_INFLATED, _PROFILE, MOST_PROFILES = (b"zTXt", b"iTXt", b"iCCP"), b"iCCP", 16
+# Parts of a PNG that are inflated, each to at most 1 MiB in about 3 ms, when it is read. A file has one profile; Pillow
+# counts the characters of texts, but not of one without a name or in a wrong encoding. None is kept: `forget_texts`.
+_INFLATED, MOST_INFLATED = (b"zTXt", b"iTXt", b"iCCP"), 64
+_PROFILE, MOST_PROFILES = b"iCCP", 16
+PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT = 8 << 20
+# JPEG has no longer ones. A strip of millions of pixels costs far more than its pixels: to shrink it, Pillow makes a
+# table of 32 bytes for each.
+LARGEST_SIDE = 65_535
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM")
 _DAMAGED = "The picture is damaged or cut off; send the whole file."
-_TOO_MANY_PARTS = "The picture has too many segments or chunks; save it again without metadata."
+_TOO_MANY_PARTS = "The picture has too many or too large segments or chunks; save it again without metadata."
+_TEXT_LIMITS = "MAX_TEXT_"  # what Pillow's message names when a text or all of them are too large
 LARGEST_WEBP_SIDE = 16_383  # pixels; the format has 14 bits for it
 
 
@@ -89,21 +92,23 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
 
     Raises:
         NotAPicture: none of the four formats, a broken header, an animation, a JPEG of many scans, or a BMP of runs.
-        PictureTooLarge: more than `max_pixels` pixels.
+        PictureTooLarge: more than `max_pixels` pixels, or than `LARGEST_SIDE` a side.
     """
-    if data.startswith(_SIGNATURES[0]) and data.count(_PROFILE) > MOST_PROFILES:
+    parts = inflated_parts(data)
+    if parts > MOST_INFLATED or (parts > MOST_PROFILES and data.count(_PROFILE) > MOST_PROFILES):
         raise NotAPicture(_TOO_MANY_PARTS)
     try:
         # a byte is read once at most: a file of few bytes has few parts
         image = Image.open(io.BytesIO(data) if len(data) <= READS else _FewParts(data), formats=FORMATS)
-    except TooManyPartsError as error:
-        raise NotAPicture(_TOO_MANY_PARTS) from error
-    except _BROKEN as error:
+    except UNREADABLE as error:
         if data.startswith(_SIGNATURES):
-            raise NotAPicture(_DAMAGED) from error
+            raise _unreadable(error) from error
         raise NotAPicture("Send a PNG, JPEG, WebP or BMP picture; these bytes are none of them.") from error
+    forget_texts(image)
     if image.width * image.height > max_pixels:
         raise PictureTooLarge(f"{image.width}x{image.height} is more than {max_pixels} pixels; make it smaller.")
+    if max(image.size) > LARGEST_SIDE:
+        raise PictureTooLarge(f"{image.width}x{image.height} has more than {LARGEST_SIDE} pixels a side; cut it.")
     if is_animated(image):
         raise NotAPicture("The picture is animated; send one frame of it.")
     if image.format in ("JPEG", "MPO") and data.count(_SCAN) > MOST_SCANS:
@@ -112,6 +117,11 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     if image.format == "BMP" and any(tile.codec_name == "bmp_rle" for tile in image.tile):
         raise NotAPicture("The BMP is run-length encoded; save it as a PNG.")
     return image
+
+
+def _unreadable(error: Exception) -> NotAPicture:
+    too_many = isinstance(error, TooManyPartsError) or _TEXT_LIMITS in str(error)
+    return NotAPicture(_TOO_MANY_PARTS if too_many else _DAMAGED)
 
 
 def to_picture(image: Image.Image, spec: PictureSpec, fit: Fit) -> Picture:
@@ -123,10 +133,8 @@ def to_picture(image: Image.Image, spec: PictureSpec, fit: Fit) -> Picture:
     """
     try:
         image = to_pixels(image, spec.channels)
-    except TooManyPartsError as error:
-        raise NotAPicture(_TOO_MANY_PARTS) from error
-    except _BROKEN as error:
-        raise NotAPicture(_DAMAGED) from error
+    except UNREADABLE as error:
+        raise _unreadable(error) from error
     fitted = fit_image(image, spec, fit)
     pixels = np.asarray(fitted).reshape(fitted.height, fitted.width, spec.channels)
     shown = image if fit == "pad" and spec.any_size else fitted

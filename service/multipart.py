@@ -36,6 +36,7 @@ def pictures_of_form(body: bytes, content_type: str, max_parts: int) -> list[byt
 
 def _collect(body: bytes, boundary: str, max_parts: int, pictures: list[bytes]) -> None:
     chunks: list[bytearray] = []
+    # the end of `with` complains when the closing boundary is missing
     with PushMultipartParser(boundary, content_length=len(body), max_segment_count=max_parts + 1) as parser:
         for event in parser.parse(body):
             if isinstance(event, MultipartSegment):
@@ -48,4 +49,3 @@ def _collect(body: bytes, boundary: str, max_parts: int, pictures: list[bytes]) 
                 chunks.append(event)
             else:  # the end of a part
                 pictures.append(b"".join(chunks))
-        parser.parse(b"")  # the end of the body: complains when the closing boundary is missing

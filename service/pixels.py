@@ -6,10 +6,35 @@ a model is trained on the pixels that it is served; hence nothing but numpy and 
 
 from __future__ import annotations
 
+import struct
+import zlib
+from typing import Any
+
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I")
+# What Pillow's readers of the service's four formats raise on broken bytes; the fuzz test keeps this list honest. The
+# last is raised in training alone: the service has a limit of its own.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error, zlib.error, OverflowError),
+    Image.DecompressionBombError,
+)
+_UNREADABLE_EXIF = (SyntaxError, TypeError, struct.error)  # no TIFF, text in place of bytes, cut off in its header
+_ORIENTATION = 0x0112  # the tag; 1 is upright
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Bits a sample by Pillow's raw mode, for the modes in which one level or colour of a PNG may be transparent, and which
+# Pillow gives 8 bits: the samples, but not that level.
+_BITS = {"L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "RGB;16B": 16}
 
 
 def is_animated(image: Image.Image) -> bool:
@@ -18,11 +43,66 @@ def is_animated(image: Image.Image) -> bool:
 
 
 def to_pixels(image: Image.Image, channels: int) -> Image.Image:
-    """Decode the image and apply its EXIF orientation; raises what Pillow raises on broken bytes."""
+    """Decode the image and apply its EXIF orientation; raises one of `UNREADABLE` on broken bytes."""
+    forget_texts(image)
+    bits = _bits(image)
     image.load()
-    if "exif" in image.info:
-        image = ImageOps.exif_transpose(image)
-    return to_channels(image, channels)
+    forget_texts(image)  # those behind the pixels
+    given = image.info.get("transparency")
+    if bits is not None and given is not None:
+        image.info["transparency"] = _to_8_bits(given, bits)
+    return to_channels(_upright(image), channels)
+
+
+def forget_texts(image: Image.Image) -> None:
+    """Of a PNG, its XMP and its profile too: Pillow keeps them inflated, and a text in `info` under any name, as if it
+    were what that name means. Those behind the pixels are there once the image is decoded.
+    """
+    if not isinstance(image, PngImageFile):
+        return
+    stream = image.png  # None once it is decoded
+    texts = image.text if stream is None else stream.im_text
+    if not texts and "xmp" not in image.info and "icc_profile" not in image.info:
+        return
+    of_first_frame = {} if stream is None else stream.rewind_state.info  # a copy, in an animation
+    for info in (image.info, of_first_frame):
+        for name in [name for name, text in texts.items() if info.get(name) is text]:
+            del info[name]
+        info.pop("xmp", None)
+        info.pop("icc_profile", None)
+    texts.clear()
+
+
+def _bits(image: Image.Image) -> int | None:
+    """Of one sample in the file, where `_BITS` has them; only before the image is decoded."""
+    tiles = getattr(image, "tile", ())
+    return _BITS.get(tiles[0].args) if tiles and isinstance(tiles[0].args, str) else None
+
+
+def _to_8_bits(given: int | tuple[int, ...], bits: int) -> int | tuple[int, ...]:
+    """The transparent level or colour of a PNG, of which only the lowest `bits` count, as Pillow scales its samples."""
+    if isinstance(given, tuple):
+        return tuple(_level_of_8_bits(level, bits) for level in given)
+    return _level_of_8_bits(given, bits)
+
+
+def _level_of_8_bits(level: int, bits: int) -> int:
+    level &= (1 << bits) - 1
+    return level >> (bits - 8) if bits > 8 else level * 255 // ((1 << bits) - 1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As `ImageOps.exif_transpose` turns it, which writes all EXIF anew too and fails on a tag of a wrong type."""
+    turn = _TURNS.get(_orientation(image)) if "exif" in image.info else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The tag's value, a number in a sound file; 1 where EXIF lacks it or cannot be read: the pixels are whole."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except _UNREADABLE_EXIF:
+        return 1
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:
@@ -36,14 +116,12 @@ def _high_bytes(image: Image.Image) -> Image.Image:
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Any Pillow mode -> `L` or `RGB`."""
+    """Any Pillow mode -> `L` or `RGB`. A transparent level or colour has 8 bits, or as many as the image."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode and "transparency" not in image.info:
         return image
     if image.mode in _SIXTEEN_BIT:
         image = _high_bytes(image)
-    if isinstance(given := image.info.get("transparency"), tuple) and max(given) > 255:  # of 16-bit colours
-        image.info["transparency"] = tuple(level >> 8 for level in given)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)

@@ -19,7 +19,7 @@ from service.draws import SEED_LIMIT
 from service.effort import LARGEST_EFFORT
 from service.errors import PROBLEMS, problem_type
 from service.generation_request import COLDEST, HOTTEST, GenerateRequest
-from service.images import FORMATS, LARGEST_WEBP_SIDE
+from service.images import FORMATS, LARGEST_SIDE, LARGEST_WEBP_SIDE
 from service.metrics import Metrics
 from service.range_coder import TOTAL_LIMIT
 from service.refusal import LARGEST_HEAD
@@ -56,6 +56,7 @@ def fixed() -> str:
     """Limits that no setting moves: a format or the arithmetic has them, or nobody who is well needs more."""
     rows = [
         ("Picture formats", ", ".join(str(name) for name in FORMATS)),
+        ("Side of a picture that is sent", f"{LARGEST_SIDE:,} pixels, as in a JPEG"),
         ("Side of a WebP answer", f"{LARGEST_WEBP_SIDE:,} pixels; a PNG may be longer"),
         ("Pictures in one container", f"{MOST_PICTURES:,}, all of one size"),
         ("URL and headers of a request", f"{LARGEST_HEAD >> 10} KiB; above it 431, and the connection ends"),

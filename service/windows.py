@@ -1,8 +1,9 @@
-"""Large arrays through a convolutional network in overlapping windows, so that memory does not grow with the picture.
+"""Large arrays through a convolutional network: overlapping windows of large pictures, a few pictures at a time.
 
 In: a batch, a `run` for one window, and how many pixels one code spans. Out: what `run` on the whole would give: every
 window carries a margin that is wider than the network sees, and only its core is kept. Windows at the border of the
-picture end there, so the network pads them as it would pad the whole.
+picture end there, so the network pads them as it would pad the whole. So the memory of a run grows neither with the
+picture nor with the batch.
 """
 
 from __future__ import annotations
@@ -64,6 +65,21 @@ def run_in_windows(
             shape = (len(batch), grid[0] * scale_out, grid[1] * scale_out, *found.shape[3:])
             result = np.empty(shape, found.dtype)
         result[:, *_scaled(window.kept, scale_out)] = found
+    assert result is not None
+    return result
+
+
+def run_in_parts(run: Callable[[NDArray[Any]], NDArray[Any]], batch: NDArray[Any], most: int) -> NDArray[Any]:
+    """`run` maps (B, ...) to (B, ...) and gets `most` pictures at a time. Stops between two parts: see `check_stop`."""
+    if len(batch) <= most:
+        return run(batch)
+    result: NDArray[Any] | None = None
+    for start in range(0, len(batch), most):
+        check_stop()
+        found = run(batch[start : start + most])
+        if result is None:
+            result = np.empty((len(batch), *found.shape[1:]), found.dtype)
+        result[start : start + most] = found
     assert result is not None
     return result
 

@@ -15,7 +15,6 @@ from starlette.testclient import TestClient
 
 from service.errors import PROBLEMS, problem_type
 from service.images import LARGEST_WEBP_SIDE
-from service.pixels import to_channels
 from tests.conftest import PICTURES, Tiny
 from tests.service import bad_inputs as bad
 from tests.tiny_bundle import oracle_codes
@@ -259,13 +258,6 @@ def test_a_transparent_level_of_sixteen_bits_is_laid_over_white(client: TestClie
     white = bad.ramp()
     white[:, 14:] = 255
     assert encoded(client, transparent) == expected(tiny, white)
-
-
-def test_a_transparent_colour_of_sixteen_bits_is_laid_over_white() -> None:
-    image = Image.new("RGB", (2, 1), (0x12, 0x34, 0x56))
-    image.putpixel((1, 0), (1, 2, 3))
-    image.info["transparency"] = (0x1299, 0x3499, 0x5699)  # as Pillow reads it from a PNG of 16 bits
-    assert to_channels(image, 3).tobytes() == bytes([255, 255, 255, 1, 2, 3])
 
 
 def test_a_palette_becomes_its_colours(client: TestClient, tiny: Tiny) -> None:

@@ -17,6 +17,7 @@ from service import images
 from service.call import Call
 from service.container import MEDIA_TYPE
 from service.errors import problem_type
+from service.images import LARGEST_SIDE
 from service.settings import parse_api_keys
 from tests.conftest import PICTURES
 from tests.service import bad_inputs as bad
@@ -86,6 +87,48 @@ def test_pixels_of_a_container(
     container = client.post("/encode?model=tiny_colour", content=pixels, headers=headers).content
     limited = make_client(**{name: most - over * scale_of(name)})
     answer = limited.post("/decode?model=tiny_colour", content=container, headers={"content-type": MEDIA_TYPE})
+    assert answer.status_code == status
+    if status == 413:
+        assert slug_of(answer) == problem_type("picture-too-large")
+
+
+@AROUND
+@pytest.mark.parametrize("fit", ["pad", "resize"])
+@pytest.mark.parametrize(
+    ("name", "count", "most"),
+    [("max_pixels", 1, 4 * 16), ("max_pixels_per_request", 2, 2 * 4 * 16), ("max_pixels_per_request", 1, 4 * 16)],
+)
+def test_pixels_of_a_picture_that_fit_enlarges(
+    make_client: MakeClient, over: int, status: int, fit: str, name: str, count: int, most: int
+) -> None:
+    """A strip of 1x16,000,000 became four times as many, which /decode then refused."""
+    client = make_client(**{name: most - over})
+    strip = bad.saved(Image.new("RGB", (1, 16)))
+    answer = client.post(f"/encode?model=tiny_colour&fit={fit}", files=[("img", strip)] * count)
+    assert answer.status_code == status
+    if status == 413:
+        assert slug_of(answer) == problem_type("picture-too-large")
+        assert name == "max_pixels_per_request" or f"1x16 becomes 4x16 with ?fit={fit}" in answer.json()["detail"]
+        return
+    codes = [item["codes"] for item in answer.json()["items"]] if count > 1 else answer.json()["codes"]
+    assert client.post("/decode?model=tiny_colour", json={"codes": codes}).status_code == 200
+
+
+@AROUND
+@pytest.mark.parametrize("name", ["max_pixels", "max_pixels_per_request"])
+def test_pixels_of_a_picture_that_fit_shrinks(make_client: MakeClient, over: int, status: int, name: str) -> None:
+    client = make_client(**{name: 40 * 50 - over})
+    answer = client.post("/encode?fit=resize", content=bad.saved(Image.new("L", (40, 50))), headers=PNG)
+    assert answer.status_code == status
+
+
+@AROUND
+@pytest.mark.parametrize("upright", [True, False])
+def test_the_side_of_an_uploaded_picture(client: TestClient, over: int, status: int, upright: bool) -> None:
+    """Shrinking a strip of 16 million pixels took 528 MiB."""
+    longest = LARGEST_SIDE + over
+    strip = bad.saved(Image.new("L", (1, longest) if upright else (longest, 1)))
+    answer = client.post("/encode?fit=resize", content=strip, headers=PNG)
     assert answer.status_code == status
     if status == 413:
         assert slug_of(answer) == problem_type("picture-too-large")
