@@ -3,8 +3,9 @@
 In: what the app sends, in two messages at least. Out: one system call for an answer that is sent at once, instead of
 two, of which the first wakes the client for a head without a body. Streams go out at the next turn of the event loop.
 When too many requests are inside, the protocol refuses the next one itself (`service.refusal`), and always a request
-whose URL and headers are too large or too slow: uvicorn would collect them without end. Nor does it wait without end
-for the rest of a request that has its answer, or for a client to read one (`service.unread`).
+whose URL and headers are too large or too slow: uvicorn would collect them without end, and so it would requests that
+come before their turn (`service.pipelining`). Nor does it wait without end for the rest of a request that has its
+answer, or for a client to read one (`service.unread`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 import asyncio
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.joining import JoiningTransport
+from service.pipelining import MOST_PIPELINED, Pipelining
 from service.refusal import FRAMING, LARGEST_HEAD, EarlyRefusal, Heads, has_body
 from service.unread import UnreadAnswers
 
@@ -30,7 +31,11 @@ class _HeadTooLargeError(Exception):
     """Stops the parser."""
 
 
-class OnePacket(HttpToolsProtocol):
+class _TooManyPipelinedError(Exception):
+    """Stops the parser."""
+
+
+class OnePacket(Pipelining):
     """`transport` is a `JoiningTransport`; a complete answer does not wait for the next turn."""
 
     _refusing = False  # the message that is being read
@@ -39,6 +44,7 @@ class OnePacket(HttpToolsProtocol):
     _within = False  # a message: its first byte has been read and not its last
     _within_head = False  # of a message
     _deaf = False  # whatever still comes is dropped
+    _overrun = False  # too many requests wait: no more are read, and the connection ends with the answers that are due
     _heard = False  # something that was dropped, since the connection was to end
     _interrupted = False  # the parser has stopped after a head that asks for another protocol; its body still comes
     _repeating = False  # the head that a new parser needs to read that body
@@ -56,11 +62,14 @@ class OnePacket(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _lingers(self) -> bool:
-        """Whether the connection ends later, because the client still sends a request that has its answer."""
+        """Whether the connection ends later, because the client still sends: a request that has its answer, or too many
+        that never get one."""
         sending = self._within and self.cycle is not None and self.cycle.response_started
-        if not sending or self._deaf or self.transport.is_closing():
+        lingers = self._overrun or (sending and not self._deaf)
+        if not lingers or self.transport.is_closing():
             return False
-        self._deaf = True
+        self._deaf, self._overrun = True, False
+        self.pipeline.clear()  # nothing follows the answer that ends the connection
         self._await_no_head()
         self.transport.resume_reading()
         self._linger(self.loop.time() + _MOST_LINGER_S)
@@ -145,7 +154,7 @@ class OnePacket(HttpToolsProtocol):
 
     def _refused_whole(self, data: bytes) -> bool:
         """Whether `data` was a request that has been refused without the parser."""
-        if self._within or self._unfinished_bytes or not self._is_idle():
+        if self._within or self._unfinished_bytes or not self._is_idle() or self.flow.write_paused:
             return False
         refusal: EarlyRefusal | None = self.app_state.get(REFUSAL)
         answer = refusal.of_whole(len(self.tasks), data) if refusal is not None else None
@@ -159,6 +168,10 @@ class OnePacket(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._repeating:
             return
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self._deaf = self._overrun = True
+            self.cycle.keep_alive = False  # of the newest one that waits
+            raise _TooManyPipelinedError
         self._within = self._within_head = True
         self._head_bytes = self._unfinished_bytes = 0
         super().on_message_begin()
@@ -243,10 +256,13 @@ class OnePacket(HttpToolsProtocol):
             super().on_headers_complete()
 
     def _to_be_refused(self) -> bool:
+        """Not where earlier answers wait for their client: an answer made here would be added without end to them, one
+        of the app waits."""
         refusal: EarlyRefusal | None = self.app_state.get(REFUSAL)
         if refusal is None or not refusal.takes(len(self.tasks), self.url, self.headers):
             return False
-        return self._is_idle() and self.parser.get_method() != b"HEAD"  # whose answer has no body
+        can_wait = self.flow.write_paused or not self._is_idle()
+        return not can_wait and self.parser.get_method() != b"HEAD"  # whose answer has no body
 
     def on_body(self, body: bytes) -> None:
         self._unfinished_bytes = 0

@@ -37,7 +37,8 @@ class JoiningTransport:
     def flush(self) -> None:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            self._transport.writelines(waiting)
+            if not self._transport.is_closing():  # else the client has left, and writing would raise
+                self._transport.writelines(waiting)
 
     def write_eof(self) -> None:
         self.flush()

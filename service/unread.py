@@ -11,11 +11,14 @@ import sys
 import termios
 
 PROGRESS = 1 << 16  # bytes that a client has to read between two looks
-MOST_BYTES = 1 << 28  # of all such answers of a process
+MOST_BYTES = 1 << 28  # of all such answers of a process, or of one
 
 
 class UnreadAnswers:
-    """Looks at each every `look_s` seconds; where all together are more than `most_bytes`, the largest go at once."""
+    """Looks at each every `look_s` seconds; where all together are more than `most_bytes`, the largest go at once.
+
+    One alone may be larger: its request was within its limits, and how long it waits is bounded.
+    """
 
     def __init__(self, look_s: float, most_bytes: int = MOST_BYTES) -> None:
         self._look_s = look_s
@@ -47,7 +50,7 @@ class UnreadAnswers:
     def _make_room(self) -> None:
         sizes = {transport: transport.get_write_buffer_size() for transport in self._left}
         total = sum(sizes.values())
-        while total > self._most_bytes:
+        while total > self._most_bytes and len(sizes) > 1:
             largest = max(sizes, key=sizes.__getitem__)
             total -= sizes.pop(largest)
             self.forget(largest)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from service.app import early_refusal
+from service.http_protocol import HEADS, REFUSAL, UNREAD, OnePacket
 from service.metrics import Metrics
 from service.middleware import full as full_process
-from service.refusal import LARGEST_BODY, EarlyRefusal, _answer
+from service.refusal import LARGEST_BODY, EarlyRefusal, Heads, _answer
 from service.settings import Settings
+from service.unread import UnreadAnswers
 from tests.conftest import PICTURES
 from tests.service.conftest import Generating
 from tests.service.serving import serving, until
@@ -216,6 +222,72 @@ def test_requests_that_come_whole_and_in_pieces_take_turns(address: Address, ful
         assert read_answer(stream)[0] == 429
         connection.sendall(whole)
         assert read_answer(stream)[0] == 429
+
+
+def test_refusals_that_nobody_reads_do_not_pile_up(generating: Generating) -> None:
+    """Each gave the client new time to read: without a bound of their own they were kept until memory ran out."""
+    settings = {"VQSERVE_MAX_CONCURRENT_REQUESTS": "1", "VQSERVE_HEAD_TIMEOUT_S": "0.4"}
+    with serving(*generating.folders, **settings) as (_, url), ExitStack() as stack:
+        host, port = url.removeprefix("http://").split(":")
+        here = (host, int(port))
+        stack.enter_context(connected(here))[0].sendall(post("/encode", DIGIT)[:-1])
+        until(lambda: ask(here, b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 429)
+        deaf = stack.enter_context(socket.socket())
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.settimeout(10)
+        deaf.connect(here)
+        end = time.monotonic() + 8
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < end:
+                deaf.sendall(SMALL)
+
+
+class Unread:
+    """A transport whose client does not read."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def writelines(self, chunks: list[bytes]) -> None:
+        self.written += chunks
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str) -> None:
+        """It has no socket."""
+
+    def pause_reading(self) -> None:
+        """Nothing is read."""
+
+    resume_reading = close = pause_reading
+
+
+@pytest.mark.parametrize("pieces", [1, 2], ids=["whole", "in pieces"])
+@pytest.mark.asyncio
+async def test_where_the_client_does_not_read_the_app_refuses_and_waits(pieces: int) -> None:
+    asked = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["path"])
+
+    refusal = EarlyRefusal(0, Metrics(), {"/encode": "/encode"})
+    shared = {HEADS: Heads(10, Metrics()), UNREAD: UnreadAnswers(10), REFUSAL: refusal}
+    protocol, transport = OnePacket(Config(app), ServerState(), shared), Unread()
+    protocol.connection_made(cast(asyncio.Transport, transport))
+    sent = (SMALL,) if pieces == 1 else (SMALL[:30], SMALL[30:])
+    for piece in sent:
+        protocol.data_received(piece)
+    assert len(transport.written) == 1
+    protocol.pause_writing()
+    for piece in sent:
+        protocol.data_received(piece)
+    await asyncio.sleep(0)
+    assert len(transport.written) == 1 and asked == ["/encode"]
+    protocol.connection_lost(None)
 
 
 @pytest.mark.parametrize(

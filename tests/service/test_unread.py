@@ -108,6 +108,18 @@ async def test_together_they_are_bounded_at_once() -> None:
     assert not watched(unread, 40).aborted
 
 
+@pytest.mark.asyncio
+async def test_one_alone_may_be_larger_than_all_together() -> None:
+    """It was always cut off, however fast its client read."""
+    unread = UnreadAnswers(0.05, most_bytes=10 * PROGRESS)
+    large = watched(unread, 20 * PROGRESS)
+    assert not large.aborted
+    assert not watched(unread, 1).aborted and large.aborted
+    still = watched(UnreadAnswers(0.05, most_bytes=1), 20 * PROGRESS)
+    await asyncio.sleep(0.1)
+    assert still.aborted  # in time it is bounded as every other
+
+
 def test_a_client_that_reads_nothing_loses_its_connection(generating: Generating) -> None:
     """Its answer stayed in memory for as long as it kept the connection."""
     codes = npy(np.zeros((256, 7, 7), np.int32))

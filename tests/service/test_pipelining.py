@@ -1,0 +1,153 @@
+"""Clients that pipeline: how many of their requests wait, and who hears that they have left. And those of HTTP/1.0."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from service.http_protocol import HEADS, UNREAD, OnePacket
+from service.metrics import Metrics
+from service.pipelining import MOST_PIPELINED
+from service.refusal import Heads
+from service.unread import UnreadAnswers
+from tests.conftest import PICTURES
+from tests.service.conftest import Generating
+from tests.service.serving import serving
+
+DIGIT = (PICTURES / "digit_7.png").read_bytes()
+PROBE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def address(generating: Generating) -> Iterator[tuple[str, int]]:
+    with serving(*generating.folders) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        yield host, int(port)
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the server ends the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_pipelined_requests_are_answered_in_order(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection:
+        ids = [f"id-{number}" for number in range(5)]
+        sent = [post("/encode", DIGIT, "Content-Type: image/png", f"X-Request-ID: {one}") for one in ids]
+        connection.sendall(b"".join(sent))
+        received = b""
+        while received.count(b"codebook_size") < len(ids):
+            received += connection.recv(65536)
+        assert [line.split(b": ")[1].decode() for line in received.split(b"\r\n") if b"x-request-id" in line] == ids
+
+
+def test_as_many_requests_as_may_wait_are_answered_and_the_connection_stays(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=10) as connection:
+        for _ in range(3):
+            connection.sendall(PROBE * (1 + MOST_PIPELINED))
+            received = b""
+            while received.count(b'{"status":"ok"}') < 1 + MOST_PIPELINED:
+                received += connection.recv(65536)
+            assert received.count(b"HTTP/1.1 200") == 1 + MOST_PIPELINED and b"connection: close" not in received
+
+
+@pytest.mark.parametrize("sent", [PROBE * (2 + MOST_PIPELINED), PROBE * 500_000], ids=["one more", "without end"])
+def test_too_many_pipelined_requests_end_the_connection_with_the_answers_that_are_due(
+    address: tuple[str, int], sent: bytes
+) -> None:
+    """They were all parsed and kept: one client took gigabytes, and the others waited for seconds."""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(sent)  # all of it is read: with some left the answers would be lost
+        *answers, last, nothing = everything(connection).split(b'{"status":"ok"}')
+        assert len(answers) == MOST_PIPELINED and nothing == b""
+    assert b"connection: close" in last and not any(b"connection: close" in one for one in answers)
+
+
+@asynccontextmanager
+async def answering(app: ASGIApp) -> AsyncIterator[tuple[str, int]]:
+    """`app` behind the protocol in this event loop, and its address."""
+    config, state = Config(app), ServerState()
+    shared = {HEADS: Heads(10, Metrics()), UNREAD: UnreadAnswers(10)}
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: OnePacket(config, state, shared), "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()
+        for connection in state.connections:
+            cast(OnePacket, connection).transport.abort()
+        while state.connections:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.asyncio
+async def test_a_pipelined_client_that_leaves_is_noticed_by_the_request_that_is_answered() -> None:
+    """Only the newest one, which had not begun, heard of it: the work went on to its end or its deadline."""
+    paths, heard = [], asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        paths.append(scope["path"])
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        heard.set()
+
+    async with answering(app) as address:
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(3)))
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.close()
+        async with asyncio.timeout(5):
+            await heard.wait()
+    assert paths == ["/0"]
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_ends_the_connection_is_the_last_whatever_waits() -> None:
+    """As while the service drains. Too many wait, so that the connection ends later; it ends with this answer still."""
+    asked = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal asked
+        asked += 1
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    async with answering(app) as address, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(PROBE * 100_000)
+        assert (await reader.read()).count(b"HTTP/1.1 503") == 1
+        writer.close()
+    assert asked == 1
+
+
+@pytest.mark.parametrize("keep", ["", "Connection: keep-alive"])
+def test_a_stream_to_http_1_0_ends_with_the_connection(address: tuple[str, int], keep: str) -> None:
+    """It came in chunks, of which HTTP/1.0 knows nothing (RFC 9112, 6.1)."""
+    headers = ["Content-Type: application/json", "Accept: text/event-stream", *filter(None, [keep])]
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(post("/generate", b'{"n": 1}', *headers).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        lines, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in lines and b"connection: close" in lines
+    events = body.removesuffix(b"\n\n").split(b"\n\n")
+    names = [one.split(b"\n")[0] for one in events]
+    assert names == [b"event: row"] * 7 + [b"event: done"]
+
+
+def test_an_answer_of_known_length_to_http_1_0_has_it(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(PROBE.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        lines, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert f"content-length: {len(body)}".encode() in lines and body == b'{"status":"ok"}'
