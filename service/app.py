@@ -32,7 +32,7 @@ from service.generator import NAME as GENERATOR
 from service.generator import open_generator
 from service.http_protocol import HEADS, REFUSAL, UNREAD
 from service.inference_protocol import HEADER_LENGTH
-from service.memory import give_freed_memory_back
+from service.memory import give_freed_memory_back, spare_what_stays
 from service.metrics import Metrics
 from service.middleware import ALWAYS_OPEN, Admission, ApiKeys, Direct, Observe, Problems, Routes, http_problem
 from service.models import Models, OpenCompanion
@@ -122,7 +122,11 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
     service = Service(settings, models, metrics)
     app.state.service = service
     models.start()
-    drain_on_sigterm(service)
+    if (
+        threading.current_thread() is threading.main_thread()
+    ):  # else it is one of several apps of a process, as in tests
+        drain_on_sigterm(service)
+        spare_what_stays()
     for model in models:
         log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)
     try:
@@ -157,8 +161,6 @@ def early_refusal(
 
 def drain_on_sigterm(service: Service) -> None:
     """Say 503 on /readyz at once, and only `drain_s` later let the server close its socket and finish."""
-    if threading.current_thread() is not threading.main_thread():
-        return
     loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
     if not callable(stop):
         return

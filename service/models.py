@@ -7,6 +7,7 @@ checked and warmed before it takes the old one's place; a bad one leaves the old
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ from service.containers import open_codec
 from service.engine import Engine
 from service.errors import UnknownModel
 from service.label_check import require_labels
+from service.memory import spare_what_stays
 from service.metrics import Metrics, ModelMetrics
 from service.sessions import ORT_ERRORS, DeviceError, SessionMaker, session_maker
 from service.settings import Settings
@@ -165,6 +167,11 @@ class Models:
         self._put(model)
         self._metrics.reloads.labels(name, "swapped").inc()
         log.info("model %s is now version %s", name, model.manifest.version[:12])
+        if gc.get_freeze_count():
+            # The parts of a model refer to one another: only the collector, for which they were left out, frees the old
+            # one, once its last request has ended.
+            after_s = self._settings.request_deadline_ms / 1e3 + 1
+            asyncio.get_running_loop().call_later(after_s, spare_what_stays)
         return model
 
     def _load(self, name: str) -> Model:

@@ -1,12 +1,19 @@
-"""Freed blocks leave the process, also after a large one has been freed."""
+"""Freed blocks leave the process, also after a large one has been freed; the collector leaves out what stays."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
+
+from tests.service.serving import until
+from tests.tiny_bundle import write_tiny_bundle
 
 CHURN = """
 import random, sys
@@ -36,3 +43,38 @@ def grown_mib(mode: str) -> float:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of another C library")
 def test_large_blocks_are_given_back() -> None:
     assert grown_mib("fixed") < 4 < grown_mib("default")
+
+
+def test_the_collector_is_spared_what_stays_until_the_next_time() -> None:
+    """In a process of its own: pytest's objects shall not stay."""
+    code = """
+import gc, weakref
+from service.memory import spare_what_stays
+class Part: pass
+part = Part()
+part.whole, gone = part, weakref.ref(part)
+spare_what_stays()
+frozen = gc.get_freeze_count()
+del part
+gc.collect()
+print(frozen > 1000, gone() is not None, len(gc.get_objects()) < frozen)
+spare_what_stays()
+print(gone() is None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True True\nTrue\n"
+
+
+def test_a_model_that_was_replaced_is_collected_once_its_requests_have_ended(
+    make_client: Callable[..., TestClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made before the collector was told to leave everything out."""
+    calls: list[float] = []
+    monkeypatch.setattr("service.models.gc.get_freeze_count", lambda: 1)
+    monkeypatch.setattr("service.models.spare_what_stays", lambda: calls.append(time.monotonic()))
+    write_tiny_bundle(tmp_path / "tiny", "tiny")
+    client = make_client(bundles=str(tmp_path / "tiny"), request_deadline_ms=500)
+    began = time.monotonic()
+    assert client.post("/models/tiny/reload").status_code == 200
+    until(lambda: bool(calls))
+    assert calls[0] - began > 1.4
