@@ -122,9 +122,7 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
     service = Service(settings, models, metrics)
     app.state.service = service
     models.start()
-    if (
-        threading.current_thread() is threading.main_thread()
-    ):  # else it is one of several apps of a process, as in tests
+    if threading.current_thread() is threading.main_thread():  # else one of several apps of a process, as in tests
         drain_on_sigterm(service)
         spare_what_stays()
     for model in models:
