@@ -46,7 +46,8 @@ def _distances(graph: GraphBuilder, logits: str, inverse_temperature: str, table
 class QuickDraw:
     """`draw_code` without filters, and the choice of known codes, in the nodes that take a CPU the least time.
 
-    A known code is added to what is drawn, which is 0 there: its numerator makes every point negative.
+    A known code is added to what is drawn, which is 0 there: its numerator makes every point negative. The row graphs
+    keep `draw_code`, whose nodes have been compared on a GPU.
     """
 
     def __init__(self, graph: GraphBuilder, labels: str, repeats: int, frequency_table: NDArray[np.int32]) -> None:

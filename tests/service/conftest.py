@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.bundle import load_bundle
 from service.settings import Settings
 from tests.conftest import DEVICE, running
+from tests.service.serving import serving
 from tests.tiny_bundle import Weights, tiny_prior, write_tiny_bundle
 from training.prior import PixelCNN
 
@@ -53,3 +55,26 @@ def make_generator(generating: Generating) -> Iterator[Callable[..., TestClient]
     """`make_generator(max_queued_samples=3)`: an app of its own with these settings."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(running(Settings(**{**generating.settings, **settings})))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every graph that there is: 7x7 codes of K = 16 and D = 8, 3 labels, guidance, a grid for bands."""
+    folder = tmp_path_factory.mktemp("bundle") / "whole"
+    write_tiny_bundle(folder, "whole", prior=tiny_prior(vertical_layers=1))
+    assert len(load_bundle(folder).manifest.graphs) == 12
+    return folder
+
+
+@pytest.fixture(scope="module")
+def any_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "colour"
+    write_tiny_bundle(folder, "colour", any_size=True, prior=tiny_prior(0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(generating: Generating) -> Iterator[tuple[str, int]]:
+    with serving(*generating.folders) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        yield host, int(port)

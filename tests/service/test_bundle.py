@@ -8,25 +8,8 @@ import pytest
 
 from service.bundle import BundleError, load_bundle
 from tests.service.bundle_edits import Change, edited, labels, more_codes, put, tensor, together
-from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 
 SHIPPED = Path(__file__).parents[2] / "models"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every graph that there is: 7x7 codes of K = 16 and D = 8, 3 labels, guidance, a grid for bands."""
-    folder = tmp_path_factory.mktemp("bundle") / "whole"
-    write_tiny_bundle(folder, "whole", prior=tiny_prior(vertical_layers=1))
-    assert len(load_bundle(folder).manifest.graphs) == 12
-    return folder
-
-
-@pytest.fixture(scope="module")
-def any_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundle") / "colour"
-    write_tiny_bundle(folder, "colour", any_size=True, prior=tiny_prior(0))
-    return folder
 
 
 @pytest.mark.parametrize(

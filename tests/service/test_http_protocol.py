@@ -22,7 +22,7 @@ from service.refusal import LARGEST_HEAD
 from tests.conftest import PICTURES
 from tests.service.bad_inputs import npy
 from tests.service.conftest import Generating
-from tests.service.serving import serving, until
+from tests.service.serving import post, serving, until
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 
@@ -75,18 +75,6 @@ async def test_what_is_written_for_a_client_that_has_left_is_dropped() -> None:
     transport.write(b"last event")
     transport.close()
     assert b"".join(recorder.calls).replace(b"(closed)", b"") == b""
-
-
-@pytest.fixture(scope="module")
-def address(generating: Generating) -> Iterator[tuple[str, int]]:
-    with serving(*generating.folders) as (_, url):
-        host, port = url.removeprefix("http://").split(":")
-        yield host, int(port)
-
-
-def post(path: str, body: bytes, *headers: str) -> bytes:
-    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers)
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def test_an_answer_arrives_whole_and_the_connection_stays(address: tuple[str, int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -19,23 +19,10 @@ from service.pipelining import MOST_PIPELINED
 from service.refusal import Heads
 from service.unread import UnreadAnswers
 from tests.conftest import PICTURES
-from tests.service.conftest import Generating
-from tests.service.serving import serving
+from tests.service.serving import post
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 PROBE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def address(generating: Generating) -> Iterator[tuple[str, int]]:
-    with serving(*generating.folders) as (_, url):
-        host, port = url.removeprefix("http://").split(":")
-        yield host, int(port)
-
-
-def post(path: str, body: bytes, *headers: str) -> bytes:
-    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers)
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def everything(connection: socket.socket) -> bytes:
