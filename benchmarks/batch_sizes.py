@@ -6,7 +6,8 @@ In: bundles with a prior. Out: one JSON line; `--record` also writes docs/result
 docs/benchmarks.md. A sampler is opened that has run the smallest and the largest batch only, where the service's has
 run every size; then batches of other sizes run `RUNS` times each. `first / later` is the first run against the median
 of the others, `padded / exact` the next power of two against the size itself, `memory` what all of it added to the
-process, and `opened` the time that the service's own sampler takes to open, against this one's.
+process, `opened` the time that the service's own sampler takes to open, against this one's, and `unplanned / planned`
+what a row of one sample takes where two ran first, against where one did.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ class HardlyWarm(RowSampler):
         return (1, self.max_batch)
 
 
+class TwoFirst(RowSampler):
+    """Its sessions for small batches have planned the memory of two samples (`service.sampling.BySize`)."""
+
+    def sizes(self) -> Sequence[int]:
+        return (2, 1, self.max_batch)
+
+
 def resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * 4096
@@ -63,14 +71,28 @@ def opened(kind: type[RowSampler], bundle: Bundle, threads: int) -> tuple[float,
     return perf_counter() - started, sampler
 
 
-def measure(folder: Path, threads: int) -> dict[str, Any]:
-    bundle = load_bundle(folder)
+def plain_draw(bundle: Bundle, top_k: int | None = None) -> Draw:
     prior, codes = bundle.manifest.prior, bundle.manifest.codes
     assert prior is not None
-    opened_s, sampler = opened(HardlyWarm, bundle, threads)
     grid, one = (codes.height, codes.width), np.float32(1)
     nothing = np.zeros(grid, np.int64), np.zeros(grid, np.bool_)
-    draw = Draw(np.full(grid, 0.5, np.float32), prior.label_count, one, codes.codebook_size, one, *nothing)
+    return Draw(np.full(grid, 0.5, np.float32), prior.label_count, one, top_k or codes.codebook_size, one, *nothing)
+
+
+def unplanned(planned: RowSampler, bundle: Bundle, threads: int, draw: Draw) -> float:
+    """The row time of one sample whose session has planned the memory of two, by that in `planned`."""
+    both = (opened(TwoFirst, bundle, threads)[1], planned)
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(RUNS):
+        for sampler, found in zip(both, times, strict=True):
+            found.extend(row_times(sampler, draw, 1))
+    return median(times[0]) / median(times[1])
+
+
+def measure(folder: Path, threads: int) -> dict[str, Any]:
+    bundle = load_bundle(folder)
+    opened_s, sampler = opened(HardlyWarm, bundle, threads)
+    draw = plain_draw(bundle)
     before = resident_bytes()
     first, padded = [], []
     for size in SIZES:
@@ -84,6 +106,8 @@ def measure(folder: Path, threads: int) -> dict[str, Any]:
         "padded_by_exact": round(median(padded), 3),
         "largest_padded_by_exact": round(max(padded), 3),
         "grown_mb": round((resident_bytes() - before) / 1e6, 2),
+        "unplanned_by_planned": round(unplanned(sampler, bundle, threads, draw), 3),
+        "unplanned_by_planned_filtered": round(unplanned(sampler, bundle, threads, plain_draw(bundle, 10)), 3),
         "opened_s": round(opened_s, 2),
         "opened_warm_s": round(opened(RowSampler, bundle, threads)[0], 2),
     }
@@ -97,6 +121,7 @@ def page(result: Mapping[str, Any]) -> str:
             f"{one['first_by_later']} ({one['largest_first_by_later']})",
             f"{one['padded_by_exact']} ({one['largest_padded_by_exact']})",
             one["grown_mb"],
+            f"{one['unplanned_by_planned']} ({one['unplanned_by_planned_filtered']})",
             f"{one['opened_warm_s']} ({one['opened_s']})",
         )
         for one in result["bundles"]
@@ -106,6 +131,7 @@ def page(result: Mapping[str, Any]) -> str:
         "first / later (largest)",
         "padded / exact (largest)",
         "memory, MB",
+        "unplanned / planned (with top_k)",
         "opened, s, all sizes warm (two)",
     )
     return "\n\n".join(
@@ -115,7 +141,9 @@ def page(result: Mapping[str, Any]) -> str:
             f"{len(result['sizes'])} sizes between 10 and {MAX_BATCH} in a sampler that has not run them before, "
             "median of the sizes. A size that is new takes little longer than one that is known, and padding it to a "
             "power of two would take longer every time: on a CPU every size runs as it is, and has run once at the "
-            "start. On CUDA, sizes are padded to powers of two.",
+            "start. On CUDA, sizes are padded to powers of two. onnxruntime plans the memory of the first batch size "
+            "of a session only; what one sample takes in a session that has planned two, by what it takes in one that "
+            "has planned one, is `unplanned / planned`: the service's sampler opens a session for each.",
             table(header, rows),
         )
     )

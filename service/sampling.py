@@ -28,8 +28,13 @@ _EVERY_SIZE_TO = 64  # the time that this takes grows with its square
 
 
 class BySize:
-    """A row graph that is opened twice, as one session. What a small batch gives each thread to do takes less time than
-    waking it: up to `_SMALL_BATCH` samples one thread is quicker than two, by a fifth at one sample."""
+    """A row graph that is opened twice, as one session, for two reasons.
+
+    What a small batch gives each thread to do takes less time than waking it: up to `_SMALL_BATCH` samples one thread
+    is quicker than two, by a fifth at one sample. And onnxruntime plans the memory of one batch size of a session only,
+    the first that runs: it knows plans by the XOR of all axes of all inputs, where the batch, an axis of an even number
+    of inputs, cancels out. Without a plan each of a thousand values is allocated by itself (benchmarks/batch_sizes.py).
+    """
 
     def __init__(self, maker: SessionMaker, path: Path) -> None:
         self._small, self._large = replace(maker, threads=1).open(path), maker.open(path)
@@ -41,7 +46,7 @@ class BySize:
 
 def open_row_graph(maker: SessionMaker, path: Path) -> Any:
     """Something with the `run` of a session; on CUDA a session, whose memory may be bound."""
-    if maker.resident or maker.threads == 1:
+    if maker.resident:
         return maker.open(path, fixed_batches=True)
     return BySize(maker, path)
 
@@ -171,7 +176,10 @@ class RowSampler:
 
         Raises what onnxruntime raises where they cannot run.
         """
-        for size in reversed(self.sizes()):  # the largest first: the smaller ones fit into its memory
+        least, *others = self.sizes()
+        # The largest first: the others fit into its memory. On a CPU each of the two sessions of `BySize` plans for the
+        # first size that it sees, so 1 comes before all.
+        for size in (*reversed(others), least) if self._buckets else (least, *reversed(others)):
             self.check(size)
 
     def check(self, size: int = 1) -> None:

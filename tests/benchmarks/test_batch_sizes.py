@@ -27,3 +27,16 @@ def test_the_warm_up_leaves_the_measured_sizes_alone(tmp_path: Path, monkeypatch
     assert first == sorted(first) and not set(ran[: first[0]]) & set(batch_sizes.SIZES)
     assert all(size & (size - 1) for size in batch_sizes.SIZES)
     assert found["padded_by_exact"] > 0 and found["first_by_later"] > 0
+    assert found["unplanned_by_planned"] > 0 and found["unplanned_by_planned_filtered"] > 0
+
+
+def test_two_samples_run_before_one_where_one_is_not_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_bundle(tmp_path / "b", "b", prior=tiny_prior())
+    sizes: list[int] = []
+    monkeypatch.setattr(batch_sizes.RowSampler, "check", lambda self, size: sizes.append(size))
+    bundle = batch_sizes.load_bundle(tmp_path / "b")
+    batch_sizes.opened(batch_sizes.TwoFirst, bundle, 1)
+    assert sizes == [2, batch_sizes.MAX_BATCH, 1]
+    sizes.clear()
+    batch_sizes.opened(batch_sizes.HardlyWarm, bundle, 1)
+    assert sizes == [1, batch_sizes.MAX_BATCH]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,11 @@ def test_a_grid_survives_the_shear() -> None:
 def test_a_gpu_does_not_open_it(bundle: Bundle) -> None:
     opened: list[str] = []
 
+    @dataclass(frozen=True)
     class OnCuda:
-        provider, resident, threads = "CUDAExecutionProvider", False, 1
+        provider: str = "CUDAExecutionProvider"
+        threads: int = 1
+        resident = False
 
         def open(self, path: Path, **options: object) -> Any:
             opened.append(path.stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +50,20 @@ def test_fresh_seeds_differ_and_survive_json() -> None:
     assert max(seeds) > SEED_LIMIT // 2
 
 
+@dataclass(frozen=True)
 class Maker:
-    """Opens sessions with these options; `provider` decides only whether batches are padded."""
+    """Opens sessions with these options, whatever is asked for; `provider` decides only whether batches are padded."""
 
+    provider: Any
+    always_threads: int
+    optimisation: ort.GraphOptimizationLevel
+    threads: int = 1
+    batches: list[int] = field(default_factory=list)
     resident = False
-    threads = 1  # so that each graph is opened once, with the options under test
 
-    def __init__(self, provider: Any, threads: int, optimisation: ort.GraphOptimizationLevel) -> None:
-        self.provider, self._threads, self._optimisation = provider, threads, optimisation
-        self.batches: list[int] = []
-
-    def open(self, path: Path, *, fixed_batches: bool) -> Any:
+    def open(self, path: Path) -> Any:
         options = ort.SessionOptions()
-        options.intra_op_num_threads, options.graph_optimization_level = self._threads, self._optimisation
+        options.intra_op_num_threads, options.graph_optimization_level = self.always_threads, self.optimisation
         session = ort.InferenceSession(path, options, providers=[CPU])
         batches = self.batches
 
@@ -126,6 +128,15 @@ def test_small_batches_run_on_one_thread_and_draw_the_same_codes(
     expected = drawn(RowSampler(bundle, SessionMaker(CPU, 1), 12, 12), draws)
     for count in (1, 8, 9, 12):
         assert (drawn(sampler, draws[:count]) == expected[:count]).all()
+
+
+def test_the_first_batches_are_those_whose_memory_is_to_be_planned(generating: Generating) -> None:
+    maker = Maker(CPU, 1, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    sampler = RowSampler(load_bundle(generating.folders[0]), maker, 12, 12)  # type: ignore[arg-type]
+    graphs = len(maker.batches) // 12
+    assert maker.batches[: 2 * graphs] == [1] * graphs + [12] * graphs
+    small, large = sampler._unfiltered._small, sampler._unfiltered._large
+    assert small is not large  # each plans for the first batch that it runs
 
 
 def test_samples_at_different_rows_share_a_call(generating: Generating) -> None:
