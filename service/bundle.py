@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -49,7 +50,7 @@ class BundleError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TensorSpec(_Strict):
@@ -196,11 +197,15 @@ class Manifest(_Strict):
 
 @dataclass(frozen=True)
 class Bundle:
+    """`folder` is what was named, and what a reload reads again. It may be a link that leads elsewhere by then:
+    `opened` is where it led when it was read, and all graphs come from there."""
+
     folder: Path
     manifest: Manifest
+    opened: Path | None = None
 
     def graph_path(self, name: GraphName) -> Path:
-        return self.folder / self.manifest.graphs[name].file
+        return (self.opened or self.folder) / self.manifest.graphs[name].file
 
 
 def version_of(graphs: dict[GraphName, GraphSpec]) -> str:
@@ -218,29 +223,37 @@ def load_bundle(folder: Path | str) -> Bundle:
     """Read and check a bundle folder.
 
     Raises:
-        BundleError: no manifest, another format version, an invalid field, or a graph file that is missing or whose
-            hash differs from the manifest's.
+        BundleError: no manifest, another format version, an invalid field, a graph file that is missing or whose hash
+            differs from the manifest's, or a file that cannot be read.
     """
     folder = Path(folder)
     path = folder / MANIFEST_FILE
-    if not path.is_file():
-        raise BundleError(f"{path} does not exist: make a bundle with `python -m export RUN {folder}`")
+    with _readable(path):
+        if not path.is_file():
+            raise BundleError(f"{path} does not exist: make a bundle with `python -m export RUN {folder}`")
+        opened = folder.resolve()
+    manifest = _read_manifest(opened / MANIFEST_FILE)
+    for name, graph in manifest.graphs.items():
+        _check_graph_file(opened / graph.file, name, graph)
+    return Bundle(folder.absolute(), manifest, opened)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    with _readable(path):
+        content = path.read_bytes()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(content.decode())
     except (ValueError, RecursionError) as error:  # the second for deep nesting
         raise BundleError(f"{path} is not JSON: {error}") from error
     found = data.get("format_version") if isinstance(data, dict) else None
-    if found != FORMAT_VERSION:
+    if type(found) is not int or found != FORMAT_VERSION:
         raise BundleError(f"{path}: format_version is {found!r}, this service reads {FORMAT_VERSION}: export it again")
     try:
-        manifest = Manifest.model_validate(data)
+        return Manifest.model_validate_json(content, strict=True)  # which refuses halves of characters too
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "manifest"
         raise BundleError(f"{path}: {where}: {first['msg']}") from error
-    for name, graph in manifest.graphs.items():
-        _check_graph_file(folder / graph.file, name, graph)
-    return Bundle(folder.resolve(), manifest)
 
 
 def load_bundles(folders: Iterable[Path]) -> list[Bundle]:
@@ -255,9 +268,19 @@ def load_bundles(folders: Iterable[Path]) -> list[Bundle]:
     return bundles
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever keeps the file from being read is a fault of the bundle."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def _check_graph_file(path: Path, name: str, graph: GraphSpec) -> None:
-    if not path.is_file():
-        raise BundleError(f"graph {name}: {path} does not exist")
-    digest = sha256_file(path)
+    with _readable(path):
+        if not path.is_file():
+            raise BundleError(f"graph {name}: {path} does not exist")
+        digest = sha256_file(path)
     if digest != graph.sha256:
         raise BundleError(f"graph {name}: {path} has sha256 {digest[:12]}..., the manifest says {graph.sha256[:12]}...")

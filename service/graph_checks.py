@@ -46,9 +46,7 @@ def require_tensors(bundle: Bundle, path: Path, session: OpenedGraph) -> None:
 
 def _graphs_in(bundle: Bundle, path: Path) -> Iterator[tuple[GraphName, GraphSpec]]:
     """Those that the manifest keeps in this file; none where it is of another folder."""
-    return (
-        (name, spec) for name, spec in bundle.manifest.graphs.items() if bundle.folder / spec.file == path.absolute()
-    )
+    return ((name, spec) for name, spec in bundle.manifest.graphs.items() if bundle.graph_path(name) == path.absolute())
 
 
 def _compare(what: str, described: Sequence[TensorSpec], found: Sequence[Any], *, refined: bool) -> None:

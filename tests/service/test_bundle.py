@@ -16,6 +16,12 @@ SHIPPED = Path(__file__).parents[2] / "models"
     ("change", "said"),
     [
         (put("code_histogram", 3, value=-1), "code_histogram has the entry -1"),
+        (put("format_version", value=True), "format_version is True, this service reads 1"),
+        (put("format_version", value=1.0), "format_version is 1.0, this service reads 1"),
+        (put("picture", "height", value=28.0), "picture.height: Input should be a valid integer"),
+        (put("quality", "mse", value=float("nan")), "quality.mse: Input should be a finite number"),
+        (put("quality", "bits_per_code", value=float("inf")), "quality.bits_per_code: Input should be a finite number"),
+        (put("labels", value=["half of a character: \ud800"] * 3), "Invalid JSON"),
         (put("codebook_colours", value=["#000000"] * 9), "codebook_colours has 9 entries, not 16"),
         (put("prior", "cache_shape", value=[3, 7, 0]), "prior.cache_shape.2: Input should be greater than 0"),
         (put("prior", "cache_shape", value=[3, 7, 8]), r"caches .*, but prior.cache_shape is \(3, 7, 8"),
@@ -80,3 +86,29 @@ def test_json_that_python_cannot_hold_is_no_bundle(tmp_path: Path, text: str) ->
     (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(BundleError, match=r"manifest\.json is not JSON"):
         load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "decoder.onnx"])
+def test_a_file_that_cannot_be_read_is_named(whole: Path, tmp_path: Path, name: str) -> None:
+    """The OSError ended the start with a traceback, and a reload with a bare 500."""
+    folder = edited(whole, tmp_path / "edited", lambda manifest: None)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/proc/self/mem")  # nobody may read its beginning, not even root
+    with pytest.raises(BundleError, match=rf"edited/{name} cannot be read: Input/output error"):
+        load_bundle(folder)
+
+
+def test_a_folder_that_no_disk_can_have_is_no_bundle() -> None:
+    with pytest.raises(BundleError, match=r"m/manifest\.json cannot be read: File name too long"):
+        load_bundle("m" * 300)
+
+
+def test_all_files_come_from_where_a_link_led(whole: Path, tmp_path: Path) -> None:
+    first, second = (edited(whole, tmp_path / name, lambda manifest: None) for name in ("first", "second"))
+    link = tmp_path / "current"
+    link.symlink_to("first")
+    bundle = load_bundle(link)
+    link.unlink()
+    link.symlink_to("second")
+    assert (bundle.folder, bundle.graph_path("decoder")) == (link, first / "decoder.onnx")
+    assert load_bundle(bundle.folder).graph_path("decoder") == second / "decoder.onnx"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -136,3 +137,39 @@ def test_the_watch_goes_on_after_a_disk_that_did_not_answer(
     os.utime(own_bundle / "manifest.json", (1, 1))
     swapped = 'vqserve_reloads_total{model="tiny",outcome="swapped"} 1.0'
     until(lambda: swapped in client.get("/metrics").text)
+
+
+def point(link: Path, target: str) -> None:
+    """As `ln -sfn`: at no time without a target."""
+    link.with_name("new").symlink_to(target)
+    link.with_name("new").replace(link)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_link_that_leads_to_another_bundle_is_followed(
+    make_client: MakeClient, tmp_path: Path, watched: bool
+) -> None:
+    """The folder that it led to at the start was loaded for ever."""
+    for seed, name in enumerate(("v1", "v2")):
+        write_tiny_bundle(tmp_path / name, "tiny", seed=seed)
+    point(tmp_path / "current", "v1")
+    client = make_client(bundles=(tmp_path / "current",), watch_bundles_s=0.05 if watched else 0)
+    old = client.get("/models/tiny").json()["version"]
+    point(tmp_path / "current", "v2")
+    shutil.rmtree(tmp_path / "v1")
+    if not watched:
+        assert client.post("/models/tiny/reload").status_code == 200
+    until(lambda: client.get("/models/tiny").json()["version"] != old)
+    expected = json.loads((tmp_path / "v2" / "manifest.json").read_text())["version"]
+    assert client.get("/models/tiny").json()["version"] == expected
+
+
+def test_a_file_that_cannot_be_read_leaves_the_old_version(make_client: MakeClient, own_bundle: Path) -> None:
+    """The answer was a bare 500."""
+    client = make_client(bundles=(own_bundle,))
+    (own_bundle / "decoder.onnx").unlink()
+    (own_bundle / "decoder.onnx").symlink_to("/proc/self/mem")
+    answer = client.post("/models/tiny/reload")
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:vqserve:problem:reload-failed")
+    assert f"{own_bundle}/decoder.onnx cannot be read" in answer.json()["detail"]
+    assert client.get("/models/tiny").status_code == 200

@@ -43,6 +43,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("VQSERVE_DEVICE", "gpu", "VQSERVE_DEVICE: Input should be 'auto', 'cuda' or 'cpu'"),
         ("VQSERVE_API_KEYS", "secret", "VQSERVE_API_KEYS: entry 1 must be name:key"),
         ("VQSERVE_BUNDLES", "nowhere", "nowhere/manifest.json does not exist: make a bundle with"),
+        ("VQSERVE_BUNDLES", "m" * 300, f"{'m' * 300}/manifest.json cannot be read: File name too long"),
         (
             "VQSERVE_CORS_ORIGINS",
             "localhost:3000",
