@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,6 +19,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.container import MOST_PICTURES
 
 PREFIX = "VQSERVE_"
+DAY_S = 86_400  # nothing is waited for longer: a clock cannot hold every number
+MOST_THREADS = 1024  # of a process; each of its ten sessions or so has as many
+LARGEST_GENERATE_BATCH = 4096  # of which every size up to the largest power of two runs once at the start
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")  # as browsers send it
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["float32", "tf32", "fp16"]
@@ -35,7 +39,10 @@ class Settings(BaseSettings):
         "auto", description="`cuda` fails at start when CUDA is not what really runs; `auto` logs what it took."
     )
     threads: int = Field(
-        0, ge=0, description="onnxruntime threads a process; 0: the container's CPU limit divided by the workers."
+        0,
+        ge=0,
+        le=MOST_THREADS,
+        description="onnxruntime threads a process; 0: the container's CPU limit divided by the workers.",
     )
     workers: int = Field(1, ge=1, le=64, description="Server processes. Each opens its own sessions.")
     encoder_precision: Precision = Field(
@@ -97,10 +104,13 @@ class Settings(BaseSettings):
     max_concurrent_requests: int = Field(
         1024, gt=0, description="Most requests inside a process; above it 429. Probes and /metrics are exempt."
     )
-    request_deadline_ms: int = Field(30_000, gt=0, description="A request that is not answered by then gets 504.")
+    request_deadline_ms: int = Field(
+        30_000, gt=0, le=1000 * DAY_S, description="A request that is not answered by then gets 504."
+    )
     head_timeout_s: float = Field(
         60.0,
         gt=0,
+        le=DAY_S,
         description="URL and headers have to come within this; else 408. A new connection that stays silent ends then, "
         "and one whose client has read less than 64 KiB of a complete answer in this time.",
     )
@@ -108,30 +118,37 @@ class Settings(BaseSettings):
     max_batch: int = Field(
         0,
         ge=0,
+        le=MOST_PICTURES,
         description="Most pictures a run, with no more pixels than as many of the model's size have; 0: 64 on CUDA, "
         "8 on a CPU. What is larger runs alone.",
     )
     max_generate_batch: int = Field(
-        0, ge=0, description="Most samples that one call of the row graph advances; 0: 256 on CUDA, 32 on a CPU."
+        0,
+        ge=0,
+        le=LARGEST_GENERATE_BATCH,
+        description="Most samples that one call of the row graph advances; 0: 256 on CUDA, 32 on a CPU.",
     )
     max_wait_ms: float = Field(
-        0.0, ge=0, le=1000, description="How long an idle engine waits for company; 0: never. May help on a GPU."
+        0.0,
+        ge=0,
+        le=1000,
+        description="How long an idle engine waits for company, less than the deadline; 0: never. May help on a GPU.",
     )
     inline_ms: float = Field(
         1.0, ge=0, le=100, description="Work that is estimated to be shorter runs on the event loop, without a thread."
     )
-    engine_stall_s: float = Field(60.0, gt=0, description="A run that takes longer turns /readyz to 503.")
+    engine_stall_s: float = Field(60.0, gt=0, le=DAY_S, description="A run that takes longer turns /readyz to 503.")
     on_engine_death: Literal["restart", "exit"] = Field(
         "restart", description="What follows a dead engine: new sessions from the same bundle, or the process ends."
     )
     watch_bundles_s: float = Field(
-        0.0, ge=0, description="How often to look for a changed manifest and reload that bundle; 0: never."
+        0.0, ge=0, le=DAY_S, description="How often to look for a changed manifest and reload that bundle; 0: never."
     )
 
     drain_s: float = Field(
-        1.0, ge=0, description="After SIGTERM: how long /readyz says 503 before the listening socket closes."
+        1.0, ge=0, le=DAY_S, description="After SIGTERM: how long /readyz says 503 before the listening socket closes."
     )
-    grace_s: int = Field(20, ge=1, description="After that: how long requests in flight may take to finish.")
+    grace_s: int = Field(20, ge=1, le=DAY_S, description="After that: how long requests in flight may take to finish.")
 
     api_keys: SecretStr = Field(
         SecretStr(""), description="`name:key` pairs, comma-separated. Empty: no key is asked. Names go to the log."
@@ -140,7 +157,9 @@ class Settings(BaseSettings):
         "", description="Origins that browsers may call from, comma-separated, or *. Empty: none."
     )
     access_log: bool = Field(False, description="One JSON log line a request. Server errors are logged in any case.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged; the lines of the access log have `info`."
+    )
     otlp_endpoint: str = Field(
         "", description="OpenTelemetry collector (OTLP/HTTP), as http://localhost:4318. Empty: no spans. Extra `otel`."
     )
@@ -170,11 +189,26 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("max_wait_ms")
+    @classmethod
+    def _ends_before_the_deadline(cls, value: float, info: ValidationInfo) -> float:
+        deadline_ms = info.data.get("request_deadline_ms")  # None where it is wrong itself
+        if value and deadline_ms is not None and value >= deadline_ms:
+            raise ValueError(f"a request would wait until its deadline, {PREFIX}REQUEST_DEADLINE_MS: {deadline_ms} ms")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _shows_the_access_log(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("access_log") and value in ("warning", "error"):
+            raise ValueError(f"{value!r} leaves out the lines of {PREFIX}ACCESS_LOG, which have the level info")
+        return value
+
     @field_validator("otlp_endpoint")
     @classmethod
     def _can_be_used(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")):
-            raise ValueError("must be a URL, for example http://localhost:4318")
+        if value and not _is_address(value):
+            raise ValueError("must be a URL with a host, for example http://localhost:4318")
         if value and not _installed("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
             raise ValueError("OpenTelemetry is not installed: pip install '.[otel]' in the repository")
         return value
@@ -198,6 +232,15 @@ class Settings(BaseSettings):
 
 def origins_of(text: str) -> list[str]:
     return [origin.strip() for origin in text.split(",") if origin.strip()]
+
+
+def _is_address(url: str) -> bool:
+    """http or https, with a host, and a port that is a number if there is one."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of the brackets of an IPv6 address
+        return False
 
 
 def _installed(*modules: str) -> bool:

@@ -51,6 +51,14 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ),
         ("VQSERVE_CORS_ORIGINS", "*, http://ok.example/", "VQSERVE_CORS_ORIGINS: 'http://ok.example/' is no origin"),
         ("VQSERVE_MAX_PICTURES_PER_REQUEST", "20000", "VQSERVE_MAX_PICTURES_PER_REQUEST: Input should be less than"),
+        ("VQSERVE_THREADS", "100000", "VQSERVE_THREADS: Input should be less than or equal to 1024"),
+        ("VQSERVE_MAX_BATCH", "1" + "0" * 400, "VQSERVE_MAX_BATCH: Input should be less than or equal to 16383"),
+        ("VQSERVE_MAX_GENERATE_BATCH", "100000", "VQSERVE_MAX_GENERATE_BATCH: Input should be less than or equal to"),
+        ("VQSERVE_OTLP_ENDPOINT", "http://", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
+        ("VQSERVE_OTLP_ENDPOINT", "http://localhost:notaport", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
+        ("VQSERVE_OTLP_ENDPOINT", "http://localhost:65536", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
+        ("VQSERVE_OTLP_ENDPOINT", "http://[::1", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
+        ("VQSERVE_OTLP_ENDPOINT", "ftp://localhost", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
     ],
 )
 def test_a_bad_value_ends_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
@@ -58,6 +66,50 @@ def test_a_bad_value_ends_the_start(monkeypatch: pytest.MonkeyPatch, name: str, 
     with pytest.raises(SystemExit) as ended:
         start.main([])
     assert str(ended.value.code).startswith(said)
+
+
+TIMES = [name for name in Settings.model_fields if name.endswith(("_s", "_ms"))]
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "1e300", "inf", "nan"])
+@pytest.mark.parametrize("name", TIMES)
+def test_no_time_is_longer_than_a_clock_can_hold(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A number of 400 digits ended the start with an OverflowError."""
+    monkeypatch.setenv(f"VQSERVE_{name.upper()}", value)
+    with pytest.raises(SystemExit, match=rf"^VQSERVE_{name.upper()}: Input should be"):
+        start.main([])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"MAX_WAIT_MS": "500", "REQUEST_DEADLINE_MS": "500"},
+            "VQSERVE_MAX_WAIT_MS: a request would wait until its deadline, VQSERVE_REQUEST_DEADLINE_MS: 500 ms",
+        ),
+        (
+            {"ACCESS_LOG": "true", "LOG_LEVEL": "warning"},
+            "VQSERVE_LOG_LEVEL: 'warning' leaves out the lines of VQSERVE_ACCESS_LOG",
+        ),
+    ],
+)
+def test_settings_that_defeat_one_another_end_the_start(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], said: str
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(f"VQSERVE_{name}", value)
+    with pytest.raises(SystemExit) as ended:
+        start.main([])
+    assert str(ended.value.code).startswith(said)
+
+
+def test_settings_that_fit_one_another_do_not() -> None:
+    Settings(max_wait_ms=499.5, request_deadline_ms=500)
+    Settings(max_wait_ms=0, request_deadline_ms=1)
+    for level in ("debug", "info"):
+        Settings(access_log=True, log_level=level)
+    for address in ("http://localhost:4318", "https://collector.example/otlp", "http://[::1]:4318"):
+        Settings(otlp_endpoint=address)
 
 
 def test_a_damaged_bundle_ends_the_start_also_with_several_workers(
