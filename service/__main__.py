@@ -28,6 +28,7 @@ from service.supervisor import Supervisor
 
 log = logging.getLogger("service.main")
 APP = "service.app:create_app"
+SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,11 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _check_bundles(settings)
     _check_device(settings)
     _check_address(settings)
+    os.environ.pop(SHARED_METRICS, None)  # of another program: one worker shares its metrics with nobody
     if settings.workers == 1:
         serve(settings)
         return
     folder = tempfile.mkdtemp(prefix="vqserve-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by prometheus_client when a worker imports it
+    os.environ[SHARED_METRICS] = folder  # read by prometheus_client when a worker imports it
     try:
         serve(settings)
     finally:
@@ -63,11 +65,12 @@ def serve(settings: Settings) -> None:
         "proxy_headers": False,  # nothing here depends on the caller's address, so nobody needs to be trusted with it
         "log_config": log_config(settings.log_level),
         "timeout_graceful_shutdown": settings.grace_s,
+        "workers": settings.workers,  # else uvicorn takes WEB_CONCURRENCY
     }
     if settings.workers == 1:
         uvicorn.run(APP, **options)
         return
-    config = uvicorn.Config(APP, workers=settings.workers, **options)
+    config = uvicorn.Config(APP, **options)
     # Elsewhere than on Linux the kernel does not deal connections to all the sockets of a port.
     listener = SharedPort.bound(settings.host, settings.port) if sys.platform == "linux" else config.bind_socket()
     log.info("%d workers on %s port %d", settings.workers, *listener.getsockname()[:2])

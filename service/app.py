@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from service import __version__, openinference, playground
+from service.api_keys import ApiKeys
 from service.bundle import BundleError
 from service.decoding import DECODE
 from service.encoding import ENCODE
@@ -34,7 +35,7 @@ from service.http_protocol import HEADS, REFUSAL, UNREAD
 from service.inference_protocol import HEADER_LENGTH
 from service.memory import give_freed_memory_back, spare_what_stays
 from service.metrics import Metrics
-from service.middleware import ALWAYS_OPEN, Admission, ApiKeys, Direct, Observe, Problems, Routes, http_problem
+from service.middleware import ALWAYS_OPEN, Admission, Direct, Observe, Problems, Routes, http_problem
 from service.models import Models, OpenCompanion
 from service.operations import ENDPOINTS as OPERATIONS
 from service.refusal import EarlyRefusal, Heads
@@ -42,6 +43,7 @@ from service.scoring import SCORE
 from service.service import Service
 from service.sessions import DeviceError
 from service.settings import Settings, origins_of, parse_api_keys
+from service.supervisor import end_with_supervisor
 from service.unread import UnreadAnswers
 
 log = logging.getLogger(__name__)
@@ -124,6 +126,8 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
     models.start()
     if threading.current_thread() is threading.main_thread():  # else one of several apps of a process, as in tests
         drain_on_sigterm(service)
+        if settings.workers > 1:
+            end_with_supervisor()
         spare_what_stays()
     for model in models:
         log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)

@@ -44,6 +44,7 @@ class Call:
     started: float  # time.perf_counter()
     timer: asyncio.Timeout  # ends the request at its deadline, or when its client has left
     client_left: bool = False
+    failed_status: int | None = None  # of the problem that ended an answer whose own status was sent before
     key_name: str | None = None  # of the API key that was used
     body_bytes: int = 0  # that have come
     stages: list[Stage] | None = None  # those of this request, where its sender or a trace wants them

@@ -77,7 +77,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.declared: list[Declared] = []
         self.models: dict[str, ModelMetrics] = {}
-        self.requests = self.counter("requests", "Answered requests.", "route", "status")
+        self.requests = self.counter(
+            "requests",
+            "Answered requests; the status of a stream that ended with an error is that of the error.",
+            "route",
+            "status",
+        )
         self.request_seconds = self.histogram(
             "request_duration_seconds", "From the request's headers to the last byte of the answer.", "route"
         )

@@ -8,8 +8,6 @@ others). Tracing and CORS, where they are asked for, stand between the first two
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -32,7 +30,6 @@ from service.errors import (
     NotReady,
     Problem,
     QueueFull,
-    Unauthorized,
     UnknownRoute,
     internal_error,
     problem_response,
@@ -110,7 +107,7 @@ class Observe:
         finally:
             self._metrics.in_flight.dec()
             self._metrics.sent.inc(sent_bytes)
-            self._record(scope, call, status)
+            self._record(scope, call, call.failed_status or status)
 
     def _identify(self, scope: Scope) -> Call:
         given, trace = b"", b""
@@ -172,11 +169,11 @@ class Problems:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, call = False, call_of(scope)
+        started, ended, call = False, False, call_of(scope)
 
         async def send_watched(message: Message) -> None:
-            nonlocal started
-            started = True
+            nonlocal started, ended
+            started, ended = True, message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         try:
@@ -185,7 +182,7 @@ class Problems:
         except Problem as caught:
             problem: Problem = caught
         except asyncio.CancelledError:  # by the server, at the end of its grace
-            if started:
+            if started and not ended:
                 raise
             problem = NotReady("The service is shutting down; ask another instance.", {"Connection": "close"})
         except Exception as error:  # noqa: BLE001 - the last place where a fault can still become an answer
@@ -196,7 +193,9 @@ class Problems:
         # Its frames lead to the body and what was made of it, and from this frame back to it: only the garbage
         # collector would free them.
         problem.__traceback__ = problem.__cause__ = problem.__context__ = None
-        if not started:  # half an answer cannot be taken back; the server closes the connection
+        if started:  # half an answer cannot be taken back; the server closes the connection
+            call.failed_status = problem.status
+        else:
             protocol = scope["path"].startswith(self._protocol_prefix)
             await problem_response(problem, call.request_id, protocol)(scope, receive, send)
 
@@ -253,27 +252,6 @@ class Admission:
             service.let_go(call_of(scope))
 
 
-class ApiKeys:
-    """Asks for `Authorization: Bearer KEY` or `X-API-Key: KEY`. Compares all keys, each in constant time."""
-
-    def __init__(self, app: ASGIApp, keys: Mapping[str, bytes], open_paths: frozenset[str]) -> None:
-        self._app = app
-        self._open = ALWAYS_OPEN | open_paths
-        self._digests = {name: hashlib.sha256(key).digest() for name, key in keys.items()}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self._open:
-            given = hashlib.sha256(_key_in(scope)).digest()
-            names = [name for name, digest in self._digests.items() if hmac.compare_digest(digest, given)]
-            if not names:
-                raise Unauthorized(
-                    "Send a valid key as Authorization: Bearer KEY or X-API-Key: KEY.",
-                    {"WWW-Authenticate": 'Bearer realm="vqserve"'},
-                )
-            call_of(scope).key_name = names[0]
-        await self._app(scope, receive, send)
-
-
 class Direct:
     """Calls the handler of a path without parameters. Everything else goes on to the framework's layers and its router,
     which would take longer than the rest of the service takes for a small picture."""
@@ -290,12 +268,3 @@ class Direct:
         scope["endpoint"] = handler
         response = await handler(Request(scope, receive, send))
         await response(scope, receive, send)
-
-
-def _key_in(scope: Scope) -> bytes:
-    for name, value in scope["headers"]:
-        if name == b"x-api-key":
-            return bytes(value)
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return bytes(value[7:].strip())
-    return b""

@@ -27,16 +27,16 @@ from service.errors import UnknownModel
 from service.label_check import require_labels
 from service.memory import spare_what_stays
 from service.metrics import Metrics, ModelMetrics
+from service.served_stamps import ServedStamps, Stamp
 from service.sessions import ORT_ERRORS, DeviceError, SessionMaker, session_maker
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Stamp = tuple[int, int] | None
 
 _RESTART_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # the last one again and again while the device is missing
-_FOLLOW_OTHER_WORKERS_S = 1.0
+_FOLLOW_OTHER_WORKERS_S, _FOLLOW_AGAIN_S = 0.5, 10.0  # the latter after an attempt that did not lead to the same
 
 
 class Companion(Protocol):
@@ -74,7 +74,7 @@ class Model:
 class Reload:
     """One that is under way, and what the folder's manifest was when it began."""
 
-    stamp: Stamp
+    stamp: Stamp | None
     task: asyncio.Task[Model]
 
 
@@ -94,14 +94,16 @@ class Models:
         self._by_name: dict[str, Model] = {}
         self._folders: dict[str, Path] = {}
         self._reloads: dict[str, Reload] = {}
-        self._stamps: dict[str, Stamp] = {}  # of each folder when it was last read
+        self._stamps: dict[str, Stamp | None] = {}  # of each folder's manifest when it was last read
+        self._served: dict[str, Stamp | None] = {}  # of the manifest that is served
+        self._told = ServedStamps(metrics.shared_folder)
         self._tasks: set[asyncio.Task[Any]] = set()
         bundles = load_bundles(settings.bundles)
         self._maker = session_maker(settings, bundles[0].graph_path("decoder"))
         for bundle in bundles:
             self._folders[bundle.manifest.name] = bundle.folder
-            self._stamps[bundle.manifest.name] = _stamp(bundle.folder)
-            self._put(self._open(bundle))
+            stamp = self._stamps[bundle.manifest.name] = _stamp(bundle.folder)
+            self._put(self._open(bundle), stamp)
         self.default = bundles[0].manifest.name
 
     def __iter__(self) -> Iterator[Model]:
@@ -139,15 +141,16 @@ class Models:
             await asyncio.wait([running.task])
         if running is None:
             self._stamps[name] = stamp
-            running = self._reloads[name] = Reload(stamp, self._spawn(self._load_and_swap(name)))
+            running = self._reloads[name] = Reload(stamp, self._spawn(self._load_and_swap(name, stamp)))
             running.task.add_done_callback(_heard)
         return await asyncio.shield(running.task)
 
     def start(self) -> None:
-        """Watch the folders, where that is asked for, and where other workers may have been told to reload."""
-        period_s = self._settings.watch_bundles_s or (_FOLLOW_OTHER_WORKERS_S if self._settings.workers > 1 else 0.0)
-        if period_s:
-            self._spawn(self._watch(period_s))
+        """Watch the folders, where that is asked for, and what other workers serve, where there are some."""
+        if self._settings.watch_bundles_s:
+            self._spawn(self._watch(self._settings.watch_bundles_s))
+        if self._told.shared:
+            self._spawn(self._follow())
 
     def close(self, reason: str) -> None:
         for task in self._tasks:
@@ -155,7 +158,7 @@ class Models:
         for model in self._by_name.values():
             model.close(reason)
 
-    async def _load_and_swap(self, name: str) -> Model:
+    async def _load_and_swap(self, name: str, stamp: Stamp | None) -> Model:
         try:
             model = await asyncio.to_thread(self._load, name)
         except Exception as error:
@@ -164,7 +167,7 @@ class Models:
             raise
         finally:
             del self._reloads[name]
-        self._put(model)
+        self._put(model, stamp)
         self._metrics.reloads.labels(name, "swapped").inc()
         log.info("model %s is now version %s", name, model.manifest.version[:12])
         if gc.get_freeze_count():
@@ -205,9 +208,11 @@ class Models:
         present = {name: companion for name, companion in opened.items() if companion is not None}
         return Model(bundle, engine, open_codec(bundle, maker), metrics, present)
 
-    def _put(self, model: Model) -> None:
+    def _put(self, model: Model, stamp: Stamp | None) -> None:
         name = model.manifest.name
-        self._by_name[name] = model
+        self._by_name[name], self._served[name] = model, stamp
+        if stamp is not None:
+            self._told.tell(name, stamp)
         self._metrics.models[name] = model.metrics
 
     def _on_death(self, bundle: Bundle) -> None:
@@ -255,6 +260,20 @@ class Models:
                 with suppress(Exception):  # a bad bundle must not end the watch; it is logged, the old one serves on
                     await self.reload(name)
 
+    async def _follow(self) -> None:
+        """Serve what another worker has begun to serve: it was asked to, or has seen the folder first."""
+        clock, not_before = asyncio.get_running_loop().time, dict.fromkeys(self._by_name, 0.0)
+        while True:
+            await asyncio.sleep(_FOLLOW_OTHER_WORKERS_S)
+            for name, pause_ends in not_before.items():
+                told = self._told.told(name)
+                if told in (self._served[name], None) or clock() < pause_ends:
+                    continue
+                with suppress(Exception):  # as above
+                    await self.reload(name)
+                if told != self._served[name]:
+                    not_before[name] = clock() + _FOLLOW_AGAIN_S
+
     def _spawn(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -268,7 +287,7 @@ def _heard(task: asyncio.Task[Model]) -> None:
         task.exception()
 
 
-def _stamp(folder: Path) -> Stamp:
+def _stamp(folder: Path) -> Stamp | None:
     """Changes when the manifest is written again; None while it cannot be seen."""
     try:
         state = (folder / MANIFEST_FILE).stat()

@@ -50,6 +50,13 @@ def metric(client: TestClient, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if 'model="digits"' in line)
 
 
+def counted(app: Any) -> dict[str, float]:
+    """Requests to /generate by their status."""
+    (family,) = app.state.service.metrics.requests.collect()
+    found = [sample for sample in family.samples if sample.labels["route"] == "/generate"]
+    return {sample.labels["status"]: sample.value for sample in found if sample.name.endswith("_total") and sample.value}
+
+
 def in_thread(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(call()))
@@ -100,6 +107,7 @@ def test_a_client_that_leaves_frees_its_slots_within_one_row(generating: Generat
         await asyncio.sleep(0.03)  # the client is watched from 20 ms on
         leave.set()
         await request
+        assert counted(app) == {"499": 1}
         before = len(rows)
         await asyncio.sleep(0.15)
         assert len(rows) <= before + 1
@@ -119,6 +127,7 @@ def test_a_stream_whose_deadline_passes_ends_with_an_error_event(generating: Gen
         assert len(rows) >= 1
         assert last.startswith("event: error\ndata: ")
         assert json.loads(last.split("data: ")[1])["type"] == "urn:vqserve:problem:deadline-passed"
+        assert counted(app) == {"504": 1}  # the status that was sent is no error, and alerts look for 5xx
         await asyncio.sleep(0.1)
         assert scheduler_of(app).samples_inside == 0
 
@@ -144,7 +153,7 @@ def test_a_client_that_does_not_read_loses_its_place_at_the_deadline(generating:
 
 
 def test_a_stream_that_shutdown_cuts_off_ends_with_an_error_event(generating: Generating) -> None:
-    """The server cancels what is left after its grace."""
+    """The server cancels what is left after its grace, and would log what is raised then as a fault of the service."""
 
     async def work(app: Any, call: Any) -> None:
         slow_down(app, 0.05)
@@ -153,8 +162,8 @@ def test_a_stream_that_shutdown_cuts_off_ends_with_an_error_event(generating: Ge
         while not any(b"event: row" in chunk for chunk in sent):
             await asyncio.sleep(0.005)
         request.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await request
+        await request
+        assert counted(app) == {"503": 1}
         assert b"event: error" in sent[-1]
         assert b"urn:vqserve:problem:not-ready" in sent[-1]
 

@@ -197,6 +197,9 @@ def test_drain_says_503_to_new_requests_and_to_readyz_only(make_client: MakeClie
         ({"authorization": "Bearer first-key-1"}, 200),
         ({"authorization": "bearer second-key-2"}, 200),
         ({"x-api-key": "second-key-2"}, 200),
+        ({"authorization": "Bearer of-a-proxy", "x-api-key": "second-key-2"}, 200),
+        ({"x-api-key": "second-key-2", "authorization": "Bearer of-a-proxy"}, 200),
+        ({"x-api-key": "wrong-key-1", "authorization": "Bearer wrong-key-2"}, 401),
     ],
 )
 def test_api_keys(make_client: MakeClient, headers: dict[str, str], status: int) -> None:

@@ -1,0 +1,53 @@
+"""What the workers of one service tell one another: which manifest of a model one of them has begun to serve.
+
+In: a folder that they share, which lives as long as the service. Out: one small file a model, replaced whole. A single
+process has no such folder, and nobody to tell.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+Stamp = tuple[int, int]  # st_mtime_ns and st_ino: another one where a manifest has been written again
+
+
+class ServedStamps:
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    @property
+    def shared(self) -> bool:
+        """Whether there are other workers."""
+        return self._folder is not None
+
+    def tell(self, name: str, stamp: Stamp) -> None:
+        """This process serves what the manifest with this stamp describes."""
+        if self._folder is None:
+            return
+        written = self._folder / f"{name}.{os.getpid()}.served.new"
+        try:
+            written.write_text("{} {}".format(*stamp), encoding="ascii")
+            written.replace(self._file(self._folder, name))
+        except OSError as error:
+            log.error("other workers are not told of the reload of %s: %s", name, error)
+
+    def told(self, name: str) -> Stamp | None:
+        """What was told last, by whichever worker; None where nothing was."""
+        if self._folder is None:
+            return None
+        try:
+            modified, inode = self._file(self._folder, name).read_text(encoding="ascii").split()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.error("what other workers serve of %s cannot be read: %s", name, error)
+            return None
+        return int(modified), int(inode)
+
+    @staticmethod
+    def _file(folder: Path, name: str) -> Path:
+        return folder / f"{name}.served"
