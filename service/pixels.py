@@ -98,9 +98,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> Any:
-    """The tag's value, a number in a sound file; 1 where EXIF lacks it or cannot be read: the pixels are whole."""
+    """The tag's value, a number in a sound file; 1 where EXIF lacks it or cannot be read: the pixels are whole.
+
+    `image.getexif()` would take it from XMP then, but only beside EXIF, and not in every format.
+    """
+    found = Image.Exif()
     try:
-        return image.getexif().get(_ORIENTATION, 1)
+        found.load(image.info["exif"])
+        return found.get(_ORIENTATION, 1)
     except _UNREADABLE_EXIF:
         return 1
 

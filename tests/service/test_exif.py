@@ -94,6 +94,32 @@ def test_exif_that_a_png_has_as_text_is_no_orientation(client: TestClient, tmp_p
     assert_same_pixels(client, tmp_path / "text.png", text, plain)
 
 
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def with_xmp(format_name: str, block: bytes | None) -> bytes:
+    """The picture with XMP that turns it, beside this EXIF or none."""
+    named = {} if block is None else {"exif": block}
+    if format_name != "PNG":
+        return bad.saved(Image.fromarray(bad.ramp()), format_name, xmp=XMP, **named)
+    text = b"XML:com.adobe.xmp\0\0\0\0\0" + XMP
+    return bad.with_chunk(bad.saved(Image.fromarray(bad.ramp()), **named), b"iTXt", text)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_xmp_has_no_say_about_the_orientation(
+    client: TestClient, tmp_path: Path, format_name: str, beside: bool
+) -> None:
+    """It turned a JPEG or WebP with EXIF that does not say it, but neither a PNG nor one without EXIF."""
+    made = Image.Exif()
+    made[DESCRIPTION] = "meadow"
+    data = with_xmp(format_name, made.tobytes() if beside else None)
+    plain = Image.open(io.BytesIO(data))
+    assert ("exif" in plain.info, "xmp" in plain.info) == (beside, True)
+    assert_same_pixels(client, tmp_path / "p", data, bad.saved(Image.fromarray(np.asarray(plain.convert("L")))))
+
+
 def assert_read(client: TestClient, folder: Path, format_name: str, block: bytes, sound: bytes) -> None:
     assert_same_pixels(client, folder / f"p.{format_name.lower()}", with_exif(format_name, block), sound)
 
