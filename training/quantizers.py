@@ -100,7 +100,7 @@ def spread_sample(rows: Tensor, count: int) -> Tensor:
     distances = (rows - chosen).square().sum(1)
     for _ in range(count - 1):
         total = distances.sum()
-        weights = distances if total > 0 else torch.ones_like(distances)
+        weights = distances if 0 < total < math.inf else torch.ones_like(distances)
         new = rows[torch.multinomial(weights, 1)]
         chosen = torch.cat([chosen, new])
         distances = torch.minimum(distances, (rows - new).square().sum(1))
@@ -177,6 +177,8 @@ class VectorQuantizer(nn.Module):
             return self._unquantized(latents)
         if self.training:
             self._initialise(rows.detach())
+        elif not self.initialised:  # a validation before the codebook has started
+            return self._unquantized(latents)
         codes, errors = nearest(rows.detach(), self.codebook, self.offsets())
         vectors = _grid(self.codebook[codes], latents)
         loss, metrics = self._loss(latents.float(), vectors)
@@ -225,7 +227,9 @@ class VectorQuantizer(nn.Module):
         dead = torch.nonzero(self.window_counts < self.restart_below * self.window_counts.mean()).flatten()
         self.window_counts.zero_()
         dead = dead[: int((errors > 0).sum())]
-        if len(dead) == 0:
+        if len(dead) == 0 or not torch.isfinite(
+            errors.sum()
+        ):  # of a run that diverges; the next look at its loss ends it
             return
         vectors = _from_first_rank(rows[torch.multinomial(errors, len(dead))].contiguous())
         self.codebook.data[dead] = vectors

@@ -33,6 +33,7 @@ from training.evaluation import (
 )
 from training.jobs import to_unit
 from training.prior import PixelCNN
+from training.quantizers import VectorQuantizer
 from training.runs import METRICS_FILE, PROGRESS_FILE, System, load_run, read_json, write_json
 from training.sheets import interleave, sheet, write_png
 
@@ -51,8 +52,15 @@ def draw_reconstructions(model: System, split: Split, rows: int = 2) -> NDArray[
     device = next(model.parameters()).device
     with torch.no_grad():
         images = to_unit(split.images[:count]).to(device)
-        made = reconstruct(model, images, split.labels[:count].to(device)).float()
+        made = _made_of(model, images, split.labels[:count].to(device)).float()
     return sheet(interleave(images, made, columns), columns)
+
+
+def _made_of(model: System, images: Tensor, labels: Tensor) -> Tensor:
+    """As training sees it: a codebook that has not started quantizes nothing yet."""
+    if isinstance(model, VQVAE) and isinstance(model.quantizer, VectorQuantizer) and not model.quantizer.initialised:
+        return model.decoder(model.encoder(images)).clamp(0, 1)  # type: ignore[no-any-return]
+    return reconstruct(model, images, labels)
 
 
 def draw_samples(prior: PixelCNN, model: VQVAE, grid: tuple[int, int], seed: int = 1) -> NDArray[np.uint8]:

@@ -33,7 +33,15 @@ from training.fit import fit, fit_autoencoder
 from training.jobs import learning_rate_factor
 from training.prior import PixelCNN, guided_logits
 from training.report import evaluate
-from training.runs import AUTOENCODER_FILE, PRIOR_FILE, begin_progress, load_run, read_json, write_json
+from training.runs import (
+    AUTOENCODER_FILE,
+    PRIOR_FILE,
+    begin_progress,
+    build_autoencoder,
+    load_run,
+    read_json,
+    write_json,
+)
 
 RESULT_FILES = ("autoencoder.safetensors", "prior.safetensors", "config.json", "metrics.json", "progress.json")
 VQ_ONLY = ("prior=null", "trainer.autoencoder.steps=30", "trainer.autoencoder.validate_every=15")
@@ -110,6 +118,19 @@ def test_tensorboard_has_curves_and_pictures(tiny_run: Path) -> None:
     assert {"train/loss", "train/perplexity", "train/codes_used", "validation/mse"} <= tags["autoencoder"]
     assert "reconstructions" in tags["autoencoder"]
     assert {"train/bits_per_code", "validation/bits_per_code", "samples"} <= tags["prior"]
+
+
+def test_a_sheet_before_the_codebook_starts_shows_what_the_decoder_has_learned() -> None:
+    """It showed the one picture that a codebook of zeros decodes to."""
+    config = tiny_config()
+    data = load_data(config.data)
+    model = build_autoencoder(config.autoencoder, data.picture, 10).eval()
+    drawn = report.draw_reconstructions(model, data.test)
+    with torch.no_grad():
+        model.quantizer.codebook.fill_(3.0)  # nothing of it may be seen
+    assert np.array_equal(report.draw_reconstructions(model, data.test), drawn)
+    model.quantizer.initialised.fill_(True)
+    assert not np.array_equal(report.draw_reconstructions(model, data.test), drawn)
 
 
 def test_checkpoints_load_without_running_code(tiny_run: Path) -> None:
@@ -294,6 +315,13 @@ def test_a_nan_stops_the_run_and_names_the_last_good_checkpoint(
     if bad_step > 25:
         state = torch.load(tmp_path / "checkpoints" / "autoencoder.ckpt", weights_only=True)["state_dict"]
         assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+def test_a_run_that_diverges_at_once_is_told_so(tmp_path: Path) -> None:
+    """The codebook's start drew from infinite distances: torch's error came before any look at the loss."""
+    stage = ["trainer.autoencoder.learning_rate=300", "trainer.autoencoder.warmup_steps=1"]
+    with pytest.raises(TrainingDiverged, match="Lower the stage's learning_rate"):
+        fit(tiny_config("prior=null", "autoencoder.quantizer.start_step=1", *stage), tmp_path)
 
 
 # every system, every kind of data

@@ -132,6 +132,35 @@ def test_the_codebook_starts_from_data_after_the_warm_up() -> None:
     assert distances.min(dim=1).values.max() < 1.0  # one EMA step away from latents of the batch
 
 
+@pytest.mark.parametrize("kind", [EMAQuantizer, GradientQuantizer])
+def test_a_validation_before_the_codebook_starts_quantizes_nothing(kind: type[VectorQuantizer]) -> None:
+    """Every latent became the zeros of a codebook that had not started: the error was that of a grey picture."""
+    quantizer = kind(K, D, start_step=2)
+    z = latents()
+    quantizer(z)
+    quantized = quantizer.eval()(z)
+    assert torch.equal(quantized.vectors, z) and quantized.metrics["perplexity"] == 0
+    assert quantizer.step == 1 and not quantizer.initialised
+    quantizer.train()
+    for _ in range(2):
+        quantizer(z)
+    assert not torch.equal(quantizer.eval()(z).vectors, z)
+
+
+def test_a_spread_sample_of_distances_without_end_is_a_sample() -> None:
+    """torch.multinomial refused them, with a traceback in the place of the message of a run that diverges."""
+    rows = torch.randn(20, D, generator=torch.Generator().manual_seed(0)) * 1e30  # the squares are infinite
+    assert spread_sample(rows, 4).shape == (4, D)
+
+
+def test_no_code_restarts_on_an_error_without_end() -> None:
+    quantizer = started(EMAQuantizer(K, D, start_step=0, restart_every=1))
+    quantizer.codebook[5] = 100.0
+    quantizer.cluster_sum.copy_(3 * quantizer.codebook)
+    quantizer(latents() * 1e30)
+    assert quantizer.step == 1
+
+
 def test_a_spread_sample_gives_the_background_one_code() -> None:
     """Half of all latents are the same; drawn uniformly, half of the codebook would be spent on them."""
     background = torch.zeros(500, D)
