@@ -130,8 +130,14 @@ class Metrics:
         return Histogram(f"vqserve_{name}", text, labels, registry=self.registry, buckets=buckets)
 
     def open_model(self, manifest: Manifest, provider: str) -> ModelMetrics:
-        """The metrics of one version of a model; they take the place of those of the version before."""
-        return ModelMetrics(self, manifest, provider)
+        """The metrics of one version of a model; they take the place of those of the version before. Where that was the
+        same, its traffic is counted on."""
+        served = self.models.get(manifest.name)
+        if served is not None and served.manifest.version == manifest.version:
+            return ModelMetrics(self, manifest, provider, served.traffic)
+        codes = manifest.codes.codebook_size
+        traffic = CodeTraffic(manifest.name, manifest.version, codes, self.shared_folder)
+        return ModelMetrics(self, manifest, provider, traffic)
 
     def observe_stage(self, stage: str, started: float, ended: float) -> None:
         """Both on the clock of time.perf_counter()."""
@@ -152,11 +158,11 @@ class Metrics:
 class ModelMetrics:
     """The bound labels of one version of one model, and the codes of its traffic."""
 
-    def __init__(self, metrics: Metrics, manifest: Manifest, provider: str) -> None:
+    def __init__(self, metrics: Metrics, manifest: Manifest, provider: str, traffic: CodeTraffic) -> None:
         name = manifest.name
         self.manifest = manifest
         self.provider = provider
-        self.traffic = CodeTraffic(name, manifest.version, manifest.codes.codebook_size, metrics.shared_folder)
+        self.traffic = traffic
         self.picture_pixels = metrics.picture_pixels.labels(name)
         self.queued = metrics.queued.labels(name)
         self._batch = {stage: metrics.batch_pictures.labels(name, stage) for stage in ("encode", "decode")}

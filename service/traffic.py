@@ -2,8 +2,7 @@
 divergence from the histogram of the training set, which grows when the pictures are no longer like those of training.
 
 The counts forget: once a window is full they are halved. With several worker processes each keeps its counts in a file
-of a shared folder, whoever is asked for metrics adds the files up, and a reload of the same version goes on with them.
-In a service of one process they begin anew with every reload.
+of a shared folder, and whoever is asked for metrics adds the files up. A reload of the same version goes on with them.
 """
 
 from __future__ import annotations

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from service.metrics import forget_dead_processes
 from service.traffic import CodeTraffic
+
+DIGIT = (Path(__file__).parents[1] / "fixtures" / "pictures" / "digit_7.png").read_bytes()
 
 
 def test_counts_survive_a_reload_of_the_same_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +29,16 @@ def test_counts_survive_a_reload_of_the_same_version(tmp_path: Path, monkeypatch
     monkeypatch.setattr("service.traffic.WINDOW_CODES", 3)
     CodeTraffic("m", "v", 4, tmp_path).add(np.array([2, 2]))  # with the four of before more than a window
     assert old.counts().tolist() == [0, 0, 1, 1]
+
+
+def test_a_reload_of_the_same_version_goes_on_counting(make_client: Callable[..., TestClient]) -> None:
+    """In a service of one process the perplexity fell to 0, and an alert about drift ended."""
+    client = make_client()
+    perplexity = re.compile(r'^vqserve_traffic_codebook_perplexity\{model="tiny"\} (\S+)$', re.M)
+    client.post("/encode", content=DIGIT, headers={"content-type": "image/png"})
+    before = perplexity.findall(client.get("/metrics").text)
+    assert client.post("/models/tiny/reload").status_code == 200
+    assert perplexity.findall(client.get("/metrics").text) == before != ["0.0"]
 
 
 def test_a_file_that_another_worker_is_making_counts_nothing_yet(tmp_path: Path) -> None:
