@@ -54,6 +54,8 @@ async def read_upload(request: Request, service: Service, model: Model, body: by
     content_type = request.headers.get("content-type", "")
     media_type = bare_type(content_type)
     if media_type == npy.MEDIA_TYPE:
+        if fit != "exact":
+            raise InvalidParameter("fit: arrays are not fitted; resize or pad them before, or send picture files.")
         pixels = checked_pictures(npy.read_npy(body), service, model)
         return Upload([Picture(one, one.shape[1], one.shape[0]) for one in pixels], several=True)
     if media_type == FORM:

@@ -22,6 +22,7 @@ from tests.tiny_bundle import oracle_codes
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 PHOTO = (PICTURES / "ladybird_crop.jpg").read_bytes()
 PNG, JSON, NPY = "image/png", "application/json", "application/x-npy"
+NPY_30 = bad.npy(np.zeros((2, 30, 30, 1), np.uint8))
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ ROWS = (
     Row("nothing acceptable", 406, "not-acceptable", headers={"accept": "text/html"}),
     Row("npy of floats", 422, "wrong-picture-size", bad.npy(np.zeros((1, 28, 28, 1))), NPY),
     Row("npy without batch axis", 422, "wrong-picture-size", bad.npy(np.zeros((28, 28, 1), np.uint8)), NPY),
+    Row("npy to resize", 422, "invalid-parameter", NPY_30, NPY, "/encode?fit=resize"),
+    Row("npy to pad", 422, "invalid-parameter", NPY_30, NPY, "/encode?model=tiny_colour&fit=pad"),
+    Row("npy to leave as it is", 422, "wrong-picture-size", NPY_30, NPY, "/encode?fit=exact"),
     Row("npy of nothing", 422, "wrong-picture-size", bad.npy(np.zeros((0, 28, 28, 1), np.uint8)), NPY),
     Row("npy of objects", 400, "malformed-request", bad.npy(np.array([{}], object)), NPY),
     Row("npy in Fortran order", 400, "malformed-request", bad.npy(np.zeros((2, 28, 28, 1), np.uint8, "F")), NPY),

@@ -11,6 +11,7 @@ import torch
 from starlette.testclient import TestClient
 
 from tests.conftest import PICTURES
+from tests.service import bad_inputs as bad
 from tests.service.conftest import Generating
 from training.prior import UNITS_PER_NAT, PixelCNN
 
@@ -82,3 +83,11 @@ def test_a_label_for_a_model_without_labels_gets_422(generator: TestClient, phot
     response = generator.post("/score?model=colour&label=0", files={"img": photo})
     assert response.status_code == 422
     assert "there are no labels" in response.json()["detail"]
+
+
+def test_arrays_are_not_fitted(generator: TestClient) -> None:
+    """The parameter was taken, and did nothing."""
+    pixels, headers = bad.npy(np.zeros((1, 28, 28, 1), np.uint8)), {"content-type": "application/x-npy"}
+    answers = {fit: generator.post(f"/score?fit={fit}", content=pixels, headers=headers) for fit in ("exact", "pad")}
+    assert [answer.status_code for answer in answers.values()] == [200, 422]
+    assert answers["pad"].json()["detail"].startswith("fit: arrays are not fitted")
