@@ -33,7 +33,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.models import Model
-from service.negotiate import bare_type, choose, unsupported
+from service.negotiate import answer_type, bare_type, unsupported
 from service.requests import INLINE_JSON_BYTES, finish, here_or_in_thread, read_body, read_query
 from service.schemas import DecodeAnswer, DecodeRequest, excess_of
 from service.service import Service, service_of
@@ -74,7 +74,7 @@ async def decode(request: Request) -> Response:
     if "model" not in query and bare_type(request.headers.get("content-type", "")) == containers.MEDIA_TYPE:
         model = service.models.of_prefix(containers.model_prefix(body)) or model  # which says what it is not
     wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
-    media_type = choose(request.headers.get("accept", ""), SEVERAL_ANSWERS if wanted.several else ONE_ANSWERS)
+    media_type = answer_type(request, SEVERAL_ANSWERS if wanted.several else ONE_ANSWERS)
     images.check_can_hold(media_type, *wanted.size(model.manifest.picture.multiple_of))
     (pixels,) = await finish([model.engine.decode(wanted.codes)], request)
     ran = perf_counter()

@@ -33,7 +33,7 @@ from service.errors import (
 from service.images import Picture
 from service.models import Model
 from service.multipart import FIELD
-from service.negotiate import choose
+from service.negotiate import answer_type
 from service.requests import finish, read_body, read_query
 from service.schemas import EncodeAnswer, EncodeManyAnswer
 from service.service import Service, service_of
@@ -49,7 +49,7 @@ async def encode(request: Request) -> Response:
     service = service_of(request)
     query = read_query(request, ("model", "fit", "effort", "label", "indexed"))
     model = service.models.get(query.get("model"))
-    media_type = choose(request.headers.get("accept", ""), ANSWERS)
+    media_type = answer_type(request, ANSWERS)
     packing, effort = _packing(model, query, media_type), _effort(model, query.get("effort", "0"))
     observe_stage = service.metrics.observe_stage
     started = perf_counter()

@@ -34,7 +34,7 @@ from service.generation_schemas import GenerateAnswer
 from service.generator import generator_of
 from service.likelihood import bits_of
 from service.models import Model
-from service.negotiate import bare_type, choose, unsupported
+from service.negotiate import answer_type, bare_type, unsupported
 from service.requests import finish, read_body, read_query
 from service.scheduler import Scheduler
 from service.service import Service, service_of
@@ -52,7 +52,7 @@ async def generate(request: Request) -> Response:
     service = service_of(request)
     model = service.models.get(read_query(request, ("model",)).get("model"))
     generator = generator_of(model)
-    media_type = choose(request.headers.get("accept", ""), ANSWERS)
+    media_type = answer_type(request, ANSWERS)
     wanted = await read_request(request, service, model)
     if media_type == events.MEDIA_TYPE:
         rows = RowStream(service, model, generator, wanted)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from starlette.requests import Request
+
 from service.errors import NotAcceptable, UnsupportedMediaType
 
 
@@ -17,6 +19,11 @@ def unsupported(media_type: str, taken: Sequence[str]) -> UnsupportedMediaType:
     """The refusal of a body whose bare Content-Type is none of `taken`: curl's default is the usual reason."""
     given = f"Content-Type is {media_type[:80]!r}" if media_type else "There is no Content-Type"
     return UnsupportedMediaType(f"{given}; this route takes {', '.join(taken)}.")
+
+
+def answer_type(request: Request, offered: tuple[str, ...]) -> str:
+    """What `choose` makes of the request's Accept lines, which are one list (RFC 9110, section 5.3)."""
+    return choose(",".join(request.headers.getlist("accept")), offered)
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ from service.generation_schemas import ScoreAnswer, ScoreManyAnswer
 from service.generator import generator_of
 from service.likelihood import bits_of
 from service.models import Model
-from service.negotiate import choose
+from service.negotiate import answer_type
 from service.operations import json_response
 from service.requests import finish, read_body, read_query
 from service.service import service_of
@@ -32,7 +32,7 @@ async def score(request: Request) -> Response:
     query = read_query(request, QUERY)
     model = service.models.get(query.get("model"))
     generator_of(model)
-    choose(request.headers.get("accept", ""), (JSON,))
+    answer_type(request, (JSON,))
     label, by_label = label_of(model, query.get("label")), flag_of("by_label", query.get("by_label", "false"))
     body = await read_body(request, service)
     upload = await read_upload(request, service, model, body, fit_of(query.get("fit", images.FITS[0])))

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +89,21 @@ def test_npy_batch_in_and_out(client: TestClient, tiny: Tiny) -> None:
 def test_one_picture_as_npy_has_no_batch_axis(client: TestClient, digit: bytes) -> None:
     response = client.post("/encode", content=digit, headers={"content-type": "image/png", "accept": NPY})
     assert np.load(io.BytesIO(response.content)).shape == (7, 7)
+
+
+@pytest.mark.parametrize("route", ["encode", "decode", "generate", "score"])
+def test_several_accept_lines_are_one_list(generator: TestClient, digit: bytes, route: str) -> None:
+    """Regression: only the first line was read, here for a 406."""
+    picture = {"content": digit, "headers": {"content-type": "image/png"}}
+    asked: dict[str, Any] = {
+        "encode": picture,
+        "decode": {"json": {"codes": [[0] * 7] * 7}},
+        "generate": {"json": {}},
+        "score": picture,
+    }[route]
+    accept = [("accept", "image/gif, text/html;q=0.5"), ("accept", "application/json")]
+    response = generator.post(f"/{route}", **{**asked, "headers": [*asked.get("headers", {}).items(), *accept]})
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
 
 
 @pytest.mark.parametrize(("media_type", "format_name"), [("image/png", "PNG"), ("image/webp", "WEBP")])
