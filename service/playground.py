@@ -11,6 +11,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from service.errors import UnknownRoute
 
@@ -34,7 +35,10 @@ FILES = (
 # The page holds no secret, and where keys are asked for it is the place to type one in.
 PATHS = frozenset({"/", *(f"/playground/{name}" for name in FILES)})
 
-_HEADERS = {"Cache-Control": "no-cache"}  # asked again each time, so that page and scripts are of one version
+_HEADERS = {
+    "Cache-Control": "no-cache",  # asked again each time, so that page and scripts are of one version
+    "Accept-Ranges": "none",
+}
 _PAGE_HEADERS = {
     **_HEADERS,
     "Content-Security-Policy": (
@@ -43,16 +47,24 @@ _PAGE_HEADERS = {
 }
 
 
+class WholeFile(FileResponse):
+    """A small file, sent whole: `Range` may be ignored (RFC 9110, section 14.2), and an impossible one is no error."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [header for header in scope["headers"] if header[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
 def routes() -> list[Route]:
     return [Route("/", page, name="playground"), Route("/playground/{name}", file, name="playground_file")]
 
 
 async def page(request: Request) -> Response:
-    return FileResponse(FOLDER / PAGE, headers=_PAGE_HEADERS)
+    return WholeFile(FOLDER / PAGE, headers=_PAGE_HEADERS)
 
 
 async def file(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in FILES:
         raise UnknownRoute(f"The playground has no file {name[:40]!r}; open / for its page.")
-    return FileResponse(FOLDER / name, headers=_HEADERS)
+    return WholeFile(FOLDER / name, headers=_HEADERS)

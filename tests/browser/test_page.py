@@ -186,6 +186,15 @@ def test_every_file_is_served_and_no_other(client: TestClient) -> None:
         assert client.get(f"/playground/{name}").headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("asked", ["bytes=abc", "bytes=99999999-", "bytes=0-1"])
+def test_files_are_sent_whole(client: TestClient, asked: str) -> None:
+    """Regression: what `Range` got wrong was answered with 400 as plain text, or with 416 and nothing."""
+    for path, name in (("/", playground.PAGE), ("/playground/main.js", "main.js")):
+        response = client.get(path, headers={"range": asked})
+        assert (response.status_code, response.headers["accept-ranges"]) == (200, "none")
+        assert response.content == (playground.FOLDER / name).read_bytes()
+
+
 def test_the_page_forbids_foreign_and_inline_scripts(client: TestClient) -> None:
     response = client.get("/")
     assert "default-src 'self'; img-src 'self' blob: data:;" in response.headers["content-security-policy"]
