@@ -21,6 +21,7 @@ from service.errors import (
     HeadTooLarge,
     HeadTooSlow,
     InternalError,
+    MalformedRequest,
     MethodNotAllowed,
     NotReady,
     Problem,
@@ -34,7 +35,7 @@ Body = Mapping[str, type[BaseModel] | tuple[type[BaseModel], ...] | dict[str, An
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 _REF = "#/components/schemas/{model}"
 _EVERYWHERE = (
-    *(Unauthorized, MethodNotAllowed, HeadTooSlow, QueueFull, HeadTooLarge),
+    *(MalformedRequest, Unauthorized, MethodNotAllowed, HeadTooSlow, QueueFull, HeadTooLarge),
     *(InternalError, NotReady, DeadlinePassed),
 )
 
@@ -49,6 +50,7 @@ class Endpoint:
     summary: str
     answer: Body
     request: Body | None = None
+    needs_body: bool = True
     query: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     problems: Sequence[type[Problem]] = ()
     tag: str = "codec"
@@ -84,7 +86,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "responses": {"200": {"description": "OK", "content": _content(endpoint.answer)}, **_problems(endpoint)},
     }
     if endpoint.request is not None:
-        operation["requestBody"] = {"required": True, "content": _content(endpoint.request)}
+        operation["requestBody"] = {"required": endpoint.needs_body, "content": _content(endpoint.request)}
     return operation
 
 

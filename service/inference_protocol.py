@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -33,7 +33,12 @@ DTYPES: Mapping[str, type[np.generic]] = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
+_NUMBERS = frozenset({int, float})
+BINARY_OUTPUT = "binary_data_output"
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+
+
+B = TypeVar("B", bound=BaseModel)
 
 
 class InferenceInput(BaseModel):
@@ -45,7 +50,7 @@ class InferenceInput(BaseModel):
 
 
 class InferenceOutput(BaseModel):
-    name: str
+    name: str = Field(max_length=100)
     parameters: dict[str, Any] = {}
 
 
@@ -79,22 +84,28 @@ def json_size_of(body: bytes, header_length: str | None) -> int:
     return number
 
 
+def read_json(kind: type[B], text: bytes, what: str) -> B:
+    """Raises MalformedRequest: not `what`. TooManyItems: more JSON than is parsed."""
+    if excess := excess_of(text):
+        raise TooManyItems(f"The JSON has {excess}; send tensors flat, or as bytes: the binary tensor extension.")
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:100] or "the body"
+        raise MalformedRequest(f"Not {what}: {where}: {first['msg']}.") from error
+
+
 def read_infer(body: bytes, json_bytes: int) -> InferRequest:
     """The request and its tensors, of which those in bytes follow the JSON.
 
     Raises:
         MalformedRequest: not such a request. TooManyItems: more JSON than is parsed.
-        InvalidParameter: a tensor does not fit its description.
+        InvalidParameter: a tensor does not fit its description, or asks for what is not supported.
     """
-    head = body[:json_bytes]
-    if excess := excess_of(head):
-        raise TooManyItems(f"The JSON has {excess}; send tensors flat, or as bytes: the binary tensor extension.")
-    try:
-        request = InferenceBody.model_validate_json(head)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise MalformedRequest(f"Not an inference request: {where}: {first['msg']}.") from error
+    request = read_json(InferenceBody, body[:json_bytes], "an inference request")
+    _check_tensors("Input", request.inputs)
+    _check_tensors("Output", request.outputs)
     rest = memoryview(body)[json_bytes:]
     inputs: dict[str, NDArray[Any]] = {}
     for given in request.inputs:
@@ -108,7 +119,7 @@ def read_infer(body: bytes, json_bytes: int) -> InferRequest:
     if len(rest):
         raise MalformedRequest(f"{len(rest)} bytes follow the tensors; their sizes must add up to the body.")
     wanted = {output.name: output.parameters.get("binary_data") is True for output in request.outputs}
-    binary = request.parameters.get("binary_data_output") is True
+    binary = request.parameters.get(BINARY_OUTPUT) is True
     return InferRequest(request.id, inputs, wanted, binary, request.parameters)
 
 
@@ -133,6 +144,19 @@ def write_infer(
     answer = {"model_name": name, "model_version": version, "id": request.id, "outputs": described}
     head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return b"".join((head, *chunks)), len(head) if chunks else None
+
+
+def _check_tensors(what: str, tensors: Sequence[InferenceInput | InferenceOutput]) -> None:
+    """Raises InvalidParameter: a name comes twice, or the tensor has a parameter that would change its data."""
+    names: set[str] = set()
+    for tensor in tensors:
+        if tensor.name in names:
+            raise InvalidParameter(f"{what} {tensor.name!r} comes twice; give each once.")
+        names.add(tensor.name)
+        if any(name.startswith("shared_memory_") for name in tensor.parameters):
+            raise InvalidParameter(f"{what} {tensor.name!r}: shared memory is not supported; tensors go in the body.")
+        if "classification" in tensor.parameters:
+            raise InvalidParameter(f"{what} {tensor.name!r}: classification is not supported; leave class_count out.")
 
 
 def _dtype(given: InferenceInput) -> np.dtype[Any]:
@@ -162,7 +186,7 @@ def _array_of_bytes(given: InferenceInput, data: memoryview) -> NDArray[Any]:
 def _array_of_list(given: InferenceInput) -> NDArray[Any]:
     dtype = _dtype(given)
     try:
-        if given.data is None or not _only_numbers(given.data):
+        if given.data is None or not _only(_NUMBERS | {bool} if dtype.kind == "b" else _NUMBERS, given.data):
             raise ValueError("numbers are needed")
         found = np.array(given.data)
         if dtype.kind in "iu" and found.dtype.kind not in "iu":
@@ -175,11 +199,12 @@ def _array_of_list(given: InferenceInput) -> NDArray[Any]:
     return _shaped(given, array)
 
 
-def _only_numbers(data: list[Any]) -> bool:
-    """Text is refused before numpy sees it, which would give every element the room of the longest."""
+def _only(allowed: Set[type], data: list[Any]) -> bool:
+    """Text is refused before numpy sees it, which would give every element the room of the longest; and a `true` among
+    numbers, which it would take for a 1."""
     kinds = set(map(type, data))
     inner = [one for one in data if isinstance(one, list)] if list in kinds else []
-    return kinds <= {bool, int, float, list} and all(map(_only_numbers, inner))
+    return kinds <= {*allowed, list} and all(_only(allowed, one) for one in inner)
 
 
 def _holds(dtype: np.dtype[Any], array: NDArray[Any]) -> bool:

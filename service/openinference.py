@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,15 +29,31 @@ from service.errors import (
     UnsupportedMediaType,
     WrongPictureSize,
 )
-from service.inference_protocol import HEADER_LENGTH, InferenceBody, json_size_of, read_infer, write_infer
+from service.inference_protocol import HEADER_LENGTH, B, InferenceBody, json_size_of, read_infer, read_json, write_infer
 from service.models import Model
 from service.operations import json_response, reload
 from service.protocol_models import OPERATIONS, Operation
-from service.requests import INLINE_JSON_BYTES, here_or_in_thread, read_body
+from service.requests import INLINE_JSON_BYTES, here_or_in_thread, read_body, read_optional_body, read_query
 from service.service import Service, service_of
 
 PREFIX = "/v2"
 JSON = "application/json"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class IndexBody(_Body):
+    """Which models the index lists."""
+
+    ready: bool = Field(False, description="Only those that can take work.")
+
+
+class LoadBody(_Body):
+    """A bundle's folder says everything about its model, so no parameter of the protocol is supported."""
+
+    parameters: dict[str, Any] = {}
 
 
 def _find(request: Request) -> tuple[Model, Operation, str]:
@@ -116,11 +133,13 @@ async def model_ready(request: Request) -> Response:
 
 
 async def infer(request: Request) -> Response:
+    read_query(request, ())
     service = service_of(request)
     model, operation, name = _find(request)
     body = await read_body(request, service)
     size = json_size_of(body, request.headers.get(HEADER_LENGTH))  # the tensors behind it are taken as they are
     asked = await here_or_in_thread(partial(read_infer, body, size), size, INLINE_JSON_BYTES, request, service)
+    operation.check(asked)
     outputs = await operation.run(request, service, model, asked)
     content, json_bytes = write_infer(name, model.manifest.version, asked, outputs)
     if json_bytes is None:
@@ -129,25 +148,40 @@ async def infer(request: Request) -> Response:
     return Response(content, headers=headers, media_type="application/octet-stream")
 
 
+async def _read_optional(kind: type[B], request: Request, what: str) -> B:
+    """The body, of which every field may be left out, and the body itself as well."""
+    read_query(request, ())
+    service = service_of(request)
+    body = await read_optional_body(request, service) or b"{}"
+    return await here_or_in_thread(partial(read_json, kind, body, what), len(body), INLINE_JSON_BYTES, request, service)
+
+
 async def repository_index(request: Request) -> Response:
+    asked = await _read_optional(IndexBody, request, "a request for the index")
     service = service_of(request)
     index = []
     for name in _names(service):
         model = service.models.get(name.rpartition(".")[0])
         reason = model.why_not_ready()
         state = {"state": "UNAVAILABLE", "reason": reason} if reason else {"state": "READY"}
-        index.append({"name": name, "version": model.manifest.version, **state})
+        if not (asked.ready and reason):
+            index.append({"name": name, "version": model.manifest.version, **state})
     return json_response(index)
 
 
 async def repository_load(request: Request) -> Response:
     """Loads the bundle's folder again, as POST /models/{name}/reload does."""
     model, _, _ = _find(request)
+    asked = await _read_optional(LoadBody, request, "a request to load a model")
+    if asked.parameters:
+        name = next(iter(asked.parameters))
+        raise InvalidParameter(f"The parameter {name[:40]!r} is not supported; a model is loaded as its bundle says.")
     await reload(service_of(request), model.manifest.name)
     return json_response({})
 
 
 async def repository_unload(request: Request) -> Response:
+    read_query(request, ())
     _find(request)
     raise InvalidParameter("Models are not unloaded one by one; leave the bundle out of VQSERVE_BUNDLES.")
 
@@ -157,6 +191,7 @@ _ANY_LIST: dict[str, Any] = {JSON: {"type": "array", "items": {"type": "object"}
 _TENSORS: dict[str, Any] = {**_ANY_OBJECT, "application/octet-stream": BINARY}
 _INFER_BODY: dict[str, Any] = {JSON: InferenceBody, "application/octet-stream": BINARY}
 _ONE = (UnknownModel,)
+_OPTIONAL_BODY = (MalformedRequest, BodyTooLarge, TooManyItems, UnsupportedMediaType, InvalidParameter)
 _INFER: tuple[type[Problem], ...] = (
     *(MalformedRequest, UnknownModel, BodyTooLarge, PictureTooLarge, TooManyItems, UnsupportedMediaType),
     *(WrongPictureSize, InvalidCodes, InvalidParameter, DeadlinePassed),
@@ -182,13 +217,24 @@ ENDPOINTS = (
     _endpoint("GET", "", server_metadata, "The server and its extensions"),
     _endpoint("GET", "/health/live", server_live, "The process answers"),
     _endpoint("GET", "/health/ready", server_ready, "The service can take work"),
-    _endpoint("POST", "/repository/index", repository_index, "Every model and its state", answer=_ANY_LIST),
+    _endpoint(
+        "POST",
+        "/repository/index",
+        repository_index,
+        "Every model and its state",
+        answer=_ANY_LIST,
+        request={JSON: IndexBody},
+        needs_body=False,
+        problems=_OPTIONAL_BODY,
+    ),
     _endpoint(
         "POST",
         "/repository/models/{name}/load",
         repository_load,
         "Load a bundle again",
-        problems=(UnknownModel, ReloadFailed),
+        request={JSON: LoadBody},
+        needs_body=False,
+        problems=(UnknownModel, ReloadFailed, *_OPTIONAL_BODY),
     ),
     _endpoint(
         "POST",

@@ -8,9 +8,10 @@ from starlette.responses import Response
 
 from service.bundle import BundleError
 from service.endpoints import Endpoint
-from service.errors import NotReady, ReloadFailed, UnknownModel
+from service.errors import InvalidParameter, NotReady, ReloadFailed, UnknownModel
 from service.metrics import CONTENT_TYPE
 from service.models import Model
+from service.requests import read_query
 from service.schemas import ModelAnswer, ModelsAnswer, StatusAnswer
 from service.service import Service, service_of
 from service.sessions import DeviceError
@@ -51,6 +52,7 @@ async def show_model(request: Request) -> Response:
 
 
 async def reload_model(request: Request) -> Response:
+    read_query(request, ())
     service = service_of(request)
     return json_response(describe(service, await reload(service, request.path_params["name"])))
 
@@ -89,7 +91,7 @@ ENDPOINTS = (
         reload_model,
         "Load the bundle's folder again and swap it in once it is checked and warm",
         MODELS,
-        problems=(UnknownModel, ReloadFailed),
+        problems=(UnknownModel, InvalidParameter, ReloadFailed),
         tag="models",
     ),
     Endpoint("GET", "/healthz", healthz, "The process answers", {JSON: StatusAnswer}, tag="operations"),

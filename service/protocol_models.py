@@ -21,7 +21,7 @@ from service.decoding import checked
 from service.errors import InvalidCodes, InvalidParameter
 from service.generation_request import read_wanted
 from service.generator import generator_of
-from service.inference_protocol import InferRequest
+from service.inference_protocol import BINARY_OUTPUT, InferRequest
 from service.models import Model
 from service.requests import finish
 from service.service import Service
@@ -29,6 +29,8 @@ from service.uploads import checked_pictures
 
 Arrays = Mapping[str, NDArray[Any]]
 SAMPLING = ("seed", "temperature", "top_k", "top_p", "guidance")
+# The protocol's own, which its clients may send to any model; nothing here depends on the order of requests.
+PROTOCOL_PARAMETERS = (BINARY_OUTPUT, "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ class Operation:
     outputs: Callable[[Manifest], tuple[Tensor, ...]]
     run: Callable[[Request, Service, Model, InferRequest], Awaitable[Arrays]]
     needs_prior: bool = False
+    parameters: tuple[str, ...] = ()
+
+    def check(self, asked: InferRequest) -> None:
+        """Raises InvalidParameter: the request has a parameter that would be ignored."""
+        unknown = next((name for name in asked.parameters if name not in self.parameters + PROTOCOL_PARAMETERS), None)
+        if unknown is not None:
+            there_are = f"there are {', '.join(self.parameters)}" if self.parameters else "this model has none"
+            raise InvalidParameter(f"Unknown parameter {unknown[:40]!r}; {there_are}.")
 
 
 def _images(manifest: Manifest) -> Tensor:
@@ -118,6 +128,7 @@ OPERATIONS: Mapping[str, Operation] = {
         lambda m: (_codes(m), _images(m), Tensor("seed", "UINT64", ())),
         _generate,
         needs_prior=True,
+        parameters=SAMPLING,
     ),
 }
 

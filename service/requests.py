@@ -32,19 +32,27 @@ def read_query(request: Request, allowed: Collection[str]) -> dict[str, str]:
     query = dict(pairs)
     unknown = next((name for name in query if name not in allowed), None)
     if unknown is not None:
-        raise InvalidParameter(f"Unknown query field {unknown[:40]!r}; there are {', '.join(allowed)}.")
+        there_are = f"there are {', '.join(allowed)}" if allowed else "this route has none"
+        raise InvalidParameter(f"Unknown query field {unknown[:40]!r}; {there_are}.")
     if len(query) != len(pairs):
         raise InvalidParameter("A query field comes twice; give each once.")
     return query
 
 
 async def read_body(request: Request, service: Service) -> bytes:
+    """As `read_optional_body`. Raises MalformedRequest as well: there is nothing in it."""
+    body = await read_optional_body(request, service)
+    if not body:
+        raise MalformedRequest("The body is empty; send a picture or codes in it, or to /generate at least {}.")
+    return body
+
+
+async def read_optional_body(request: Request, service: Service) -> bytes:
     """The whole body, which counts as inside the service until the request has its answer.
 
     Raises:
-        BodyTooLarge: more than `max_body_bytes`, by Content-Length or by count. MalformedRequest: nothing in it.
-        UnsupportedMediaType: it is compressed. QueueFull: with the other bodies it is more than may be inside.
-        ClientClosed: the client has left.
+        BodyTooLarge: more than `max_body_bytes`, by Content-Length or by count. UnsupportedMediaType: it is compressed.
+        QueueFull: with the other bodies it is more than may be inside. ClientClosed: the client has left.
     """
     max_bytes = service.settings.max_body_bytes
     if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -62,8 +70,6 @@ async def read_body(request: Request, service: Service) -> bytes:
         body = bytes(block)
     if len(body) > max_bytes:
         raise BodyTooLarge(f"At most {max_bytes} bytes a request.")
-    if not body:
-        raise MalformedRequest("The body is empty; send a picture or codes in it, or to /generate at least {}.")
     service.metrics.received.inc(len(body))
     return body
 

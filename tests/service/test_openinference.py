@@ -16,6 +16,7 @@ import tritonclient.http.aio as triton_aio
 from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
+from service.models import Model
 from service.requests import here_or_in_thread
 from service.settings import Settings
 from tests.conftest import Tiny
@@ -156,6 +157,8 @@ def infer_body(**changes: Any) -> dict[str, Any]:
         (json.dumps(infer_body(shape=[0, 2**70], data=[])).encode(), None, 422),
         (json.dumps(infer_body(shape=[0, 2**62, 2**62], data=[])).encode(), None, 422),
         (json.dumps(infer_body(shape=[0, 2**70], data=None, parameters={"binary_data_size": 0})).encode(), None, 422),
+        (json.dumps(infer_body(data=[True] * 48 + [5])).encode(), None, 422),
+        (json.dumps(infer_body(data=[[[True] * 7] * 7])).encode(), None, 422),
         (json.dumps(infer_body(datatype="BYTES")).encode(), None, 422),
         (json.dumps({**infer_body(), "outputs": [{"name": "codes"}]}).encode(), None, 422),
         (json.dumps(infer_body()).encode(), None, 200),
@@ -166,6 +169,73 @@ def test_bad_bodies(address: str, body: bytes, header: str | None, status: int) 
     response = httpx.post(f"http://{address}/v2/models/tiny.decode/infer", content=body, headers=headers)
     assert response.status_code == status, response.text
     assert (status == 200) != ("error" in response.json())
+
+
+def output(**options: Any) -> Any:
+    return triton.InferRequestedOutput("codes", **options)
+
+
+def in_shared_memory(tensor: Any) -> Any:
+    tensor.set_shared_memory("region", 784)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda images: {"inputs": [images, images]}, "Input 'images' comes twice"),
+        (lambda _: {"outputs": [output(), output(binary_data=False)]}, "Output 'codes' comes twice"),
+        (lambda _: {"outputs": [in_shared_memory(output())]}, "Output 'codes': shared memory is not supported"),
+        (lambda _: {"outputs": [output(class_count=3)]}, "Output 'codes': classification is not supported"),
+        (
+            lambda _: {"inputs": [in_shared_memory(triton.InferInput("images", [1, 28, 28, 1], "UINT8"))]},
+            "Input 'images': shared memory is not supported",
+        ),
+        (lambda _: {"parameters": {"effort": 1}}, "Unknown parameter 'effort'; this model has none"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(client: Any, pixels: Any, changes: Any, message: str) -> None:
+    """Regression: each was answered with 200, and but for one as if it had not been there."""
+    asked = {"inputs": [tensor("images", pixels, "UINT8")], **changes(tensor("images", pixels, "UINT8"))}
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        client.infer("tiny.encode", **asked)
+    assert caught.value.status() == "422"
+
+
+@pytest.mark.parametrize("unknown", [{"temprature": 0.01}, {"n": 5}, {"label": 0}])
+def test_an_unknown_parameter_is_refused_and_one_of_the_protocol_is_not(client: Any, unknown: dict[str, Any]) -> None:
+    labels = [tensor("labels", np.array([-1]), "INT64")]
+    with pytest.raises(InferenceServerException, match=r"Unknown parameter '[a-z]+'; there are seed") as caught:
+        client.infer("tiny.generate", labels, parameters=unknown)
+    assert caught.value.status() == "422"
+    own = {"sequence_id": 3, "sequence_start": True, "sequence_end": True, "priority": 1, "timeout": 1_000_000}
+    answer = client.infer("tiny.generate", labels, parameters={"seed": 5}, **own)
+    assert answer.as_numpy("seed").tolist() == [5]
+
+
+def test_load_takes_no_parameters(client: Any) -> None:
+    with pytest.raises(InferenceServerException, match="'config' is not supported; a model is loaded as its bundle"):
+        client.load_model("tiny.encode", config='{"max_batch_size": 3}')
+
+
+@pytest.mark.parametrize("path", ["/v2/models/tiny.encode/infer", "/v2/repository/index", "/models/tiny/reload"])
+def test_an_unknown_query_field_is_refused(make_client: Callable[..., TestClient], path: str) -> None:
+    answer = make_client().post(f"{path}?model=tiny", json=infer_body())
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "Unknown query field 'model'; this route has none."
+
+
+def test_the_index_lists_only_what_is_ready_if_asked(
+    monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., TestClient]
+) -> None:
+    client, index = make_client(), "/v2/repository/index"
+    assert len(client.post(index, json={"ready": True}).json()) == 4
+    monkeypatch.setattr(Model, "why_not_ready", lambda _: "it rests")
+    assert client.post(index, json={"ready": True}).json() == []
+    for body in (b"", b"{}", b'{"ready": false}'):
+        assert [one["state"] for one in client.post(index, content=body).json()] == ["UNAVAILABLE"] * 4
+    for body in (b"noise", b"[]", b"null", b'{"ready": 1}', b'{"raedy": true}'):
+        assert client.post(index, content=body).status_code == 400
 
 
 @pytest.mark.parametrize("seed", ["18446744073709551616", "-18446744073709551616", "1e400", '"5"', "[5]", "NaN"])
