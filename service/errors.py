@@ -128,6 +128,12 @@ class DeadlinePassed(Problem):
 PROBLEMS: tuple[type[Problem], ...] = tuple(Problem.__subclasses__())
 
 
+def utf8(text: str) -> str:
+    """The text as JSON can hold it: bytes of a file name that are not UTF-8 are halves of characters in Python, which
+    become their escapes, as `\\udcff`."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def problem_type(slug: str) -> str:
     return f"urn:vqserve:problem:{slug}"
 
@@ -137,7 +143,7 @@ def problem_body(problem: Problem, request_id: str) -> dict[str, object]:
         "type": problem_type(problem.slug),
         "title": problem.title,
         "status": problem.status,
-        "detail": problem.detail,
+        "detail": utf8(problem.detail),
         "instance": f"urn:vqserve:request:{request_id}",
     }
 
@@ -146,7 +152,7 @@ def problem_response(problem: Problem, request_id: str, protocol: bool = False) 
     """With `protocol` the document also has the member that clients of the Open Inference Protocol read."""
     body = problem_body(problem, request_id)
     if protocol:
-        body["error"] = problem.detail
+        body["error"] = body["detail"]
     return Response(orjson.dumps(body), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
 
 

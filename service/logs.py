@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 import orjson
 
+from service.errors import utf8
+
 FIELDS = "fields"  # the `extra` key whose dictionary goes into the line
 
 
@@ -21,7 +23,8 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, FIELDS, {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        sendable = {name: utf8(value) if isinstance(value, str) else value for name, value in line.items()}
+        return orjson.dumps(sendable, default=str).decode()
 
 
 def log_config(level: str) -> dict[str, object]:

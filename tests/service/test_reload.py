@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.logs import JsonFormatter
 from tests.service.serving import until
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -173,3 +174,20 @@ def test_a_file_that_cannot_be_read_leaves_the_old_version(make_client: MakeClie
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:vqserve:problem:reload-failed")
     assert f"{own_bundle}/decoder.onnx cannot be read" in answer.json()["detail"]
     assert client.get("/models/tiny").status_code == 200
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_named_in_answer_and_log(
+    make_client: MakeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """JSON cannot hold the name: the answer was a bare 500 without an id, and the log had a traceback of its own."""
+    folder = tmp_path / os.fsdecode(b"m\xff")
+    write_tiny_bundle(tmp_path / "tiny", "tiny")
+    (tmp_path / "tiny").rename(folder)
+    client = make_client(bundles=str(folder))
+    (folder / "decoder.onnx").unlink()
+    answer = client.post("/models/tiny/reload")
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:vqserve:problem:reload-failed")
+    assert "x-request-id" in answer.headers
+    assert r"/m\udcff/decoder.onnx does not exist" in answer.json()["detail"]
+    (line,) = (JsonFormatter().format(record) for record in caplog.records if "failed" in record.message)
+    assert r"/m\udcff/decoder.onnx does not exist" in json.loads(line)["message"]
