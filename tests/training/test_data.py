@@ -129,6 +129,10 @@ def test_npz_without_labels_or_test_split(tmp_path: Path) -> None:
             {"images": noise((9, 8, 8)), "test_images": noise((4, 8, 8)), "test_labels": np.zeros(4, np.int64)},
             "labels for one of",
         ),
+        ({"images": noise((9, 8, 8)), "labels": np.arange(9) * 50_000_000}, "9 different labels reach up to 400000000"),
+        ({"images": noise((9, 8, 8)), "labels": np.arange(2017, 2026)}, "renumber those of training and test together"),
+        ({"images": noise((9, 8, 8)), "labels": np.full(9, 2**63 + 5, np.uint64)}, f"reach up to {2**63 + 5}"),
+        ({"images": np.zeros((9, 0, 8), np.uint8)}, r"has no pictures: an array of them is \(9, 0, 8\)"),
         ({"images": noise((9, 8, 8)), "test_images": noise((4, 8, 12))}, r"\(1, 8, 8\).*\(1, 8, 12\): make them alike"),
         ({"images": noise((9, 8, 8)), "test_images": noise((4, 8, 8, 3))}, r"\(1, 8, 8\).*\(3, 8, 8\)"),
     ],
@@ -161,6 +165,12 @@ def test_splits_of_different_sizes_are_cropped_to_one(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=noise((9, 12, 12)), test_images=noise((4, 8, 17)))
     data = load_data(DataConfig(source=str(tmp_path / "d.npz"), crop=8))
     assert data.picture == (1, 8, 8) and len(data.test) == 4 * 2
+
+
+def test_an_npz_may_have_more_labels_than_a_byte(tmp_path: Path) -> None:
+    labels = np.arange(600) // 2
+    np.savez(tmp_path / "d.npz", images=noise((600, 4, 4)), labels=labels)
+    assert len(load_data(DataConfig(source=str(tmp_path / "d.npz"))).label_names) == 300
 
 
 # CIFAR-10
@@ -351,7 +361,11 @@ def test_an_unknown_source_names_the_known_ones() -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("d.npz", b"", "cannot be read as a .npz"), ("d.npy", None, "is one array: save a .npz")],
+    [
+        ("d.npz", b"", "cannot be read as a .npz"),
+        ("d.png", b"\x89PNG\r\n\x1a\n", "data.source is a folder of picture files, or a .npz$"),
+        ("d.npy", None, "is one array: save a .npz"),
+    ],
 )
 def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     path = tmp_path / name

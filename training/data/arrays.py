@@ -24,6 +24,7 @@ IDX_PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR_RECORD = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
+MOST_LABELS_WITH_GAPS = 256  # as many as a byte has; of more, half of the numbers must occur
 NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("images", "labels", "test_images", "test_labels"))
 
 
@@ -81,7 +82,9 @@ def read_npz(path: Path) -> Source:
         with stored:
             arrays = {key: stored[key] for key in stored.files}
     except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as a .npz of plain arrays: {error}") from error
+        # of a file of another kind numpy says that it may hold pickled data, and how to run the code in it
+        reason = error if zipfile.is_zipfile(path) else "data.source is a folder of picture files, or a .npz"
+        raise DataError(f"{path} cannot be read as a .npz of plain arrays: {reason}") from error
     for images, labels, test_images, test_labels in NPZ_KEYS:
         if images in arrays:
             test = (arrays[test_images], arrays.get(test_labels)) if test_images in arrays else None
@@ -126,8 +129,8 @@ def _source(path: Path, train: _Arrays, test: _Arrays | None, label_names: tuple
     labelled = train[1] is not None
     if test is not None and (test[1] is not None) != labelled:
         raise DataError(f"{path} has labels for one of training and test pictures only: give them to both or to none")
-    if labelled and not label_names:
-        label_names = tuple(str(number) for number in range(int(train_split.labels.max()) + 1))
+    if train[1] is not None and not label_names:
+        label_names = _numbers(path, train[1])
     for split in (train_split, *([test_split] if test_split else [])):
         if labelled and (int(split.labels.min()) < 0 or int(split.labels.max()) >= len(label_names)):
             raise DataError(f"{path}: labels must lie in 0..{len(label_names) - 1}")
@@ -135,11 +138,22 @@ def _source(path: Path, train: _Arrays, test: _Arrays | None, label_names: tuple
     return Source(train_split, names, test_split, label_names if labelled else ())
 
 
+def _numbers(path: Path, labels: NDArray[np.generic]) -> tuple[str, ...]:
+    """The names of labels that have none: their numbers, from 0 to the largest. Each costs the prior weights."""
+    largest, different = int(labels.max()), len(np.unique(labels))
+    if largest >= max(MOST_LABELS_WITH_GAPS, 2 * different):
+        raise DataError(
+            f"{path}: {different} different labels reach up to {largest}, but they are numbered 0..n-1: renumber those "
+            "of training and test together with np.unique(labels, return_inverse=True)"
+        )
+    return tuple(str(number) for number in range(max(largest, 0) + 1))
+
+
 def _split(path: Path, images: NDArray[np.generic], labels: NDArray[np.generic] | None) -> Split:
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
         raise DataError(f"{path}: pictures are {images.dtype} {images.shape}, not uint8 (N,H,W) or (N,H,W,1 or 3)")
-    if len(images) == 0:
-        raise DataError(f"{path} has no pictures")
+    if images.size == 0:
+        raise DataError(f"{path} has no pictures: an array of them is {images.shape}")
     channels_last = images if images.ndim == 4 else images[..., None]
     pixels = torch.from_numpy(channels_last.transpose(0, 3, 1, 2).astype(np.uint8, order="C"))  # (N, C, H, W) uint8
     if labels is None:
