@@ -59,8 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config_and_folder(options: argparse.Namespace) -> tuple[RunConfig, Path]:
-    overrides = options.overrides + ([f"data.source={json.dumps(options.data)}"] if options.data else [])
-    config = load_config(options.config, overrides)
+    config = load_config(options.config, options.overrides, options.data or None)
     return config, options.out or Path("runs") / config.name
 
 

@@ -24,6 +24,19 @@ class ConfigError(TrainingError):
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_are_the_defaults(cls, values: Any) -> Any:
+        """`trainer:` with nothing below it is null in YAML."""
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None or not cls._is_section(name)}
+
+    @classmethod
+    def _is_section(cls, name: str) -> bool:
+        annotation = cls.model_fields[name].annotation if name in cls.model_fields else None
+        return isinstance(annotation, type) and issubclass(annotation, _Section)
+
 
 class DataConfig(_Section):
     """Where the pictures come from. `source` is a path, or mnist, fashion_mnist or cifar10."""
@@ -34,7 +47,7 @@ class DataConfig(_Section):
     flip: bool = False  # mirror half of the training pictures
     grey: bool = False  # picture files become one channel
     shorter_side: int | None = Field(default=None, gt=0)  # scale picture files to this shorter side, in pixels
-    validation_fraction: float = Field(default=0.02, gt=0, lt=1)  # of the training pictures
+    validation_fraction: float = Field(default=0.02, gt=0, lt=1)  # of all pictures but those of a test split of its own
     test_fraction: float = Field(default=0.15, gt=0, lt=1)  # where the source has no test split of its own
     # With crop, picture files decoded beyond this are decoded again at each use; the tiles of validation and test stay
     # in memory beside it. Without crop all pictures do.
@@ -57,8 +70,8 @@ class QuantizerConfig(_Section):
 
 class AutoencoderConfig(_Section):
     system: Literal["ae", "vae", "cvae", "vqvae"] = "vqvae"
-    channels: int = Field(default=128, gt=0)  # of the encoder's widest layers
-    decoder_channels: int | None = Field(default=None, gt=0)  # None: as many as the encoder
+    channels: int = Field(default=128, ge=2)  # of the encoder's widest layers
+    decoder_channels: int | None = Field(default=None, ge=2)  # None: as many as the encoder
     residual_blocks: int = Field(default=2, ge=0, le=5)  # with more, a code would see beyond service.windows.MARGIN
     downsampling: Literal[2, 4, 8] = 4
     dimension: int = Field(default=64, gt=0)  # D, channels of the latents; fsq has as many as it has levels
@@ -88,12 +101,12 @@ class StageConfig(_Section):
 
 
 class TrainerConfig(_Section):
-    seed: int = Field(default=1, ge=0)
-    accelerator: str = "auto"  # Lightning's accelerator, devices, nodes, strategy and precision
+    seed: int = Field(default=1, ge=0, lt=2**32)
+    accelerator: str = "auto"  # Lightning's accelerator, devices, nodes and strategy
     devices: int | Literal["auto"] = "auto"
     nodes: int = Field(default=1, gt=0)
     strategy: str = "auto"
-    precision: str = "32-true"  # of the autoencoder; the prior's integers need float32
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of the autoencoder; the prior's is 32-true
     compile: bool = False  # torch.compile of what a step computes; needs a C++ compiler, pays off in long runs
     pin_memory: bool = True  # batches in page-locked memory, where the device is a GPU
     log_every: int = Field(default=50, gt=0)  # steps between log lines and between looks for a NaN
@@ -137,16 +150,34 @@ class RunConfig(_Section):
         return picture[1] // self.autoencoder.downsampling, picture[2] // self.autoencoder.downsampling
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a YAML file, apply `section.key=value` overrides (values are YAML too) and check the result."""
+class _UniqueKeys(yaml.SafeLoader):
+    """Of two equal keys PyYAML keeps the last: a section that is written twice would lose its first half."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.composer.ComposerError(None, None, f"{key.value} stands there twice", key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+
+def load_config(path: Path, overrides: Iterable[str] = (), source: str | None = None) -> RunConfig:
+    """Read a YAML file, apply `section.key=value` overrides (values are YAML too) and check the result.
+
+    `source` is data.source as it stands, which may be no YAML.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}  # noqa: S506 - a safe loader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a mapping of sections")
     for override in overrides:
         _apply(values, override)
+    if source is not None:
+        _set(values, ["data"], "source", source, f"--data {source}")
     return parse_config(values)
 
 
@@ -163,13 +194,19 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not last:
         raise ConfigError(f"{override!r} is not section.key=value, for example trainer.seed=2")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _UniqueKeys)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error
+    _set(values, sections, last, value, override)
+
+
+def _set(values: dict[str, Any], sections: Iterable[str], last: str, value: object, given: str) -> None:
     for section in sections:
+        if values.get(section) is None and section != "prior":  # null is a value of that one: no prior
+            values[section] = {}
         inner = values.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{override!r}: {section} has no keys of its own")
+            raise ConfigError(f"{given!r}: {section} has no keys of its own")
         values = inner
     values[last] = value
 

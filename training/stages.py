@@ -41,7 +41,7 @@ def run_stage(
     the seconds that the stage took, those before an interruption included."""
     if config.trainer.compile:
         job.apply_model = torch.compile(job.apply_model)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it would print tips and lists of devices
+    _quieten_lightning()
     checkpoint = checkpoint_of(name, folder)
     stopwatch = Stopwatch()
     trainer = _trainer(name, job, config, folder, checkpoint, precision, sheet, stopwatch)
@@ -67,18 +67,33 @@ def run_stage(
 def require_trainer(config: RunConfig) -> None:
     """Raises ConfigError where Lightning cannot train with `config.trainer` on this machine."""
     settings = config.trainer
+    _quieten_lightning()
     try:
-        Trainer(
+        trainer = Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.nodes,
             strategy=settings.strategy,
-            precision=settings.precision,  # type: ignore[arg-type]
+            precision=settings.precision,
             logger=False,
             enable_checkpointing=False,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"trainer: {error}") from error
+    stages = {"autoencoder": settings.autoencoder}
+    if config.prior is not None and config.autoencoder.system == "vqvae":
+        stages["prior"] = settings.prior
+    for name, stage in stages.items():
+        if stage.batch_size % trainer.world_size:
+            raise ConfigError(
+                f"trainer.{name}.batch_size {stage.batch_size} is not a multiple of the {trainer.world_size} "
+                "processes: change either"
+            )
+
+
+def _quieten_lightning() -> None:
+    """It would print tips and lists of devices."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 def checkpoint_of(name: str, folder: Path) -> Path:
@@ -130,7 +145,7 @@ def _strategy(config: RunConfig) -> str | DDPStrategy:
     """Lightning's choice, with two facts it cannot know: the quantizer keeps its buffers equal on all processes itself,
     and the codebook of `gradient` has no gradient before `start_step`."""
     settings = config.trainer
-    devices = torch.cuda.device_count() if settings.devices == "auto" else settings.devices
+    devices = torch.cuda.device_count() if settings.devices in ("auto", -1) else int(settings.devices)
     if settings.strategy not in ("auto", "ddp") or devices * settings.nodes <= 1:
         return settings.strategy
     unused = config.autoencoder.quantizer.kind == "gradient"

@@ -50,6 +50,10 @@ def test_a_resolved_config_reads_back_as_itself() -> None:
         ("data.source=[", "the value is not YAML"),
         ("autoencoder.quantizer.start_step=50", "start_step 50 must be below"),
         ("autoencoder.quantizer.levels=[8,1]", r"autoencoder.quantizer.levels.1: .*greater than 1"),
+        ("trainer.precision=bf16-true", "trainer.precision: .*'32-true', 'bf16-mixed' or '16-mixed'"),
+        ("trainer.seed=5000000000", "trainer.seed: .*less than 4294967296"),
+        ("autoencoder.channels=1", "autoencoder.channels: .*greater than or equal to 2"),
+        ("trainer={seed: 1, seed: 2}", "seed stands there twice"),
         ("autoencoder.quantizer.levels=[]", "autoencoder.quantizer.levels: .*at least 1 item"),
     ],
 )
@@ -63,6 +67,39 @@ def test_what_has_no_codebook_to_start_needs_no_step_for_it(without: str) -> Non
     tiny = CONFIGS[-1].with_name("tiny.yaml")
     config = load_config(tiny, [without, "trainer.autoencoder.steps=5"])
     assert config.trainer.autoencoder.steps < config.autoencoder.quantizer.start_step
+
+
+def test_a_section_that_is_written_twice_is_refused(tmp_path: Path) -> None:
+    """Its first half was left out without a word."""
+    path = tmp_path / "c.yaml"
+    path.write_text("trainer: {seed: 5}\nprior: {channels: 8}\ntrainer: {devices: 1}\n")
+    with pytest.raises(ConfigError, match=r"trainer stands there twice(.|\n)*line 3"):
+        load_config(path)
+
+
+def test_a_key_may_replace_one_that_is_merged_in(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("trainer:\n  autoencoder: &stage {steps: 500, batch_size: 8}\n  prior: {<<: *stage, steps: 900}\n")
+    stages = load_config(path).trainer
+    assert (stages.autoencoder.steps, stages.prior.steps, stages.prior.batch_size) == (500, 900, 8)
+
+
+def test_an_empty_section_is_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("data:\ntrainer:\nautoencoder:\n  quantizer:\n")
+    assert load_config(path) == RunConfig()
+    assert load_config(path, ["trainer.seed=5"]).trainer.seed == 5
+    path.write_text("prior:\n")
+    assert load_config(path).prior is None
+    with pytest.raises(ConfigError, match="prior has no keys of its own"):
+        load_config(path, ["prior.channels=4"])
+
+
+@pytest.mark.parametrize("source", ["bilder \U0001f600", "a: b", "7", "~", "x\x85y"])
+def test_a_data_source_is_taken_as_it_stands(source: str) -> None:
+    """Written as YAML, an emoji became two halves of one, and the folder was not found."""
+    tiny = CONFIGS[-1].with_name("tiny.yaml")
+    assert load_config(tiny, [], source).data.source == source
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"- 1\n", b"\xff\xfe\x00"])

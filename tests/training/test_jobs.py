@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -42,6 +43,7 @@ from training.runs import (
     read_json,
     write_json,
 )
+from training.stages import require_trainer
 
 RESULT_FILES = ("autoencoder.safetensors", "prior.safetensors", "config.json", "metrics.json", "progress.json")
 VQ_ONLY = ("prior=null", "trainer.autoencoder.steps=30", "trainer.autoencoder.validate_every=15")
@@ -239,7 +241,8 @@ def test_a_mistake_in_the_data_leaves_no_run_behind(tmp_path: Path) -> None:
     ("override", "said"),
     [
         ("trainer.accelerator=cuda", "trainer: .*CUDA"),
-        ("trainer.precision=fp16", "trainer: .*precision"),
+        ("trainer.devices=-1", "trainer: "),
+        ("trainer.accelerator=tpu", "trainer: "),
         ("autoencoder.system=cvae", "no labels"),
     ],
 )
@@ -250,6 +253,21 @@ def test_a_mistake_in_model_or_trainer_leaves_no_run_behind(tmp_path: Path, over
     with pytest.raises(ConfigError, match=said):
         fit(tiny_config(f"data.source={tmp_path}/d.npz", override), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_lightning_prints_no_tips() -> None:
+    lightning = logging.getLogger("lightning.pytorch")
+    lightning.setLevel(logging.INFO)
+    require_trainer(tiny_config())
+    assert not lightning.isEnabledFor(logging.INFO)
+
+
+def test_processes_that_cannot_share_a_batch_leave_no_run_behind(tmp_path: Path) -> None:
+    for stage in ("autoencoder", "prior"):
+        overrides = ["trainer.devices=2", f"trainer.{stage}.batch_size=15"]
+        with pytest.raises(ConfigError, match=f"trainer.{stage}.batch_size 15 is not a multiple of the 2 processes"):
+            fit(tiny_config(*overrides), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "progress.json", "metrics.json"])
