@@ -16,7 +16,7 @@ import httptools
 
 from service.joining import JoiningTransport
 from service.pipelining import MOST_PIPELINED, Pipelining
-from service.refusal import FRAMING, LARGEST_HEAD, EarlyRefusal, Heads, has_body
+from service.refusal import FRAMING, LARGEST_HEAD, EarlyRefusal, Headers, Heads, has_body
 from service.unread import UnreadAnswers
 
 _LINE_BYTES = 4  # of a header beside its name and value: ": " and the end of the line
@@ -200,10 +200,10 @@ class OnePacket(Pipelining):
         elif not (self.transport.is_closing() or self._deaf):
             if self._body_is_awaited():
                 self._deaf = True
-                self.transport.write(self._heads.malformed_body())
+                self.transport.write(self._heads.malformed_body(self._headers_so_far))
                 self.transport.close()
             else:
-                self._end_with(self._heads.malformed())
+                self._end_with(self._heads.malformed(self._headers_so_far))
 
     def _body_is_awaited(self) -> bool:
         """Whether what is malformed is the body of a request that its app still waits for."""
@@ -212,7 +212,7 @@ class OnePacket(Pipelining):
 
     def _refuse_large_head(self) -> None:
         if not (self.transport.is_closing() or self._deaf):
-            self._end_with(self._heads.too_large())
+            self._end_with(self._heads.too_large(self._headers_so_far))
 
     def _refuse_slow_head(self) -> None:
         """Without an answer ends, as an idle connection does later, one that has said nothing since it was made, sends
@@ -221,7 +221,7 @@ class OnePacket(Pipelining):
         if self.transport.is_closing() or self._deaf:
             return
         if self._within_head:
-            self._end_with(self._heads.too_slow())
+            self._end_with(self._heads.too_slow(self._headers_so_far))
         elif self._is_idle():
             self._deaf = True
             self.transport.close()
@@ -237,6 +237,11 @@ class OnePacket(Pipelining):
             self._linger(self.loop.time())
         else:
             self.transport.close()
+
+    @property
+    def _headers_so_far(self) -> Headers:
+        """Of the message that is being read."""
+        return self.headers if self._within else ()
 
     def _is_idle(self) -> bool:
         """Else a request is pipelined, and answers keep their order."""

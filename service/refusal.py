@@ -90,7 +90,7 @@ class EarlyRefusal:
     def answer(self, url: bytes, headers: Headers, keep_alive: bool) -> bytes:
         """The whole answer; the request is counted as every other is."""
         started = perf_counter()
-        request_id = self._ids.of(next((value for name, value in headers if name == b"x-request-id"), b""))
+        request_id = self._ids.of(_given_id(headers))
         return self._answered(url.partition(b"?")[0], request_id, started, keep_alive=keep_alive)
 
     def _answered(self, path: bytes, request_id: str, started: float, *, keep_alive: bool = True) -> bytes:
@@ -127,34 +127,34 @@ class _Template:
 class Heads:
     """What becomes of a head, complete or not, that is too large, takes longer than `timeout_s`, or is none.
 
-    Also of a body whose framing is broken.
+    Also of a body whose framing is broken. Each takes the headers that have come, for the request's id.
     """
 
     def __init__(self, timeout_s: float, metrics: Metrics) -> None:
         self.timeout_s = timeout_s
+        self._ids = RequestIds()
         self._refused = metrics.refused
         self._requests = metrics.requests
 
-    def too_large(self) -> bytes:
-        return self._answer(
-            HeadTooLarge(f"At most {LARGEST_HEAD} bytes of URL and headers; put what is large into the body.")
-        )
+    def too_large(self, headers: Headers) -> bytes:
+        text = f"At most {LARGEST_HEAD} bytes of URL and headers; put what is large into the body."
+        return self._answer(HeadTooLarge(text), headers)
 
-    def too_slow(self) -> bytes:
-        return self._answer(HeadTooSlow(f"URL and headers may take {self.timeout_s:g} s to come."))
+    def too_slow(self, headers: Headers) -> bytes:
+        return self._answer(HeadTooSlow(f"URL and headers may take {self.timeout_s:g} s to come."), headers)
 
-    def malformed(self) -> bytes:
-        return self._answer(MalformedRequest("The bytes are no request of HTTP/1.1."))
+    def malformed(self, headers: Headers) -> bytes:
+        return self._answer(MalformedRequest("The bytes are no request of HTTP/1.1."), headers)
 
-    def malformed_body(self) -> bytes:
+    def malformed_body(self, headers: Headers) -> bytes:
         """Not counted here: the request is, when its app hears that the connection has ended."""
         problem = MalformedRequest("The body is not framed as HTTP/1.1 says.")
-        return b"".join(_answer(problem, RequestIds().of(b""), keep_alive=False))
+        return b"".join(_answer(problem, self._ids.of(_given_id(headers)), keep_alive=False))
 
-    def _answer(self, problem: Problem) -> bytes:
+    def _answer(self, problem: Problem, headers: Headers) -> bytes:
         self._refused.labels(problem.slug).inc()
         self._requests.labels(OTHER, str(problem.status)).inc()
-        return b"".join(_answer(problem, RequestIds().of(b""), keep_alive=False))
+        return b"".join(_answer(problem, self._ids.of(_given_id(headers)), keep_alive=False))
 
 
 def _answer(problem: Problem, request_id: str, keep_alive: bool) -> tuple[bytes, bytes]:
@@ -166,6 +166,10 @@ def _answer(problem: Problem, request_id: str, keep_alive: bool) -> tuple[bytes,
     first = f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
     rest = "".join(f"{name.lower()}: {value}\r\n" for name, value in lines.items())
     return b"%b%b%b\r\n" % (first.encode(), _FIXED, rest.encode()), body
+
+
+def _given_id(headers: Headers) -> bytes:
+    return next((value for name, value in headers if name == b"x-request-id"), b"")
 
 
 def has_body(headers: Headers) -> bool:

@@ -53,8 +53,8 @@ def metric(client: TestClient, name: str) -> float:
 def counted(app: Any) -> dict[str, float]:
     """Requests to /generate by their status."""
     (family,) = app.state.service.metrics.requests.collect()
-    found = [sample for sample in family.samples if sample.labels["route"] == "/generate"]
-    return {sample.labels["status"]: sample.value for sample in found if sample.name.endswith("_total") and sample.value}
+    found = [one for one in family.samples if one.labels["route"] == "/generate" and one.name.endswith("_total")]
+    return {one.labels["status"]: one.value for one in found if one.value}
 
 
 def in_thread(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:

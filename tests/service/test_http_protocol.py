@@ -389,6 +389,23 @@ def test_what_is_no_http_gets_a_problem(address: tuple[str, int], sent: bytes) -
 
 
 @pytest.mark.parametrize(
+    "rest",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nnothing\r\n",
+        b"Padding: p\r\nno header\r\n\r\n",
+        b"Padding: " + b"p" * (1 << 20),
+    ],
+    ids=["a body that is none", "a header that is none", "a head that is too large"],
+)
+def test_what_the_protocol_refuses_has_the_id_that_it_came_with(address: tuple[str, int], rest: bytes) -> None:
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(b"POST /encode HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\n" + rest)
+        lines, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert b"x-request-id: mine" in lines.split(b"\r\n")
+    assert json.loads(body)["instance"] == "urn:vqserve:request:mine"
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("POST", "/encode/", 404),
