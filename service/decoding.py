@@ -124,7 +124,8 @@ def _read_json(service: Service, model: Model, body: bytes) -> Wanted:
     ):
         given = getattr(sent, name)
         if given is not None and given != expected:
-            raise InvalidCodes(f"{name} is {given!r}, the codes would be decoded with {expected!r}: encode them again.")
+            was = f"{given!r:.70}"  # a version has 66 characters
+            raise InvalidCodes(f"{name} is {was}, the codes would be decoded with {expected!r}: encode them again.")
     full = h * manifest.picture.multiple_of, w * manifest.picture.multiple_of
     height, width = sent.height or full[0], sent.width or full[1]
     if height > full[0] or width > full[1]:

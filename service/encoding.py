@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,7 @@ from service.uploads import FORM, Upload, fit_of, read_upload
 
 JSON = "application/json"
 ANSWERS = (JSON, npy.MEDIA_TYPE, containers.MEDIA_TYPE)
+_NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")  # `float` also reads Arabic digits, and 0_1
 
 Codes = NDArray[np.int64]
 
@@ -86,10 +88,7 @@ def _packing(model: Model, query: Mapping[str, str], media_type: str) -> Packing
 
 
 def _effort(model: Model, text: str) -> float:
-    try:
-        effort = float(text)
-    except ValueError:
-        effort = -1.0
+    effort = float(text) if _NUMBER.fullmatch(text) else -1.0
     if not 0 <= effort <= LARGEST_EFFORT:
         raise InvalidParameter(f"effort must be a number in 0..{LARGEST_EFFORT:g}, not {text[:40]!r}.")
     if effort and model.codec.latents is None:

@@ -55,7 +55,8 @@ async def read_optional_body(request: Request, service: Service) -> bytes:
         QueueFull: with the other bodies it is more than may be inside. ClientClosed: the client has left.
     """
     max_bytes = service.settings.max_body_bytes
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    codings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
+    if any(coding.strip() not in ("identity", "") for coding in codings):
         raise UnsupportedMediaType("Send the body without compression.")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:

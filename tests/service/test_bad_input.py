@@ -89,6 +89,7 @@ ROWS = (
     Row("JPEG of many scans", 422, "not-a-picture", bad.scans(100), "image/jpeg"),
     Row("BMP of runs", 422, "not-a-picture", bad.run_length_bmp(), "image/bmp"),
     Row("compressed body", 415, "unsupported-media-type", headers={"content-encoding": "gzip"}),
+    Row("body compressed last", 415, "unsupported-media-type", headers={"content-encoding": "identity, gzip"}),
     Row("compressed JSON", 415, "unsupported-media-type", b"{}", JSON, "/decode", headers={"content-encoding": "GZIP"}),
     Row("form without boundary", 400, "malformed-request", b"x", "multipart/form-data"),
     Row(
@@ -107,6 +108,9 @@ ROWS = (
         b'--xx\r\nContent-Disposition: form-data; name="picture"\r\n\r\nab\r\n--xx--\r\n',
         FORM,
     ),
+    Row("effort in Arabic digits", 422, "invalid-parameter", path="/encode?effort=%D9%A1"),
+    Row("effort with an underscore", 422, "invalid-parameter", path="/encode?effort=0_0"),
+    Row("effort that is no number", 422, "invalid-parameter", path="/encode?effort=nan"),
     Row("unknown query field", 422, "invalid-parameter", path="/encode?modle=tiny"),
     Row("query field given twice", 422, "invalid-parameter", path="/encode?fit=pad&fit=exact"),
     Row("unknown model", 404, "unknown-model", path="/encode?model=none"),
@@ -226,6 +230,21 @@ def test_bad_input_gets_its_problem_and_the_service_goes_on(client: TestClient, 
 )
 def test_the_detail_says_what_to_change(client: TestClient, path: str, headers: dict[str, str], said: str) -> None:
     assert said in client.post(path, content=DIGIT, headers=headers).json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["model", "version"])
+def test_the_detail_repeats_only_the_beginning_of_a_text(client: TestClient, name: str) -> None:
+    """It had 3 MB."""
+    answer = client.post("/decode", json={"codes": ZEROS, name: "A" * 3_000_000})
+    assert (answer.status_code, answer.json()["type"]) == (422, problem_type("invalid-codes"))
+    assert answer.json()["detail"].startswith(f"{name} is 'AAA")
+    assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "identity, Identity", ",identity"])
+def test_a_body_that_is_not_compressed_may_say_so(client: TestClient, coding: str) -> None:
+    headers = {"content-type": PNG, "content-encoding": coding}
+    assert client.post("/encode", content=DIGIT, headers=headers).status_code == 200
 
 
 def test_webp_takes_its_longest_side_and_the_refusal_of_more_names_png(client: TestClient) -> None:
