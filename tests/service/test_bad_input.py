@@ -108,7 +108,7 @@ ROWS = (
         b'--xx\r\nContent-Disposition: form-data; name="picture"\r\n\r\nab\r\n--xx--\r\n',
         FORM,
     ),
-    Row("effort in Arabic digits", 422, "invalid-parameter", path="/encode?effort=%D9%A1"),
+    Row("effort in Arabic digits", 422, "invalid-parameter", path="/encode?effort=%D9%A0"),
     Row("effort with an underscore", 422, "invalid-parameter", path="/encode?effort=0_0"),
     Row("effort that is no number", 422, "invalid-parameter", path="/encode?effort=nan"),
     Row("unknown query field", 422, "invalid-parameter", path="/encode?modle=tiny"),
