@@ -1,4 +1,5 @@
-"""The lecture's systems, AE -> VAE -> CVAE -> VQ-VAE, on one encoder and decoder.
+"""AE -> VAE -> CVAE -> VQ-VAE, the systems of the lecture notes that this project implements, on one encoder and
+decoder; "the lecture" below means these notes.
 
 In: images float32 (B,C,H,W) in [0,1], labels int64 (B,) where the system is conditional. Out: `AutoencoderOutput`.
 The reconstruction loss of every system is derived from the mean squared error over pixels on [0,1].

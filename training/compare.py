@@ -1,4 +1,4 @@
-"""`compare`: the lecture's systems on one data set, at one budget, measured by the same yardsticks.
+"""`compare`: AE, VAE, CVAE and VQ-VAE on one data set, at one budget, measured by the same yardsticks.
 
 In: a config whose autoencoder is the VQ-VAE to compare with, and a folder. Out: one run folder a system, `compare.json`
 with every number, and a sheet of samples a system. A second call goes on where the first stopped.
@@ -24,7 +24,7 @@ from training.autoencoders import VAE, VQVAE
 from training.classifier import Classifier, describe, fit_classifier
 from training.config import AutoencoderConfig, ConfigError, RunConfig
 from training.data import DataSet, load_data
-from training.evaluation import sample_codes
+from training.evaluation import BOUND, sample_codes
 from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
 from training.fit import fit, require_own_folder
 from training.jobs import to_unit
@@ -105,6 +105,18 @@ def _require_comparable(config: RunConfig, data: DataSet) -> None:
             "compare measures whole pictures: leave data.crop out, and bring picture files to one size beforehand"
         )
     data.require_multiple_of(config.autoencoder.downsampling)
+    count, least = yardstick_count(config, data), max(config.compare.neighbours, len(data.label_names)) + 1
+    if count < least:
+        raise ConfigError(
+            f"compare would measure {count} pictures a system, and needs {least} at least, one more than "
+            f"compare.neighbours and than labels: raise compare.samples, now {config.compare.samples}, or bring more "
+            f"than {len(data.train)} training and {len(data.test)} test pictures"
+        )
+
+
+def yardstick_count(config: RunConfig, data: DataSet) -> int:
+    """How many pictures are measured of each system, of the test split and of the training split."""
+    return min(config.compare.samples, len(data.test), len(data.train))
 
 
 def require_own_folders(systems: dict[str, RunConfig], data: DataSet, folder: Path) -> None:
@@ -178,7 +190,7 @@ class Yardstick:
 
     def __init__(self, config: RunConfig, data: DataSet, classifier: Classifier) -> None:
         self._classifier, self._neighbours = classifier, config.compare.neighbours
-        self.count = min(config.compare.samples, len(data.test), len(data.train))
+        self.count = yardstick_count(config, data)
         assert isinstance(data.test.images, Tensor) and isinstance(data.train.images, Tensor)
         features, seen = describe(classifier, to_unit(data.test.images))
         self.accuracy = float((seen == data.test.labels).double().mean())
@@ -218,7 +230,7 @@ def measure_system(run: Run, data: DataSet, yardstick: Yardstick, sheet_path: Pa
         "prior_steps": stages.prior.steps if run.prior else 0,
         "mse": run.metrics["test"]["mse"],
         "psnr_db": run.metrics["test"]["psnr_db"],
-        "elbo_nats": run.metrics["test"]["elbo_nats"],
+        **{name: run.metrics["test"].get(name) for name in BOUND},  # a run from before they were measured has fewer
         "perplexity": quality.get("perplexity"),
         "bits_per_code": bits_per_code,
         "bits_per_picture": bits_per_code * codes_a_picture if bits_per_code is not None else None,

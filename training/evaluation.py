@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 import torch
 from torch import Tensor
@@ -25,10 +25,34 @@ CODES_A_BATCH = 1 << 14  # of the prior: its logits are 4 * K bytes a code
 
 
 @dataclass(frozen=True)
+class Bound:
+    """The ELBO of a VAE or CVAE and what it is made of, in nats a picture: one sample of z each, drawn from the seed.
+
+    With E_q[MSE] = m over D pixels it is -D/2 (m / sigma'^2 + log(2 pi sigma'^2)) - KL. The best sigma'^2 for the same
+    encoder and means is m (arXiv:2006.13202); training only moves towards it, and may end before it is there.
+    """
+
+    elbo_nats: float  # at the learned sigma'
+    kl_nats: float
+    decoder_sigma: float  # sigma' of p(x|z) as learned
+    best_sigma: float
+    best_elbo_nats: float  # at the best sigma'
+
+
+BOUND = tuple(field.name for field in fields(Bound))
+
+
+@dataclass(frozen=True)
 class Reconstruction:
+    """The bound is None where the system has none: only VAE and CVAE do."""
+
     mse: float
     psnr_db: float
-    elbo_nats: float | None = None  # a picture, VAE and CVAE only: one sample of z a picture, drawn from the seed
+    elbo_nats: float | None = None
+    kl_nats: float | None = None
+    decoder_sigma: float | None = None
+    best_sigma: float | None = None
+    best_elbo_nats: float | None = None
 
 
 def psnr_db(mse: float) -> float:
@@ -56,22 +80,32 @@ def measure_reconstruction(model: System, split: Split, seed: int) -> Reconstruc
         images = to_unit(pixels)
         squares += float((reconstruct(model, images, labels) - images).double().square().sum())
     mse = squares / split.images.numel()
-    return Reconstruction(mse, psnr_db(mse), elbo_nats(model, split, seed) if isinstance(model, VAE) else None)
+    return Reconstruction(mse, psnr_db(mse), **(asdict(bound(model, split, seed)) if isinstance(model, VAE) else {}))
 
 
 @torch.no_grad()
-def elbo_nats(model: VAE, split: Split, seed: int) -> float:
-    """The mean over pictures: the same at each call, and the caller's random numbers go on as if there had been none.
+def bound(model: VAE, split: Split, seed: int) -> Bound:
+    """The means over pictures: the same at each call, and the caller's random numbers go on as if there had been none.
 
     The model lies on the CPU, as every finished one does: only the CPU's generator is seeded and restored.
     """
     assert isinstance(split.images, Tensor)
-    total = 0.0
+    totals = dict.fromkeys(("elbo", "kl", "mse"), 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         for pixels, labels in batches(split.images, split.labels):
-            total += float(model(to_unit(pixels), labels).metrics["elbo"]) * len(labels)
-    return total / len(split)
+            metrics = model(to_unit(pixels), labels).metrics
+            totals = {name: total + float(metrics[name]) * len(labels) for name, total in totals.items()}
+    elbo, kl, mse = (total / len(split) for total in totals.values())
+    best_variance = max(mse, 1e-12)
+    best_likelihood = -0.5 * split.images[0].numel() * (1 + math.log(2 * math.pi * best_variance))
+    return Bound(
+        elbo_nats=elbo,
+        kl_nats=kl,
+        decoder_sigma=math.exp(0.5 * float(model.log_variance)),
+        best_sigma=math.sqrt(best_variance),
+        best_elbo_nats=best_likelihood - kl,
+    )
 
 
 @torch.no_grad()

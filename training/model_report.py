@@ -1,7 +1,8 @@
 """The comparison as a page: compare.json -> a section of docs/model-report.md, with its pictures.
 
 In: the folder that `compare` has filled. Out: `docs/results/compare.json`, `docs/pictures/compare-*.png` and, between
-two markers in `docs/model-report.md`, the section that these numbers make. What stands outside the markers stays.
+two markers in `docs/model-report.md`, the section that these numbers make. What stands outside the markers stays. Every
+number of the section, and which of two sentences stands there, follows from compare.json.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("bits/code", "bits_per_code", ".3f"),
     ("bits/picture", "bits_per_picture", ".1f"),
 )
+BOUND_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("KL, nats", "kl_nats", ".1f"),
+    ("sigma", "decoder_sigma", ".4f"),
+    ("best sigma", "best_sigma", ".4f"),
+    ("ELBO, nats", "elbo_nats", ".1f"),
+    ("ELBO at the best sigma", "best_elbo_nats", ".1f"),
+)
 SAMPLE_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("Fréchet distance", "frechet", ".2f"),
     ("precision", "precision", ".3f"),
@@ -47,6 +55,11 @@ def write_model_report(folder: Path, docs: Path) -> None:
     shutil.copyfile(folder / COMPARE_FILE, docs / "results" / COMPARE_FILE)
     for name in result["systems"]:
         shutil.copyfile(folder / f"samples-{name}.png", docs / "pictures" / f"compare-{name}.png")
+    write_page(result, docs)
+
+
+def write_page(result: dict[str, Any], docs: Path) -> None:
+    """Rewrite the section of `docs/model-report.md` from the content of a compare.json."""
     page = docs / "model-report.md"
     text = page.read_text(encoding="utf-8") if page.exists() else f"{TITLE}{START}\n{END}\n"
     before, start, rest = text.partition(START)
@@ -57,42 +70,86 @@ def write_model_report(folder: Path, docs: Path) -> None:
 
 
 def section(result: dict[str, Any]) -> str:
-    """The section as Markdown; every number in it comes from `result`."""
-    systems, real, classifier = result["systems"], result["real"], result["classifier"]
-    count = result["samples"]
+    """The section as Markdown."""
+    systems, real = result["systems"], result["real"]
     parts = [
         "## AE, VAE, CVAE and VQ-VAE side by side\n",
         f"`{result['command']}` trained and measured what follows: [compare.json](results/compare.json).",
-        "One encoder and decoder serves all systems. `vae-large` and `cvae-large` have about as many parameters and as "
-        "many training steps as a VQ-VAE and its prior together; `vqvae-fsq` has no codebook and so fewer. The budget "
-        "is small, so that all of it takes a CPU a few hours: what a prior reaches that is trained for longer stands "
-        "in [the benchmarks](benchmarks.md).\n",
+        f"{_budget(result)}\n",
         _table(COLUMNS, systems),
-        f"Samples, {count:,} from each system, in the features of a classifier with {classifier['test_accuracy']:.2%} "
-        "accuracy on the test set, against as many test pictures drawn at random. `real` is as many training pictures, "
-        "drawn and measured in the same way: what a system would score that returned pictures it has learned from. "
-        "Spread is the mean distance of two samples of a class, real test pictures being 1. Precision is the part of "
-        "the samples that lie near real pictures and says nothing alone: samples that are all alike may have much of "
-        "it and no recall, which is the part of the real pictures that samples lie near.\n",
+        _bounds(systems),
+        _yardstick(result),
         _table(SAMPLE_COLUMNS, {"real": real} | _with_guided(result)),
         "The VQ-VAEs draw codes from their class-conditional priors, the VAEs a latent from N(0, I), and the AE, which "
         "has no distribution to draw from, each latent from a normal distribution fitted to it. Guidance pushes the "
         "prior's samples towards their label ([how it works](how-it-works.md)).\n",
-        "The decoder's sigma of a VAE is one learned number, and the best one is the root of the MSE: "
-        f"{math.sqrt(systems['cvae']['mse']):.3f} for cvae. So small, it makes the KL term light beside the "
-        "reconstruction: the latents keep even the class to themselves, and N(0, I) seldom hits them. A larger sigma, "
-        "fixed, would buy samples and control with blur; it was not measured here.\n",
         "### A claim, tested\n",
-        "The lecture that this project follows, as many texts on VQ-VAE do, says that the VAE's fixed normal prior and "
-        "continuous latents give weak diversity and weak control.\n",
+        "The lecture notes that this project implements (their formulas stand in [how it works](how-it-works.md)) say, "
+        "as many texts on VQ-VAE do, that the VAE's fixed normal prior and continuous latents give weak diversity and "
+        "weak control.\n",
         *(f"- {verdict}" for verdict in verdicts(systems, real["spread"])),
         f"- The claim says nothing of how real samples look (precision): {_listed('precision', '.3f', systems)}.",
-        f"- Guidance {result['guidance']:g} raises the class agreement of the VQ-VAE (EMA) to "
-        f"{result['guided']['vqvae-ema']['class_agreement']:.1%}.",
+        f"- {_guidance(result)}",
         "\n### Samples\n",
         *(f"**{name}**\n\n![samples of {name}](pictures/compare-{name}.png)\n" for name in systems),
     ]
     return "\n".join(parts)
+
+
+def _budget(result: dict[str, Any]) -> str:
+    """What the systems have in common, and where their parameters, steps and codes differ."""
+    systems, quantizer = result["systems"], result["config"]["autoencoder"]["quantizer"]
+    vqvae, fsq = systems["vqvae-ema"], systems["vqvae-fsq"]
+    codes, fsq_codes = quantizer["codebook_size"], math.prod(quantizer["levels"])
+    others = "" if codes == fsq_codes else f", where the others have {codes:,}"
+    return (
+        "One encoder and decoder serves all systems. A VQ-VAE (EMA) and its prior have "
+        f"{vqvae['parameters'] + vqvae['prior_parameters']:,} parameters together; `vae-large` has "
+        f"{systems['vae-large']['parameters']:,} and `cvae-large` {systems['cvae-large']['parameters']:,}, and both "
+        f"are trained for as many steps as the two stages. `vqvae-fsq` has no codebook and {fsq['parameters']:,} "
+        f"parameters, `vqvae-ema` with its codebook {vqvae['parameters']:,}; the levels of `vqvae-fsq` make "
+        f"{fsq_codes:,} codes{others}. The trainings took "
+        f"{_duration(sum(system['seconds'] for system in systems.values()))} in all, with torch "
+        f"{result['libraries']['torch']}: what a prior reaches that is trained for longer stands in "
+        "[the benchmarks](benchmarks.md)."
+    )
+
+
+def _duration(seconds: float) -> str:
+    """In the largest of three units of which there is one at least."""
+    unit, length = next(one for one in (("hours", 3600), ("minutes", 60), ("seconds", 0)) if seconds >= one[1])
+    return f"{seconds / max(1, length):.1f} {unit}"
+
+
+def _bounds(systems: dict[str, Any]) -> str:
+    """How far the learned sigmas are from their best: one that has not settled costs nats that no network misses."""
+    measured = {name: values for name, values in systems.items() if values.get("decoder_sigma") is not None}
+    learned = "The ELBO is that of the decoder's sigma as training left it. Sigma is one learned number"
+    if not measured:
+        return f"{learned}, and need not have settled; these numbers do not hold it.\n"
+    meaning = "the best one for the same encoder and means is the root of the MSE of sampled z (arXiv:2006.13202)"
+    return f"{learned}; {meaning}.\n\n{_table(BOUND_COLUMNS, measured)}"
+
+
+def _yardstick(result: dict[str, Any]) -> str:
+    return (
+        f"Samples, {result['samples']:,} from each system, in the features of a classifier with "
+        f"{result['classifier']['test_accuracy']:.2%} accuracy on the test set, against as many test pictures drawn at "
+        "random. `real` is as many training pictures, drawn and measured in the same way: what a system would score "
+        "that returned pictures it has learned from. Spread is the mean distance of two samples of a class, real test "
+        "pictures being 1. Precision is the part of the samples that lie near real pictures and says nothing alone: "
+        "samples that are all alike may have much of it and no recall, which is the part of the real pictures that "
+        "samples lie near.\n"
+    )
+
+
+def _guidance(result: dict[str, Any]) -> str:
+    before, after = (result[which]["vqvae-ema"]["class_agreement"] for which in ("systems", "guided"))
+    change = "hardly changes" if abs(after - before) <= CLEAR else "raises" if after > before else "lowers"
+    return (
+        f"Guidance {result['guidance']:g} {change} the class agreement of the VQ-VAE (EMA): {before:.1%} without, "
+        f"{after:.1%} with it."
+    )
 
 
 def _with_guided(result: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,15 @@ from torch import Tensor
 
 from tests.training.conftest import DIGITS, TINY, tiny_config
 from training.__main__ import main
+from training.autoencoders import VAE
 from training.classifier import Classifier, describe, fit_classifier
 from training.compare import Yardstick, count_parameters, variants
 from training.config import ConfigError, RunConfig
 from training.data import DataSet, Split, load_data
+from training.evaluation import BOUND, bound
 from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
 from training.model_report import CLEAR, END, START, section, verdicts, write_model_report
-from training.runs import build_autoencoder, build_prior
+from training.runs import build_autoencoder, build_prior, load_run
 
 SYSTEMS = ("ae", "vae", "vae-large", "cvae", "cvae-large", "vqvae-gradient", "vqvae-ema", "vqvae-fsq")
 FEW_STEPS = (
@@ -193,12 +196,15 @@ def test_pictures_need_not_be_square(tmp_path: Path) -> None:
     [
         (["data.crop=28"], "leave data.crop out"),
         (["autoencoder.downsampling=8"], "must be multiples of 8"),
+        (["compare.samples=3"], "3 pictures a system, and needs 11 at least"),  # ten labels
+        (["compare.neighbours=100"], "100 pictures a system, and needs 101 at least"),  # of 100 test digits
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
 ) -> None:
-    """Crops ended in a bare AssertionError; a size that the encoder cannot halve, after the classifier's training."""
+    """Crops ended in a bare AssertionError; after the classifier's training, a size that the encoder cannot halve, and
+    fewer pictures than a picture is to have neighbours."""
     command = ["compare", "--config", str(TINY), "--data", str(DIGITS), "--out", str(tmp_path / "out"), *overrides]
     assert main(command) == 2
     assert message in capsys.readouterr().err
@@ -230,7 +236,8 @@ def test_compare_measures_every_system(compared: Path) -> None:
     for name, numbers in result["systems"].items():
         conditional = name.startswith(("cvae", "vqvae"))
         assert (numbers["class_agreement"] is not None) == conditional
-        assert (numbers["elbo_nats"] is not None) == ("vae" in name and "vq" not in name)
+        for key in BOUND:
+            assert (numbers[key] is not None) == ("vae" in name and "vq" not in name)
         assert (numbers["bits_per_picture"] is not None) == ("vq" in name)
         assert 0 <= numbers["precision"] <= 1 and 0 <= numbers["recall"] <= 1
         assert (compared / f"samples-{name}.png").stat().st_size > 0
@@ -267,6 +274,70 @@ def test_the_page_shows_the_numbers_and_keeps_what_others_wrote(compared: Path) 
     assert f"| vqvae-fsq, guidance 2 | {result['guided']['vqvae-fsq']['frechet']:.2f} |" in text
     write_model_report(compared, page.parent)
     assert page.read_text() == text
+
+
+def test_the_best_sigma_is_where_the_elbo_of_the_same_networks_is_largest(compared: Path) -> None:
+    run = load_run(compared / "cvae")
+    model, test = run.autoencoder, load_data(run.config.data).test
+    assert isinstance(model, VAE)
+    found = bound(model, test, seed=1)
+    assert found.decoder_sigma == pytest.approx(math.exp(0.5 * model.log_variance.item()))
+    assert found.best_elbo_nats > found.elbo_nats + 1  # twenty steps settle nothing
+    with torch.no_grad():
+        model.log_variance.fill_(2 * math.log(found.best_sigma))
+    best = bound(model, test, seed=1)  # the same z, and so the same means
+    assert best.elbo_nats == pytest.approx(found.best_elbo_nats, rel=1e-5)  # sums in float32
+    for factor in (0.99, 1.01):
+        with torch.no_grad():
+            model.log_variance.fill_(2 * math.log(factor * found.best_sigma))
+        assert bound(model, test, seed=1).elbo_nats < best.elbo_nats
+
+
+@pytest.fixture
+def result(compared: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((compared / "compare.json").read_text())
+    return found
+
+
+def test_the_page_says_how_far_sigma_is_from_its_best_where_it_was_read(result: dict[str, Any]) -> None:
+    """It gave the root of an MSE for the sigma of models whose own was half as large again."""
+    cvae = result["systems"]["cvae"]
+    row = f"| cvae | {cvae['kl_nats']:.1f} | {cvae['decoder_sigma']:.4f} | {cvae['best_sigma']:.4f} |"
+    assert row in section(result)
+    for values in result["systems"].values():
+        for key in set(BOUND) - {"elbo_nats"}:
+            values.pop(key, None)
+    older = section(result)
+    assert "these numbers do not hold it" in older and "best sigma" not in older
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (0.895, 0.991, "raises the class agreement of the VQ-VAE (EMA): 89.5% without, 99.1% with it."),
+        (0.167, 0.167, "hardly changes the class agreement of the VQ-VAE (EMA): 16.7% without, 16.7% with it."),
+        (0.5, 0.4, "lowers the class agreement of the VQ-VAE (EMA): 50.0% without, 40.0% with it."),
+    ],
+)
+def test_what_guidance_does_follows_the_numbers(
+    result: dict[str, Any], before: float, after: float, sentence: str
+) -> None:
+    result["systems"]["vqvae-ema"]["class_agreement"] = before
+    result["guided"]["vqvae-ema"]["class_agreement"] = after
+    assert f"- Guidance 2 {sentence}\n" in section(result)
+
+
+def test_the_budget_follows_the_numbers(result: dict[str, Any]) -> None:
+    """Whatever was compared, it took a CPU a few hours, and FSQ's number of codes went unsaid."""
+    quantizer = result["config"]["autoencoder"]["quantizer"]
+    quantizer["codebook_size"], quantizer["levels"] = 16, [8, 8, 8]
+    assert "the levels of `vqvae-fsq` make 512 codes, where the others have 16." in section(result)
+    quantizer["codebook_size"] = 512
+    assert "the levels of `vqvae-fsq` make 512 codes." in section(result)
+    for seconds, said in ((0.5, "4.0 seconds"), (60, "8.0 minutes"), (1800, "4.0 hours")):
+        for values in result["systems"].values():
+            values["seconds"] = seconds
+        assert f"The trainings took {said} in all" in section(result)
 
 
 @pytest.mark.parametrize(("gap", "verdict"), [(0.1, "claim holds."), (CLEAR / 2, "less than"), (-0.1, "not hold.")])
