@@ -1,7 +1,8 @@
-"""The sections of docs/benchmarks.md, written again from the committed results: `python -m benchmarks.pages`.
+"""The sections of docs/benchmarks.md, and that of docs/model-report.md, written again from the committed results:
+`python -m benchmarks.pages`.
 
-In: docs/results. Out: the same page, every section that a result makes anew. A test compares the two, so a change of
-a sentence needs no new measurement, and a number in the page cannot differ from its result.
+In: docs/results. Out: the same pages, every section that a result makes anew. A test compares the two, so a change of
+a sentence needs no new measurement, and a number in a page cannot differ from its result.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from benchmarks import (
     batch_sizes,
+    decoder_sigma,
     generation_kill,
     generation_load,
     gpu_page,
@@ -29,7 +31,8 @@ from benchmarks import (
     sampler,
 )
 from benchmarks.abuse import common
-from benchmarks.report import RESULTS, write_section
+from benchmarks.report import PAGE, RESULTS, write_section
+from training.model_report import write_page
 
 Result = dict[str, Any]
 
@@ -55,6 +58,7 @@ def _abuse() -> str:
 
 PAGES: dict[str, Callable[[Result], str]] = {
     "batch_sizes": batch_sizes.page,
+    "decoder_sigma": decoder_sigma.page,
     "generation_kill": generation_kill.page,
     "generation_load": _generation_load,
     "guidance": guidance.page,
@@ -81,6 +85,7 @@ def sections() -> dict[str, str]:
 def main() -> None:
     for name, markdown in sections().items():
         write_section(name, markdown)
+    write_page(result("compare"), PAGE.parent)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.pages import result, sections
 from benchmarks.report import PAGE, ROOT
+from training.model_report import END, START, section
 
 SECTIONS = sections()
 
@@ -20,6 +21,11 @@ def shown(name: str) -> str:
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_section_is_that_of_its_result(name: str) -> None:
     assert shown(name) == SECTIONS[name].strip(), "run make docs"
+
+
+def test_the_model_report_is_that_of_its_result() -> None:
+    text = (ROOT / "docs" / "model-report.md").read_text(encoding="utf-8")
+    assert f"{START}\n{section(result('compare'))}{END}" in text, "run make docs"
 
 
 @pytest.mark.parametrize("name", ["mnist", "photos", "photos-f8"])
