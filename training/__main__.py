@@ -48,12 +48,14 @@ def _parser() -> argparse.ArgumentParser:
         job.add_argument("--data", help="a path or a name in place of the config's data.source")
         job.add_argument("--out", type=Path, help="the run folder; runs/NAME of the config if not given")
         job.add_argument("overrides", nargs="*", metavar="key.sub=value", help="for example trainer.seed=2")
-    evaluate = jobs.add_parser("evaluate", help="measure a finished run again, or on other data")
+    evaluate = jobs.add_parser("evaluate", help="measure a finished run again, or on all pictures of other data")
     which = evaluate.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=Path, help="a run folder")
     which.add_argument("--config", type=Path, help="the config whose run is in runs/NAME")
     evaluate.add_argument(
-        "--data", help="a path or a name in place of the run's data.source; other data goes to metrics-NAME.json"
+        "--data",
+        help="a path or a name in place of the run's data.source: all of its pictures are measured, or its own test "
+        "split; the numbers go to metrics-NAME.json",
     )
     return parser
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training.autoencoders import VQVAE
 from training.config import ConfigError, RunConfig, parse_config
-from training.data import DataSet, Split, Stream, load_data
+from training.data import DataSet, Split, Stream, load_data, would_read_run
 from training.evaluation import encode_all
 from training.jobs import AutoencoderJob, PriorJob, StageData
 from training.prior import PixelCNN
@@ -66,7 +66,12 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
 
 @rank_zero_only
 def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None:
-    """A new folder, or the folder of the same configuration to go on with."""
+    """A new folder outside of the data, or the folder of the same configuration to go on with."""
+    if would_read_run(config.data, folder):
+        raise ConfigError(
+            f"{folder} lies in data.source {config.data.source}: the sheets of the run would be some of its pictures; "
+            "choose an --out outside of it"
+        )
     if (folder / CONFIG_FILE).exists():
         if not resume:
             raise ConfigError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")

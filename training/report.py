@@ -21,7 +21,7 @@ from torch import Tensor
 from service.bundle import Quality
 from training.autoencoders import VQVAE
 from training.config import RunConfig
-from training.data import DataError, DataSet, Split, licence_of, load_data, tiles
+from training.data import DataError, DataSet, Split, licence_of, load_to_measure, tiles
 from training.evaluation import (
     bits_per_code,
     code_perplexity,
@@ -122,7 +122,8 @@ def write_report(
 
 
 def evaluate(folder: Path, source: str | None = None) -> tuple[dict[str, Any], Path]:
-    """Measure a finished run again, on its own data or on `source`; returns the numbers and the file they are in.
+    """Measure a finished run again, on its own test pictures or on all of `source`, unless that has a test split of its
+    own; returns the numbers and the file they are in.
 
     On the run's own data, metrics.json keeps what it says of the training: only measurements and sheets are new. On
     other data it stays as it is, because the export reads it, and the numbers go to metrics-NAME.json.
@@ -135,7 +136,7 @@ def evaluate(folder: Path, source: str | None = None) -> tuple[dict[str, Any], P
     config = run.config
     if source is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
-    data = load_data(config.data)
+    data = load_to_measure(config.data, run.metrics["data"]["digest"])
     expected = (tuple(run.metrics["data"]["picture"]), tuple(run.metrics["data"]["labels"]))
     if (data.picture, data.label_names) != expected:
         found = (data.picture, data.label_names)

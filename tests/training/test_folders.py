@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.training.test_data import noise, write_pictures
 from training.config import DataConfig
-from training.data import DataError, DataSet, load_data
+from training.data import DataError, DataSet, load_data, would_read_run
 from training.data.dataset import ranked
 from training.data.folder import MOST_ENLARGED, decode_picture, picture_files, split_files
 
@@ -191,3 +191,87 @@ def test_a_label_only_of_the_test_folder_is_refused(tmp_path: Path) -> None:
         write_pictures(tmp_path / label, 4)
     with pytest.raises(DataError, match="has the label 'eels', which the training pictures lack"):
         loaded(tmp_path)
+
+
+# splits
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val"), ("Train", "Test"), ("training", "testing"), ("train", "Valid", "dev")]
+)
+def test_folders_that_are_nearly_a_split_are_no_labels(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """A model had the labels train and val, and its test pictures were drawn from both."""
+    for name in names:
+        for label in ("cats", "dogs"):
+            write_pictures(tmp_path / name / label, 4)
+    with pytest.raises(DataError, match="which are no labels: name those of the split train and test"):
+        loaded(tmp_path)
+
+
+def test_pictures_beside_train_and_test_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, count in (("train", 10), ("test", 4), ("valid", 3)):
+        write_pictures(tmp_path / name, count)
+    with caplog.at_level("INFO"):
+        data = loaded(tmp_path)
+    assert pictures_in(data) == 14 and len(data.test) == 4
+    train, test = tmp_path / "train", tmp_path / "test"
+    assert f"training pictures are those of {train}, test pictures those of {test}" in caplog.messages
+    assert f"not used: {tmp_path / 'valid' / '00.png'} and 2 more pictures beside train and test" in caplog.messages
+
+
+def test_a_loose_test_picture_is_no_label(tmp_path: Path) -> None:
+    for label in ("train/cats", "train/dogs", "test/cats"):
+        write_pictures(tmp_path / label, 4)
+    Image.fromarray(noise((20, 24, 3))).save(tmp_path / "test" / "x.png")
+    with pytest.raises(DataError, match=r"test/x\.png has no label: move it into the sub-folder of its label"):
+        loaded(tmp_path)
+
+
+def test_an_empty_test_folder_is_named(tmp_path: Path) -> None:
+    """It ended in an IndexError."""
+    write_pictures(tmp_path / "train", 4)
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match=r"test holds no \.png"):
+        loaded(tmp_path)
+
+
+# what is not read
+
+
+def test_pictures_of_other_formats_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_pictures(tmp_path / "p", 10)
+    for name in ("a.gif", "b.GIF", "c.heic", "notes.txt", ".hidden/d.gif"):
+        (tmp_path / "p" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "p" / name).touch()
+    loaded(tmp_path / "p")
+    assert any(
+        message.startswith(f"not read in {tmp_path / 'p'}: 2 .gif, 1 .heic: save") for message in caplog.messages
+    )
+
+
+def test_a_picture_that_goes_during_the_training_is_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", 10)
+    train = loaded(tmp_path / "p", crop=16, memory_mib=0).train
+    for path in (tmp_path / "p").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"png could be read when the training began .*--resume"):
+        train.images[0]
+
+
+@pytest.mark.parametrize(
+    ("folders", "run", "expected"),
+    [
+        (("cats", "dogs"), "runs/mine", True),
+        (("cats", "dogs"), ".", True),
+        (("cats", "dogs"), ".runs/mine", False),
+        (("cats", "dogs"), "../runs", False),
+        (("train", "test"), "runs/mine", False),
+        (("train", "test"), "train/run", True),
+        (("train",), "runs/mine", True),
+    ],
+)
+def test_a_run_in_its_own_data_is_known(tmp_path: Path, folders: tuple[str, ...], run: str, expected: bool) -> None:
+    for folder in folders:
+        write_pictures(tmp_path / "p" / folder, 2)
+    config = DataConfig(source=str(tmp_path / "p"))
+    assert would_read_run(config, tmp_path / "p" / run) is expected

@@ -255,6 +255,15 @@ def test_a_mistake_in_model_or_trainer_leaves_no_run_behind(tmp_path: Path, over
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_in_its_own_data_is_refused(tmp_path: Path) -> None:
+    """Its sheets became pictures of the data, so that it could neither be resumed nor exported."""
+    for index in range(4):
+        Image.new("L", (28, 28), index).save(tmp_path / f"{index}.png")
+    with pytest.raises(ConfigError, match="choose an --out outside of it"):
+        fit(tiny_config(f"data.source={tmp_path}"), tmp_path / "runs" / "tiny")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_lightning_prints_no_tips() -> None:
     lightning = logging.getLogger("lightning.pytorch")
     lightning.setLevel(logging.INFO)
@@ -515,6 +524,45 @@ def test_evaluate_on_other_data_leaves_what_the_export_reads(tiny_run: Path, tmp
     assert metrics["quality"]["pictures"] == 50 and metrics["data"]["digest"] != data.digest
     assert (copy / "metrics.json").read_bytes() == before
     assert (copy / f"reconstructions-{name}.png").exists() and not (copy / "reconstructions.png").exists()
+
+
+def test_evaluate_measures_every_picture_of_other_data(tiny_run: Path, tmp_path: Path) -> None:
+    """It measured the part that a training would have put aside, 15 of 100, and refused two pictures."""
+    copy = copied(tiny_run, tmp_path / "copy")
+    test = load_data(tiny_config().data).test
+    assert isinstance(test.images, torch.Tensor)
+    pixels, labels = test.images[:, 0].numpy(), test.labels.numpy()
+    few = [int(np.flatnonzero(labels == 9)[0]), 0]
+    for name, part in (("all", slice(None)), ("few", few)):
+        np.savez(tmp_path / f"{name}.npz", images=pixels[part], labels=labels[part])
+        metrics, path = evaluate(copy, str(tmp_path / f"{name}.npz"))
+        assert metrics["quality"]["pictures"] == len(labels[part]) and path != copy / "metrics.json"
+        assert metrics["data"]["pictures"] == {"train": 0, "validation": 0, "test": len(labels[part])}
+        if name == "all":  # the run's test split, from another place
+            expected = json.loads((copy / "metrics.json").read_text())["quality"]["mse"]
+            assert metrics["quality"]["mse"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_evaluate_knows_the_data_of_the_run_elsewhere(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", images=random.integers(0, 256, (60, 8, 8), np.uint8))
+    fit(tiny_config(*VQ_ONLY, f"data.source={tmp_path / 'd.npz'}"), tmp_path / "run")
+    (tmp_path / "d.npz").rename(tmp_path / "moved.npz")
+    metrics, path = evaluate(tmp_path / "run", str(tmp_path / "moved.npz"))
+    assert path.name == "metrics.json" and metrics["test"]["pictures"] == 9
+
+
+def test_evaluate_cuts_all_of_other_pictures_into_tiles(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for folder, count in (("p", 12), ("q", 2)):
+        (tmp_path / folder).mkdir()
+        for index in range(count):
+            pixels = random.integers(0, 256, (34, 50), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
+    overrides = (f"data.source={tmp_path / 'p'}", "data.crop=16", "data.grey=true")
+    fit(tiny_config(*VQ_ONLY, *overrides), tmp_path / "run")
+    metrics, _ = evaluate(tmp_path / "run", str(tmp_path / "q"))
+    assert metrics["test"]["pictures"] == 2 * 2 * 3
 
 
 def test_evaluate_keeps_what_it_measured_on_other_data_of_the_same_name(tiny_run: Path, tmp_path: Path) -> None:

@@ -19,19 +19,32 @@ from training.data.dataset import (
     Ragged,
     Source,
     Split,
+    TooFewError,
     digest_of,
     require_one_size,
     split_source,
     tiles,
 )
-from training.data.folder import read_folder
+from training.data.folder import read_folder, would_read
 from training.data.named import NAMED, read_named
 from training.data.stream import Batch, Stream
 
 if TYPE_CHECKING:
     from training.config import DataConfig
 
-__all__ = ["Batch", "DataError", "DataSet", "Ragged", "Split", "Stream", "licence_of", "load_data", "tiles"]
+__all__ = [
+    "Batch",
+    "DataError",
+    "DataSet",
+    "Ragged",
+    "Split",
+    "Stream",
+    "licence_of",
+    "load_data",
+    "load_to_measure",
+    "tiles",
+    "would_read_run",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +55,32 @@ def load_data(config: DataConfig) -> DataSet:
     Raises:
         DataError: nothing usable there; the message says which file or setting to change.
     """
+    data = _split(config, _read(config))
+    _tell_of_unseen_labels(data.train, data.label_names)
+    return data
+
+
+def load_to_measure(config: DataConfig, digest: str) -> DataSet:
+    """The pictures to measure a model on that was trained on the data set of this `digest`.
+
+    Of the same data they are its test split, as `load_data` makes it. Of other data no picture was trained on: all of
+    them are the test split, where it has none of its own.
+
+    Raises:
+        DataError: nothing usable there.
+    """
     source = _read(config)
-    for problem in source.skipped:
-        logger.warning("skipped %s", problem)
-    if source.skipped:
-        logger.warning("skipped %d pictures in all", len(source.skipped))
+    try:
+        data = _split(config, source)
+        if source.test is not None or data.digest == digest:
+            return data
+    except TooFewError:  # to train on
+        pass
+    return _whole(config, source)
+
+
+def _split(config: DataConfig, source: Source) -> DataSet:
     train, validation, test = split_source(source, config.validation_fraction, config.test_fraction)
-    _tell_of_unseen_labels(train, source.label_names)
     if config.crop is None:
         train, validation, test = (require_one_size(split) for split in (train, validation, test))
     else:
@@ -56,10 +88,30 @@ def load_data(config: DataConfig) -> DataSet:
             _require_room_for(split, config.crop)
         validation, test = tiles(validation, config.crop), tiles(test, config.crop)
     _require_one_shape(train, test, cropped=config.crop is not None)
+    return _data_set(source, train, validation, test)
+
+
+def _whole(config: DataConfig, source: Source) -> DataSet:
+    nothing, test = source.train.select([]), source.train
+    if config.crop is None:
+        test = require_one_size(test)
+    else:
+        _require_room_for(test, config.crop)
+        test = tiles(test, config.crop)
+    return _data_set(source, nothing, nothing, test)
+
+
+def _data_set(source: Source, train: Split, validation: Split, test: Split) -> DataSet:
     assert isinstance(test.images, Tensor)
     channels, height, width = (int(size) for size in test.images.shape[1:])
     digest = digest_of((train, validation, test))
     return DataSet(train, validation, test, source.label_names, source.skipped, (channels, height, width), digest)
+
+
+def would_read_run(config: DataConfig, folder: Path) -> bool:
+    """Whether the pictures that a run writes into `folder` would be some of its own data at the next look."""
+    source = Path(config.source)
+    return source.is_dir() and not _holds_arrays(source) and would_read(source, folder)
 
 
 def licence_of(config: DataConfig) -> str:
@@ -70,6 +122,19 @@ def licence_of(config: DataConfig) -> str:
 
 
 def _read(config: DataConfig) -> Source:
+    source = _read_source(config)
+    for problem in source.skipped:
+        logger.warning("skipped %s", problem)
+    if source.skipped:
+        logger.warning("skipped %d pictures in all", len(source.skipped))
+    return source
+
+
+def _holds_arrays(path: Path) -> bool:
+    return (path / CIFAR_ARCHIVE).is_file() or any(find_idx(path, part) for part in IDX_PARTS)
+
+
+def _read_source(config: DataConfig) -> Source:
     path = Path(config.source)
     if not path.exists():
         if config.source not in NAMED:
@@ -79,7 +144,7 @@ def _read(config: DataConfig) -> Source:
         return read_npz(path)
     if (path / CIFAR_ARCHIVE).is_file():
         return read_cifar10(path / CIFAR_ARCHIVE)
-    if any(find_idx(path, part) for part in IDX_PARTS):
+    if _holds_arrays(path):
         return read_idx_folder(path)
     return read_folder(
         path,

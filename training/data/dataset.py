@@ -23,6 +23,10 @@ class DataError(TrainingError):
     """The data cannot be used; the message says which file or setting to change."""
 
 
+class TooFewError(DataError):
+    """There are fewer pictures than splits."""
+
+
 class Ragged:
     """Pictures of different sizes. Each is (C, H_i, W_i) uint8; one beyond the memory limit is decoded at each use."""
 
@@ -103,7 +107,9 @@ def split_source(source: Source, validation_fraction: float, test_fraction: floa
     validation_count = max(1, round(validation_fraction * len(order)))
     held_out = test_count + validation_count
     if held_out >= len(order):
-        raise DataError(f"{len(order)} pictures are too few: {held_out} are held out. Add pictures to the data folder")
+        raise TooFewError(
+            f"{len(order)} pictures are too few: {held_out} are held out. Add pictures to the data folder"
+        )
     test = source.test if source.test is not None else source.train.select(sorted(order[:test_count]))
     validation = source.train.select(sorted(order[test_count:held_out]))
     return source.train.select(sorted(order[held_out:])), validation, test

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,16 +26,27 @@ from training.data.dataset import DataError, Ragged, Source, Split, ranked, test
 logger = logging.getLogger(__name__)
 
 MOST_ENLARGED = 4  # times: of a larger picture than that, training would see little but the interpolation
+SPLIT_NAMES = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")  # of folders, in any case
+UNREAD = (
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jxl",
+    ".jp2",
+    ".svg",
+)  # pictures of no format that is read
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
 def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: int | None, memory_mib: int) -> Source:
     """Decode every picture once, which finds the corrupt ones, and keep up to `memory_mib` of them decoded."""
     parts = split_folders(folder)
+    _tell_of_parts(folder, parts)
     decode = partial(decode_picture, grey=grey, smallest_side=smallest_side, shorter_side=shorter_side)
-    files = [picture_files(part) for part in parts]
-    if not files[0]:
-        raise DataError(f"{parts[0]} holds no {', '.join(FORMATS)} files: put pictures there or correct data.source")
+    files = [_files_of(part) for part in parts]
     budget = _Budget(memory_mib * 2**20)
     skipped: list[str] = []
     splits: list[Split] = []
@@ -49,7 +61,7 @@ def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: i
         if not splits:  # the training pictures; a folder of nothing but unreadable files is no label
             label_names = sub_folders(part, kept)
             _tell_of_labels(part, paths, kept, label_names)
-        splits.append(Split(Ragged(items, decode), _labels(part, kept, label_names)))
+        splits.append(Split(Ragged(items, partial(_decode_again, decode)), _labels(part, kept, label_names)))
         names.append([path.relative_to(part).as_posix() for path in kept])
     return Source(splits[0], names[0], splits[1] if len(splits) > 1 else None, label_names, tuple(skipped))
 
@@ -80,8 +92,48 @@ def split_folders(folder: Path) -> list[Path]:
     train, test = folder / "train", folder / "test"
     if train.is_dir() and test.is_dir():
         return [train, test]
-    alone = train.is_dir() and all(path.is_relative_to(train) for path in picture_files(folder))
+    found = picture_files(folder)
+    names = sorted(_first_folders(folder, found))
+    if len(names) > 1 and all(name.lower() in SPLIT_NAMES for name in names):
+        raise DataError(
+            f"{folder} has the folders {', '.join(names)}, which are no labels: name those of the split train and "
+            "test, and move what is for validation into train, from which it is taken"
+        )
+    alone = train.is_dir() and all(path.is_relative_to(train) for path in found)
     return [train] if alone else [folder]
+
+
+def would_read(source: Path, folder: Path) -> bool:
+    """Whether picture files in `folder` would be among those of `source`."""
+    source, folder = source.resolve(), folder.resolve()
+    if not folder.is_relative_to(source) or any(map(_is_left_out, folder.relative_to(source).parts)):
+        return False
+    parts = split_folders(source)
+    return len(parts) == 1 or any(folder.is_relative_to(part) for part in parts)
+
+
+def _is_left_out(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _tell_of_parts(folder: Path, parts: Sequence[Path]) -> None:
+    if len(parts) == 2:
+        logger.info("training pictures are those of %s, test pictures those of %s", *parts)
+        beside = [path for path in picture_files(folder) if not any(map(path.is_relative_to, parts))]
+        if beside:
+            logger.warning("not used: %s and %d more pictures beside train and test", beside[0], len(beside) - 1)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The picture files of one part of the data; the log has how many there are of formats that are not read."""
+    unread = Counter(path.suffix.lower() for path in _files_below(folder, (), UNREAD))
+    if unread:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
+        logger.warning("not read in %s: %s: save them as one of %s", folder, counts, ", ".join(FORMATS))
+    files = picture_files(folder)
+    if not files:
+        raise DataError(f"{folder} holds no {', '.join(FORMATS)} files: put pictures there or correct data.source")
+    return files
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -90,10 +142,10 @@ def picture_files(folder: Path) -> list[Path]:
     Raises:
         DataError: a folder cannot be listed, or is a link to one that holds it.
     """
-    return sorted(_files_below(folder, above=()))
+    return sorted(_files_below(folder, (), FORMATS))
 
 
-def _files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+def _files_below(folder: Path, above: tuple[Path, ...], suffixes: Collection[str]) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
         raise DataError(f"{folder} is a link to {real}, which holds it: remove the link")
@@ -106,9 +158,9 @@ def _files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     for entry in entries:
         path = folder / entry.name
         if entry.is_dir():
-            if not entry.name.startswith(".") and entry.name != "__MACOSX":
-                yield from _files_below(path, (*above, real))
-        elif path.suffix.lower() in FORMATS and entry.is_file():
+            if not _is_left_out(entry.name):
+                yield from _files_below(path, (*above, real), suffixes)
+        elif path.suffix.lower() in suffixes and entry.is_file():
             yield path
 
 
@@ -166,6 +218,17 @@ def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: 
     return torch.from_numpy(np.ascontiguousarray(channels_last.transpose(2, 0, 1)))
 
 
+def _decode_again(decode: partial[Tensor], path: Path) -> Tensor:
+    """A picture that did not fit into memory."""
+    try:
+        return decode(path)
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path} could be read when the training began and cannot be read now ({error}): bring it back, then go on "
+            "with --resume"
+        ) from error
+
+
 class _Budget:
     def __init__(self, bytes_left: int) -> None:
         self.bytes_left = bytes_left
@@ -211,6 +274,9 @@ def _in_batches(pool: ThreadPoolExecutor, attempt: object, paths: Sequence[Path]
 def _labels(folder: Path, paths: Sequence[Path], label_names: tuple[str, ...]) -> Tensor:
     if not label_names:
         return torch.zeros(len(paths), dtype=torch.int64)
+    loose = next((path for path in paths if path.parent == folder), None)
+    if loose is not None:
+        raise DataError(f"{loose} has no label: move it into the sub-folder of its label, as in the training pictures")
     first_parts = [path.relative_to(folder).parts[0] for path in paths]
     unknown = sorted(set(first_parts) - set(label_names))
     if unknown:
