@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -30,6 +31,7 @@ from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQua
 
 CONFIG_FILE, METRICS_FILE, PROGRESS_FILE = "config.json", "metrics.json", "progress.json"
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
+NEEDED = {METRICS_FILE: ("data",), PROGRESS_FILE: ("digest", "seconds")}  # keys, by name of the file
 
 System = Autoencoder | VAE | VQVAE
 
@@ -108,6 +110,9 @@ def read_json(path: Path) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no UTF-8
         raise ConfigError(f"{path} is damaged: {error}") from error
+    missing = [key for key in NEEDED.get(path.name, ()) if not isinstance(values, dict) or key not in values]
+    if missing:
+        raise ConfigError(f"{path} is damaged: it lacks {', '.join(missing)}")
     return values
 
 
@@ -141,7 +146,14 @@ def save_weights(module: nn.Module, path: Path) -> None:
 def load_weights(module: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: finish the run with `python -m training fit --resume`")
-    module.load_state_dict(load_file(path))
+    try:
+        module.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise ConfigError(f"{path} is damaged ({error}): delete it and train again with --resume") from error
+    except RuntimeError as error:  # torch lists every tensor
+        raise ConfigError(
+            f"{path} has the weights of another model: delete it and train again with --resume"
+        ) from error
     module.eval()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -47,6 +48,8 @@ def run_stage(
     trainer = _trainer(name, job, config, folder, checkpoint, precision, sheet, stopwatch)
     resume_from = checkpoint if checkpoint.exists() else None
     if resume_from:
+        if not zipfile.is_zipfile(resume_from):
+            raise ConfigError(f"{resume_from} is damaged: delete it, and --resume begins the stage anew")
         logger.info("going on from %s", resume_from)
     with warnings.catch_warnings():
         # Lightning 2.6 asks torch for pytree leaves in the old way, and the other stage's checkpoint is meant to stay
@@ -57,6 +60,11 @@ def run_stage(
         except SIGTERMException as ended:  # a SystemExit of status 0: whoever waits would take the run for finished
             logger.warning("ended by SIGTERM: --resume goes on from the last checkpoint")
             raise SystemExit(128 + signal.SIGTERM) from ended
+        except SystemExit as ended:
+            if not isinstance(ended.__context__, KeyboardInterrupt):
+                raise
+            logger.warning("ended by Ctrl-C: --resume goes on from the last checkpoint")
+            raise SystemExit(128 + signal.SIGINT) from ended
     model = job.model.cpu()
     if trainer.is_global_zero:
         save_weights(model, folder / f"{name}.safetensors")

@@ -287,6 +287,35 @@ def test_a_damaged_file_of_a_run_is_named(tiny_run: Path, tmp_path: Path, name: 
         load_run(run) if name == "metrics.json" else fit(tiny_config(), run, resume=True)
 
 
+def test_a_file_of_a_run_that_lacks_its_keys_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    run = copied(tiny_run, tmp_path / "run")
+    (run / "progress.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"progress\.json is damaged: it lacks digest, seconds"):
+        fit(tiny_config(), run, resume=True)
+    (run / "metrics.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"metrics\.json is damaged: it lacks data"):
+        load_run(run)
+
+
+def test_damaged_weights_are_named(tiny_run: Path, tmp_path: Path) -> None:
+    run = copied(tiny_run, tmp_path / "run")
+    (run / PRIOR_FILE).write_bytes((run / PRIOR_FILE).read_bytes()[:-10])
+    with pytest.raises(ConfigError, match=r"prior\.safetensors is damaged .*: delete it"):
+        load_run(run)
+    shutil.copy(run / AUTOENCODER_FILE, run / PRIOR_FILE)
+    with pytest.raises(ConfigError, match=r"prior\.safetensors has the weights of another model: delete it"):
+        load_run(run)
+
+
+def test_a_damaged_checkpoint_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / PRIOR_FILE).unlink()
+    (run / "checkpoints" / "prior.ckpt").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"prior\.ckpt is damaged: delete it"):
+        fit(tiny_config(), run, resume=True)
+
+
 def test_a_file_of_a_run_that_cannot_be_written_stays_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,22 +333,30 @@ def test_a_file_of_a_run_that_cannot_be_written_stays_as_it_was(
     assert read_json(tmp_path / "config.json") == {"seed": 1}
 
 
-def test_a_run_that_is_told_to_end_does_not_look_finished(tmp_path: Path) -> None:
-    """Lightning ends on SIGTERM with status 0, as if the run had come to its end."""
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_end_does_not_look_finished(tmp_path: Path, told: signal.Signals) -> None:
+    """Lightning ends on SIGTERM with status 0, as if the run had come to its end, and on Ctrl-C with 1."""
     run = tmp_path / "run"
     steps = ("prior=null", "trainer.autoencoder.steps=100000", "trainer.autoencoder.validate_every=20")
     command = [sys.executable, "-m", "training", "fit", "--config", str(TINY), "--data", str(DIGITS), "--out", str(run)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([*command, *steps], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as training:
+    with subprocess.Popen(
+        [*command, *steps],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
+    ) as training:
         checkpoint = run / "checkpoints" / "autoencoder.ckpt"
         for _ in range(600):
             if checkpoint.exists() or training.poll() is not None:
                 break
             time.sleep(0.1)
-        training.terminate()
+        training.send_signal(told)
         _, said = training.communicate(timeout=60)
     assert checkpoint.exists()
-    assert training.returncode == 128 + signal.SIGTERM, said[-2000:]
+    assert training.returncode == 128 + told, said[-2000:]
     assert "--resume goes on" in said and "Traceback" not in said
 
 
@@ -593,6 +630,17 @@ def test_the_elbo_is_the_same_at_each_call_and_disturbs_no_random_numbers(tmp_pa
     found = [measure_reconstruction(run.autoencoder, test, seed).elbo_nats for seed in (run.config.trainer.seed, 2)]
     assert torch.equal(torch.get_rng_state(), before)
     assert found[0] == again[0] and found[1] != again[0]
+
+
+def test_ctrl_c_outside_of_the_training_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.fit.fit", interrupted)
+    assert main(["fit", "--config", str(TINY)]) == 130
+    assert capsys.readouterr().err.endswith("ended by Ctrl-C\n")
 
 
 def test_the_commands_print_json_and_turn_mistakes_into_messages(
