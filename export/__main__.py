@@ -1,4 +1,5 @@
-"""`python -m export RUN BUNDLE`: write the bundle of a finished run, verified against PyTorch on its test pictures."""
+"""`python -m export RUN BUNDLE [--data D]`: write the bundle of a finished run, verified against PyTorch on its test
+pictures."""
 
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished `python -m training fit`")
     parser.add_argument("bundle", type=Path, help="folder to write; an older bundle there is replaced")
+    parser.add_argument("--data", help="where the run's pictures are now, if they are not at its data.source")
     options = parser.parse_args(arguments)
     try:
-        manifest = build_bundle(options.run, options.bundle)
+        manifest = build_bundle(options.run, options.bundle, options.data or None)
     except (ConfigError, DataError, ExportError, ExactnessError, VerificationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -52,8 +52,8 @@ class ExportError(ValueError):
     """The run cannot become a bundle; the message says why."""
 
 
-def build_bundle(run_folder: Path, bundle_folder: Path) -> Manifest:
-    """Write the bundle of the run.
+def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = None) -> Manifest:
+    """Write the bundle of the run. `source` is where its pictures lie now, if no longer at data.source.
 
     Raises:
         ExportError: the run is not a VQ-VAE, its pictures are not the same any more, or the target exists and is not a
@@ -63,13 +63,15 @@ def build_bundle(run_folder: Path, bundle_folder: Path) -> Manifest:
     run = load_run(run_folder)
     if not isinstance(run.autoencoder, VQVAE):
         raise ExportError(f"{run_folder} holds a {run.config.autoencoder.system}: only a vqvae has codes to serve")
+    if any(path.exists() and not path.is_dir() for path in bundle_folder.parents):
+        raise ExportError(f"{bundle_folder} cannot be a folder: a file is in its path. Choose another one")
     if bundle_folder.exists() and not (bundle_folder / MANIFEST_FILE).is_file():
         raise ExportError(f"{bundle_folder} exists and is not a bundle: choose another folder")
     table = frequency_table(run.autoencoder.quantizer.codebook_size).numpy()
     models = _graphs(run, run.autoencoder, table)
     _require_cuda_kernels(models)
     prior_spec = _prior_spec(run.prior, run, table) if run.prior else None  # proves exactness
-    pictures, labels = _test_pictures(run)
+    pictures, labels = _test_pictures(run, source)
     parity = verify(run.autoencoder, run.prior, models, table, pictures, labels)
     bundle_folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle_folder.parent, prefix=".export-") as temporary:
@@ -131,12 +133,14 @@ def _prior_spec(prior: PixelCNN, run: Run, table: NDArray[np.int32]) -> PriorSpe
     )
 
 
-def _test_pictures(run: Run) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _test_pictures(run: Run, source: str | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The whole test split: uint8 (N,H,W,C) and labels, `label_count` where there are none."""
-    data = load_data(run.config.data)
+    config = run.config.data if source is None else run.config.data.model_copy(update={"source": source})
+    data = load_data(config)
     if data.digest != run.metrics["data"]["digest"]:
         raise ExportError(
-            f"{run.config.data.source} holds other pictures than {run.folder} was trained on: bring them back"
+            f"{config.source} holds other pictures than {run.folder} was trained on: bring them back, or say with "
+            "--data where they are"
         )
     split = data.test
     assert isinstance(split.images, torch.Tensor)

@@ -76,7 +76,8 @@ def prove_exact(prior: PixelCNN) -> int:
     if bounds[worst] >= EXACT_LIMIT:
         raise ExactnessError(
             f"{worst}: partial sums may reach {bounds[worst]}, float32 is exact below {EXACT_LIMIT}: "
-            "train the prior with more weight decay or fewer channels"
+            "train the prior with a larger trainer.prior.weight_decay, a smaller trainer.prior.learning_rate or fewer "
+            "prior.channels"
         )
     return bounds[worst]
 

@@ -264,7 +264,10 @@ def load_bundles(folders: Iterable[Path]) -> list[Bundle]:
         first = by_name.setdefault(bundle.manifest.name, bundle)
         if first is not bundle:
             name = bundle.manifest.name
-            raise BundleError(f"{bundle.folder} and {first.folder} are both named {name}: serve one of them")
+            raise BundleError(
+                f"{bundle.folder} and {first.folder} are both named {name}: serve one of them, or change the name in "
+                "the manifest.json of one"
+            )
     return bundles
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,30 @@ def test_distances_of_latents_in_a_small_ball_far_from_zero_pass(monkeypatch: py
     run = Sessions.run
     monkeypatch.setattr(Sessions, "run", lambda s, graph, **x: [latents] if graph == "encoder" else run(s, graph, **x))
     _compare_distances(vqvae, Sessions.of(models), np.zeros((3, 28, 28, 1), np.uint8))
+
+
+def test_the_pictures_of_a_run_may_lie_elsewhere_now(
+    finished_run: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    config = json.loads((run / "config.json").read_text())
+    moved, config["data"]["source"] = config["data"]["source"], str(tmp_path / "gone")
+    (run / "config.json").write_text(json.dumps(config))
+    assert main([str(run), str(tmp_path / "bundle")]) == 1
+    assert "gone" in capsys.readouterr().err
+    assert main([str(run), str(tmp_path / "bundle"), "--data", moved]) == 0
+    assert load_bundle(tmp_path / "bundle").manifest.version == load_bundle(bundle).manifest.version
+    other = tmp_path / "other.npz"
+    np.savez(other, images=np.zeros((50, 28, 28), np.uint8))
+    with pytest.raises(ExportError, match=r"other\.npz holds other pictures .*, or say with --data where they are"):
+        build_bundle(run, tmp_path / "bundle", str(other))
+
+
+def test_a_file_in_the_path_of_the_bundle_is_named(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="a file is in its path"):
+        build_bundle(finished_run, tmp_path / "file" / "x")
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(finished_run: Path, tmp_path: Path) -> None:

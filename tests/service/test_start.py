@@ -149,7 +149,7 @@ def test_what_cannot_be_served_ends_the_start_with_a_sentence(
     monkeypatch.setenv("VQSERVE_WORKERS", workers)
     monkeypatch.setenv("VQSERVE_DEVICE", "cpu")
     bundle = ["--bundle", str(tiny.grey)]
-    with pytest.raises(SystemExit, match="are both named tiny: serve one of them"):
+    with pytest.raises(SystemExit, match="are both named tiny: serve one of them, or change the name"):
         start.main([*bundle, *bundle])
     with pytest.raises(SystemExit, match=r"VQSERVE_HOST: 999\.1\.1\.1: "):
         start.main([*bundle, "--host", "999.1.1.1"])
