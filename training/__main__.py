@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     jobs = parser.add_subparsers(dest="job", required=True)
     fit = jobs.add_parser("fit", help="train an autoencoder and its prior into a run folder")
     fit.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    compare = jobs.add_parser("compare", help="train and measure the lecture's systems side by side")
+    compare = jobs.add_parser("compare", help="train and measure AE, VAE, CVAE and VQ-VAE side by side")
     compare.add_argument("--docs", type=Path, help="write numbers, pictures and model-report.md into this folder too")
     for job in (fit, compare):
         job.add_argument("--config", type=Path, required=True, help="a YAML file, such as training/configs/mnist.yaml")
