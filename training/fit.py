@@ -85,7 +85,10 @@ def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None
 @rank_zero_only
 def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
     """Not before data, model and device are known to fit, so that a corrected mistake may use the same folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made ({error.strerror}): choose another --out") from error
     begin_progress(folder, data.digest)
     write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
     (folder / METRICS_FILE).unlink(missing_ok=True)

@@ -264,6 +264,12 @@ def test_a_run_in_its_own_data_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"run cannot be made \(Not a directory\): choose another --out"):
+        fit(tiny_config(), tmp_path / "file" / "run")
+
+
 def test_lightning_prints_no_tips() -> None:
     lightning = logging.getLogger("lightning.pytorch")
     lightning.setLevel(logging.INFO)
