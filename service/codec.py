@@ -221,7 +221,8 @@ def _check_header(model: CodecModel, header: Header, limits: Limits) -> tuple[tu
 
 def _fewest_pixels(model: CodecModel, size: tuple[int, int]) -> int:
     """Of the picture that was sent: it may have been enlarged to whole codes, by less than one a side."""
-    return (size[0] - model.multiple_of + 1) * (size[1] - model.multiple_of + 1)
+    height, width = (max(1, side - model.multiple_of + 1) for side in size)
+    return height * width
 
 
 def _has_labels(model: CodecModel) -> bool:

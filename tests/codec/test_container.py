@@ -67,6 +67,7 @@ def test_bytes_are_refused_or_the_spelling_of_what_they_say(tail: bytes) -> None
     [
         ("", NotAContainerError, "missing"),
         ("89504e47", NotAContainerError, "8950, not f651"),
+        ("f650", NotAContainerError, "f650, not f651"),
         ("f651", HeaderError, "inside its flags"),
         ("f65120" + "00" * 7, FormatVersionError, "format version 2, this decoder reads 1"),
         ("f65110" + "00" * 6, HeaderError, "inside its checksum"),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.container_errors import DamagedError
-from service.range_coder import RangeDecoder, RangeEncoder
+from service.range_coder import RangeDecoder, RangeEncoder, shortest_within
 
 Model = list[int]  # the frequencies of one position
 
@@ -128,3 +128,34 @@ def test_totals_up_to_the_limit() -> None:
         assert decode(models, encode(models, symbols)) == symbols
     with pytest.raises(AssertionError):
         RangeEncoder().encode(0, 1, 1 << 31)
+
+
+@pytest.mark.parametrize("interval", [(-1, 2, 4), (0, 0, 4), (3, 2, 4), (0, 1, 1 << 31)])
+def test_an_interval_that_no_symbol_has_is_an_error(interval: tuple[int, int, int]) -> None:
+    """Without this a frequency of 0 would never end: its interval stays empty however often it is widened."""
+    with pytest.raises(AssertionError):
+        RangeEncoder().encode(*interval)
+
+
+def test_a_carry_of_exactly_one_runs_into_the_byte_written() -> None:
+    """After the second symbol the interval begins at 2**56 and not beyond."""
+    models = [[255, 2, (1 << 16) - 257], [1, 1], [1, 1]]
+    data = encode(models, [1, 1, 0])
+    assert data == b"\x01"
+    assert decode(models, data) == [1, 1, 0]
+
+
+def test_bytes_at_the_end_of_the_last_interval_are_rejected() -> None:
+    """2**56 is no multiple of 3: the last number belongs to none of three equal symbols."""
+    with pytest.raises(DamagedError, match="leave the range"):
+        decode([[1, 1, 1]], b"\xff" * 7)
+
+
+def test_the_shortest_string_is_the_first_number_with_the_most_zero_bytes() -> None:
+    def zero_bytes(number: int) -> int:
+        return 99 if number == 0 else next(n for n in range(9) if number % 256 ** (n + 1))
+
+    for low in range(0, 800, 7):
+        for width in (1, 2, 255, 256, 257, 300):
+            numbers = range(low, low + width)
+            assert shortest_within(low, width) == max(numbers, key=zero_bytes), (low, width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +203,25 @@ def test_whoever_draws_once_need_not_wait_for_all_sizes(generating: Generating) 
     draws = random_draws(3)
     expected = drawn(RowSampler(load_bundle(generating.folders[0]), SessionMaker(CPU, 1), 3, 3), draws)
     assert (drawn(sampler, draws) == expected).all()
+
+
+def test_what_pads_a_batch_touches_no_sample(generating: Generating) -> None:
+    """Three of four samples under way are padded to four, and not with the one that waits for the next call."""
+    maker = Maker(CUDA, 1, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    sampler = RowSampler(load_bundle(generating.folders[0]), maker, 4, 4)  # type: ignore[arg-type]
+    draws = [draw for draw in random_draws(12) if draw.guidance == 1][1:5]
+    expected = [drawn(sampler, [draw])[0] for draw in draws]
+    first, *others = [sampler.open(draw) for draw in draws]
+    for row in range(GRID[0]):
+        assert (sampler.advance(others) == [codes[row] for codes in expected[1:]]).all()
+        assert (sampler.advance([first])[0] == expected[0][row]).all()
+
+
+@pytest.mark.parametrize("control", [{"top_k": CODEBOOK_SIZE - 1}, {"top_p": np.float32(0.99)}])
+def test_either_filter_needs_the_graph_with_filters(generating: Generating, control: dict[str, float]) -> None:
+    sampler = RowSampler(load_bundle(generating.folders[0]), SessionMaker(CPU, 1), 4, 4, warm=False)
+    free = next(draw for draw in random_draws(12) if draw.top_k == CODEBOOK_SIZE and draw.guidance == 1)
+    sampler._unfiltered = None
+    drawn(sampler, [replace(free, **control)])  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        drawn(sampler, [free])

@@ -221,20 +221,6 @@ def test_the_queue_is_bounded(second: int, refused: bool) -> None:
     run(work, max_samples=10)
 
 
-def test_retry_after_is_the_rows_left_over_the_measured_rate() -> None:
-    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
-        future = scheduler.submit(draws(1, 10))
-        await sampler.begun()
-        scheduler._rows_per_s = 4.0
-        with pytest.raises(QueueFull) as caught:
-            scheduler.submit(draws(2))
-        assert caught.value.headers["Retry-After"] == str(-(-10 * H // 4))
-        future.cancel()
-        await sampler.rows(1)
-
-    run(work, max_samples=10)
-
-
 @pytest.mark.parametrize("dead", [False, True])
 def test_a_failed_row_reaches_every_caller(dead: bool) -> None:
     """Running, paused and waiting ones alike. The scheduler goes on unless the sampler also fails on known input."""
@@ -272,19 +258,6 @@ def test_the_owner_hears_of_a_death_in_the_event_loop() -> None:
             await future
 
     asyncio.run(main())
-
-
-def test_a_row_that_stalls_turns_readiness_off() -> None:
-    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
-        scheduler._stall_s = 0.02
-        future = scheduler.submit(draws(1))
-        assert scheduler.why_not_ready() is None
-        await until(lambda: scheduler.why_not_ready() == "a row takes longer than 0.02 s")
-        await sampler.rows(H)
-        await future
-        assert scheduler.why_not_ready() is None
-
-    run(work)
 
 
 def test_close_answers_everyone_and_refuses_the_next() -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
+from benchmarks.tiny_prior import draw_codes, tiny_model
+from service.likelihood import bits_of
 from tests.conftest import PICTURES
 from tests.service import bad_inputs as bad
 from tests.service.conftest import Generating
@@ -91,3 +93,12 @@ def test_arrays_are_not_fitted(generator: TestClient) -> None:
     answers = {fit: generator.post(f"/score?fit={fit}", content=pixels, headers=headers) for fit in ("exact", "pad")}
     assert [answer.status_code for answer in answers.values()] == [200, 422]
     assert answers["pad"].json()["detail"].startswith("fit: arrays are not fitted")
+
+
+def test_all_tiles_of_a_picture_have_its_label() -> None:
+    model = tiny_model()
+    codes = draw_codes(model, (3, 7, 9), seed=5)  # 9 tiles each
+    labels = np.array([2, 0, 3])
+    alone = [bits_of(model, codes[n : n + 1], labels[n : n + 1])[0] for n in range(3)]
+    assert bits_of(model, codes, labels) == pytest.approx(alone)
+    assert bits_of(model, codes, labels[::-1]) != pytest.approx(alone)

@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.metrics import forget_dead_processes
-from service.traffic import CodeTraffic
+from service.traffic import CodeTraffic, divergence_bits, perplexity
 
 DIGIT = (Path(__file__).parents[1] / "fixtures" / "pictures" / "digit_7.png").read_bytes()
 
@@ -57,3 +57,20 @@ def test_a_worker_that_has_ended_counts_no_longer(tmp_path: Path) -> None:
     assert ours.counts().tolist() == [1, 9, 9, 9]
     forget_dead_processes(tmp_path)
     assert ours.counts().tolist() == [1, 0, 0, 0]
+
+
+def test_counts_are_halved_once_a_window_and_not_with_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.traffic.WINDOW_CODES", 7)
+    traffic = CodeTraffic("m", "v", 4)
+    traffic.add(np.array([0] * 4 + [1] * 4))
+    halved = traffic.counts()
+    assert halved.tolist() == [2, 2, 0, 0]
+    traffic.add(np.array([3, 3]))
+    assert traffic.counts().tolist() == [2, 2, 0, 2]
+    assert halved.tolist() == [2, 2, 0, 0], "what was read does not change"
+
+
+def test_nothing_counted_is_no_drift() -> None:
+    nothing, some = np.zeros(3, np.int64), np.array([1, 2, 0])
+    assert perplexity(nothing) == 0
+    assert divergence_bits(nothing, (1, 2, 3)) == divergence_bits(some, (0, 0, 0)) == 0

@@ -7,7 +7,18 @@ import math
 import pytest
 import torch
 
-from training.prior import UNITS_PER_NAT, FixedPointLinear, PixelCNN, gate, round_half_even, shift
+from training.prior import (
+    EMBEDDING_LIMIT,
+    HEAD_LIMIT,
+    STREAM_LIMIT,
+    UNITS_PER_NAT,
+    FixedPointLinear,
+    GatedLayer,
+    PixelCNN,
+    gate,
+    round_half_even,
+    shift,
+)
 
 K = 6
 
@@ -139,3 +150,21 @@ def test_shift_brings_zero_from_outside() -> None:
     x = torch.arange(1.0, 7).reshape(1, 2, 3, 1)
     assert shift(x, -1, 0)[0, :, :, 0].tolist() == [[0, 0, 0], [1, 2, 3]]
     assert shift(x, 0, 1)[0, :, :, 0].tolist() == [[2, 3, 0], [5, 6, 0]]
+
+
+def test_streams_embeddings_and_the_hidden_layer_stay_in_their_ranges() -> None:
+    """The bounds on which the proof of exactness stands."""
+    prior = tiny()
+    with torch.no_grad():
+        prior.embedding.mul_(1e3)
+        prior.hidden.weight.mul_(1e3)
+        assert prior.quantized_embedding().abs().max() == EMBEDDING_LIMIT
+        inputs: list[torch.Tensor] = []
+        prior.head.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+        prior(torch.randint(0, 6, (1, 4, 4)), torch.tensor([0]))
+        assert inputs[0].min() == 0 and inputs[0].max() == HEAD_LIMIT
+        layer = GatedLayer(2, 1)
+        stream = torch.tensor([[STREAM_LIMIT, -STREAM_LIMIT]], dtype=torch.float32)
+        layer.out.weight.copy_(torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
+        gates = torch.full((1, 4), 1e4)  # both open: an update of about 127 outwards
+        assert layer(stream, stream, gates).tolist() == stream.tolist()
