@@ -227,9 +227,8 @@ class VectorQuantizer(nn.Module):
         dead = torch.nonzero(self.window_counts < self.restart_below * self.window_counts.mean()).flatten()
         self.window_counts.zero_()
         dead = dead[: int((errors > 0).sum())]
-        if len(dead) == 0 or not torch.isfinite(
-            errors.sum()
-        ):  # of a run that diverges; the next look at its loss ends it
+        # Errors that are not finite are those of a run that diverges: the next look at its loss ends it.
+        if len(dead) == 0 or not torch.isfinite(errors.sum()):
             return
         vectors = _from_first_rank(rows[torch.multinomial(errors, len(dead))].contiguous())
         self.codebook.data[dead] = vectors

@@ -27,17 +27,8 @@ logger = logging.getLogger(__name__)
 
 MOST_ENLARGED = 4  # times: of a larger picture than that, training would see little but the interpolation
 SPLIT_NAMES = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")  # of folders, in any case
-UNREAD = (
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-    ".avif",
-    ".jxl",
-    ".jp2",
-    ".svg",
-)  # pictures of no format that is read
+# Pictures of formats that are not read.
+UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
