@@ -40,7 +40,7 @@ class HardlyWarm(RowSampler):
 
 
 class TwoFirst(RowSampler):
-    """Its sessions for small batches have planned the memory of two samples (`service.sampling.BySize`)."""
+    """Its sessions have planned the memory of two samples."""
 
     def sizes(self) -> Sequence[int]:
         return (2, 1, self.max_batch)
@@ -143,7 +143,7 @@ def page(result: Mapping[str, Any]) -> str:
             "power of two would take longer every time: on a CPU every size runs as it is, and has run once at the "
             "start. On CUDA, sizes are padded to powers of two. onnxruntime plans the memory of the first batch size "
             "of a session only; what one sample takes in a session that has planned two, by what it takes in one that "
-            "has planned one, is `unplanned / planned`: the service's sampler opens a session for each.",
+            "has planned one, is `unplanned / planned`: the service's sampler runs one sample first.",
             table(header, rows),
         )
     )

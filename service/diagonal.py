@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from service.draws import Codes, Draw
 from service.row_caches import HostCaches
 from service.sessions import SessionMaker
 from service.shear import Shear
+from service.split_batches import SplitBatches
 
 GRAPH: GraphName = "prior_diagonal"
 
@@ -30,7 +30,7 @@ class DiagonalSampler:
         self.places = places
         (bands,), (columns,) = shapes["row_exists"], shapes["uniforms"]
         self._shear = shear = Shear(bands, columns, (codes.height, codes.width))
-        self._session = replace(maker, threads=1).open(bundle.graph_path(GRAPH))
+        self._session = SplitBatches(maker, bundle.graph_path(GRAPH), least_part=1)
         self._free = list(range(places))
         table = (places, shear.calls, shear.columns)
         self._uniforms = np.zeros(table, np.float32)

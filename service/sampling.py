@@ -6,8 +6,7 @@ it. That is why samples at different rows, of different requests, with different
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,35 +19,16 @@ from service.diagonal import DiagonalSampler
 from service.draws import UNGUIDED, Codes, Draw
 from service.row_caches import DeviceCaches, HostCaches
 from service.sessions import CPU, CUDA, SessionMaker
+from service.split_batches import SplitBatches
 
 Graph = Literal["filtered", "unfiltered", "guided", "diagonal"]
-_SMALL_BATCH = 8
 _DIAGONAL_BATCH = 4  # of more samples, rows one after the other are as quick (docs/benchmarks.md)
 _EVERY_SIZE_TO = 64  # the time that this takes grows with its square
 
 
-class BySize:
-    """A row graph that is opened twice, as one session, for two reasons.
-
-    What a small batch gives each thread to do takes less time than waking it: up to `_SMALL_BATCH` samples one thread
-    is quicker than two, by a fifth at one sample. And onnxruntime plans the memory of one batch size of a session only,
-    the first that runs: it knows plans by the XOR of all axes of all inputs, where the batch, an axis of an even number
-    of inputs, cancels out. Without a plan each of a thousand values is allocated by itself (benchmarks/batch_sizes.py).
-    """
-
-    def __init__(self, maker: SessionMaker, path: Path) -> None:
-        self._small, self._large = replace(maker, threads=1).open(path), maker.open(path)
-
-    def run(self, names: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]]) -> Any:
-        session = self._small if len(feeds["labels"]) <= _SMALL_BATCH else self._large
-        return session.run(names, feeds)
-
-
 def open_row_graph(maker: SessionMaker, path: Path) -> Any:
     """Something with the `run` of a session; on CUDA a session, whose memory may be bound."""
-    if maker.resident:
-        return maker.open(path, fixed_batches=True)
-    return BySize(maker, path)
+    return maker.open(path, fixed_batches=True) if maker.resident else SplitBatches(maker, path)
 
 
 def open_caches(maker: SessionMaker, rows: int, max_batch: int, shape: tuple[int, int, int]) -> HostCaches:
@@ -172,13 +152,15 @@ class RowSampler:
         return self._buckets or (*range(1, min(self.max_batch, _EVERY_SIZE_TO + 1)), self.max_batch)
 
     def warm_up(self) -> None:
-        """Run every graph at all `sizes`, so that later batches find their memory planned and reserved.
+        """Run every graph at all `sizes`, so that later batches find their memory reserved.
 
         Raises what onnxruntime raises where they cannot run.
         """
         least, *others = self.sizes()
-        # The largest first: the others fit into its memory. On a CPU each of the two sessions of `BySize` plans for the
-        # first size that it sees, so 1 comes before all.
+        # The largest first: the others fit into its memory. But on a CPU one sample comes before all: a session plans
+        # the memory of the first batch size that it sees, and of no other, because onnxruntime knows plans by the XOR
+        # of all axes of all inputs, where the batch, an axis of an even number of inputs, cancels out. Without a plan
+        # each of a thousand values is allocated by itself (benchmarks/batch_sizes.py).
         for size in (*reversed(others), least) if self._buckets else (least, *reversed(others)):
             self.check(size)
 

@@ -13,7 +13,8 @@ import pytest
 from service.bundle import load_bundle
 from service.draws import SEED_LIMIT, Codes, Draw, fresh_seed, uniforms
 from service.sampling import RowSampler
-from service.sessions import CPU, CUDA, SessionMaker
+from service.sessions import CPU, CUDA, ORT_ERRORS, SessionMaker
+from service.split_batches import SplitBatches
 from tests.service.conftest import Generating
 from tests.tiny_bundle import CODEBOOK_SIZE
 
@@ -106,37 +107,40 @@ def test_codes_are_the_same_at_any_batch_thread_count_and_optimisation(generatin
     off, full = ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     expected = drawn(RowSampler(bundle, Maker(CPU, 1, full), 64, 64), draws)  # type: ignore[arg-type]
     for threads, optimisation in ((2, full), (1, off), (2, off)):
-        sampler = RowSampler(bundle, Maker(CPU, threads, optimisation), 64, 64)  # type: ignore[arg-type]
+        sampler = RowSampler(bundle, Maker(CPU, threads, optimisation, threads), 64, 64)  # type: ignore[arg-type]
         assert (drawn(sampler, draws) == expected).all()
         assert all((drawn(sampler, [draw])[0] == codes).all() for draw, codes in zip(draws, expected, strict=True))
 
 
-def test_small_batches_run_on_one_thread_and_draw_the_same_codes(
-    generating: Generating, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[int] = []
-    plain = SessionMaker.open
-
-    def recorded(maker: SessionMaker, path: Path, *arguments: Any, **options: Any) -> ort.InferenceSession:
-        opened.append(maker.threads)
-        return plain(maker, path, *arguments, **options)
-
-    monkeypatch.setattr(SessionMaker, "open", recorded)
-    bundle, draws = load_bundle(generating.folders[0]), random_draws(12)
-    sampler = RowSampler(bundle, SessionMaker(CPU, 2), 12, 12)
-    assert sorted(opened) == [1, 1, 1, 2, 2, 2]
-    expected = drawn(RowSampler(bundle, SessionMaker(CPU, 1), 12, 12), draws)
-    for count in (1, 8, 9, 12):
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_thread_draws_its_part_of_a_large_batch(generating: Generating, threads: int) -> None:
+    maker = Maker(CPU, 1, ort.GraphOptimizationLevel.ORT_ENABLE_ALL, threads)
+    sampler = RowSampler(load_bundle(generating.folders[0]), maker, 16, 16, warm=False)  # type: ignore[arg-type]
+    draws = [draw for draw in random_draws(48) if draw.guidance == 1][:16]
+    expected = np.concatenate([drawn(sampler, [draw]) for draw in draws])
+    for count, parts in ((7, [7]), (8, [4, 4]), (9, [4, 5]), (12, [6, 6]), (16, [8, 8])):
+        if threads == 1:
+            parts = [count]
+        if threads == 3 and count >= 12:
+            parts = [4, 4, 4] if count == 12 else [5, 5, 6]
+        maker.batches.clear()
         assert (drawn(sampler, draws[:count]) == expected[:count]).all()
+        assert sorted(maker.batches) == sorted(parts * GRID[0])
 
 
-def test_the_first_batches_are_those_whose_memory_is_to_be_planned(generating: Generating) -> None:
+def test_a_part_that_fails_fails_the_batch(generating: Generating) -> None:
+    split = SplitBatches(SessionMaker(CPU, 2), generating.folders[0] / "prior.onnx")
+    codes = np.zeros((8, *GRID), np.int64)
+    codes[-1] = CODEBOOK_SIZE  # in the second part only
+    with pytest.raises(ORT_ERRORS, match="out of data bounds"):
+        split.run(None, {"codes": codes, "labels": np.zeros(8, np.int64)})
+
+
+def test_the_first_batch_is_the_one_whose_memory_is_to_be_planned(generating: Generating) -> None:
     maker = Maker(CPU, 1, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-    sampler = RowSampler(load_bundle(generating.folders[0]), maker, 12, 12)  # type: ignore[arg-type]
+    RowSampler(load_bundle(generating.folders[0]), maker, 12, 12)  # type: ignore[arg-type]
     graphs = len(maker.batches) // 12
     assert maker.batches[: 2 * graphs] == [1] * graphs + [12] * graphs
-    small, large = sampler._unfiltered._small, sampler._unfiltered._large
-    assert small is not large  # each plans for the first batch that it runs
 
 
 def test_samples_at_different_rows_share_a_call(generating: Generating) -> None:
