@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from service.sessions import SessionMaker
 
-_LEAST_PART = 4  # samples; fewer take less time than waking a thread (benchmarks/batch_sizes.py)
+_LEAST_PART = 4  # samples; of small grids, fewer take less time than waking a thread
 
 
 class SplitBatches:
