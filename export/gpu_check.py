@@ -3,7 +3,7 @@
 In: a bundle, and the VQSERVE_ settings of the environment. Out: one JSON document on standard output with the device,
 the versions, the settings, a row for each comparison of `export.device_parity` between CUDA and the CPU, and
 throughput by batch size on both. The exit status is 0 when every row passed, 1 when one did not, 2 when CUDA does not
-run or the bundle cannot be read. Needs onnxruntime-gpu, onnx and the service's libraries, no PyTorch.
+run, or the bundle or a setting cannot be read. Needs onnxruntime-gpu, onnx and the service's libraries, no PyTorch.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from pydantic import ValidationError
 
 from export.device_parity import Inputs, Side, compare, draw_codes, draw_inputs, draws_of
 from service.bundle import Bundle, BundleError, load_bundle
 from service.generator import slots_of
 from service.sampling import buckets
-from service.sessions import CPU, DeviceError, SessionMaker, cpu_limit, session_maker
+from service.sessions import CPU, DeviceError, GraphError, SessionMaker, cpu_limit, session_maker
 from service.settings import Settings
 
 Document = dict[str, Any]
@@ -151,13 +152,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, help="a bundle's folder, for example models/mnist")
     folder = parser.parse_args(arguments).bundle
     logging.basicConfig(level=logging.WARNING)
-    settings = Settings(device="cuda")
     try:
+        settings = Settings(device="cuda")
         bundle = load_bundle(folder)
         device = session_maker(settings, bundle.graph_path("decoder"))
         pictures = pictures_for(bundle)
         document = {"device": gpu(), **check(bundle, settings, device, pictures=pictures, seconds=SECONDS_A_TIMING)}
-    except (BundleError, DeviceError) as error:
+    except (BundleError, DeviceError, GraphError, ValidationError, subprocess.SubprocessError) as error:
         print(error, file=sys.stderr)
         return 2
     print(json.dumps(document, indent=1))

@@ -6,6 +6,7 @@ In: options and `VQSERVE_*` variables; an option wins over its variable. Out: a 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging.config
 import os
 import shutil
@@ -117,7 +118,8 @@ def _check_address(settings: Settings) -> None:
         try:
             probe.bind(address)
         except OSError as error:
-            sys.exit(f"{PREFIX}PORT: {settings.host}:{settings.port}: {error.strerror}")
+            name = "HOST" if error.errno == errno.EADDRNOTAVAIL else "PORT"
+            sys.exit(f"{PREFIX}{name}: {settings.host}:{settings.port}: {error.strerror}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -90,19 +90,27 @@ class Batcher:
         self._elements_per_s = 0.0
 
     def submit(self, array: Array) -> asyncio.Future[Array]:
-        """Queue `array` (n, ...) and return the future of its result (n, ...). Set an exception on it to give up.
+        """`submit_all` with one array."""
+        return self.submit_all([array])[0]
+
+    def submit_all(self, arrays: Sequence[Array]) -> list[asyncio.Future[Array]]:
+        """Queue arrays (n, ...) of one caller, all or none, and return the futures of their results (n, ...). Cancel
+        one to give it up.
 
         Raises:
             QueueFull: others wait, and together they would be more than may. `NotReady`: the batcher is closed.
         """
         if self._closed is not None:
             raise NotReady(self._closed)
-        if self.queued and not self._has_room(array):
+        if self.queued and not self._have_room(arrays):
             raise QueueFull(
                 f"{self.queued} pictures are waiting, at most {self.limits.max_queued} may, or fewer large ones "
                 "(VQSERVE_MAX_QUEUED_PICTURES).",
                 {"Retry-After": str(self.retry_after_s())},
             )
+        return [self._queue(array) for array in arrays]
+
+    def _queue(self, array: Array) -> asyncio.Future[Array]:
         loop = asyncio.get_running_loop()
         item = Item(array, loop.create_future(), perf_counter(), noted_stages.get())
         item.future.add_done_callback(lambda _: self._leave(item))
@@ -120,10 +128,10 @@ class Batcher:
             loop.call_soon(self._next)
         return item.future
 
-    def _has_room(self, array: Array) -> bool:
+    def _have_room(self, arrays: Sequence[Array]) -> bool:
         return (
-            self.queued + len(array) <= self.limits.max_queued
-            and self._queued_elements + array.size <= self.limits.max_queued_elements
+            self.queued + sum(map(len, arrays)) <= self.limits.max_queued
+            and self._queued_elements + sum(array.size for array in arrays) <= self.limits.max_queued_elements
         )
 
     def _leave(self, item: Item) -> None:

@@ -34,7 +34,7 @@ from service.errors import (
 )
 from service.models import Model
 from service.negotiate import answer_type, bare_type, unsupported
-from service.requests import INLINE_JSON_BYTES, finish, here_or_in_thread, read_body, read_query
+from service.requests import finish, read_body, read_json_here_or_in_thread, read_query
 from service.schemas import DecodeAnswer, DecodeRequest, excess_of
 from service.service import Service, service_of
 from service.uploads import INLINE_PIXELS, check_count, check_pixels
@@ -43,6 +43,7 @@ PICTURE_ANSWERS = ("image/png", "image/webp")
 ONE_ANSWERS = (*PICTURE_ANSWERS, npy.MEDIA_TYPE, JSON)
 SEVERAL_ANSWERS = (JSON, npy.MEDIA_TYPE)
 REQUESTS = (JSON, npy.MEDIA_TYPE, containers.MEDIA_TYPE)
+_AGAIN = "encode them again"
 
 Codes = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
@@ -74,7 +75,10 @@ async def decode(request: Request) -> Response:
     if "model" not in query and bare_type(request.headers.get("content-type", "")) == containers.MEDIA_TYPE:
         model = service.models.of_prefix(containers.model_prefix(body)) or model  # which says what it is not
     wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
-    media_type = answer_type(request, SEVERAL_ANSWERS if wanted.several else ONE_ANSWERS)
+    if wanted.several:
+        media_type = answer_type(request, SEVERAL_ANSWERS, "several pictures are no picture file")
+    else:
+        media_type = answer_type(request, ONE_ANSWERS)
     images.check_can_hold(media_type, *wanted.size(model.manifest.picture.multiple_of))
     (pixels,) = await finish([model.engine.decode(wanted.codes)], request)
     ran = perf_counter()
@@ -106,31 +110,32 @@ async def read_codes(request: Request, service: Service, model: Model, body: byt
         raise InvalidParameter(f"tile: only a body of {containers.MEDIA_TYPE} has tiles.")
     if media_type == JSON:
         read = partial(_read_json, service, model, body)
-        return await here_or_in_thread(read, len(body), INLINE_JSON_BYTES, request, service)
+        return await read_json_here_or_in_thread(read, len(body), request, service)
     if media_type == npy.MEDIA_TYPE:
         return checked(service, model, npy.read_npy(body))
     raise unsupported(media_type, REQUESTS)
 
 
 def _read_json(service: Service, model: Model, body: bytes) -> Wanted:
-    sent = request_of_json(body)
+    sent, manifest = request_of_json(body), model.manifest
+    served = sent.model != manifest.name and any(one.manifest.name == sent.model for one in service.models)
+    _require_same("model", sent.model, manifest.name, f"pass ?model={sent.model}" if served else _AGAIN)
+    _require_same("version", sent.version, manifest.version)
+    _require_same("codebook_size", sent.codebook_size, manifest.codes.codebook_size)
     wanted = checked(service, model, grids(sent))
-    manifest, (h, w) = model.manifest, wanted.codes.shape[1:]
-    for name, expected in (
-        ("model", manifest.name),
-        ("version", manifest.version),
-        ("codebook_size", manifest.codes.codebook_size),
-        ("shape", [h, w]),
-    ):
-        given = getattr(sent, name)
-        if given is not None and given != expected:
-            was = f"{given!r:.70}"  # a version has 66 characters
-            raise InvalidCodes(f"{name} is {was}, the codes would be decoded with {expected!r}: encode them again.")
+    h, w = wanted.codes.shape[1:]
+    _require_same("shape", sent.shape, [h, w])
     full = h * manifest.picture.multiple_of, w * manifest.picture.multiple_of
     height, width = sent.height or full[0], sent.width or full[1]
     if height > full[0] or width > full[1]:
         raise InvalidCodes(f"height and width are {(height, width)}, the codes give {full}.")
     return replace(wanted, rows=slice(height), columns=slice(width))
+
+
+def _require_same(name: str, given: object, expected: object, fix: str = _AGAIN) -> None:
+    if given is not None and given != expected:
+        was = f"{given!r:.70}"  # a version has 66 characters
+        raise InvalidCodes(f"{name} is {was}, the codes would be decoded with {expected!r}: {fix}.")
 
 
 def _read_container(service: Service, model: Model, body: bytes) -> Wanted:
@@ -200,7 +205,10 @@ async def _answer(request: Request, service: Service, wanted: Wanted, pixels: Pi
         return Response(npy.write_npy(array), media_type=media_type)
     file_type = "image/png" if media_type == JSON else media_type
     write = partial(_write_all, pixels, file_type)
-    files = await here_or_in_thread(write, pixels.size, INLINE_PIXELS, request, service)
+    if pixels.size <= INLINE_PIXELS:
+        files = write()
+    else:
+        (files,) = await finish([service.in_thread(write, pixels[..., 0].size)], request)
     if media_type == JSON:
         return Response(
             orjson.dumps({"items": [{"image": base64.b64encode(f).decode()} for f in files]}), 200, None, JSON

@@ -84,7 +84,10 @@ def _packing(model: Model, query: Mapping[str, str], media_type: str) -> Packing
     asked = [name for name in ("label", "indexed") if name in query]
     if asked and media_type != containers.MEDIA_TYPE:
         raise InvalidParameter(f"{asked[0]}: needs Accept: {containers.MEDIA_TYPE}.")
-    return Packing(label_of(model, query.get("label")), flag_of("indexed", query.get("indexed", "false")))
+    packing = Packing(label_of(model, query.get("label")), flag_of("indexed", query.get("indexed", "false")))
+    if packing.indexed and packing.label is not None:
+        raise InvalidParameter("label: an indexed container has no place for one; leave one of the two out.")
+    return packing
 
 
 def _effort(model: Model, text: str) -> float:
@@ -100,8 +103,9 @@ def _effort(model: Model, text: str) -> float:
 def label_of(model: Model, text: str | None) -> int | None:
     count = model.manifest.prior.label_count if model.manifest.prior else 0
     if text is not None and (not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) >= count):
-        fix = f"a whole number in 0..{count - 1}" if count else "left out: there are no labels"
-        raise InvalidParameter(f"label must be {fix}; not {text[:40]!r}.")
+        if not count:
+            raise InvalidParameter(f"label is {text[:40]!r}, but there are no labels: leave it out.")
+        raise InvalidParameter(f"label must be a whole number in 0..{count - 1}, not {text[:40]!r}.")
     return None if text is None else int(text)
 
 
@@ -117,15 +121,9 @@ async def encode_pictures(request: Request, model: Model, pictures: Sequence[Pic
     for position, picture in enumerate(pictures):
         by_shape.setdefault(picture.pixels.shape, []).append(position)
         model.metrics.picture_pixels.observe(picture.pixels.shape[0] * picture.pixels.shape[1])
-    futures = []
-    try:
-        for positions in by_shape.values():
-            same = [pictures[position].pixels for position in positions]
-            futures.append(model.engine.encode(np.stack(same) if len(same) > 1 else same[0][None]))
-        results = await finish(futures, request)
-    finally:
-        for future in futures:
-            future.cancel()  # of those that went in before a full queue refused the next
+    groups = [[pictures[position].pixels for position in positions] for positions in by_shape.values()]
+    arrays = [np.stack(same) if len(same) > 1 else same[0][None] for same in groups]
+    results = await finish(model.engine.encode_all(arrays), request)
     ordered: list[Codes] = [np.empty(0, np.int64)] * len(pictures)
     for positions, codes in zip(by_shape.values(), results, strict=True):
         for position, one in zip(positions, codes, strict=True):
@@ -146,7 +144,7 @@ async def choose_with_effort(
         batches = (choose_codes(model.codec, batch, effort, np.full(len(batch), used)) for batch in together)
         return [codes for batch in batches for codes in batch]
 
-    (found,) = await finish([service.in_thread(choose, sum(one.size for one in pixels))], request)
+    (found,) = await finish([service.in_thread(choose, sum(one[..., 0].size for one in pixels))], request)
     codes = cast(list[Codes], found)
     for picture, grid in zip(pixels, codes, strict=True):
         model.metrics.picture_pixels.observe(picture.shape[0] * picture.shape[1])
@@ -218,7 +216,8 @@ PICTURE_QUERY = {**MODEL_QUERY, "fit": _FIT_SCHEMA}
 _LABEL_SCHEMA = {
     "type": "integer",
     "minimum": 0,
-    "description": "Container only: the label of all pictures; it is stored where it makes the container shorter.",
+    "description": "Container only: the label of all pictures; it is stored where it makes the container shorter. "
+    "Not with `indexed`.",
 }
 _INDEXED_SCHEMA = {
     "type": "boolean",

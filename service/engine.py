@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ def batch_of(settings: Settings, maker: SessionMaker) -> int:
 
 
 class Engine:
-    """`encode` and `decode` return futures; see `Batcher.submit` for what they raise."""
+    """`encode`, `encode_all` and `decode` return futures; see `Batcher.submit_all` for what they raise."""
 
     def __init__(
         self,
@@ -75,6 +75,10 @@ class Engine:
     def encode(self, pictures: Pixels) -> asyncio.Future[Array]:
         """uint8 (n,H,W,C) -> future of int64 (n,h,w) in [0, K)."""
         return self._encode.submit(pictures)
+
+    def encode_all(self, pictures: Sequence[Pixels]) -> list[asyncio.Future[Array]]:
+        """As `encode`, of arrays of several sizes: all of them are queued, or none."""
+        return self._encode.submit_all(pictures)
 
     def decode(self, codes: Codes) -> asyncio.Future[Array]:
         """int64 (n,h,w) in [0, K) -> future of uint8 (n,H,W,C)."""
@@ -120,7 +124,7 @@ class Engine:
     def _batcher(self, stage: str, run: Run, native: int, largest: int) -> Batcher:
         """`native` are the elements of a picture of the model's size, `largest` those of the largest request.
 
-        A request with pictures of several shapes queues them one after the other, and all must fit, also with borders.
+        The largest request may be queued behind others, also with borders.
         """
         max_queued = self._settings.max_queued_pictures
         limits = BatchLimits(

@@ -76,7 +76,7 @@ class NotAPicture(Problem):
 
 
 class WrongPictureSize(Problem):
-    status, slug, title = 422, "wrong-picture-size", "The picture has not the size of the model"
+    status, slug, title = 422, "wrong-picture-size", "The picture does not have the model's size"
 
 
 class InvalidCodes(Problem):

@@ -1,13 +1,13 @@
 """Server-sent events. In: an async iterator of events. Out: a `text/event-stream` response that ends cleanly.
 
-It ends with the iterator; with an event `error` when the iterator raises a problem, the deadline passes, or the service
-shuts down; and at once when the client leaves. A client that stays and does not read gets no event after its deadline.
+It ends with the iterator; with an event `error` when the iterator fails, the deadline passes, or the service shuts
+down; and at once when the client leaves. A client that stays and does not read gets no event after its deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 import orjson
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.call import call_of
-from service.errors import DeadlinePassed, NotReady, Problem, problem_body
+from service.errors import DeadlinePassed, NotReady, Problem, internal_error, problem_body
 from service.requests import finish
 
 MEDIA_TYPE = "text/event-stream"
@@ -28,18 +28,34 @@ def event(name: str, data: object) -> bytes:
 
 
 class EventStream(Response):
-    """A response whose body is `events`, each sent as soon as it is there."""
+    """A response whose body is `events`, each sent as soon as it is there.
+
+    `on_end` is called when it ends, also where it ends before the iterator begins, whose own `finally` never runs then.
+    """
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, request: Request, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        events: AsyncGenerator[bytes, None],
+        headers: dict[str, str],
+        on_end: Callable[[], object] = lambda: None,
+    ) -> None:
         # x-accel-buffering: nginx would otherwise hold events back.
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         self._request = request
         self._events = events
+        self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._respond(send)
+        finally:
+            self._on_end()
+
+    async def _respond(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         last = b""
         try:
@@ -49,6 +65,9 @@ class EventStream(Response):
             raise
         except asyncio.CancelledError:
             last = self._error(self._why_cancelled())
+            raise
+        except Exception:
+            last = self._error(internal_error())
             raise
         finally:
             with suppress(TimeoutError):

@@ -56,7 +56,7 @@ async def generate(request: Request) -> Response:
     wanted = await read_request(request, service, model)
     if media_type == events.MEDIA_TYPE:
         rows = RowStream(service, model, generator, wanted)
-        return events.EventStream(request, rows.events(), _headers(wanted))
+        return events.EventStream(request, rows.events(), _headers(wanted), rows.leave)
     if wanted.preview:
         raise InvalidParameter(f"preview: needs Accept: {events.MEDIA_TYPE}.")
     (codes,) = await finish([generator.submit(wanted.draws)], request)
@@ -66,7 +66,7 @@ async def generate(request: Request) -> Response:
     (pixels,) = await finish([model.engine.decode(codes)], request)  # (n,H,W,C) uint8
     if media_type == npy.MEDIA_TYPE:
         return Response(npy.write_npy(pixels), 200, _headers(wanted), media_type)
-    content = await _in_thread_if_large(service, pixels.size, partial(images.write_picture, sheet(pixels)))
+    content = await _in_thread_if_large(service, pixels, partial(images.write_picture, sheet(pixels)))
     return Response(content, 200, _headers(wanted), media_type)
 
 
@@ -90,14 +90,15 @@ class RowStream:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """One a row, as soon as all samples have it, and at last the answer."""
         grids = _fill(self._model, len(self._wanted.draws))
-        try:
-            while (next_row := await self._rows.get()) is not None:
-                row, grids[:, next_row[0]] = next_row
-                yield events.event("row", {"row": row, "items": await self._items(grids, row)})
-            answer = await _answer(self._service, self._model, self._wanted, await self._drawn)
-            yield events.event("done", answer)
-        finally:
-            self._drawn.cancel()
+        while (next_row := await self._rows.get()) is not None:
+            row, grids[:, next_row[0]] = next_row
+            yield events.event("row", {"row": row, "items": await self._items(grids, row)})
+        answer = await _answer(self._service, self._model, self._wanted, await self._drawn)
+        yield events.event("done", answer)
+
+    def leave(self) -> None:
+        """Give up what is not drawn yet."""
+        self._drawn.cancel()
 
     async def _items(self, grids: Codes, row: int) -> list[dict[str, object]]:
         if not self._wanted.preview:
@@ -130,11 +131,11 @@ async def _pictures(service: Service, model: Model, codes: Codes) -> list[str]:
     def write() -> list[str]:
         return [base64.b64encode(images.write_picture(one)).decode() for one in pixels]
 
-    return await _in_thread_if_large(service, pixels.size, write)
+    return await _in_thread_if_large(service, pixels, write)
 
 
-async def _in_thread_if_large(service: Service, size: int, write: Callable[[], T]) -> T:
-    return write() if size <= INLINE_PIXELS else await service.in_thread(write, size)
+async def _in_thread_if_large(service: Service, pixels: Pixels, write: Callable[[], T]) -> T:
+    return write() if pixels.size <= INLINE_PIXELS else await service.in_thread(write, pixels[..., 0].size)
 
 
 def sheet(pixels: Pixels) -> Pixels:

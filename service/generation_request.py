@@ -80,8 +80,9 @@ def read_wanted(body: bytes, manifest: Manifest, max_samples: int) -> Wanted:
     if asked.n > max_samples:
         raise InvalidParameter(f"n: at most {max_samples} samples a request, not {asked.n}; send several requests.")
     if asked.label is not None and asked.label >= prior.label_count:
-        fix = f"0..{prior.label_count - 1}, or none" if prior.label_count else "none: the model has no labels"
-        raise InvalidParameter(f"label: must be {fix}; not {asked.label}.")
+        if not prior.label_count:
+            raise InvalidParameter(f"label is {asked.label}, but there are no labels: leave it out.")
+        raise InvalidParameter(f"label: must be 0..{prior.label_count - 1}, or none; not {asked.label}.")
     if asked.top_k is not None and asked.top_k > codes.codebook_size:
         raise InvalidParameter(f"top_k: must lie in 1..{codes.codebook_size}, not {asked.top_k}.")
     if asked.guidance != 1:
@@ -109,7 +110,7 @@ def _require_guidance(asked: GenerateRequest, manifest: Manifest) -> None:
     if "prior_row_guided" not in manifest.graphs:
         raise InvalidParameter(f"guidance: model {manifest.name!r} has no labels to guide by; leave it out.")
     if asked.label is None:
-        raise InvalidParameter("guidance: say with `label` where to.")
+        raise InvalidParameter("guidance needs a `label` to push towards.")
 
 
 def _parse(body: bytes, grid: tuple[int, int]) -> GenerateRequest:
@@ -130,6 +131,8 @@ def _parse(body: bytes, grid: tuple[int, int]) -> GenerateRequest:
     where = str(first["loc"][0]) if first["loc"] else "the body"
     if first["type"] == "extra_forbidden":
         raise InvalidParameter(f"Unknown field {where[:40]!r}; there are {', '.join(GenerateRequest.model_fields)}.")
+    if where == "label":
+        raise InvalidParameter("label: send its number, from 0; GET /models lists the labels' names in this order.")
     if where == "known":
         raise InvalidParameter('known: send rows of codes with null for unknown, or {"codes": rows, "mask": rows}.')
     raise InvalidParameter(f"{where}: {first['msg']}.")

@@ -67,6 +67,7 @@ class OnePacket(Pipelining):
         sending = self._within and self.cycle is not None and self.cycle.response_started
         lingers = self._overrun or (sending and not self._deaf)
         if not lingers or self.transport.is_closing():
+            self._unread.watch(self.transport)  # an answer that has been given up may never be read either
             return False
         self._deaf, self._overrun = True, False
         self.pipeline.clear()  # nothing follows the answer that ends the connection

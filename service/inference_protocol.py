@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from service.errors import InvalidParameter, MalformedRequest, TooManyItems
-from service.schemas import ListOf, excess_of
+from service.schemas import MOST_VALUES, ListOf, excess_of
 
 HEADER_LENGTH = "inference-header-content-length"
 DTYPES: Mapping[str, type[np.generic]] = {
@@ -126,10 +126,11 @@ def read_infer(body: bytes, json_bytes: int) -> InferRequest:
 def write_infer(
     name: str, version: str, request: InferRequest, outputs: Mapping[str, NDArray[Any]]
 ) -> tuple[bytes, int | None]:
-    """The answer's body, and the length of its JSON part where bytes follow it."""
-    unknown = [wanted for wanted in request.wanted if wanted not in outputs]
-    if unknown:
-        raise InvalidParameter(f"There is no output {unknown[0][:40]!r}; there are {', '.join(outputs)}.")
+    """The answer's body, and the length of its JSON part where bytes follow it.
+
+    Raises:
+        TooManyItems: more numbers as JSON than would be read as JSON.
+    """
     described, chunks = [], []
     for output, array in outputs.items():
         if request.wanted and output not in request.wanted:
@@ -138,6 +139,8 @@ def write_infer(
         if request.wanted.get(output, request.binary):
             chunks.append(np.ascontiguousarray(array).tobytes())
             entry["parameters"] = {"binary_data_size": array.nbytes}
+        elif array.size > MOST_VALUES:
+            raise TooManyItems(f"{output} has {array.size} numbers, JSON at most {MOST_VALUES}; ask for binary_data.")
         else:
             entry["data"] = np.ascontiguousarray(array).ravel()
         described.append(entry)

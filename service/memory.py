@@ -25,8 +25,8 @@ def give_freed_memory_back() -> bool:
 def spare_what_stays() -> None:
     """Call it when all is loaded: what has been made until now is left out of later collections.
 
-    A full one went through some hundred thousand objects of modules, and held the event loop for 25 to 45 ms about once
-    a second under load: all requests that were inside at that time. What is freed by its reference count still is.
+    With it, a full one goes through some hundred thousand objects of modules and holds the event loop for 25 to 45 ms,
+    under load about once a second. What is freed by its reference count still is.
     """
     gc.unfreeze()
     gc.collect()

@@ -201,6 +201,16 @@ def forget_dead_processes(folder: Path) -> None:
     """Of processes that have ended, remove the gauges, since nothing of theirs is in flight any more, and the counts of
     codes, which nobody would halve again."""
     for path in (*folder.glob("gauge_live*_*.db"), *folder.glob("codes_*_*.bin")):
-        if not Path(f"/proc/{path.stem.rpartition('_')[2]}").exists():
+        if not _lives(int(path.stem.rpartition("_")[2])):
             with suppress(FileNotFoundError):  # another worker was faster
                 path.unlink()
+
+
+def _lives(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, repeat
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RESTART_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # the last one again and again while the device is missing
+_NOT_OPENED = "Another part of the model could not be opened."
 _FOLLOW_OTHER_WORKERS_S, _FOLLOW_AGAIN_S = 0.5, 10.0  # the latter after an attempt that did not lead to the same
 
 
@@ -164,27 +165,35 @@ class Models:
         except Exception as error:
             self._metrics.reloads.labels(name, "failed").inc()
             log.error("reload of %s failed: %s", name, error)
+            self._free_what_was_replaced()  # or what was opened of the new one
             raise
         finally:
             del self._reloads[name]
         self._put(model, stamp)
         self._metrics.reloads.labels(name, "swapped").inc()
         log.info("model %s is now version %s", name, model.manifest.version[:12])
-        if gc.get_freeze_count():
-            # The parts of a model refer to one another: only the collector, for which they were left out, frees the old
-            # one, once its last request has ended.
-            after_s = self._settings.request_deadline_ms / 1e3 + 1
-            asyncio.get_running_loop().call_later(after_s, spare_what_stays)
+        self._free_what_was_replaced()
         return model
 
+    def _free_what_was_replaced(self) -> None:
+        """The parts of a model refer to one another: only the collector, for which they may have been left out, frees
+        them, once the last request has ended."""
+        if gc.get_freeze_count():
+            after_s = self._settings.request_deadline_ms / 1e3 + 1
+            asyncio.get_running_loop().call_later(after_s, spare_what_stays)
+
     def _load(self, name: str) -> Model:
-        if self._settings.cuda_graphs and self._maker.resident:
-            # While one thread captures a CUDA graph as onnxruntime does, CUDA fails what other threads ask of it.
+        if self._opens_at_start_only:
             raise BundleError(f"{name} is opened at start only, because of VQSERVE_CUDA_GRAPHS: restart to serve it")
         bundle = load_bundle(self._folders[name])
         if bundle.manifest.name != name:
             raise BundleError(f"{bundle.folder} is now named {bundle.manifest.name}, not {name}: restart to serve it")
         return self._open(bundle)
+
+    @property
+    def _opens_at_start_only(self) -> bool:
+        """While one thread captures a CUDA graph as onnxruntime does, CUDA fails what other threads ask of it."""
+        return self._settings.cuda_graphs and self._maker.resident
 
     def _open(self, bundle: Bundle) -> Model:
         """Raises BundleError when onnxruntime refuses a graph of it, or the manifest says something else of it, and
@@ -200,13 +209,19 @@ class Models:
         maker = replace(self._maker, bundle=bundle)
         require_labels(bundle, maker)
         metrics = self._metrics.open_model(bundle.manifest, maker.provider)
-        engine = Engine(bundle, self._settings, maker, metrics, lambda _: self._on_death(bundle))
-        opened = {
-            name: open_companion(bundle, self._settings, maker, self._metrics, partial(self._on_death, bundle))
-            for name, open_companion in self._open_companion.items()
-        }
-        present = {name: companion for name, companion in opened.items() if companion is not None}
-        return Model(bundle, engine, open_codec(bundle, maker), metrics, present)
+        companions: dict[str, Companion] = {}
+        with ExitStack() as undo:
+            engine = Engine(bundle, self._settings, maker, metrics, lambda _: self._on_death(bundle))
+            undo.callback(engine.close, _NOT_OPENED)
+            for name, open_companion in self._open_companion.items():
+                on_death = partial(self._on_death, bundle)
+                companion = open_companion(bundle, self._settings, maker, self._metrics, on_death)
+                if companion is not None:
+                    undo.callback(companion.close, _NOT_OPENED)
+                    companions[name] = companion
+            model = Model(bundle, engine, open_codec(bundle, maker), metrics, companions)
+            undo.pop_all()
+        return model
 
     def _put(self, model: Model, stamp: Stamp | None) -> None:
         name = model.manifest.name
@@ -222,7 +237,7 @@ class Models:
         served = self._by_name.get(name)
         if served is None or served.bundle is not bundle:
             return  # another version, or this one is still being opened, whose caller hears of it
-        if self._settings.on_engine_death == "exit":
+        if self._settings.on_engine_death == "exit" or self._opens_at_start_only:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self._spawn(self._restart(bundle))

@@ -9,6 +9,8 @@ from starlette.requests import Request
 
 from service.errors import NotAcceptable, UnsupportedMediaType
 
+_MOST_RANGES = 64  # a browser sends ten
+
 
 def bare_type(content_type: str) -> str:
     """`"text/html; charset=utf-8"` -> `"text/html"`."""
@@ -21,26 +23,30 @@ def unsupported(media_type: str, taken: Sequence[str]) -> UnsupportedMediaType:
     return UnsupportedMediaType(f"{given}; this route takes {', '.join(taken)}.")
 
 
-def answer_type(request: Request, offered: tuple[str, ...]) -> str:
-    """What `choose` makes of the request's Accept lines, which are one list (RFC 9110, section 5.3)."""
-    return choose(",".join(request.headers.getlist("accept")), offered)
+def answer_type(request: Request, offered: tuple[str, ...], why: str = "") -> str:
+    """What `choose` makes of the request's Accept lines, which are one list (RFC 9110, section 5.3). `why` there is no
+    other type goes into the refusal."""
+    return choose(",".join(request.headers.getlist("accept")), offered, why)
 
 
 @lru_cache(maxsize=256)
-def choose(accept: str, offered: tuple[str, ...]) -> str:
+def choose(accept: str, offered: tuple[str, ...], why: str = "") -> str:
     """The offered type with the highest quality in `accept`; of equals the first offered; the first without Accept.
 
     Raises:
-        NotAcceptable: nothing that is offered is accepted.
+        NotAcceptable: nothing that is offered is accepted, or there is far too much to look through.
     """
-    ranges = [_parse(part) for part in accept.split(",") if part.strip()] or [("*/*", 1.0)]
+    parts = accept.split(",", _MOST_RANGES)
+    if len(parts) > _MOST_RANGES:
+        raise NotAcceptable(f"Accept has more than {_MOST_RANGES} media types; accept one of {', '.join(offered)}.")
+    ranges = [_parse(part) for part in parts if part.strip()] or [("*/*", 1.0)]
     best, best_quality = None, 0.0
     for media_type in offered:
         quality = _quality(media_type, ranges)
         if quality > best_quality:
             best, best_quality = media_type, quality
     if best is None:
-        raise NotAcceptable(f"Accept one of {', '.join(offered)}.")
+        raise NotAcceptable(f"Accept one of {', '.join(offered)}{why and f': {why}'}.")
     return best
 
 

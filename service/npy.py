@@ -39,7 +39,8 @@ def read_npy(body: bytes) -> NDArray[Any]:
         raise MalformedRequest(f"The .npy header announces {shape} of {dtype}, the body has another number of bytes.")
     try:
         return np.frombuffer(body, dtype, offset=stream.tell()).reshape(shape)
-    except ValueError as error:  # elements of no bytes, more than 64 axes, an axis beyond an address beside one of 0
+    # elements of no bytes, more than 64 axes, an axis beyond an address beside one of 0; an axis of True
+    except (ValueError, TypeError) as error:
         raise MalformedRequest(f"The .npy header announces what no array can be: {error}.") from error
 
 

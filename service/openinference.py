@@ -33,7 +33,7 @@ from service.inference_protocol import HEADER_LENGTH, B, InferenceBody, json_siz
 from service.models import Model
 from service.operations import json_response, reload
 from service.protocol_models import OPERATIONS, Operation
-from service.requests import INLINE_JSON_BYTES, here_or_in_thread, read_body, read_optional_body, read_query
+from service.requests import read_body, read_json_here_or_in_thread, read_optional_body, read_query
 from service.service import Service, service_of
 
 PREFIX = "/v2"
@@ -138,8 +138,8 @@ async def infer(request: Request) -> Response:
     model, operation, name = _find(request)
     body = await read_body(request, service)
     size = json_size_of(body, request.headers.get(HEADER_LENGTH))  # the tensors behind it are taken as they are
-    asked = await here_or_in_thread(partial(read_infer, body, size), size, INLINE_JSON_BYTES, request, service)
-    operation.check(asked)
+    asked = await read_json_here_or_in_thread(partial(read_infer, body, size), size, request, service)
+    operation.check(asked, model.manifest)
     outputs = await operation.run(request, service, model, asked)
     content, json_bytes = write_infer(name, model.manifest.version, asked, outputs)
     if json_bytes is None:
@@ -153,7 +153,7 @@ async def _read_optional(kind: type[B], request: Request, what: str) -> B:
     read_query(request, ())
     service = service_of(request)
     body = await read_optional_body(request, service) or b"{}"
-    return await here_or_in_thread(partial(read_json, kind, body, what), len(body), INLINE_JSON_BYTES, request, service)
+    return await read_json_here_or_in_thread(partial(read_json, kind, body, what), len(body), request, service)
 
 
 async def repository_index(request: Request) -> Response:

@@ -56,12 +56,16 @@ class Operation:
     needs_prior: bool = False
     parameters: tuple[str, ...] = ()
 
-    def check(self, asked: InferRequest) -> None:
-        """Raises InvalidParameter: the request has a parameter that would be ignored."""
+    def check(self, asked: InferRequest, manifest: Manifest) -> None:
+        """Raises InvalidParameter: the request has a parameter that would be ignored, or asks for another output."""
         unknown = next((name for name in asked.parameters if name not in self.parameters + PROTOCOL_PARAMETERS), None)
         if unknown is not None:
             there_are = f"there are {', '.join(self.parameters)}" if self.parameters else "this model has none"
             raise InvalidParameter(f"Unknown parameter {unknown[:40]!r}; {there_are}.")
+        outputs = [output.name for output in self.outputs(manifest)]
+        other = next((name for name in asked.wanted if name not in outputs), None)
+        if other is not None:
+            raise InvalidParameter(f"There is no output {other[:40]!r}; there are {', '.join(outputs)}.")
 
 
 def _images(manifest: Manifest) -> Tensor:

@@ -71,6 +71,9 @@ class EarlyRefusal:
         if line is None or line[1] not in self._routes or data.startswith(b"HEAD") or self._draining():
             return None
         end = data.find(_HEAD_END)
+        # An end of a line in one byte is an error to the parser, and a line's end to some proxies.
+        if not data.count(b"\n", 0, end) == data.count(b"\r", 0, end) == data.count(b"\r\n", 0, end):
+            return None
         told = _TELLING.findall(data, line.end() - 2, end)  # no end: nothing is found, and the size does not fit
         given = {name.lower(): value.strip() for name, value in told}
         if len(given) != len(told) or given.pop(b"connection", b"keep-alive").lower() != b"keep-alive":

@@ -16,6 +16,7 @@ from service.service import Service
 T = TypeVar("T")
 
 INLINE_JSON_BYTES = 1 << 16  # about a millisecond of parsing; more goes to a thread
+_MOST_QUERY_FIELDS = 32  # no route has so many; a head has room for tens of thousands
 _WATCH_AFTER_S = 0.02  # watching a client costs a task; an answer that is faster than this never pays for it
 
 
@@ -23,12 +24,15 @@ def read_query(request: Request, allowed: Collection[str]) -> dict[str, str]:
     """The query's parameters, each at most once.
 
     Raises:
-        InvalidParameter: one that is not in `allowed`, or twice.
+        InvalidParameter: one that is not in `allowed`, or twice, or far too many.
     """
     raw = request.scope["query_string"]
     if not raw:
         return {}
-    pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True)
+    try:
+        pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_QUERY_FIELDS)
+    except ValueError as error:
+        raise InvalidParameter(f"The query has more than {_MOST_QUERY_FIELDS} fields.") from error
     query = dict(pairs)
     unknown = next((name for name in query if name not in allowed), None)
     if unknown is not None:
@@ -97,11 +101,11 @@ async def finish(futures: Sequence[asyncio.Future[Any]], request: Request) -> li
             unfinished.cancel()
 
 
-async def here_or_in_thread(call: Callable[[], T], size: int, most_here: int, request: Request, service: Service) -> T:
-    """The result of `call`, which runs here where its `size`, in pixels or bytes, is at most `most_here`."""
-    if size <= most_here:
-        return call()
-    (result,) = await finish([service.in_thread(call, size)], request)
+async def read_json_here_or_in_thread(read: Callable[[], T], size: int, request: Request, service: Service) -> T:
+    """The result of `read`, which runs here where it has at most `INLINE_JSON_BYTES` to read."""
+    if size <= INLINE_JSON_BYTES:
+        return read()
+    (result,) = await finish([service.in_thread(read, size)], request)
     return cast(T, result)
 
 

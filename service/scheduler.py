@@ -204,15 +204,17 @@ class Scheduler:
 
     def _drive(self) -> None:
         while True:
-            with self._lock:
-                batch = choose(self._jobs, self._sampler.max_batch, self._sampler.free_places)
-                places = [self._place(sample, len(batch)) for sample in batch]
-                self._metrics.busy_slots.set(len(batch))
-                if not batch:
-                    self._driving = False
-                    return
-                self._busy_since = started = perf_counter()
+            batch: list[Sample] = []
+            started = perf_counter()
             try:
+                with self._lock:
+                    batch = choose(self._jobs, self._sampler.max_batch, self._sampler.free_places)
+                    self._metrics.busy_slots.set(len(batch))
+                    if not batch:
+                        self._driving = False
+                        return
+                    self._busy_since = started
+                    places = [self._place(sample, len(batch)) for sample in batch]
                 drawn = self._sampler.advance(places)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers, or they wait forever
                 self._fail(batch, error)

@@ -13,7 +13,7 @@ from service import images
 from service.draws import Codes
 from service.encoding import ENCODE, JSON, PICTURE_QUERY, encode_pictures, flag_of, label_of
 from service.endpoints import Endpoint
-from service.errors import NoPrior
+from service.errors import InvalidParameter, NoPrior
 from service.generation_schemas import ScoreAnswer, ScoreManyAnswer
 from service.generator import generator_of
 from service.likelihood import bits_of
@@ -34,6 +34,8 @@ async def score(request: Request) -> Response:
     generator_of(model)
     answer_type(request, (JSON,))
     label, by_label = label_of(model, query.get("label")), flag_of("by_label", query.get("by_label", "false"))
+    if by_label and not model.manifest.labels:
+        raise InvalidParameter("by_label: there are no labels; leave it out.")
     body = await read_body(request, service)
     upload = await read_upload(request, service, model, body, fit_of(query.get("fit", images.FITS[0])))
     codes = await encode_pictures(request, model, upload.pictures)

@@ -65,7 +65,8 @@ class Service:
 
     def in_threads(self, calls: Sequence[Callable[[], T]], pixels: int) -> list[asyncio.Future[T]]:
         """For work that would hold up the event loop for longer than a few milliseconds; `pixels` are those of all the
-        calls together. See `Pool.submit` for how to stop it and what is raised."""
+        calls together, or as many as their bytes where no picture has been opened yet. See `Pool.submit` for how to
+        stop it and what is raised."""
         return self._pools[SMALL if pixels <= SMALL_PIXELS else LARGE].submit(calls, pixels)
 
     def close(self) -> None:

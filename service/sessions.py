@@ -186,7 +186,7 @@ def _require_cuda() -> None:
 
 def cpu_limit(limit_file: Path = _CGROUP_V2_LIMIT) -> int:
     """Whole CPUs that this process may use: the smaller of its affinity and its container's quota, at least 1."""
-    cpus = len(os.sched_getaffinity(0))
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not limit_file.is_file():
         return cpus
     quota, period = limit_file.read_text().split()

@@ -80,7 +80,10 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(32 << 20, gt=0, description="Largest request body; above it 413.")
     max_total_body_bytes: int = Field(
-        1 << 28, gt=0, description="Most bytes of the bodies of all requests inside a process, or of one; above it 429."
+        1 << 28,
+        gt=0,
+        description="Most bytes that the bodies of all requests in a process hold together; one alone may exceed it; "
+        "above it 429.",
     )
     max_pixels: int = Field(
         1 << 24, gt=0, description="Most pixels of one picture, read from its header before decoding; above it 413."
@@ -96,10 +99,12 @@ class Settings(BaseSettings):
         1024,
         gt=0,
         description="Most pictures waiting for one engine, with no more pixels than as many of the model's size have, "
-        "or for a thread, or those of one request; above it 429 with Retry-After.",
+        "or for a thread; one request alone may exceed it; above it 429 with Retry-After.",
     )
     max_queued_samples: int = Field(
-        1024, gt=0, description="Most samples inside one generator; above it 429 with Retry-After."
+        1024,
+        gt=0,
+        description="Most samples inside one generator; one request alone may exceed it; above it 429 and Retry-After.",
     )
     max_concurrent_requests: int = Field(
         1024, gt=0, description="Most requests inside a process; above it 429. Probes and /metrics are exempt."
@@ -111,16 +116,16 @@ class Settings(BaseSettings):
         60.0,
         gt=0,
         le=DAY_S,
-        description="URL and headers have to come within this; else 408. A new connection that stays silent ends then, "
-        "and one whose client has read less than 64 KiB of a complete answer in this time.",
+        description="URL and headers have to come within this; else 408. The same time ends a new "
+        "connection that stays silent, and one whose client reads less than 64 KiB of a finished answer within it.",
     )
 
     max_batch: int = Field(
         0,
         ge=0,
         le=MOST_PICTURES,
-        description="Most pictures a run, with no more pixels than as many of the model's size have; 0: 64 on CUDA, "
-        "8 on a CPU. What is larger runs alone.",
+        description="Most pictures in one run, with no more pixels than as many of the model's size have; a larger "
+        "picture runs alone. 0: 64 on CUDA, 8 on a CPU.",
     )
     max_generate_batch: int = Field(
         0,
@@ -139,7 +144,9 @@ class Settings(BaseSettings):
     )
     engine_stall_s: float = Field(60.0, gt=0, le=DAY_S, description="A run that takes longer turns /readyz to 503.")
     on_engine_death: Literal["restart", "exit"] = Field(
-        "restart", description="What follows a dead engine: new sessions from the same bundle, or the process ends."
+        "restart",
+        description="What follows a dead engine: new sessions from the same bundle, or the process ends, as it always "
+        "does with CUDA graphs.",
     )
     watch_bundles_s: float = Field(
         0.0, ge=0, le=DAY_S, description="How often to look for a changed manifest and reload that bundle; 0: never."

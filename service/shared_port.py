@@ -19,10 +19,11 @@ class SharedPort(socket.socket):
     @classmethod
     def bound(cls, host: str, port: int) -> SharedPort:
         """Raises OSError where the address cannot be bound. Port 0 is any free one."""
-        shared = cls(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        shared = cls(family, kind)
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        shared.bind((host, port))
+        shared.bind(address)
         return shared
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Callable[[str, int], SharedPort], tuple[str, int]]:

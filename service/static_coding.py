@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from service.container_errors import DamagedError
 from service.range_coder import RangeDecoder, RangeEncoder
+from service.stopping import check_stop
 
 Codes = NDArray[np.int64]
 
@@ -66,10 +67,16 @@ class FrequencyTable:
     def encode(self, codes: Codes, encoder: RangeEncoder) -> None:
         frequency, total = np.diff(self.boundaries), np.full(CODES_A_STEP, self.boundaries[-1])
         for start in range(0, len(codes), CODES_A_STEP):
+            check_stop()
             part = codes[start : start + CODES_A_STEP]
             columns = (self.boundaries[part], frequency[part], total[: len(part)])
             encoder.encode_all(zip(*(column.tolist() for column in columns), strict=True))
 
     def decode(self, count: int, decoder: RangeDecoder) -> Codes:
         flat, last = self.boundaries.data, len(self.boundaries) - 1
-        return np.fromiter((decoder.decode(flat, 0, last) for _ in range(count)), np.int64, count)
+        codes = np.empty(count, np.int64)
+        for start in range(0, count, CODES_A_STEP):
+            check_stop()
+            part = codes[start : start + CODES_A_STEP]
+            part[:] = [decoder.decode(flat, 0, last) for _ in range(len(part))]
+        return codes

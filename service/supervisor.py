@@ -1,8 +1,9 @@
 """uvicorn's supervisor of several workers, which hears at once when one is gone, and keeps the others.
 
-It asks each twice a second over a pipe whether it lives, and kept the worker's end of the pipe open itself: of one that
-was killed between the question and the answer, it awaited that answer for five seconds. And where a worker could not
-start it ended all the others, although they served: a bundle that is being replaced is whole again later.
+uvicorn's own asks each twice a second over a pipe whether it lives, and keeps the worker's end of the pipe open itself:
+of one that is killed between question and answer, it awaits the answer for five seconds. This one closes that end. And
+where a worker cannot start, uvicorn's ends all the others. This one tries again later, while others serve: a bundle
+that is being replaced is whole again soon.
 """
 
 from __future__ import annotations

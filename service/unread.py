@@ -1,4 +1,4 @@
-"""Answers that are complete here and not read there: each waits in memory for its client, bounded in time and in sum.
+"""Answers that have ended here and are not read there: each waits in memory for its client, bounded in time and in sum.
 
 In: transports with bytes in their buffers. Out: those of clients that do not read are aborted.
 """
@@ -27,7 +27,7 @@ class UnreadAnswers:
         self._looks: dict[asyncio.Transport, asyncio.TimerHandle] = {}
 
     def watch(self, transport: asyncio.Transport) -> None:
-        """Whose answer is complete; if it has been read already, nothing happens. Its time begins anew."""
+        """Whose answer has ended; if it has been read already, nothing happens. Its time begins anew."""
         self.forget(transport)
         if unread := unread_bytes(transport):
             self._left[transport] = unread

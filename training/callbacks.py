@@ -62,7 +62,7 @@ class StopAtNaN(Callback):
     """Stops a run whose loss is not finite, before it can overwrite the last good checkpoint.
 
     The losses are summed on the device and the sum, which keeps a NaN or an infinity, is read every `look_every` steps:
-    reading each one would make a GPU wait for every step.
+    reading each one would be one more wait for a GPU in every step.
     """
 
     def __init__(self, checkpoint: Path, look_every: int) -> None:

@@ -1,4 +1,4 @@
-"""The configuration of a run: one YAML file, checked, with every default written here and nowhere else.
+"""The configuration of a run: one YAML file, checked, with the default of every key of a run.
 
 In: a YAML file and `section.key=value` overrides. Out: a `RunConfig`, or a `ConfigError` that names the key and, for an
 unknown one, the nearest valid name.

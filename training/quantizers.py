@@ -12,8 +12,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from training.ranks import from_first_rank, gather_over_ranks, sum_over_ranks
 
 
 @dataclass
@@ -68,26 +69,6 @@ def _grid(rows: Tensor, like: Tensor) -> Tensor:
     """(B*h*w, D) -> (B,D,h,w)."""
     batch, _, height, width = like.shape
     return rows.reshape(batch, height, width, -1).movedim(-1, 1)
-
-
-def _sum_over_ranks(tensor: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def _gather_over_ranks(rows: Tensor) -> Tensor:
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
-
-
-def _from_first_rank(tensor: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.broadcast(tensor, 0)
-    return tensor
 
 
 def spread_sample(rows: Tensor, count: int) -> Tensor:
@@ -182,7 +163,7 @@ class VectorQuantizer(nn.Module):
         codes, errors = nearest(rows.detach(), self.codebook, self.offsets())
         vectors = _grid(self.codebook[codes], latents)
         loss, metrics = self._loss(latents.float(), vectors)
-        counts = _sum_over_ranks(torch.bincount(codes, minlength=self.codebook_size).float())
+        counts = sum_over_ranks(torch.bincount(codes, minlength=self.codebook_size).float())
         if self.training:
             with torch.no_grad():
                 self._track(rows.detach(), codes, errors, counts)
@@ -204,9 +185,9 @@ class VectorQuantizer(nn.Module):
         """Data-dependent start: the codebook is `codebook_size` well-spread latents of the first batch."""
         if self.initialised:
             return
-        vectors = _from_first_rank(spread_sample(_gather_over_ranks(rows), self.codebook_size))
+        vectors = from_first_rank(spread_sample(gather_over_ranks(rows), self.codebook_size))
         self.codebook.data.copy_(vectors)
-        self.cluster_size.fill_(_gather_over_ranks(rows).shape[0] / self.codebook_size)
+        self.cluster_size.fill_(gather_over_ranks(rows).shape[0] / self.codebook_size)
         self.initialised.fill_(True)
 
     def _track(self, rows: Tensor, codes: Tensor, errors: Tensor, counts: Tensor) -> None:
@@ -214,13 +195,13 @@ class VectorQuantizer(nn.Module):
         # N_i(t) = N_i(t-1) * gamma + n_i(t) * (1 - gamma)
         self.cluster_size.mul_(decay).add_(counts, alpha=1 - decay)
         self.window_counts.add_(counts)
-        batch_error = _sum_over_ranks(errors.sum()) / counts.sum()
+        batch_error = sum_over_ranks(errors.sum()) / counts.sum()
         blend = decay if self.mean_error > 0 else 0.0
         self.mean_error.mul_(blend).add_(batch_error, alpha=1 - blend)
         self._update(rows, codes)
         self.step.add_(1)
         if self.restart_every and self.step % self.restart_every == 0:
-            self._restart_dead_codes(_gather_over_ranks(rows), _gather_over_ranks(errors))
+            self._restart_dead_codes(gather_over_ranks(rows), gather_over_ranks(errors))
 
     def _restart_dead_codes(self, rows: Tensor, errors: Tensor) -> None:
         """Move dead codes to latents drawn in proportion to their error: where the codebook is poor, not busy."""
@@ -230,7 +211,7 @@ class VectorQuantizer(nn.Module):
         # Errors that are not finite are those of a run that diverges: the next look at its loss ends it.
         if len(dead) == 0 or not torch.isfinite(errors.sum()):
             return
-        vectors = _from_first_rank(rows[torch.multinomial(errors, len(dead))].contiguous())
+        vectors = from_first_rank(rows[torch.multinomial(errors, len(dead))].contiguous())
         self.codebook.data[dead] = vectors
         self.cluster_size[dead] = self.cluster_size.mean()
 
@@ -251,7 +232,7 @@ class EMAQuantizer(VectorQuantizer):
     def _update(self, rows: Tensor, codes: Tensor) -> None:
         sums = torch.zeros_like(self.cluster_sum).index_add_(0, codes, rows)
         # m_i(t) = m_i(t-1) * gamma + sum_j z_ij(t) * (1 - gamma)
-        self.cluster_sum.mul_(self.usage_decay).add_(_sum_over_ranks(sums), alpha=1 - self.usage_decay)
+        self.cluster_sum.mul_(self.usage_decay).add_(sum_over_ranks(sums), alpha=1 - self.usage_decay)
         # e_i(t) = m_i(t) / N_i(t), where the code has been used at all; nothing is smoothed into the averages
         used = self.cluster_size > 1e-5
         self.codebook[used] = self.cluster_sum[used] / self.cluster_size[used, None]
@@ -318,6 +299,6 @@ class FiniteScalarQuantizer(nn.Module):
     def forward(self, latents: Tensor) -> Quantized:
         bounded = self.bounded(latents)
         codes = self.assign(latents)
-        counts = _sum_over_ranks(torch.bincount(codes.flatten(), minlength=self.codebook_size).float())
+        counts = sum_over_ranks(torch.bincount(codes.flatten(), minlength=self.codebook_size).float())
         metrics = {"perplexity": perplexity(counts), "codes_used": (counts > 0).sum().float()}
         return Quantized(straight_through(bounded, self.lookup(codes)), codes, latents.new_zeros(()), metrics)

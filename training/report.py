@@ -194,11 +194,15 @@ def _training_histogram(config: RunConfig, data: DataSet, model: VQVAE) -> list[
 
 
 def _commit() -> str | None:
-    """The commit of the code, or None outside a git checkout."""
-    folder = Path(__file__).parent
+    """The commit of the code, with "-dirty" where a file has been changed since; None outside a checkout of it."""
+    file = Path(__file__)
     try:
-        command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own words
+        _git(file.parent, "ls-files", "--error-unmatch", file.name)  # else the checkout is that of another project
+        return _git(file.parent, "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - our own words

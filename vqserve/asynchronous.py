@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -73,7 +74,7 @@ class AsyncClient:
         return await self._run(operations.decode_png(codes, model=model))
 
     async def decompress(
-        self, container: bytes, *, model: str | None = None, tile: int | None = None
+        self, container: bytes | Path, *, model: str | None = None, tile: int | None = None
     ) -> NDArray[np.uint8]:
         """A container -> uint8 (B,H,W,C); with `tile`, only that tile of an indexed one."""
         return await self._run(operations.decompress(container, model=model, tile=tile))

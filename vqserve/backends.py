@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vqserve.answers import Generation, Score
+from vqserve.answers import Encoded, Generation, Score
 from vqserve.operations import Wanted
 from vqserve.problems import VqserveError
 from vqserve.synchronous import Client
@@ -24,8 +24,8 @@ Pixels = NDArray[np.uint8]
 
 
 class Backend(Protocol):
-    def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[NDArray[np.int64]]:
-        """Picture files -> codes (h,w) of each."""
+    def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[Encoded]:
+        """Picture files -> codes (h,w) of each, with its size."""
 
     def compress(self, pictures: Sequence[bytes], fit: str, effort: float) -> bytes:
         """Picture files of one size -> one container."""
@@ -48,8 +48,8 @@ class Online:
     client: Client
     model: str | None
 
-    def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[NDArray[np.int64]]:
-        return [encoded.codes for encoded in self.client.encode(*pictures, model=self.model, fit=fit, effort=effort)]
+    def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[Encoded]:
+        return self.client.encode(*pictures, model=self.model, fit=fit, effort=effort)
 
     def compress(self, pictures: Sequence[bytes], fit: str, effort: float) -> bytes:
         return self.client.compress(*pictures, model=self.model, fit=fit, effort=effort)
@@ -72,6 +72,8 @@ def backend_of(options: argparse.Namespace) -> Iterator[Backend]:
     """Raises VqserveError where neither a service nor a bundle is named, or the one that is cannot be used."""
     url = url_of(options)
     if options.bundle is not None:
+        if options.model is not None:
+            raise VqserveError("--model chooses one of a service: leave it out, --bundle has one")
         try:
             from vqserve.offline import Offline
         except ModuleNotFoundError as missing:

@@ -21,17 +21,26 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
-import numpy as np
 from PIL import Image
 
-from vqserve.answers import Score
+from vqserve.answers import Encoded, Score
 from vqserve.backends import Backend, Pixels, backend_of, url_of
 from vqserve.connection import without_userinfo
-from vqserve.files import CONTAINER_SUFFIX, PICTURE_SUFFIXES, STANDARD, Files, is_one_file, named_files, read
+from vqserve.files import (
+    CONTAINER_SUFFIX,
+    PICTURE_SUFFIXES,
+    STANDARD,
+    Files,
+    is_one_file,
+    named_files,
+    read,
+    stem_of,
+)
 from vqserve.operations import Wanted
 from vqserve.options import Command, parser
 from vqserve.outputs import Output, write
@@ -39,9 +48,10 @@ from vqserve.problems import FileError, VqserveError
 from vqserve.progress import Progress, clear_line, say
 from vqserve.together import encode_together
 
-if TYPE_CHECKING:  # the header needs the service's modules, which the online command does not load
+if TYPE_CHECKING:  # the header needs the service's modules, which online only `decode` loads
     from service.container import Header
 
+_MOST_LISTED = 100
 INTERRUPTED, READER_LEFT = 130, 141  # 128 and the signal, as of other programs: SIGINT, SIGPIPE
 
 
@@ -80,7 +90,7 @@ def encode(options: argparse.Namespace) -> None:
         return
     suffix = ".json" if options.codes else CONTAINER_SUFFIX
     output = Output.of(options, single=is_one_file(options.inputs))
-    targets = output.places([(path, path.stem + suffix) for path in inputs])
+    targets = output.places([(path, stem_of(path) + suffix) for path in inputs])
     with backend_of(options) as backend, Files(len(inputs)) as files:
         for path, target in Progress(list(zip(inputs, targets, strict=True)), "encode"):
             with files.one(path):
@@ -121,9 +131,8 @@ def _names_by_header(container: Path) -> list[str]:
 
 
 def _picture_names(container: Path, count: int) -> list[str]:
-    if count == 1:
-        return [f"{container.stem}.png"]
-    return [f"{container.stem}-{index:03d}.png" for index in range(count)]
+    stem = stem_of(container)
+    return [f"{stem}.png"] if count == 1 else [f"{stem}-{index:03d}.png" for index in range(count)]
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -170,7 +179,7 @@ def info(options: argparse.Namespace) -> None:
                 print(json.dumps(_header_fields(path)))
     if not inputs:
         with backend_of(options) as backend:
-            print(json.dumps(backend.info(), indent=2))
+            print(json.dumps([_without_lists_of_codes(model) for model in backend.info()], indent=2))
 
 
 def _header(data: bytes) -> tuple[Header, int]:
@@ -207,8 +216,18 @@ def _png(pixels: Pixels) -> bytes:
     return stream.getvalue()
 
 
-def _json_of(codes: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> bytes:
-    return (json.dumps({"codes": codes.tolist()}) + "\n").encode("ascii")
+def _json_of(encoded: Encoded) -> bytes:
+    """What /decode takes, which checks the model and crops to the size."""
+    return (json.dumps({**asdict(encoded), "codes": encoded.codes.tolist()}) + "\n").encode("ascii")
+
+
+def _without_lists_of_codes(model: dict[str, Any]) -> dict[str, Any]:
+    """What has a line for every code of a codebook is for programs: they ask the service, or read the manifest."""
+    short: dict[str, Any] = {}
+    for name, value in model.items():
+        if not isinstance(value, list) or len(value) <= _MOST_LISTED:
+            short[name] = _without_lists_of_codes(value) if isinstance(value, dict) else value
+    return short
 
 
 SUMMARIES: dict[Command, str] = {

@@ -67,13 +67,19 @@ def _in_words_of_options(error: VqserveError | httpx.ReadTimeout) -> str:
 
 
 def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Files as they are named, and the files of folders whose suffix fits, in alphabetical order."""
+    """Files as they are named, and the files of folders whose suffix fits, in alphabetical order; not those of folders
+    in them, which is said."""
     for name in names:
         path = Path(name)
         if name == STANDARD or not path.is_dir():
             yield path
             continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+        inside = sorted(path.iterdir())
+        found = [file for file in inside if file.suffix.lower() in suffixes and not file.is_dir()]
+        folders = [file.name for file in inside if file.is_dir() and not file.name.startswith(".")]
+        if folders:
+            more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
+            say(f"{path}: the files of the folders in it are left out ({folders[0]}{more}); name those too")
         if not found:
             raise VqserveError(f"{path} holds no file that ends in {', '.join(suffixes)}")
         yield from found
@@ -82,6 +88,11 @@ def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Pat
 def is_one_file(names: Sequence[str]) -> bool:
     """Whether exactly one file is named, or standard input. A folder is none, also with one file in it."""
     return len(names) == 1 and (names[0] == STANDARD or not Path(names[0]).is_dir())
+
+
+def stem_of(path: Path) -> str:
+    """The name of what is made of it, without a suffix."""
+    return "stdin" if str(path) == STANDARD else path.stem
 
 
 def read(path: Path) -> bytes:

@@ -27,7 +27,7 @@ from service.prior_sessions import Session, codec_model
 from service.sampling import RowSampler
 from service.sessions import CPU, GraphError, SessionMaker, cpu_limit
 from service.windows import run_in_windows
-from vqserve.answers import Generated, Generation, Score
+from vqserve.answers import Encoded, Generated, Generation, Score
 from vqserve.backends import Pixels
 from vqserve.operations import Wanted
 from vqserve.problems import OF_ONE_FILE, FileError, VqserveError
@@ -50,8 +50,10 @@ class Offline:
         except (BundleError, GraphError) as error:
             raise VqserveError(str(error)) from error
 
-    def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[Codes]:
-        return [self._codes(picture, fit, effort)[0] for picture in pictures]
+    def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[Encoded]:
+        manifest = self._bundle.manifest
+        found = [self._codes(picture, fit, effort) for picture in pictures]
+        return [Encoded(manifest.name, manifest.version, width, height, codes) for codes, (height, width) in found]
 
     def compress(self, pictures: Sequence[bytes], fit: str, effort: float) -> bytes:
         encoded = []
@@ -84,7 +86,10 @@ class Offline:
         except Problem as error:
             raise VqserveError(error.detail) from error
         count = len(checked.draws)
-        sampler = RowSampler(self._bundle, self._maker, max_batch=count, places=count, warm=False)
+        try:
+            sampler = RowSampler(self._bundle, self._maker, max_batch=count, places=count, warm=False)
+        except (BundleError, GraphError) as error:
+            raise VqserveError(str(error)) from error
         places = [sampler.open(draw, count) for draw in checked.draws]
         codes = np.stack([sampler.advance(places) for _ in range(manifest.codes.height)], axis=1)  # (n, h, w)
         bits = bits_of(self._codec, codes, checked.labels).tolist()
@@ -98,6 +103,8 @@ class Offline:
         self, pictures: Sequence[bytes], fit: str, label: int | None = None, by_label: bool = False
     ) -> list[Score]:
         no_label, names = self._require_prior(), self._bundle.manifest.labels or ()
+        if by_label and not names:
+            raise VqserveError("--by-label: there are no labels; leave it out")
         if label is not None and not 0 <= label < no_label:  # which is the number after the last label
             raise VqserveError(f"--label must be {f'in 0..{no_label - 1}' if no_label else 'left out'}, not {label}")
         labels = np.array([no_label if label is None else label, *(range(len(names)) if by_label else ())])

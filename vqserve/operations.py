@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -113,9 +114,9 @@ def decode(codes: ArrayLike, **query: Query) -> Operation[NDArray[np.uint8]]:
     return _send_array("/decode", grids[None] if grids.ndim == 2 else grids, query, NPY, _read_array)
 
 
-def decompress(container: bytes, **query: Query) -> Operation[NDArray[np.uint8]]:
+def decompress(container: bytes | Path, **query: Query) -> Operation[NDArray[np.uint8]]:
     headers = {"Content-Type": CONTAINER, "Accept": NPY}
-    return Operation("POST", "/decode", _read_pictures, _params(query), headers, container)
+    return Operation("POST", "/decode", _read_pictures, _params(query), headers, _bytes_of(container, "the container"))
 
 
 def decode_png(codes: ArrayLike, **query: Query) -> Operation[bytes]:
@@ -142,7 +143,7 @@ def models() -> Operation[list[ModelInfo]]:
 
 
 def model(name: str) -> Operation[ModelInfo]:
-    return Operation("GET", f"/models/{name}", lambda answer: ModelInfo.of(answer.json()))
+    return Operation("GET", f"/models/{quote(name, safe='')}", lambda answer: ModelInfo.of(answer.json()))
 
 
 class Events:
@@ -193,6 +194,8 @@ class Events:
 
 def _whole_numbers(codes: ArrayLike) -> NDArray[Any]:
     """As they are: a conversion would make codes of what the service refuses."""
+    if isinstance(codes, Encoded):
+        raise TypeError("pass the codes alone: encoded.codes")
     grids = np.asarray(codes)
     if grids.dtype.kind not in "iu":
         raise ValueError(f"codes are {grids.dtype}: pass whole numbers")
@@ -206,11 +209,17 @@ def _form(pictures: Sequence[Picture]) -> list[tuple[str, tuple[str, bytes, str]
 
 
 def _file(picture: Picture) -> tuple[str, bytes, str]:
-    if isinstance(picture, str):  # from untyped code; sent as it is, it would be refused as no picture
-        raise TypeError(f"{picture!r} is a str: pass Path({picture!r}), or the bytes of a picture")
-    if isinstance(picture, Path):
-        picture = picture.read_bytes()
-    return "picture", picture, "application/octet-stream"  # the file's own name is no business of the service
+    # the file's own name is no business of the service
+    return "picture", _bytes_of(picture, "pictures, each"), "application/octet-stream"
+
+
+def _bytes_of(file: bytes | Path, what: str) -> bytes:
+    """Raises TypeError: something else from untyped code, which would be sent as no picture or container is."""
+    if isinstance(file, Path):
+        return file.read_bytes()
+    if not isinstance(file, bytes):
+        raise TypeError(f"pass {what} as the bytes of a file or its Path, not {type(file).__name__}: {file!r:.60}")
+    return file
 
 
 def _send_array(

@@ -59,9 +59,12 @@ class Output:
             return source.with_name(name)
         return Path(self.name) if self.is_file else Path(self.name) / name
 
-    def require_free(self, target: Path) -> None:
-        """Raises VqserveError where nobody named the place and a file is there, such as the original picture."""
-        if self.name is None and not self.force and target.exists():
+    def require_free(self, target: Path, *, named: bool = True) -> None:
+        """Raises VqserveError where nobody named the place and a file is there, such as the original picture.
+
+        `named`: the place is the one that --output names, if it names one.
+        """
+        if not (named and self.name) and not self.force and target.exists():
             raise VqserveError(f"{target} is there already: name another place with --output, or pass --force")
 
 

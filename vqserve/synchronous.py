@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -72,7 +73,9 @@ class Client:
         """Codes (h,w) -> a PNG file."""
         return self._run(operations.decode_png(codes, model=model))
 
-    def decompress(self, container: bytes, *, model: str | None = None, tile: int | None = None) -> NDArray[np.uint8]:
+    def decompress(
+        self, container: bytes | Path, *, model: str | None = None, tile: int | None = None
+    ) -> NDArray[np.uint8]:
         """A container -> uint8 (B,H,W,C); with `tile`, only that tile of an indexed one."""
         return self._run(operations.decompress(container, model=model, tile=tile))
 

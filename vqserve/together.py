@@ -68,7 +68,7 @@ def _encode(group: Group, backend: Backend, output: Output, options: argparse.Na
         halves = group.halves()
         for half in halves:
             if half.target is not None:
-                output.require_free(half.target)
+                output.require_free(half.target, named=False)
         say(f"{group}: too large for one request, trying {halves[0].target} and {halves[1].target}")
         return halves
     write(group.target, container)

@@ -101,8 +101,41 @@ def test_a_refusal_is_a_problem(server_url: str) -> None:
 
 def test_a_path_as_text_is_refused_before_it_is_sent(server_url: str) -> None:
     path: Any = str(PICTURES / "digit_7.png")
-    with Client(server_url, key=KEY) as client, pytest.raises(TypeError, match=r"pass Path\("):
+    with Client(server_url, key=KEY) as client, pytest.raises(TypeError, match="or its Path, not str"):
         client.encode(path)
+
+
+@pytest.mark.parametrize("other", [bytearray(b"x"), [b"x"], np.zeros((28, 28), np.uint8)])
+def test_what_is_no_file_is_refused_before_it_is_sent(server_url: str, other: Any) -> None:
+    """It was an AttributeError of `read`, or the service's word on bytes that nobody had meant to send."""
+    with Client(server_url, key=KEY) as client:
+        for call in (client.encode, client.compress, client.decompress):
+            with pytest.raises(TypeError, match=f"or its Path, not {type(other).__name__}"):
+                call(other)
+
+
+def test_a_container_may_be_named_by_its_path(server_url: str, tmp_path: Path) -> None:
+    with Client(server_url, key=KEY) as client:
+        container = client.compress(DIGITS[0])
+        (tmp_path / "x.vqc").write_bytes(container)
+        assert np.array_equal(client.decompress(tmp_path / "x.vqc"), client.decompress(container))
+        with pytest.raises(TypeError, match="not str"):
+            client.decompress(str(tmp_path / "x.vqc"))  # type: ignore[arg-type]
+
+
+def test_codes_are_passed_without_what_surrounds_them(server_url: str) -> None:
+    with Client(server_url, key=KEY) as client:
+        (encoded,) = client.encode(DIGITS[0])
+        assert client.decode(encoded.codes).shape == (1, 28, 28, 1)
+        with pytest.raises(TypeError, match=r"encoded\.codes"):
+            client.decode(encoded)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["tiny?x=/../", "../healthz", "a/b"])
+def test_the_name_of_a_model_is_one_part_of_a_path(server_url: str, name: str) -> None:
+    """It asked for another route, and gave what that answers."""
+    with Client(server_url, key=KEY) as client, pytest.raises(ProblemError, match="404"):
+        client.model(name)
 
 
 def test_the_asynchronous_client_gives_the_same(server_url: str) -> None:

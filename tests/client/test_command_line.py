@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.client.conftest import KEY
 from tests.conftest import PICTURES, Tiny
-from tests.tiny_bundle import oracle_codes, oracle_pixels
+from tests.tiny_bundle import CODEBOOK_SIZE, oracle_codes, oracle_pixels
 from vqserve.command_line import main
 
 DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
@@ -69,6 +70,54 @@ def test_codes_as_json(where: list[str], tiny: Tiny, tmp_path: Path) -> None:
     codes = np.array(json.loads((tmp_path / "codes.json").read_text())["codes"])
     pixels = np.asarray(Image.open(DIGITS[0]))[None, ..., None]
     assert np.array_equal(codes, oracle_codes(pixels, tiny.grey_weights)[0])
+
+
+def test_codes_as_json_are_what_decode_takes(where: list[str], server_url: str, tmp_path: Path) -> None:
+    """They were the codes alone: with another model of the same codes, or of a padded picture, decoded as something
+    else."""
+    assert main(["encode", *where, str(DIGITS[0]), "--codes", "-o", str(tmp_path / "codes.json")]) == 0
+    written = json.loads((tmp_path / "codes.json").read_text())
+    assert (written["model"], written["width"], written["height"]) == ("tiny", 28, 28)
+    headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
+    content = (tmp_path / "codes.json").read_bytes()
+    assert httpx.post(f"{server_url}/decode", content=content, headers=headers).status_code == 200
+
+
+def test_standard_input_has_a_name_for_its_results(where: list[str], tmp_path: Path) -> None:
+    """They were called `-.vqc`, which no command takes for a file."""
+    options = [*where[:2], *where[2:]]
+    command = [sys.executable, "-m", "vqserve", "encode", *options, "-", str(DIGITS[0]), "-o", str(tmp_path)]
+    subprocess.run(command, input=DIGITS[1].read_bytes(), check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digit_0.vqc", "stdin.vqc"]
+
+
+def test_folders_in_a_folder_are_said_to_be_left_out(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of sorted pictures the command did those beside the folders, and said nothing."""
+    (tmp_path / "in" / "cats").mkdir(parents=True)
+    (tmp_path / "in" / "dogs.png").mkdir()
+    shutil.copy(DIGITS[0], tmp_path / "in")
+    assert main(["encode", *where, str(tmp_path / "in"), "-o", f"{tmp_path}/out/"]) == 0
+    assert f"{tmp_path}/in: the files of the folders in it are left out (cats and 1 more)" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["digit_0.vqc"]
+
+
+def test_info_of_the_models_has_no_line_for_each_code(
+    where: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It had a thousand lines a model, nearly all of them colours of its codes."""
+    monkeypatch.setattr("vqserve.command_line._MOST_LISTED", CODEBOOK_SIZE - 1)
+    assert main(["info", *where]) == 0
+    printed = capsys.readouterr().out
+    assert "codebook_size" in printed and "version" in printed
+    assert "code_histogram" not in printed
+
+
+def test_a_bundle_is_one_model(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own was used, whatever --model named."""
+    assert main(["encode", "--bundle", str(tiny.grey), "--model", "photos", str(DIGITS[0])]) == 1
+    assert "leave it out" in capsys.readouterr().err
 
 
 def test_offline_and_online_write_the_same_bytes(tiny: Tiny, server_url: str, tmp_path: Path) -> None:

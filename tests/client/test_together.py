@@ -95,3 +95,15 @@ def test_a_bad_picture_ends_its_group_alone(
             assert bad.startswith(f"vqserve: {names[0]} to {names[1]}: ") and "Picture 2 of 2: " in bad
             assert last == "vqserve: 2 of 4 files were refused"
             assert [path.name for path in out.iterdir()] == ["pictures-001.vqc"]
+
+
+def test_the_names_of_halves_are_nobodys_choice(
+    narrow: list[str], five: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --output, the file that had the name of a half was replaced."""
+    (tmp_path / "all-1.vqc").write_bytes(b"mine")
+    assert main(["encode", *narrow, "--together", str(five), "-o", f"{tmp_path}/all.vqc"]) == 1
+    assert "all-1.vqc is there already" in capsys.readouterr().err
+    assert (tmp_path / "all-1.vqc").read_bytes() == b"mine"
+    assert main(["encode", *narrow, "--together", str(five), "-o", f"{tmp_path}/all.vqc", "--force"]) == 0
+    assert (tmp_path / "all-1.vqc").read_bytes() != b"mine"

@@ -164,6 +164,29 @@ def test_a_failed_run_reaches_every_caller_and_is_reported() -> None:
     run(work)
 
 
+def test_arrays_of_one_caller_go_in_together_or_not_at_all() -> None:
+    """Its own first ones counted as others, so that a form of many sizes was refused for ever, by an idle service."""
+
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(64, 4))
+        futures = batcher.submit_all([ones(1, width) for width in range(1, 8)])
+        assert batcher.queued == 7
+        with pytest.raises(QueueFull):
+            batcher.submit_all([ones(1)])
+        recorder.gate.set()
+        assert [result.shape for result in await asyncio.gather(*futures)] == [(1, width) for width in range(1, 8)]
+        first = await hold(batcher, recorder)
+        queued = batcher.submit_all([ones(1), ones(2, 3)])
+        with pytest.raises(QueueFull):
+            batcher.submit_all([ones(1), ones(1, 3)])
+        assert batcher.queued == 3
+        recorder.gate.set()
+        await asyncio.gather(first, *queued)
+
+    run(work)
+
+
 def test_a_caller_that_has_left_costs_no_run() -> None:
     async def work() -> None:
         recorder = Recorder()

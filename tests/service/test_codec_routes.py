@@ -233,3 +233,23 @@ def test_codes_of_another_model_are_refused_by_name(client: TestClient, digit: b
     assert problem.status_code == 422
     assert problem.json()["type"] == "urn:vqserve:problem:invalid-codes"
     assert name in problem.json()["detail"]
+
+
+def test_codes_of_another_model_that_is_served_say_how_to_ask_for_it(client: TestClient) -> None:
+    """The detail was of a grid that does not fit, or said to encode them again."""
+    stream = io.BytesIO()
+    Image.new("RGB", (32, 24), "green").save(stream, "PNG")
+    answer = client.post("/encode?model=tiny_colour", files={"img": stream.getvalue()}).json()
+    problem = client.post("/decode", json=answer)
+    assert problem.status_code == 422
+    assert problem.json()["detail"].endswith("would be decoded with 'tiny': pass ?model=tiny_colour.")
+    assert client.post("/decode?model=tiny_colour", json=answer).status_code == 200
+
+
+def test_several_pictures_have_no_picture_file(client: TestClient) -> None:
+    codes = {"codes": [[[0] * 7] * 7] * 2}
+    refused = client.post("/decode", json=codes, headers={"accept": "image/png"})
+    assert refused.status_code == 406
+    assert refused.json()["detail"] == (
+        "Accept one of application/json, application/x-npy: several pictures are no picture file."
+    )

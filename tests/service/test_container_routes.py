@@ -122,6 +122,7 @@ def test_effort_makes_smaller_containers(coding: TestClient) -> None:
         ("?effort=1&model=tiny_colour", MEDIA_TYPE, "without a prior"),
         ("?label=3", MEDIA_TYPE, "0..2"),
         ("?label=-1", MEDIA_TYPE, "0..2"),
+        ("?label=1&indexed=true", MEDIA_TYPE, "has no place for one"),
         ("?label=1", "application/json", f"needs Accept: {MEDIA_TYPE}"),
         ("?indexed=yes", MEDIA_TYPE, "true or false"),
         ("?indexed=true", NPY, f"needs Accept: {MEDIA_TYPE}"),

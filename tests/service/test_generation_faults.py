@@ -186,6 +186,38 @@ def test_a_failing_row_ends_every_stream_with_an_error_event(generating: Generat
     asgi(generating, work)
 
 
+def test_a_decoder_that_fails_ends_a_stream_with_an_error_event(generating: Generating) -> None:
+    """It ended as if it were complete, without a word."""
+
+    async def work(app: Any, call: Any) -> None:
+        def broken(codes: Any) -> Any:
+            raise RuntimeError("CUDA error 700 at 0xdeadbeef")
+
+        app.state.service.models.get("digits").engine.decode = broken
+        sent: list[bytes] = []
+        await call({"preview": True}, asyncio.Event(), sent)
+        assert b"event: error" in sent[-1] and b"urn:vqserve:problem:internal-error" in sent[-1]
+        assert b"deadbeef" not in b"".join(sent)
+        assert counted(app) == {"500": 1}
+        await asyncio.sleep(0.05)
+        assert scheduler_of(app).samples_inside == 0
+
+    asgi(generating, work)
+
+
+def test_a_stream_that_ends_before_its_first_event_gives_its_places_back(generating: Generating) -> None:
+    """Its head waited behind an answer that nobody read: the job was drawn to its end for nobody."""
+
+    async def work(app: Any, call: Any) -> None:
+        rows = slow_down(app, 0.2)
+        await call({"n": 2}, asyncio.Event(), [], most=0)
+        await asyncio.sleep(0.3)
+        assert len(rows) < 7
+        assert scheduler_of(app).samples_inside == 0
+
+    asgi(generating, work, request_deadline_ms=100)
+
+
 def test_the_deadline_of_a_json_answer_gives_504(make_generator: MakeClient) -> None:
     client = make_generator(request_deadline_ms=100)
     slow_down(client.app, 0.05)

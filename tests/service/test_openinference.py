@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
 from service.models import Model
-from service.requests import here_or_in_thread
+from service.requests import read_json_here_or_in_thread
 from service.settings import Settings
 from tests.conftest import Tiny
 from tests.service.serving import serving
@@ -85,7 +85,7 @@ def test_guidance_pushes_only_what_has_a_label(client: Any, tiny: Tiny) -> None:
     ]
     assert (drawn[0][0] == drawn[1][0]).all()
     assert (drawn[0][1:] != drawn[1][1:]).any()
-    with pytest.raises(InferenceServerException, match="say with `label` where to"):
+    with pytest.raises(InferenceServerException, match="guidance needs a `label`"):
         client.infer("tiny.generate", [tensor("labels", np.array([-1]), "INT64")], parameters={"guidance": 2.0})
 
 
@@ -264,6 +264,31 @@ def test_a_bundle_without_a_prior_has_no_generate(tiny: Tiny, tmp_path: Path) ->
         assert not client.is_model_ready("tiny.generate")
 
 
+def test_more_numbers_than_are_read_as_json_are_not_written_as_json_either(
+    monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., TestClient]
+) -> None:
+    monkeypatch.setattr("service.inference_protocol.MOST_VALUES", 28 * 28)
+    client, codes = make_client(), {"name": "codes", "datatype": "INT64", "data": [0] * 98}
+    for count, status in ((1, 200), (2, 413)):
+        body = {"inputs": [{**codes, "shape": [count, 7, 7], "data": [0] * 49 * count}]}
+        assert client.post("/v2/models/tiny.decode/infer", json=body).status_code == status
+    binary = client.post("/v2/models/tiny.decode/infer", json={**body, "parameters": {"binary_data_output": True}})
+    assert binary.status_code == 200
+
+
+def test_an_output_that_there_is_not_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., TestClient]
+) -> None:
+    client, ran = make_client(), []
+    engine = client.app.state.service.models.get("tiny").engine  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine, "decode", lambda codes: ran.append(codes))
+    inputs = [{"name": "codes", "datatype": "INT64", "shape": [1, 7, 7], "data": [0] * 49}]
+    body = {"inputs": inputs, "outputs": [{"name": "latents"}]}
+    answer = client.post("/v2/models/tiny.decode/infer", json=body)
+    assert answer.status_code == 422 and "'latents'" in answer.json()["error"]
+    assert not ran
+
+
 def test_only_the_json_decides_who_reads_a_body(
     monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., TestClient]
 ) -> None:
@@ -272,9 +297,9 @@ def test_only_the_json_decides_who_reads_a_body(
 
     async def recorded(call: Any, size: int, *others: Any) -> Any:
         sizes.append(size)
-        return await here_or_in_thread(call, size, *others)
+        return await read_json_here_or_in_thread(call, size, *others)
 
-    monkeypatch.setattr("service.openinference.here_or_in_thread", recorded)
+    monkeypatch.setattr("service.openinference.read_json_here_or_in_thread", recorded)
     images = tensor("images", np.zeros((90, 28, 28, 1), np.uint8), "UINT8")
     body, json_size = triton.InferenceServerClient.generate_request_body([images])
     answer = make_client().post(

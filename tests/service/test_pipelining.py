@@ -64,10 +64,10 @@ def test_too_many_pipelined_requests_end_the_connection_with_the_answers_that_ar
 
 
 @asynccontextmanager
-async def answering(app: ASGIApp) -> AsyncIterator[tuple[str, int]]:
+async def answering(app: ASGIApp, unread_s: float = 10) -> AsyncIterator[tuple[str, int]]:
     """`app` behind the protocol in this event loop, and its address."""
     config, state = Config(app), ServerState()
-    shared = {HEADS: Heads(10, Metrics()), UNREAD: UnreadAnswers(10)}
+    shared = {HEADS: Heads(10, Metrics()), UNREAD: UnreadAnswers(unread_s)}
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: OnePacket(config, state, shared), "127.0.0.1", 0)
     async with server:
@@ -118,6 +118,29 @@ async def test_an_answer_that_ends_the_connection_is_the_last_whatever_waits() -
         assert (await reader.read()).count(b"HTTP/1.1 503") == 1
         writer.close()
     assert asked == 1
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_is_given_up_does_not_wait_for_its_reader_either() -> None:
+    """A stream whose deadline had passed kept its connection, and what it had not sent, until the client left."""
+    ended = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(1 << 24), "more_body": True})
+        await asyncio.sleep(0.05)  # the write has begun by then
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await send({"type": "http.response.body", "body": b"the last"})
+        ended.set()
+
+    async with answering(app, unread_s=0.2) as address, asyncio.timeout(10):
+        with socket.create_connection(address) as client:
+            client.sendall(PROBE)
+            await ended.wait()
+            await asyncio.sleep(0.5)
+            client.settimeout(5)
+            assert len(await asyncio.to_thread(everything, client)) < 1 << 24  # what had left for the kernel
 
 
 @pytest.mark.parametrize("keep", ["", "Connection: keep-alive"])

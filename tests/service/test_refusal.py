@@ -185,6 +185,8 @@ SMALL = b"POST /encode?fit=pad HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na
         (SMALL.replace(b"Host: x", b"Upgrade: h2c"), False),
         (SMALL.replace(b"Host: x", b"Content-Length: 3"), False),
         (SMALL.replace(b"Length: 3", b"Length: 03"), False),
+        (SMALL.replace(b"Host: x", b"Host: x\nTransfer-Encoding: chunked"), False),  # two lines to some proxies
+        (SMALL.replace(b"Host: x", b"Host: x\rTransfer-Encoding: chunked"), False),
         (SMALL.replace(b"Length: 3", b"Length: " + b"9" * 5000), False),
         (b"", False),
     ],

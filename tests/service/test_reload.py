@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.bundle import BundleError
 from service.logs import JsonFormatter
 from tests.service.serving import until
 from tests.tiny_bundle import write_tiny_bundle
@@ -191,3 +192,36 @@ def test_a_folder_whose_name_is_not_utf_8_is_named_in_answer_and_log(
     assert r"/m\udcff/decoder.onnx does not exist" in answer.json()["detail"]
     (line,) = (JsonFormatter().format(record) for record in caplog.records if "failed" in record.message)
     assert r"/m\udcff/decoder.onnx does not exist" in json.loads(line)["message"]
+
+
+def test_a_reload_that_fails_half_way_leaves_nothing_open(make_client: MakeClient, own_bundle: Path) -> None:
+    """Each took its sessions' memory and threads with it, until the collector came by; a watch tries again for ever."""
+    client = make_client(bundles=(own_bundle,))
+    models = client.app.state.service.models  # type: ignore[attr-defined]
+    closed: list[str] = []
+
+    class Part:
+        def why_not_ready(self) -> None: ...
+
+        def close(self, reason: str) -> None:
+            closed.append(reason)
+
+    def fails(*_: Any) -> None:
+        raise BundleError("no")
+
+    models._open_companion = {"first": lambda *_: Part(), "second": fails}
+    assert client.post("/models/tiny/reload").status_code == 422
+    assert closed == ["Another part of the model could not be opened."]
+    assert client.get("/readyz").status_code == 200
+
+
+def test_what_a_failed_reload_has_opened_is_collected(
+    make_client: MakeClient, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected = threading.Event()
+    client = make_client(bundles=(own_bundle,), request_deadline_ms=1)
+    monkeypatch.setattr("service.models.spare_what_stays", collected.set)
+    monkeypatch.setattr("service.models.gc.get_freeze_count", lambda: 1)  # as where the service runs by itself
+    (own_bundle / "decoder.onnx").write_bytes(b"no graph")
+    assert client.post("/models/tiny/reload").status_code >= 400
+    assert collected.wait(5)

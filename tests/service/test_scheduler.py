@@ -33,6 +33,7 @@ class StepByStep:
         self.entered = 0
         self.idle: Callable[[], bool] = lambda: False
         self.failing: Exception | None = None
+        self.failing_open: Exception | None = None
         self.dead = False
         self._allowed = threading.Semaphore(0)
 
@@ -42,6 +43,8 @@ class StepByStep:
 
     def open(self, draw: Draw, batch: int) -> int:
         assert 1 <= batch <= self.max_batch
+        if self.failing_open is not None:
+            raise self.failing_open
         place = self.free.pop()
         self.state[place] = [draw.label, 0]
         return place
@@ -239,6 +242,29 @@ def test_a_failed_row_reaches_every_caller(dead: bool) -> None:
             with pytest.raises(NotReady):
                 scheduler.submit(draws(1))
         else:
+            again = scheduler.submit(draws(1))
+            await sampler.rows(H)
+            assert (await again).shape == (1, H, W)
+
+    run(work)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_sample_that_cannot_begin_reaches_every_caller(dead: bool) -> None:
+    """On CUDA it clears a place on the device, which may fail. All waited for ever, also later ones."""
+
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        first = scheduler.submit(draws(1, 3))
+        await sampler.rows(1)
+        sampler.failing_open, sampler.dead = RuntimeError("CUDA error 700"), dead
+        second = scheduler.submit(draws(2))
+        await sampler.rows(1)
+        for future in (first, second):
+            with pytest.raises(NotReady, match="sampler has failed"):
+                await future
+        assert (scheduler.why_not_ready() is not None) is dead
+        if not dead:
+            sampler.failing_open = None
             again = scheduler.submit(draws(1))
             await sampler.rows(H)
             assert (await again).shape == (1, H, W)

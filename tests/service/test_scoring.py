@@ -85,6 +85,9 @@ def test_a_label_for_a_model_without_labels_gets_422(generator: TestClient, phot
     response = generator.post("/score?model=colour&label=0", files={"img": photo})
     assert response.status_code == 422
     assert "there are no labels" in response.json()["detail"]
+    response = generator.post("/score?model=colour&by_label=true", files={"img": photo})
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("by_label: there are no labels")
 
 
 def test_arrays_are_not_fitted(generator: TestClient) -> None:

@@ -155,6 +155,8 @@ def test_what_cannot_be_served_ends_the_start_with_a_sentence(
         start.main([*bundle, "--host", "999.1.1.1"])
     with pytest.raises(SystemExit, match=r"VQSERVE_HOST: a\.\.b: .*label"):
         start.main([*bundle, "--host", "a..b"])
+    with pytest.raises(SystemExit, match=r"VQSERVE_HOST: 192\.0\.2\.1:\d+: Cannot assign requested address"):
+        start.main([*bundle, "--host", "192.0.2.1"])  # of nobody: RFC 5737
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SystemExit, match=rf"VQSERVE_PORT: 127\.0\.0\.1:{port}: Address already in use"):
