@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.tiny_prior import FREQUENCY_TABLE, TinyGraphs, draw_codes, tiny_model
-from service import prior_coding
+from service import prior_coding, static_coding
 from service.codec import Codes, Limits, decode, decode_tile, encode
 from service.container import MOST_PICTURES, Mode, read_header
 from service.container_errors import (
@@ -25,8 +25,9 @@ from service.container_errors import (
     WrongModelError,
 )
 from service.prior_coding import frequencies
+from service.range_coder import RangeDecoder, RangeEncoder
 from service.static_coding import CODES_A_STEP, bits_of, pack, unpack
-from service.stopping import Stopped, stoppable
+from service.stopping import Stopped, check_stop, stoppable
 
 MODEL = tiny_model()
 NATIVE = (12, 16)  # pixels: a grid of 3 x 4 codes, 4 pixels each
@@ -281,3 +282,30 @@ def test_colour_is_repeated_only_in_an_extended_header() -> None:
     assert read_header(data)[0].colour
     with pytest.raises(HeaderError, match="colour"):
         decode(tiny_model(channels=1), data)
+
+
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_the_table_coder_stops_between_two_parts(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ran on for seconds for nobody, at the largest size."""
+    monkeypatch.setattr(static_coding, "CODES_A_STEP", 4)
+    stop, table, codes = threading.Event(), static_coding.FrequencyTable((5, 3, 1)), np.arange(40) % 3
+    encoder = RangeEncoder()
+    table.encode(codes, encoder)
+    data = encoder.finish()
+    assert np.array_equal(table.decode(40, RangeDecoder(data)), codes)
+    parts = [0]
+
+    def looks() -> None:
+        parts[0] += 1
+        if parts[0] == 3:
+            stop.set()
+        check_stop()
+
+    monkeypatch.setattr(static_coding, "check_stop", looks)
+    work: dict[str, Callable[[], object]] = {
+        "encode": lambda: table.encode(codes, RangeEncoder()),
+        "decode": lambda: table.decode(40, RangeDecoder(data)),
+    }
+    with pytest.raises(Stopped):
+        stoppable(work[direction], stop)()
+    assert parts == [3]
