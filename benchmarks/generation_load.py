@@ -7,8 +7,9 @@ JSON line; `--record` also writes docs/results/generation_load.json, a plot besi
 docs/benchmarks.md. Open loop: a request arrives when its time has come, whether or not the others are done, and its
 latency counts from there. Both run in this process on the same row graph and the same arrivals, one after the other,
 without HTTP, so that nothing but the batching differs. Static batches are as large as the largest request at least.
-Capacity is measured first: what the better of the two answers of these arrivals while twice as many are offered as full
-batches back to back would take.
+Three mixes of requests, because which of them p99 belongs to decides what batching can do for it. Capacity is measured
+first for each: what the better of the two answers of these arrivals while twice as many are offered as full batches
+back to back would take.
 """
 
 from __future__ import annotations
@@ -17,21 +18,19 @@ import argparse
 import asyncio
 import json
 import tempfile
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
-from benchmarks.plot import svg
-from benchmarks.report import RESULTS, command_line, machine, machine_line, write_result, write_section
+from benchmarks.generation_load_report import DEADLINE_FACTOR, Mix, OneMix, Result, page, plot, plot_name, table
+from benchmarks.report import RESULTS, command_line, machine, write_result, write_section
+from benchmarks.static_batching import StaticBatching, Submit, draw_all
 from service.bundle import MANIFEST_FILE, Bundle, load_bundle
-from service.draws import Codes, Draw, uniforms
+from service.draws import Draw, uniforms
 from service.errors import QueueFull
 from service.generator import SLOTS_ON_CPU
 from service.metrics import Metrics
@@ -40,76 +39,12 @@ from service.scheduler import Scheduler
 from service.sessions import CPU, SessionMaker
 
 LOADS = (0.3, 0.6, 0.9)  # of the measured capacity
-DEADLINE_FACTOR = 5  # goodput counts what is done within this many times its latency on an idle machine
-SIZES = (1,) * 9 + (32,)  # samples of a request, each as likely as the others: many small ones, some large ones
 CAPACITY_BATCHES = 5
 OVERLOAD = 2.0  # times full batches back to back, while the capacity is measured
 CAPACITY_S = 10.0
 
-Submit = Callable[[Sequence[Draw]], asyncio.Future[Codes]]
-
-
-class StaticBatching:
-    """The usual alternative: gather what waits, draw that batch to its end, then gather again. First come first served.
-
-    Same graph and same order; a request's samples stay together.
-    """
-
-    def __init__(self, sampler: RowSampler) -> None:
-        self._sampler = sampler
-        self._waiting: deque[tuple[Sequence[Draw], asyncio.Future[Codes]]] = deque()
-        self._running = False
-        self._executor = ThreadPoolExecutor(1)
-
-    def submit(self, draws: Sequence[Draw]) -> asyncio.Future[Codes]:
-        future: asyncio.Future[Codes] = asyncio.get_running_loop().create_future()
-        self._waiting.append((draws, future))
-        if not self._running:
-            self._running = True
-            asyncio.get_running_loop().call_soon(self._next)
-        return future
-
-    def _next(self) -> None:
-        batch: list[tuple[Sequence[Draw], asyncio.Future[Codes]]] = []
-        while self._waiting and sum(len(d) for d, _ in batch) + len(self._waiting[0][0]) <= self._sampler.max_batch:
-            batch.append(self._waiting.popleft())
-        self._running = bool(batch)
-        if batch:
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(
-                self._executor, draw_all, self._sampler, [d for draws, _ in batch for d in draws]
-            )
-            work.add_done_callback(lambda done: self._finish(batch, done.result()))
-
-    def _finish(self, batch: list[tuple[Sequence[Draw], asyncio.Future[Codes]]], codes: Codes) -> None:
-        start = 0
-        for draws, future in batch:
-            future.set_result(codes[start : start + len(draws)])
-            start += len(draws)
-        self._next()
-
-
-def draw_all(sampler: RowSampler, draws: Sequence[Draw]) -> Codes:
-    places = [sampler.open(draw) for draw in draws]
-    codes = np.stack([sampler.advance(places) for _ in range(sampler.grid[0])], axis=1)
-    for place in places:
-        sampler.close(place)
-    return codes
-
-
-@dataclass(frozen=True)
-class Result:
-    """Latencies in milliseconds, of whole requests: all of them, and those for one sample."""
-
-    batching: str
-    load: float
-    requests: int
-    p50_ms: float
-    p99_ms: float
-    single_p50_ms: float
-    single_p99_ms: float
-    goodput_samples_per_s: float  # of requests that were done before their deadline
-    refused: int
+# One large request among many small ones; so many large ones that p99 is theirs; and none.
+MIXES = (Mix(64, 0.005), Mix(32, 0.1), Mix(1, 0.0))
 
 
 @dataclass(frozen=True)
@@ -118,13 +53,13 @@ class Arrival:
     draws: Sequence[Draw]
 
 
-def arrivals(samples_per_s: float, seconds: float, draw: Callable[[int], Draw], seed: int) -> list[Arrival]:
+def arrivals(mix: Mix, samples_per_s: float, seconds: float, draw: Callable[[int], Draw], seed: int) -> list[Arrival]:
     """A Poisson process of requests whose samples come at this mean rate."""
     random = np.random.default_rng(seed)
-    rate, now = samples_per_s / np.mean(SIZES), 0.0
+    rate, now = samples_per_s / mix.mean, 0.0
     found: list[Arrival] = []
     while (now := now + random.exponential(1 / rate)) < seconds:
-        found.append(Arrival(now, [draw(len(found) * max(SIZES) + i) for i in range(random.choice(SIZES))]))
+        found.append(Arrival(now, [draw(len(found) * mix.large + i) for i in range(mix.choose(random))]))
     return found
 
 
@@ -174,7 +109,7 @@ class Bench:
         prior, codes = bundle.manifest.prior, bundle.manifest.codes
         assert prior is not None
         self._label, self._size = prior.label_count, codes.codebook_size
-        maker, whole = SessionMaker(CPU, threads), max(slots, *SIZES)
+        maker, whole = SessionMaker(CPU, threads), max(slots, *(mix.large for mix in MIXES))
         self.sampler = RowSampler(bundle, maker, slots, places=4 * slots)
         self.static_sampler = RowSampler(bundle, maker, whole, places=whole)
 
@@ -192,9 +127,9 @@ class Bench:
             draw_all(self.static_sampler, draws)
         return CAPACITY_BATCHES * len(draws) / (perf_counter() - started)
 
-    def capacity(self, seconds: float) -> float:
+    def capacity(self, mix: Mix, seconds: float) -> float:
         """Samples a second that are answered while too many are asked for, by the better way of batching."""
-        requests = arrivals(OVERLOAD * self.full_batches(), seconds, self.draw, seed=0)
+        requests = arrivals(mix, OVERLOAD * self.full_batches(), seconds, self.draw, seed=0)
         answered = []
         for run in (self._continuous, self._static):
             done = zip(requests, asyncio.run(run(requests)), strict=True)
@@ -209,16 +144,16 @@ class Bench:
         draw_all(self.static_sampler, draws)
         return perf_counter() - started
 
-    def compare(self, seconds: float) -> tuple[dict[str, object], list[Result]]:
-        capacity = self.capacity(min(seconds, CAPACITY_S))
-        idle_s = {samples: self.idle_seconds(samples) for samples in sorted(set(SIZES))}
+    def compare(self, mix: Mix, seconds: float) -> OneMix:
+        capacity = self.capacity(mix, min(seconds, CAPACITY_S))
+        idle_s = {samples: self.idle_seconds(samples) for samples in mix.sizes}
         results = []
         for load in LOADS:
-            requests = arrivals(load * capacity, seconds, self.draw, seed=int(100 * load))
+            requests = arrivals(mix, load * capacity, seconds, self.draw, seed=int(100 * load))
             for name, run in (("continuous", self._continuous), ("static", self._static)):
                 latencies = asyncio.run(run(requests))
                 results.append(summarise(name, load, requests, latencies, idle_s))
-        return {"capacity_samples_per_s": capacity, "idle_seconds_by_samples": idle_s}, results
+        return OneMix(mix, capacity, idle_s, results)
 
     async def _continuous(self, requests: Sequence[Arrival]) -> list[float | None]:
         metrics = Metrics().generation.of("benchmark")
@@ -229,50 +164,6 @@ class Bench:
 
     async def _static(self, requests: Sequence[Arrival]) -> list[float | None]:
         return await offer(StaticBatching(self.static_sampler).submit, requests)
-
-
-def table(results: Sequence[Result]) -> str:
-    lines = [
-        "| load | batching | requests | p50 ms | p99 ms | p50 of singles | p99 of singles | goodput samples/s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for r in results:
-        quantiles = " | ".join(f"{ms:.1f}" for ms in (r.p50_ms, r.p99_ms, r.single_p50_ms, r.single_p99_ms))
-        goodput = r.goodput_samples_per_s
-        lines.append(f"| {r.load:.0%} | {r.batching} | {r.requests} | {quantiles} | {goodput:.0f} |")
-    return "\n".join(lines) + "\n"
-
-
-def plot(results: Sequence[Result]) -> str:
-    """p99 by load as SVG."""
-    lines = {}
-    for batching in ("continuous", "static"):
-        found = [result for result in results if result.batching == batching]
-        lines[f"{batching}, all"] = [(100 * r.load, r.p99_ms) for r in found]
-        lines[f"{batching}, of one sample"] = [(100 * r.load, r.single_p99_ms) for r in found]
-    return svg("p99 of a request under Poisson arrivals", "load, % of capacity", "ms, logarithmic", lines, y_log=True)
-
-
-def page(result: Mapping[str, Any], results: Sequence[Result]) -> str:
-    """The section of docs/benchmarks.md."""
-    ratios = [
-        f"{one.load:.0%} load {one.p99_ms / other.p99_ms:.2f} of all, "
-        f"{one.single_p99_ms / other.single_p99_ms:.2f} of singles"
-        for one, other in zip(results[::2], results[1::2], strict=True)
-    ]
-    return "\n\n".join(
-        (
-            "## Generation: continuous against static batching",
-            f"`{result['command']}` on {machine_line(result['machine'])}.",
-            f"Poisson arrivals for {result['seconds']:g} s a cell at shares of the capacity of "
-            f"{result['capacity_samples_per_s']:,.0f} samples a second, the most that either way answers of such "
-            f"requests; nine of ten ask for one sample, the tenth for {max(SIZES)}. Goodput counts requests that took "
-            f"at most {DEADLINE_FACTOR} times as long as alone.",
-            table(results),
-            "![p99 of a request by load and batching](results/generation_load.svg)",
-            f"p99, continuous / static: {'; '.join(ratios)}. The goal was half of it at 60 % load.",
-        )
-    )
 
 
 def main() -> None:
@@ -286,8 +177,10 @@ def main() -> None:
 
             size = PriorSize(7, 7, label_count=10)
             bundle, _ = write_prior(random_prior(size), size, Path(temporary))
-        found, results = Bench(bundle, options.slots, options.threads).compare(options.seconds)
-    print(table(results))
+        bench = Bench(bundle, options.slots, options.threads)
+        mixes = [bench.compare(mix, options.seconds) for mix in MIXES]
+    for one in mixes:
+        print(f"{one.mix.title}\n\n{table(one.results)}")
     settings = {"bundle": bundle.manifest.name, "seconds": options.seconds, "slots": options.slots}
     result = {
         "benchmark": "generation_load",
@@ -295,13 +188,14 @@ def main() -> None:
         "machine": facts,
         **settings,
         "threads": options.threads,
-        **found,
-        "results": [asdict(one) for one in results],
+        "mixes": [asdict(one) for one in mixes],
+        "goals": [one.goal for one in mixes],
     }
     if options.record:
         write_result("generation_load", result)
-        (RESULTS / "generation_load.svg").write_text(plot(results), encoding="utf-8")
-        write_section("generation_load", page(result, results))
+        for one in mixes:
+            (RESULTS / plot_name(one)).write_text(plot(one), encoding="utf-8")
+        write_section("generation_load", page(result))
     print(json.dumps(result))
 
 

@@ -16,7 +16,7 @@ from benchmarks import (
     batch_sizes,
     decoder_sigma,
     generation_kill,
-    generation_load,
+    generation_load_report,
     gpu_page,
     guidance,
     large_picture,
@@ -42,10 +42,6 @@ def result(name: str) -> Result:
     return found
 
 
-def _generation_load(found: Result) -> str:
-    return generation_load.page(found, [generation_load.Result(**row) for row in found["results"]])
-
-
 def _peers(found: Result) -> str:
     servers = {name: {int(c): point for c, point in by_c.items()} for name, by_c in found["servers"].items()}
     return peers_report.page({**found, "servers": servers})
@@ -60,7 +56,7 @@ PAGES: dict[str, Callable[[Result], str]] = {
     "batch_sizes": batch_sizes.page,
     "decoder_sigma": decoder_sigma.page,
     "generation_kill": generation_kill.page,
-    "generation_load": _generation_load,
+    "generation_load": generation_load_report.page,
     "guidance": guidance.page,
     "large_picture": large_picture.page,
     "load": load.page,

@@ -5,30 +5,47 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
-from benchmarks import generation_kill, generation_load
+from benchmarks import generation_kill, generation_load_report
 from benchmarks.generation_kill import Report, State
-from benchmarks.generation_load import Result, arrivals, summarise
+from benchmarks.generation_load import arrivals, summarise
+from benchmarks.generation_load_report import Mix, OneMix, Result
 from benchmarks.plot import svg
 
 MACHINE = {"cpu": "x", "cpus": 2, "python": "3", "onnxruntime": "1", "load_average_1min": 0.0}
 CONTINUOUS = Result("continuous", 0.6, 100, 5.0, 20.0, 4.0, 8.0, 300.0, 0)
 STATIC = replace(CONTINUOUS, batching="static", p99_ms=50.0, single_p99_ms=40.0)
+MIX = OneMix(Mix(64, 0.005), 1234.4, {1: 0.1}, [CONTINUOUS, STATIC])
+ONLY_SINGLES = OneMix(Mix(1, 0.0), 1234.4, {1: 0.1}, [CONTINUOUS, replace(CONTINUOUS, batching="static")])
 
 
 def test_the_page_of_the_load_compares_p99_at_each_load() -> None:
-    head = {"command": "c", "machine": MACHINE, "seconds": 60.0, "capacity_samples_per_s": 1234.5}
-    text = generation_load.page(head, [CONTINUOUS, STATIC])
+    head = {"command": "c", "machine": MACHINE, "seconds": 60.0}
+    text = generation_load_report.page({**head, "mixes": [asdict(MIX), asdict(ONLY_SINGLES)]})
     assert "| 60% | continuous | 100 | 5.0 | 20.0 | 4.0 | 8.0 | 300 |" in text
     assert "60% load 0.40 of all, 0.20 of singles" in text
-    assert "capacity of 1,234 samples a second" in text
+    assert "Capacity 1,234 samples a second" in text
+    assert "| 0.5% ask for 64: p99 at 60% load, continuous / static | 0.4 | at most 0.5 | yes |" in text
+    assert "| all ask for one: p99 at 60% load, continuous / static | 1 | at most 0.5 | **no** |" in text
 
 
 def test_the_plot_of_the_load_has_both_batchings() -> None:
-    root = ElementTree.fromstring(generation_load.plot([CONTINUOUS, STATIC]))  # noqa: S314 - our own text
+    root = ElementTree.fromstring(generation_load_report.plot(MIX))  # noqa: S314 - our own text
     words = {element.text for element in root.iter() if element.tag.endswith("text")}
     assert {"continuous, all", "static, all", "continuous, of one sample", "static, of one sample"} <= words
+
+
+@pytest.mark.parametrize("mix", [Mix(64, 0.005), Mix(32, 0.1), Mix(1, 0.0)])
+def test_arrivals_ask_for_what_the_mix_says_at_the_rate(mix: Mix) -> None:
+    found = arrivals(mix, 10_000, 20, lambda seed: seed, seed=1)  # type: ignore[arg-type, return-value]
+    counts = np.array([len(request.draws) for request in found])
+    assert set(counts) == set(mix.sizes)
+    assert (counts > 1).mean() == pytest.approx(mix.share, rel=0.2)
+    assert counts.sum() / 20 == pytest.approx(10_000, rel=0.1)
+    seeds = [seed for request in found for seed in request.draws]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_decades_of_a_logarithmic_plot_are_ticks() -> None:
@@ -39,7 +56,7 @@ def test_decades_of_a_logarithmic_plot_are_ticks() -> None:
 
 
 def test_a_late_answer_is_no_goodput_and_a_refused_one_no_latency() -> None:
-    requests = arrivals(100, 5, lambda seed: seed, seed=1)  # type: ignore[arg-type, return-value]
+    requests = arrivals(Mix(32, 0.1), 100, 5, lambda seed: seed, seed=1)  # type: ignore[arg-type, return-value]
     latencies: list[float | None] = [0.1] * len(requests)
     latencies[0], latencies[1] = 9.0, None
     found = summarise("continuous", 0.6, requests, latencies, {1: 0.1, 32: 0.1})
