@@ -43,7 +43,8 @@ def fixed_rate(
     if program is None:
         raise SystemExit("h2load is not installed: apt-get install nghttp2-client")
     connections = max(1, round(per_second / PER_CONNECTION))
-    ramp = ["-r", str(math.ceil(connections * 0.01 / RAMP_S)), "--rate-period=10ms"]
+    # one a millisecond, if they are not too many: those that are made together send together from then on
+    ramp = ["-r", str(math.ceil(connections * 0.001 / RAMP_S)), "--rate-period=1ms"]
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
         body.write_bytes(request.body)

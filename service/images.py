@@ -89,6 +89,7 @@ def inflated_parts(data: bytes) -> int:
 
 def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     """The header of a picture, checked. Nothing of its size takes memory yet; for a WebP, it takes addresses.
+
     Raises:
         NotAPicture: none of the four formats, a broken header, an animation, a JPEG of many scans, or a BMP of runs.
         PictureTooLarge: more than `max_pixels` pixels, or than `LARGEST_SIDE` a side.

@@ -87,7 +87,7 @@ def test_what_the_readme_says_beside_other_codecs_is_the_committed_result() -> N
 
 def test_the_bits_of_a_digit_without_its_label_are_those_of_the_manifest() -> None:
     bits = json.loads((BUNDLE / "manifest.json").read_text())["quality"]["bits_per_code_unlabelled"]
-    assert f"without it {bits:.2f} bits and {49 * bits / 8:.1f} bytes" in " ".join(README.read_text().split())
+    assert f"without it they are {bits:.2f} bits and {49 * bits / 8:.1f} bytes" in " ".join(README.read_text().split())
 
 
 def test_the_table_of_the_rate_term_is_the_committed_result() -> None:

@@ -26,7 +26,7 @@ from training.config import DataConfig
 from training.data import DataError, Split, Stream, load_data, tiles
 from training.data import named as named_module
 from training.data.arrays import CIFAR_ARCHIVE, CIFAR_LABELS, IDX_PARTS
-from training.data.dataset import Ragged, ranked
+from training.data.dataset import Ragged, digest_of, ranked
 from training.data.folder import decode_picture, split_files
 from training.data.named import NAMED, File, Named
 
@@ -77,7 +77,8 @@ def test_a_missing_idx_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (digits("train-images-idx3-ubyte")[:-1], "truncated"),
+        (digits("train-images-idx3-ubyte")[:-1], "is damaged: its header says"),
+        (digits("train-images-idx3-ubyte") + b"x", "is damaged: its header says"),
         (b"not an idx file", "not an IDX file"),
         (b"\x00\x00\x08\x03\x00\x00", "not an IDX file"),
         ((DIGITS / "train-images-idx3-ubyte.gz").read_bytes()[:-9], "damaged gzip"),
@@ -128,6 +129,15 @@ def test_npz_without_labels_or_test_split(tmp_path: Path) -> None:
         (
             {"images": noise((9, 8, 8)), "test_images": noise((4, 8, 8)), "test_labels": np.zeros(4, np.int64)},
             "labels for one of",
+        ),
+        (
+            {
+                "images": noise((9, 8, 8)),
+                "labels": np.zeros(9, np.int64),
+                "test_images": noise((4, 8, 8)),
+                "test_labels": np.arange(4),
+            },
+            r"labels must lie in 0\.\.0",
         ),
         ({"images": noise((9, 8, 8)), "labels": np.arange(9) * 50_000_000}, "9 different labels reach up to 400000000"),
         ({"images": noise((9, 8, 8)), "labels": np.arange(2017, 2026)}, "renumber those of training and test together"),
@@ -476,6 +486,36 @@ def test_crops_reach_every_corner_and_half_of_them_are_mirrored() -> None:
     assert sorted(torch.nonzero(counts).flatten().tolist()) == [0, 1, 2, 6, 7, 8, 12, 13, 14]
     assert counts[counts > 0].min() > 20  # 400 / 9 = 44, standard deviation 6.3
     assert 150 < int(mirrored.sum()) < 250  # 200, standard deviation 10
+
+
+def test_another_seed_crops_elsewhere() -> None:
+    split = Split(torch.from_numpy(noise((1, 1, 40, 40))), torch.zeros(1, dtype=torch.int64))
+    one, other = (Stream(split, 8, seed, crop=4).batch(0)[0] for seed in (1, 2))
+    assert not torch.equal(one, other)
+
+
+def test_whether_a_crop_is_mirrored_has_nothing_to_do_with_where_it_lies() -> None:
+    columns = torch.arange(40, dtype=torch.uint8).expand(1, 4, 40)
+    split = Split(columns[None], torch.zeros(1, dtype=torch.int64))
+    crops = Stream(split, 400, seed=1, crop=4, flip=True).batch(0)[0][:, 0, 0].long()  # (400, 4)
+    mirrored, right = crops[:, 0] > crops[:, 1], crops.amin(1) >= 18
+    for side in (right, ~right):
+        assert 0.35 < float(mirrored[side].float().mean()) < 0.65
+
+
+def test_the_digest_is_of_every_picture_and_label() -> None:
+    def splits() -> list[Split]:
+        return [Split(torch.from_numpy(noise((3, 1, 4, 4), seed)), torch.arange(3)) for seed in range(3)]
+
+    digests = {digest_of(splits())}
+    for index in range(3):
+        images, labels = splits(), splits()
+        assert isinstance(images[index].images, torch.Tensor)
+        images[index].images[2, 0, 3, 3] ^= 1
+        labels[index].labels[2] = 0
+        digests |= {digest_of(images), digest_of(labels)}
+    assert len(digests) == 7
+    assert digest_of(splits()) in digests
 
 
 # downloads, from a server on this machine

@@ -53,7 +53,7 @@ def parse_idx(content: bytes, path: Path) -> NDArray[np.uint8]:
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
     body = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
     if body.size != int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"{path} is truncated: its header says {shape}, {body.size} bytes follow")
+        raise DataError(f"{path} is damaged: its header says {shape}, {body.size} bytes follow")
     return body.reshape(shape)
 
 
