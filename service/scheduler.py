@@ -84,9 +84,11 @@ def choose(jobs: Sequence[Job], slots: int, free_places: int) -> list[Sample]:
     chosen = [job.unfinished[0] for job in jobs[:slots]]
     free_places -= sum(sample.place is None for sample in chosen)
     for job in jobs:
+        if len(chosen) == slots:
+            break
         for sample in job.unfinished[1:]:
             if len(chosen) == slots:
-                return chosen
+                break
             if sample.place is None:
                 if free_places <= slots:
                     break
@@ -115,6 +117,7 @@ class Scheduler:
         self._jobs: list[Job] = []
         self._driving = False
         self._closed: str | None = None
+        self.samples_inside = 0
         self._rows_left = 0
         self._rows_per_s = 0.0
         self._busy_since: float | None = None
@@ -155,10 +158,6 @@ class Scheduler:
             self._fail_all(reason)
         self._executor.shutdown(wait=False)
 
-    @property
-    def samples_inside(self) -> int:
-        return sum(len(job.unfinished) for job in self._jobs)
-
     def _admit(self, job: Job) -> None:
         if self._closed is not None:
             raise NotReady(self._closed)
@@ -170,6 +169,7 @@ class Scheduler:
                 {"Retry-After": str(self._retry_after_s())},
             )
         self._jobs.append(job)
+        self.samples_inside += len(job.unfinished)
         self._rows_left += job.codes[..., 0].size
         self._metrics.in_flight.inc(len(job.unfinished))
         if not self._driving:
@@ -189,6 +189,7 @@ class Scheduler:
 
     def _remove(self, job: Job) -> None:
         self._jobs.remove(job)
+        self.samples_inside -= len(job.unfinished)
         self._metrics.in_flight.dec(len(job.unfinished))
         for sample in job.unfinished:
             self._rows_left -= len(job.codes[0]) - sample.row
@@ -247,6 +248,7 @@ class Scheduler:
         self._rows_left -= 1
         if sample.row == len(job.codes[0]):
             job.unfinished.remove(sample)
+            self.samples_inside -= 1
             self._release(sample)
             self._metrics.in_flight.dec()
 
