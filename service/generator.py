@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 from service.bundle import Bundle
@@ -14,14 +15,19 @@ from service.sessions import CUDA, SessionMaker
 from service.settings import Settings
 
 NAME = "generator"
-# A CPU's row takes time in proportion to its samples, so that a wide batch only delays the small requests in it. On a
+# A CPU's row takes time nearly in proportion to its samples: a wider one would only delay small requests in it. On a
 # GPU it takes the time of its several hundred kernels: 256 samples took 1.4 times as long as 64 (docs/gpu.md).
-SLOTS_ON_CUDA, SLOTS_ON_CPU = 256, 32
+SLOTS_ON_CUDA, SLOTS_ON_CPU = 256, 64
+FILLED_BESIDE_OTHERS_ON_CPU = 0.75  # of the slots, by a request of many samples (benchmarks/generation_load.py)
 
 
 def slots_of(settings: Settings, maker: SessionMaker) -> int:
     """How many samples advance in one call."""
     return settings.max_generate_batch or (SLOTS_ON_CUDA if maker.provider == CUDA else SLOTS_ON_CPU)
+
+
+def filled_beside_others(slots: int, maker: SessionMaker) -> int:
+    return slots if maker.provider == CUDA else math.ceil(FILLED_BESIDE_OTHERS_ON_CPU * slots)
 
 
 def open_generator(
@@ -34,7 +40,8 @@ def open_generator(
     # four times as many places, for those that pause: see service.scheduler.choose
     sampler = RowSampler(bundle, maker, slots, places=4 * slots, warm=False)
     bound = metrics.generation.of(bundle.manifest.name)
-    scheduler = Scheduler(sampler, settings.max_queued_samples, settings.engine_stall_s, bound, on_death)
+    filled = filled_beside_others(slots, maker)
+    scheduler = Scheduler(sampler, settings.max_queued_samples, settings.engine_stall_s, bound, on_death, filled)
     try:
         scheduler.in_its_thread(sampler.warm_up)  # onnxruntime keeps a CUDA graph for the thread that captured it
     except BaseException:

@@ -74,20 +74,22 @@ class Job:
     rows: int = 0  # that all samples have
 
 
-def choose(jobs: Sequence[Job], slots: int, free_places: int) -> list[Sample]:
-    """The samples that advance next: the first of each job, then all others, the oldest job first in both.
+def choose(jobs: Sequence[Job], slots: int, filled: int, free_places: int) -> list[Sample]:
+    """The samples that advance next: the first of each job, in up to `slots`, then all others, in up to `filled` slots
+    with the first ones, the oldest job first in both.
 
     Giving what is left to the oldest job, instead of sharing it, finishes jobs sooner and delays none.
     A job's first sample always finds a place, if there are at least 2 * slots of them: whatever is not the first sample
     of its job is only started while more than `slots` are free.
     """
     chosen = [job.unfinished[0] for job in jobs[:slots]]
+    filled = max(filled, len(chosen))
     free_places -= sum(sample.place is None for sample in chosen)
     for job in jobs:
-        if len(chosen) == slots:
+        if len(chosen) == filled:
             break
         for sample in job.unfinished[1:]:
-            if len(chosen) == slots:
+            if len(chosen) == filled:
                 break
             if sample.place is None:
                 if free_places <= slots:
@@ -98,7 +100,11 @@ def choose(jobs: Sequence[Job], slots: int, free_places: int) -> list[Sample]:
 
 
 class Scheduler:
-    """`submit` belongs to an event loop; so does whatever it calls back."""
+    """`submit` belongs to an event loop; so does whatever it calls back.
+
+    `filled_beside_others`: how many slots a job of many samples may fill while others are inside, all without it. Where
+    a row takes time in proportion to its samples, a full one would delay those who want a single sample.
+    """
 
     def __init__(
         self,
@@ -107,8 +113,10 @@ class Scheduler:
         stall_s: float,
         metrics: SchedulerMetrics,
         on_death: Callable[[], None] = lambda: None,
+        filled_beside_others: int | None = None,
     ) -> None:
         self._sampler = sampler
+        self._filled_beside_others = filled_beside_others or sampler.max_batch
         self._max_samples = max_samples
         self._stall_s = stall_s
         self._metrics = metrics
@@ -209,7 +217,8 @@ class Scheduler:
             started = perf_counter()
             try:
                 with self._lock:
-                    batch = choose(self._jobs, self._sampler.max_batch, self._sampler.free_places)
+                    sampler = self._sampler
+                    batch = choose(self._jobs, sampler.max_batch, self._filled(), sampler.free_places)
                     self._metrics.busy_slots.set(len(batch))
                     if not batch:
                         self._driving = False
@@ -222,6 +231,12 @@ class Scheduler:
             else:
                 self._record(batch, drawn, started)
             self._busy_since = None
+
+    def _filled(self) -> int:
+        """How many slots large jobs may fill: not all beside others, unless more than two batches wait."""
+        all_slots = self._sampler.max_batch
+        alone = len(self._jobs) <= 1 or self.samples_inside > 2 * all_slots
+        return all_slots if alone else self._filled_beside_others
 
     def _place(self, sample: Sample, batch: int) -> int:
         if sample.place is None:
@@ -238,8 +253,9 @@ class Scheduler:
             present = [(sample, row) for sample, row in zip(batch, drawn, strict=True) if sample.place is not None]
             for sample, row in present:
                 self._store(sample, row)
-            for job in dict.fromkeys(sample.job for sample, _ in present):
-                self._tell(job)
+            done = [job for job in dict.fromkeys(sample.job for sample, _ in present) if self._tell(job)]
+            for loop in {job.loop for job in done}:  # one call wakes it once
+                loop.call_soon_threadsafe(_resolve, [job for job in done if job.loop is loop])
 
     def _store(self, sample: Sample, row: Codes) -> None:
         job = sample.job
@@ -252,18 +268,19 @@ class Scheduler:
             self._release(sample)
             self._metrics.in_flight.dec()
 
-    def _tell(self, job: Job) -> None:
-        """Rows that all samples of the job have now, and the result after the last one."""
-        rows = min((sample.row for sample in job.unfinished), default=len(job.codes[0]))
+    def _tell(self, job: Job) -> bool:
+        """Tell of the rows that all samples of the job have now. Whether it is done, and has left."""
+        rows = min([sample.row for sample in job.unfinished], default=len(job.codes[0]))
         if rows and not job.rows:
             self._metrics.first_row.observe(perf_counter() - job.submitted)
         if job.on_row is not None:
             for row in range(job.rows, rows):
                 job.loop.call_soon_threadsafe(job.on_row, row, job.codes[:, row].copy())
         job.rows = rows
-        if not job.unfinished:
-            self._jobs.remove(job)
-            job.loop.call_soon_threadsafe(_resolve, job)
+        if job.unfinished:
+            return False
+        self._jobs.remove(job)
+        return True
 
     def _fail(self, batch: Sequence[Sample], error: Exception) -> None:
         """All jobs fail. Then find out with known input whether the sampler is dead."""
@@ -290,9 +307,10 @@ class Scheduler:
             job.loop.call_soon_threadsafe(_reject, job, reason)
 
 
-def _resolve(job: Job) -> None:
-    if not job.future.done():
-        job.future.set_result(job.codes)
+def _resolve(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if not job.future.done():
+            job.future.set_result(job.codes)
 
 
 def _reject(job: Job, reason: str) -> None:

@@ -131,7 +131,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=LARGEST_GENERATE_BATCH,
-        description="Most samples that one call of the row graph advances; 0: 256 on CUDA, 32 on a CPU.",
+        description="Most samples that one call of the row graph advances; 0: 256 on CUDA, 64 on a CPU.",
     )
     max_wait_ms: float = Field(
         0.0,

@@ -174,6 +174,33 @@ def test_every_job_has_a_slot_and_the_oldest_has_the_rest() -> None:
     run(work)
 
 
+def test_beside_others_a_large_job_does_not_fill_a_row() -> None:
+    """A full row takes longest, and those who want one sample would wait for seven of them. Alone it may, and so it may
+    where so many wait that only full rows help."""
+
+    async def main() -> None:
+        sampler = StepByStep()
+        scheduler, _ = scheduler_of(sampler, filled_beside_others=SLOTS - 2)
+        large = scheduler.submit(draws(1, 2 * SLOTS - 1))
+        await sampler.begun()
+        small = scheduler.submit(draws(2))
+        await sampler.rows(2)
+        more = scheduler.submit(draws(3))
+        await sampler.rows(1)
+        assert [sorted(batch) for batch in sampler.batches] == [
+            [1] * SLOTS,
+            [1] * (SLOTS - 3) + [2],
+            [1] * (SLOTS - 3) + [2],
+        ]
+        assert scheduler.samples_inside == 2 * SLOTS + 1
+        await sampler.rows(1)
+        assert sorted(sampler.batches[3]) == [1] * (SLOTS - 2) + [2, 3]
+        sampler.release()
+        await asyncio.gather(large, small, more)
+
+    asyncio.run(main())
+
+
 def test_cancelling_frees_the_slots_before_the_next_row() -> None:
     async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
         leaving = scheduler.submit(draws(1, SLOTS))
@@ -348,7 +375,7 @@ def test_choose_never_runs_out_of_places_and_serves_the_oldest_first() -> None:
         if len(jobs) > 12:
             free += sum(sample.place is not None for job in jobs[6:] for sample in job.unfinished)
             del jobs[6:]
-        batch = choose(jobs, SLOTS, free)
+        batch = choose(jobs, SLOTS, SLOTS, free)
         for sample in batch:
             if sample.place is None:
                 sample.place, free = 1, free - 1
