@@ -43,8 +43,8 @@ def fixed_rate(
     if program is None:
         raise SystemExit("h2load is not installed: apt-get install nghttp2-client")
     connections = max(1, round(per_second / PER_CONNECTION))
-    # one a millisecond, if they are not too many: those that are made together send together from then on
-    ramp = ["-r", str(math.ceil(connections * 0.001 / RAMP_S)), "--rate-period=1ms"]
+    together, pause_ms = ramp_of(connections)
+    ramp = ["-r", str(together), f"--rate-period={pause_ms}ms"]
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
         body.write_bytes(request.body)
@@ -61,6 +61,13 @@ def fixed_rate(
         if process.returncode:
             raise RuntimeError(f"h2load failed: {errors}")
         return read_log(log, seconds)
+
+
+def ramp_of(connections: int) -> tuple[int, int]:
+    """How many connections to make at once, and the pause in milliseconds until the next: as few and as evenly as a
+    ramp of `RAMP_S` allows, since those that are made together send together from then on."""
+    pause_ms = max(1, int(1000 * RAMP_S / connections))
+    return math.ceil(connections * pause_ms / (1000 * RAMP_S)), pause_ms
 
 
 def read_log(log: Path, seconds: float) -> Offered:

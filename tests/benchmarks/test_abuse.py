@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from benchmarks.abuse import malformed, overload
 from benchmarks.abuse.__main__ import ABUSES, main
 from benchmarks.abuse.common import batch_request, page
 from benchmarks.abuse.contract import one_line
-from benchmarks.h2load import read_log
+from benchmarks.h2load import RAMP_S, ramp_of, read_log
 from benchmarks.open_loop import FAILED
 from benchmarks.report import goal
 from benchmarks.server_process import our_server
@@ -85,3 +86,11 @@ def test_an_unknown_abuse_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(["arson"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("connections", [1, 7, 91, 330, 528, 1000, 2001])
+def test_connections_begin_one_by_one_within_the_ramp(connections: int) -> None:
+    """In groups, they sent in groups for good: fifteen requests every ten milliseconds, at half of the load."""
+    together, pause_ms = ramp_of(connections)
+    assert together == max(1, -(-connections // 1000))
+    assert 0 < math.ceil(connections / together) * pause_ms <= 1000 * RAMP_S + pause_ms
