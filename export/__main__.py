@@ -4,6 +4,7 @@ pictures."""
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -22,9 +23,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         manifest = build_bundle(options.run, options.bundle, options.data or None)
-    except (ConfigError, DataError, ExportError, ExactnessError, VerificationError) as error:
+    except (ConfigError, DataError, ExportError, ExactnessError, VerificationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("ended by Ctrl-C: nothing was written", file=sys.stderr)
+        return 128 + signal.SIGINT
     size = sum(path.stat().st_size for path in options.bundle.iterdir())
     print(f"{options.bundle}: {manifest.name} {manifest.version[:12]}, {size / 1e6:.1f} MB")
     print(manifest.model_dump_json(include={"quality", "parity"}, indent=1))
@@ -32,4 +36,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that temporary folders are removed
     sys.exit(main())

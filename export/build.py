@@ -8,6 +8,7 @@ behind.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,6 +44,7 @@ from service.bundle import (
 from training.autoencoders import VQVAE
 from training.data import load_data
 from training.prior import HORIZONTAL_TAPS, PixelCNN
+from training.report import require_same_pictures
 from training.runs import Run, load_run
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "numpy")
@@ -56,30 +58,53 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
     """Write the bundle of the run. `source` is where its pictures lie now, if no longer at data.source.
 
     Raises:
-        ExportError: the run is not a VQ-VAE, its pictures are not the same any more, or the target exists and is not a
-            bundle.
+        ExportError: the run is not a VQ-VAE, or the target exists and is more or less than a bundle.
+        ConfigError: the folder holds no finished run. DataError: its pictures cannot be read, or are others now.
         ExactnessError, VerificationError: a check failed; nothing was written.
     """
     run = load_run(run_folder)
     if not isinstance(run.autoencoder, VQVAE):
         raise ExportError(f"{run_folder} holds a {run.config.autoencoder.system}: only a vqvae has codes to serve")
-    if any(path.exists() and not path.is_dir() for path in bundle_folder.parents):
-        raise ExportError(f"{bundle_folder} cannot be a folder: a file is in its path. Choose another one")
-    if bundle_folder.exists() and not (bundle_folder / MANIFEST_FILE).is_file():
-        raise ExportError(f"{bundle_folder} exists and is not a bundle: choose another folder")
+    _require_replaceable(bundle_folder)
     table = frequency_table(run.autoencoder.quantizer.codebook_size).numpy()
     models = _graphs(run, run.autoencoder, table)
     _require_cuda_kernels(models)
     prior_spec = _prior_spec(run.prior, run, table) if run.prior else None  # proves exactness
     pictures, labels = _test_pictures(run, source)
     parity = verify(run.autoencoder, run.prior, models, table, pictures, labels)
-    bundle_folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=bundle_folder.parent, prefix=".export-") as temporary:
+    target = bundle_folder.resolve()  # of a link, what it points at
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary:
         folder = Path(temporary) / "bundle"
         manifest = _write(run, run.autoencoder, models, prior_spec, parity, folder)
         load_bundle(folder)
-        _replace(bundle_folder, folder, Path(temporary) / "previous")
+        _replace(target, folder, Path(temporary) / "previous")
     return manifest
+
+
+def _require_replaceable(bundle_folder: Path) -> None:
+    """The target is not there yet, or a bundle and nothing else: what it holds is deleted."""
+    if any(path.exists() and not path.is_dir() for path in bundle_folder.parents):
+        raise ExportError(f"{bundle_folder} cannot be a folder: a file is in its path. Choose another one")
+    if not bundle_folder.exists():
+        return
+    if not _is_bundle(bundle_folder):
+        raise ExportError(f"{bundle_folder} exists and is not a bundle: choose another folder")
+    others = sorted(p.name for p in bundle_folder.iterdir() if p.name != MANIFEST_FILE and p.suffix != ".onnx")
+    if others:
+        raise ExportError(
+            f"{bundle_folder} holds more than a bundle, which would be deleted: move {', '.join(others)} away, or "
+            "choose another folder"
+        )
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether its manifest is one of ours, of whatever version: web pages and browser extensions have some too."""
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"format_version", "graphs"} <= manifest.keys()
 
 
 def _replace(bundle_folder: Path, folder: Path, previous: Path) -> None:
@@ -137,11 +162,7 @@ def _test_pictures(run: Run, source: str | None) -> tuple[NDArray[np.uint8], NDA
     """The whole test split: uint8 (N,H,W,C) and labels, `label_count` where there are none."""
     config = run.config.data if source is None else run.config.data.model_copy(update={"source": source})
     data = load_data(config)
-    if data.digest != run.metrics["data"]["digest"]:
-        raise ExportError(
-            f"{config.source} holds other pictures than {run.folder} was trained on: bring them back, or say with "
-            "--data where they are"
-        )
+    require_same_pictures(run, data, config.source)
     split = data.test
     assert isinstance(split.images, torch.Tensor)
     return np.ascontiguousarray(split.images.permute(0, 2, 3, 1).numpy()), split.labels.numpy().astype(np.int64)

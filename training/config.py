@@ -170,7 +170,7 @@ def load_config(path: Path, overrides: Iterable[str] = (), source: str | None = 
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}  # noqa: S506 - a safe loader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a mapping of sections")
@@ -195,7 +195,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r} is not section.key=value, for example trainer.seed=2")
     try:
         value = yaml.load(text, _UniqueKeys)  # noqa: S506 - a safe loader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error
     _set(values, sections, last, value, override)
 
@@ -207,7 +207,8 @@ def _set(values: dict[str, Any], sections: Iterable[str], last: str, value: obje
         inner = values.setdefault(section, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"{given!r}: {section} has no keys of its own")
-        values = inner
+        values[section] = dict(inner)  # a copy: a YAML anchor may have put `inner` into other sections too
+        values = values[section]
     values[last] = value
 
 

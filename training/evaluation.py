@@ -20,7 +20,7 @@ from training.prior import UNITS_PER_NAT, PixelCNN, guided_logits
 from training.quantizers import perplexity
 from training.runs import System
 
-BATCH_SIZE = 250
+BATCH_SIZE, PIXELS_A_BATCH = 250, 250 * 128 * 128  # whichever is reached first
 CODES_A_BATCH = 1 << 14  # of the prior: its logits are 4 * K bytes a code
 
 
@@ -59,7 +59,12 @@ def psnr_db(mse: float) -> float:
     return -10 * math.log10(max(mse, 1e-12))
 
 
-def batches(images: Tensor, labels: Tensor, size: int = BATCH_SIZE) -> Iterator[Batch]:
+def pictures_a_batch(height: int, width: int) -> int:
+    """As many as have room in memory beside what the networks make of them, which grows with the pixels."""
+    return max(1, min(BATCH_SIZE, PIXELS_A_BATCH // (height * width)))
+
+
+def batches(images: Tensor, labels: Tensor, size: int) -> Iterator[Batch]:
     return zip(torch.split(images, size), torch.split(labels, size), strict=True)
 
 
@@ -76,7 +81,7 @@ def reconstruct(model: System, images: Tensor, labels: Tensor) -> Tensor:
 def measure_reconstruction(model: System, split: Split, seed: int) -> Reconstruction:
     assert isinstance(split.images, Tensor)
     squares = 0.0
-    for pixels, labels in batches(split.images, split.labels):
+    for pixels, labels in batches(split.images, split.labels, pictures_a_batch(*split.images.shape[2:])):
         images = to_unit(pixels)
         squares += float((reconstruct(model, images, labels) - images).double().square().sum())
     mse = squares / split.images.numel()
@@ -93,7 +98,7 @@ def bound(model: VAE, split: Split, seed: int) -> Bound:
     totals = dict.fromkeys(("elbo", "kl", "mse"), 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        for pixels, labels in batches(split.images, split.labels):
+        for pixels, labels in batches(split.images, split.labels, pictures_a_batch(*split.images.shape[2:])):
             metrics = model(to_unit(pixels), labels).metrics
             totals = {name: total + float(metrics[name]) * len(labels) for name, total in totals.items()}
     elbo, kl, mse = (total / len(split) for total in totals.values())
@@ -111,7 +116,8 @@ def bound(model: VAE, split: Split, seed: int) -> Bound:
 @torch.no_grad()
 def encode_all(model: VQVAE, images: Tensor) -> Tensor:
     """Pictures uint8 (N,C,H,W) -> codes int64 (N,h,w)."""
-    return torch.cat([model.encode(to_unit(pixels)) for pixels in torch.split(images, BATCH_SIZE)])
+    parts = torch.split(images, pictures_a_batch(*images.shape[2:]))
+    return torch.cat([model.encode(to_unit(pixels)) for pixels in parts])
 
 
 def histogram(codes: Tensor, codebook_size: int) -> Tensor:

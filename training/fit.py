@@ -27,6 +27,7 @@ from training.runs import (
     CONFIG_FILE,
     METRICS_FILE,
     PRIOR_FILE,
+    PROGRESS_FILE,
     System,
     begin_progress,
     build_autoencoder,
@@ -36,7 +37,7 @@ from training.runs import (
     write_json,
     write_seconds,
 )
-from training.stages import require_trainer, run_stage
+from training.stages import CHECKPOINTS, checkpoint_of, require_trainer, run_stage
 
 
 def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
     require_own_folder(config, folder, resume=resume)
     data = load_data(config.data)
     data.require_multiple_of(config.autoencoder.downsampling)
-    build_autoencoder(config.autoencoder, data.picture, len(data.label_names))
+    _require_models(config, data)
     require_trainer(config)
     _begin(config, data, folder)
     autoencoder = fit_autoencoder(config, data, folder)
@@ -64,6 +65,16 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
     return write_report(config, data, autoencoder, prior, folder)
 
 
+def _require_models(config: RunConfig, data: DataSet) -> None:
+    """Both can be made: a mistake in the keys of the prior is told now, not after hours of the first stage."""
+    try:
+        autoencoder = build_autoencoder(config.autoencoder, data.picture, len(data.label_names))
+        if config.prior is not None and isinstance(autoencoder, VQVAE):
+            build_prior(config.prior, autoencoder.quantizer.codebook_size, len(data.label_names))
+    except (RuntimeError, TypeError) as error:  # torch's, for sizes beyond the memory or 64 bits
+        raise ConfigError(f"the model cannot be made: {str(error).splitlines()[0]}") from error
+
+
 @rank_zero_only
 def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None:
     """A new folder outside of the data, or the folder of the same configuration to go on with."""
@@ -71,6 +82,13 @@ def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None
         raise ConfigError(
             f"{folder} lies in data.source {config.data.source}: the sheets of the run would be some of its pictures; "
             "choose an --out outside of it"
+        )
+    incomplete = not ((folder / CONFIG_FILE).exists() and (folder / PROGRESS_FILE).exists())
+    left = [name for name in (AUTOENCODER_FILE, PRIOR_FILE, CHECKPOINTS) if (folder / name).exists()]
+    if incomplete and left:  # of which settings and pictures nothing tells
+        raise ConfigError(
+            f"{folder} holds {', '.join(left)} without the {CONFIG_FILE} and {PROGRESS_FILE} of their run: delete "
+            "them, or choose another --out"
         )
     if (folder / CONFIG_FILE).exists():
         if not resume:
@@ -98,6 +116,7 @@ def fit_autoencoder(config: RunConfig, data: DataSet, folder: Path) -> System:
     seed_everything(config.trainer.seed, verbose=False)
     model = build_autoencoder(config.autoencoder, data.picture, len(data.label_names))
     if not (folder / AUTOENCODER_FILE).exists():
+        _forget_prior(folder)
         stage = config.trainer.autoencoder
         job = AutoencoderJob(model, stage, config.trainer.log_every, config.autoencoder.quantizer.restart_until)
         seed, crop, flip = config.trainer.seed, config.data.crop, config.data.flip
@@ -115,6 +134,13 @@ def fit_autoencoder(config: RunConfig, data: DataSet, folder: Path) -> System:
     load_weights(model, folder / AUTOENCODER_FILE)
     # as training leaves it: in another memory layout convolutions round otherwise, and a resumed run has other codes
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@rank_zero_only
+def _forget_prior(folder: Path) -> None:
+    """A prior that was trained on the codes of an earlier autoencoder, which somebody has deleted."""
+    for path in (folder / PRIOR_FILE, checkpoint_of("prior", folder)):
+        path.unlink(missing_ok=True)
 
 
 def fit_prior(config: RunConfig, data: DataSet, autoencoder: VQVAE, folder: Path) -> PixelCNN:

@@ -289,7 +289,8 @@ class FiniteScalarQuantizer(nn.Module):
 
     def assign(self, latents: Tensor) -> Tensor:
         steps = (self.levels - 1)[:, None, None]
-        digits = torch.round((self.bounded(latents) + 1) / 2 * steps).long()
+        # a NaN would be a code far out of range; as any code, it reaches the loss, whose look at it ends the run
+        digits = torch.round((self.bounded(latents) + 1) / 2 * steps).nan_to_num().long()
         return (digits * self.strides[:, None, None]).sum(1)
 
     def lookup(self, codes: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from training.evaluation import (
 from training.jobs import to_unit
 from training.prior import PixelCNN
 from training.quantizers import VectorQuantizer
-from training.runs import METRICS_FILE, PROGRESS_FILE, System, load_run, read_json, write_json
+from training.runs import METRICS_FILE, PROGRESS_FILE, Run, System, load_run, read_json, write_json
 from training.sheets import interleave, sheet, write_png
 
 COLUMNS = 8
@@ -130,13 +130,16 @@ def evaluate(folder: Path, source: str | None = None) -> tuple[dict[str, Any], P
 
     Raises:
         ConfigError: the folder holds no finished run.
-        DataError: the data cannot be read, or its pictures have another shape or other labels than the run's.
+        DataError: the data cannot be read, its pictures have another shape or other labels than the run's, or, without
+            `source`, are no longer those that the run was trained on.
     """
     run = load_run(folder)
     config = run.config
     if source is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
     data = load_to_measure(config.data, run.metrics["data"]["digest"])
+    if source is None:  # of changed data some would be training pictures
+        require_same_pictures(run, data, config.data.source)
     expected = (tuple(run.metrics["data"]["picture"]), tuple(run.metrics["data"]["labels"]))
     if (data.picture, data.label_names) != expected:
         found = (data.picture, data.label_names)
@@ -152,6 +155,15 @@ def evaluate(folder: Path, source: str | None = None) -> tuple[dict[str, Any], P
         write_png(draw_reconstructions(run.autoencoder, data.test), folder / f"reconstructions-{name}.png")
     write_json(path, metrics)
     return metrics, path
+
+
+def require_same_pictures(run: Run, data: DataSet, source: str) -> None:
+    """Raises DataError if `data`, which lies at `source`, is not what the run was trained on."""
+    if data.digest != run.metrics["data"]["digest"]:
+        raise DataError(
+            f"{source} holds other pictures than {run.folder} was trained on: bring them back, or say with --data "
+            "where they are"
+        )
 
 
 def _facts(data: DataSet) -> dict[str, Any]:

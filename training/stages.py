@@ -27,6 +27,8 @@ from training.runs import save_weights
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"  # the folder of them, in that of a run
+
 
 def run_stage(
     name: str,
@@ -105,7 +107,7 @@ def _quieten_lightning() -> None:
 
 
 def checkpoint_of(name: str, folder: Path) -> Path:
-    return folder / "checkpoints" / f"{name}.ckpt"
+    return folder / CHECKPOINTS / f"{name}.ckpt"
 
 
 def _trainer(

@@ -27,6 +27,7 @@ from export.verify import (
 )
 from service.bundle import BundleError, GraphName, load_bundle
 from training.autoencoders import VQVAE
+from training.data import DataError
 from training.networks import Decoder, Encoder
 from training.quantizers import EMAQuantizer, FiniteScalarQuantizer
 from training.runs import load_run
@@ -185,7 +186,7 @@ def test_the_pictures_of_a_run_may_lie_elsewhere_now(
     assert load_bundle(tmp_path / "bundle").manifest.version == load_bundle(bundle).manifest.version
     other = tmp_path / "other.npz"
     np.savez(other, images=np.zeros((50, 28, 28), np.uint8))
-    with pytest.raises(ExportError, match=r"other\.npz holds other pictures .*, or say with --data where they are"):
+    with pytest.raises(DataError, match=r"other\.npz holds other pictures .*, or say with --data where they are"):
         build_bundle(run, tmp_path / "bundle", str(other))
 
 

@@ -108,3 +108,22 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path, content: byte
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"c\.yaml"):
         load_config(path)
+
+
+def test_an_override_changes_its_own_section_only(tmp_path: Path) -> None:
+    """Two sections that a YAML anchor makes alike are one object for PyYAML."""
+    path = tmp_path / "anchor.yaml"
+    path.write_text("trainer:\n  autoencoder: &stage {steps: 900, batch_size: 8}\n  prior: *stage\n")
+    trainer = load_config(path, ["trainer.prior.batch_size=4"]).trainer
+    assert (trainer.autoencoder.batch_size, trainer.prior.batch_size) == (8, 4)
+    assert (trainer.autoencoder.steps, trainer.prior.steps) == (900, 900)
+
+
+def test_yaml_without_an_end_of_brackets_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text("data: " + "[" * 5000)
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        load_config(path)
+    path.write_text("")
+    with pytest.raises(ConfigError, match="the value is not YAML"):
+        load_config(path, ["data.source=" + "[" * 5000])

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from export.build import ExportError, build_bundle
+from export.build import build_bundle
 from service.bundle import Quality
 from tests.training.conftest import DIGITS, ROOT, TINY, tiny_config
 from training import report
@@ -182,7 +182,7 @@ def test_a_run_does_not_go_on_with_other_pictures(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=random.integers(0, 256, (70, 8, 8), np.uint8))
     with pytest.raises(ConfigError, match="begun with other pictures"):
         fit(config, tmp_path / "run", resume=True)
-    with pytest.raises(ExportError, match=r"d\.npz holds other pictures"):
+    with pytest.raises(DataError, match=r"d\.npz holds other pictures"):
         build_bundle(tmp_path / "run", tmp_path / "bundle")
 
 

@@ -230,3 +230,11 @@ def test_fsq_takes_the_nearest_grid_point_and_passes_the_gradient_through_tanh()
 def test_fsq_refuses_a_level_of_one() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         FiniteScalarQuantizer((4, 1))
+
+
+def test_fsq_of_a_latent_that_is_no_number_is_a_code_and_a_loss_that_is_none() -> None:
+    """Its code lay far below 0, and counting codes failed before the look at the loss could tell of a divergence."""
+    latents = torch.full((1, 2, 1, 1), math.nan)
+    quantized = FiniteScalarQuantizer((5, 3))(latents)
+    assert 0 <= int(quantized.codes) < 15
+    assert quantized.vectors.isnan().all()

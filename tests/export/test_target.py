@@ -1,0 +1,115 @@
+"""What an export may replace: nothing but a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from export import __main__ as command
+from export.build import ExportError, build_bundle
+from service.bundle import load_bundle
+
+
+@pytest.mark.parametrize("manifest", ['{"name": "a web page", "icons": []}', "[]", "no JSON"])
+def test_a_folder_with_somebody_elses_manifest_is_not_replaced(
+    finished_run: Path, tmp_path: Path, manifest: str
+) -> None:
+    """Whatever held a manifest.json was deleted with all that lay beside it."""
+    (tmp_path / "manifest.json").write_text(manifest)
+    (tmp_path / "index.html").write_text("precious")
+    with pytest.raises(ExportError, match="exists and is not a bundle"):
+        build_bundle(finished_run, tmp_path)
+    assert (tmp_path / "index.html").read_text() == "precious"
+
+
+def test_what_lies_beside_a_bundle_is_named_and_kept(finished_run: Path, tmp_path: Path) -> None:
+    build_bundle(finished_run, tmp_path / "bundle")
+    (tmp_path / "bundle" / "notes.txt").write_text("precious")
+    (tmp_path / "bundle" / "pictures").mkdir()
+    with pytest.raises(ExportError, match=r"would be deleted: move notes\.txt, pictures away"):
+        build_bundle(finished_run, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "notes.txt").read_text() == "precious"
+
+
+def test_a_bundle_of_another_format_is_replaced(finished_run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "manifest.json").write_text(json.dumps({"format_version": 0, "graphs": {}}))
+    build_bundle(finished_run, target)
+    load_bundle(target)
+
+
+def test_a_link_is_kept_and_what_it_points_at_is_replaced(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(tmp_path / "elsewhere" / "first")
+    build_bundle(finished_run, tmp_path / "current")  # to a place that is not there yet
+    build_bundle(finished_run, tmp_path / "current")
+    assert (tmp_path / "current").is_symlink()
+    load_bundle(tmp_path / "elsewhere" / "first")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["first"]
+
+
+def test_the_working_folder_is_a_target_too(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder cannot be renamed by the name of `.`."""
+    build_bundle(finished_run, tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path / "bundle")
+    build_bundle(finished_run, Path())
+    load_bundle(tmp_path / "bundle")
+
+
+def test_a_file_that_cannot_be_written_is_a_message(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert command.main([str(finished_run), str(tmp_path / "bundle")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: [Errno 28] No space left on device") and ".onnx" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_is_no_traceback(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "build_bundle", interrupted)
+    assert command.main([str(finished_run), str(tmp_path / "bundle")]) == 130
+    assert capsys.readouterr().err == "ended by Ctrl-C: nothing was written\n"
+
+
+HALTS = """
+import runpy, sys, time
+import export.build
+def halt(folder):
+    print("writing", flush=True)
+    time.sleep(60)
+export.build.load_bundle = halt
+sys.argv = ["export", *sys.argv[1:]]
+runpy.run_module("export", run_name="__main__")
+"""
+
+
+def test_an_export_that_is_told_to_end_leaves_nothing(finished_run: Path, tmp_path: Path) -> None:
+    """Its temporary folder, as large as the bundle, stayed beside the target."""
+    arguments = [sys.executable, "-c", HALTS, str(finished_run), str(tmp_path / "bundle")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert [path.name.startswith(".export-") for path in tmp_path.iterdir()] == [True]
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 143
+    assert time.monotonic() - begun < 30
+    assert list(tmp_path.iterdir()) == []

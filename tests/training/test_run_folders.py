@@ -1,0 +1,87 @@
+"""A run folder tells the truth about its weights, or is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.training.conftest import DIGITS, TINY, tiny_config
+from training.__main__ import main
+from training.config import ConfigError
+from training.data import DataError
+from training.fit import fit
+from training.report import evaluate
+from training.runs import AUTOENCODER_FILE, PRIOR_FILE
+
+
+@pytest.mark.parametrize("gone", ["config.json", "progress.json"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_weights_of_which_nothing_tells_are_not_taken_over(
+    tiny_run: Path, tmp_path: Path, gone: str, resume: bool
+) -> None:
+    """The new config.json claimed settings that the old weights had never seen."""
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    (folder / gone).unlink()
+    with pytest.raises(ConfigError, match=r"holds autoencoder\.safetensors, prior\.safetensors, checkpoints without"):
+        fit(tiny_config("trainer.seed=2"), folder, resume=resume)
+    assert not (folder / gone).exists()
+
+
+def test_a_new_autoencoder_gets_a_prior_of_its_own(tiny_run: Path, tmp_path: Path) -> None:
+    """The prior of the deleted one's codes stayed beside it."""
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    (folder / AUTOENCODER_FILE).unlink()
+    (folder / "checkpoints" / "autoencoder.ckpt").unlink()
+    stale = {name: torch.zeros_like(tensor) for name, tensor in load_file(tiny_run / PRIOR_FILE).items()}
+    save_file(stale, folder / PRIOR_FILE)
+    (folder / "checkpoints" / "prior.ckpt").write_bytes(b"stale")
+    fit(tiny_config(), folder, resume=True)
+    expected, found = (load_file(run / PRIOR_FILE) for run in (tiny_run, folder))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_run_is_not_measured_on_pictures_that_it_may_have_seen(tmp_path: Path) -> None:
+    """With some added, others are the test split: pictures that the run was trained on counted as unseen."""
+    random, folder = np.random.default_rng(0), tmp_path / "data"
+    folder.mkdir()
+    for index in range(40):
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{index}.png")
+    config = tiny_config(f"data.source={folder}", "prior=null", "trainer.autoencoder.steps=25")
+    fit(config, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.json").read_bytes()
+    shutil.copy(folder / "0.png", folder / "more.png")
+    with pytest.raises(
+        DataError, match=r"data holds other pictures than .*run was trained on: bring them back, or say"
+    ):
+        evaluate(tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
+    evaluate(tmp_path / "run", str(folder))  # asked for, all of them, under a name of its own
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["prior.channels", "prior.head_channels", "autoencoder.channels"])
+@pytest.mark.parametrize("value", [10**10, 10**20])
+def test_a_model_that_cannot_be_made_is_told_before_the_first_stage(tmp_path: Path, key: str, value: int) -> None:
+    with pytest.raises(ConfigError, match="the model cannot be made: "):
+        fit(tiny_config(f"{key}={value}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(path: Path, text: str, **_: object) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_text", denied)
+    assert main(["fit", "--config", str(TINY), "--data", str(DIGITS), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: [Errno 13] Permission denied") and "progress.json" in said
