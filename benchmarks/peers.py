@@ -17,11 +17,11 @@ import argparse
 import json
 import sys
 import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import onnxruntime as ort
 from PIL import Image
@@ -144,10 +144,8 @@ def measure(contestant: Contestant, bundle: Path, expected: list[list[int]], sec
 
 
 def check_answer(server: Server, request: Request, expected: list[list[int]]) -> None:
-    url = server.url + request.path
-    sent = urllib.request.Request(url, request.body, dict(request.headers))  # noqa: S310 - an address of this machine
-    with urllib.request.urlopen(sent, timeout=30) as answer:  # noqa: S310 - an address of this machine
-        codes = json.load(answer)["codes"]
+    answer = httpx.post(server.url + request.path, content=request.body, headers=dict(request.headers), timeout=30)
+    codes = answer.raise_for_status().json()["codes"]
     if codes != expected:
         raise WrongAnswer(f"{request.path} answers other codes than onnxruntime alone: {codes}")
 

@@ -13,12 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import httpx
 
 START_S = 90.0  # Ray needs half a minute on two cores
 STOP_S = 15.0
@@ -112,11 +112,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], server: Server, ready_pa
 def answers(url: str) -> bool:
     """Whether there is an HTTP server that does not say 5xx."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - an address of this machine
-            return int(answer.status) < 500
-    except urllib.error.HTTPError as error:
-        return error.code < 500
-    except OSError:
+        return httpx.get(url, timeout=5).status_code < 500
+    except httpx.TransportError:
         return False
 
 

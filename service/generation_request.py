@@ -148,7 +148,7 @@ def _known(
         codes, mask = _grid(known.codes, grid, "known.codes"), _grid(known.mask, grid, "known.mask")
     else:
         codes = _grid(known, grid, "known")
-        mask = codes != None  # noqa: E711 - element by element
+        mask = np.array([[code is not None for code in row] for row in known], np.bool_)
     codes = np.where(mask, codes, 0)
     if codes.min() < 0 or codes.max() >= codebook_size:
         raise InvalidParameter(f"known: codes must lie in 0..{codebook_size - 1}.")

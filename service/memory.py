@@ -25,7 +25,7 @@ def give_freed_memory_back() -> bool:
 def spare_what_stays() -> None:
     """Call it when all is loaded: what has been made until now is left out of later collections.
 
-    With it, a full one goes through some hundred thousand objects of modules and holds the event loop for 25 to 45 ms,
+    Otherwise a full one goes through some hundred thousand objects of modules and holds the event loop for 25 to 45 ms,
     under load about once a second. What is freed by its reference count still is.
     """
     gc.unfreeze()
