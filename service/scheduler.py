@@ -70,8 +70,8 @@ class Job:
     codes: Codes
     on_row: OnRow | None
     submitted: float
-    unfinished: list[Sample] = field(default_factory=list)
-    rows: int = 0  # that all samples have
+    unfinished: list[Sample] = field(default_factory=list)  # empty, or the job is inside
+    rows: int = 0  # that all samples have; without on_row only the first one counts
 
 
 def choose(jobs: Sequence[Job], slots: int, filled: int, free_places: int) -> list[Sample]:
@@ -191,7 +191,7 @@ class Scheduler:
     def _leave(self, job: Job) -> None:
         """The job's future is done. If it is not by its result, nobody waits any more."""
         with self._lock:
-            if job in self._jobs:
+            if job.unfinished:
                 self._metrics.cancelled.inc(len(job.unfinished))
                 self._remove(job)
 
@@ -224,7 +224,7 @@ class Scheduler:
                         self._driving = False
                         return
                     self._busy_since = started
-                    places = [self._place(sample, len(batch)) for sample in batch]
+                    places = [s.place if s.place is not None else self._open(s, len(batch)) for s in batch]
                 drawn = self._sampler.advance(places)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers, or they wait forever
                 self._fail(batch, error)
@@ -238,10 +238,9 @@ class Scheduler:
         alone = len(self._jobs) <= 1 or self.samples_inside > 2 * all_slots
         return all_slots if alone else self._filled_beside_others
 
-    def _place(self, sample: Sample, batch: int) -> int:
-        if sample.place is None:
-            sample.place = self._sampler.open(sample.draw, batch)
-        return sample.place
+    def _open(self, sample: Sample, batch: int) -> int:
+        sample.place = place = self._sampler.open(sample.draw, batch)
+        return place
 
     def _record(self, batch: Sequence[Sample], drawn: Codes, started: float) -> None:
         seconds = perf_counter() - started
@@ -250,26 +249,32 @@ class Scheduler:
         rate = len(batch) / max(seconds, 1e-6)
         self._rows_per_s += (_RATE_SMOOTHING if self._rows_per_s else 1.0) * (rate - self._rows_per_s)
         with self._lock:
-            present = [(sample, row) for sample, row in zip(batch, drawn, strict=True) if sample.place is not None]
-            for sample, row in present:
-                self._store(sample, row)
-            done = [job for job in dict.fromkeys(sample.job for sample, _ in present) if self._tell(job)]
+            done = [job for job in dict.fromkeys(self._store(batch, drawn)) if self._tell(job)]
             for loop in {job.loop for job in done}:  # one call wakes it once
                 loop.call_soon_threadsafe(_resolve, [job for job in done if job.loop is loop])
 
-    def _store(self, sample: Sample, row: Codes) -> None:
-        job = sample.job
-        job.codes[sample.index, sample.row] = row
-        sample.row += 1
-        self._rows_left -= 1
-        if sample.row == len(job.codes[0]):
-            job.unfinished.remove(sample)
-            self.samples_inside -= 1
-            self._release(sample)
-            self._metrics.in_flight.dec()
+    def _store(self, batch: Sequence[Sample], drawn: Codes) -> list[Job]:
+        """Give each sample its row. Returns the job of each."""
+        jobs, height, finished = [], self._sampler.grid[0], 0
+        for sample, row in zip(batch, drawn, strict=True):
+            if sample.place is None:  # its job has left meanwhile
+                continue
+            jobs.append(job := sample.job)
+            job.codes[sample.index, sample.row] = row
+            sample.row += 1
+            self._rows_left -= 1
+            if sample.row == height:
+                job.unfinished.remove(sample)
+                self._release(sample)
+                finished += 1
+        self.samples_inside -= finished
+        self._metrics.in_flight.dec(finished)
+        return jobs
 
     def _tell(self, job: Job) -> bool:
         """Tell of the rows that all samples of the job have now. Whether it is done, and has left."""
+        if job.rows and job.unfinished and job.on_row is None:
+            return False
         rows = min([sample.row for sample in job.unfinished], default=len(job.codes[0]))
         if rows and not job.rows:
             self._metrics.first_row.observe(perf_counter() - job.submitted)
