@@ -26,7 +26,7 @@ from training.config import DataConfig
 from training.data import DataError, Split, Stream, load_data, tiles
 from training.data import named as named_module
 from training.data.arrays import CIFAR_ARCHIVE, CIFAR_LABELS, IDX_PARTS
-from training.data.dataset import Ragged, digest_of, ranked
+from training.data.dataset import Ragged, Source, digest_of, ranked, split_source
 from training.data.folder import decode_picture, split_files
 from training.data.named import NAMED, File, Named
 
@@ -117,11 +117,14 @@ def test_npz_without_labels_or_test_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": np.zeros((4, 8, 8), np.float32)}, "float32"),
+        ({"images": np.zeros((4, 8, 8), np.float32)}, r"float32 \(4, 8, 8\): save them as uint8"),
         ({"images": np.array([object()])}, "plain arrays"),
         ({"pictures": np.zeros((4, 8, 8), np.uint8)}, "name the pictures x_train or images"),
-        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, np.int64)}, "4 pictures, labels are"),
-        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.full(4, -1)}, "labels must lie in"),
+        (
+            {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, np.int64)},
+            "int64 .*: give each picture one integer",
+        ),
+        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.full(4, -1)}, r"labels must lie in 0\.\.0: correct"),
         (
             {"images": noise((9, 8, 8)), "labels": np.zeros(9, np.int64), "test_images": noise((4, 8, 8))},
             "labels for one of",
@@ -142,7 +145,10 @@ def test_npz_without_labels_or_test_split(tmp_path: Path) -> None:
         ({"images": noise((9, 8, 8)), "labels": np.arange(9) * 50_000_000}, "9 different labels reach up to 400000000"),
         ({"images": noise((9, 8, 8)), "labels": np.arange(2017, 2026)}, "renumber those of training and test together"),
         ({"images": noise((9, 8, 8)), "labels": np.full(9, 2**63 + 5, np.uint64)}, f"reach up to {2**63 + 5}"),
-        ({"images": np.zeros((9, 0, 8), np.uint8)}, r"has no pictures: an array of them is \(9, 0, 8\)"),
+        (
+            {"images": np.zeros((9, 0, 8), np.uint8)},
+            r"has no pictures: an array of them is \(9, 0, 8\): save it again with some",
+        ),
         ({"images": noise((9, 8, 8)), "test_images": noise((4, 8, 12))}, r"\(1, 8, 8\).*\(1, 8, 12\): make them alike"),
         ({"images": noise((9, 8, 8)), "test_images": noise((4, 8, 8, 3))}, r"\(1, 8, 8\).*\(3, 8, 8\)"),
     ],
@@ -247,7 +253,7 @@ def test_folder_with_nothing_usable_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no \.png"):
         load_data(DataConfig(source=str(tmp_path)))
     (tmp_path / "a.png").write_text("no")
-    with pytest.raises(DataError, match="none of the 1 pictures"):
+    with pytest.raises(DataError, match=r"none of the 1 pictures in .*: put others there or correct data\.source"):
         load_data(DataConfig(source=str(tmp_path)))
 
 
@@ -365,7 +371,7 @@ def test_a_picture_that_the_encoder_cannot_halve_is_refused() -> None:
 
 
 def test_an_unknown_source_names_the_known_ones() -> None:
-    with pytest.raises(DataError, match="mnist, fashion_mnist, cifar10"):
+    with pytest.raises(DataError, match="mnist, fashion_mnist, cifar10: correct it"):
         load_data(DataConfig(source="minst"))
 
 
@@ -417,9 +423,28 @@ def test_splits_cover_the_data_once_whatever_the_order_of_the_files() -> None:
     assert [names[index] for index in order] == by_hand
 
 
+@pytest.mark.parametrize(
+    ("count", "test_fraction", "validation_fraction", "sizes"),
+    [
+        (24, 0.15, 0.1, (18, 2, 4)),  # 3.6 and 2.4
+        (22, 0.15, 0.08, (17, 2, 3)),  # 3.3 and 1.76
+        (10, 0.25, 0.35, (4, 4, 2)),  # 2.5 and 3.5: a half goes to the even number
+        (20, 0.01, 0.01, (18, 1, 1)),  # 0.2 each: at least one
+    ],
+)
+def test_the_sizes_of_splits_are_rounded_to_the_nearest(
+    count: int, test_fraction: float, validation_fraction: float, sizes: tuple[int, int, int]
+) -> None:
+    """By hand: another rounding would move pictures from one split to the other between versions."""
+    source = Source(numbered(count), [str(index) for index in range(count)], None, ())
+    assert tuple(map(len, split_source(source, validation_fraction, test_fraction))) == sizes
+    own = Source(source.train, source.names, numbered(7), ())
+    assert tuple(map(len, split_source(own, validation_fraction, test_fraction))) == (count - sizes[1], sizes[1], 7)
+
+
 def test_too_few_pictures_to_split_are_refused(tmp_path: Path) -> None:
     write_pictures(tmp_path / "p", 2)
-    with pytest.raises(DataError, match="too few"):
+    with pytest.raises(DataError, match=r"2 pictures are too few: 2 are held out\. Add pictures to data\.source"):
         load_data(DataConfig(source=str(tmp_path / "p")))
 
 

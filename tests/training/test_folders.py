@@ -6,7 +6,6 @@ import hashlib
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -67,14 +66,6 @@ def test_a_label_whose_one_picture_is_held_out_is_named(tmp_path: Path, caplog: 
     data = loaded(tmp_path)
     assert data.label_names == ("cats", "dogs", "eels") and 2 not in data.train.labels
     assert "no training picture has the labels eels: the model will not know them" in caplog.messages
-
-
-def test_the_gaps_between_the_labels_of_an_npz_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    labels = np.array([1, 2, 7] * 20)
-    np.savez(tmp_path / "d.npz", x_train=noise((60, 8, 8)), y_train=labels, x_test=noise((3, 8, 8)), y_test=labels[:3])
-    data = load_data(DataConfig(source=str(tmp_path / "d.npz")))
-    assert data.label_names == tuple("01234567") and sorted(set(data.train.labels.tolist())) == [1, 2, 7]
-    assert "no training picture has the labels 0, 3, 4, 5, 6: the model will not know them" in caplog.messages
 
 
 def test_labels_that_all_have_pictures_are_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,6 +153,30 @@ def test_links_in_a_circle_are_refused(tmp_path: Path, links: dict[str, str]) ->
         picture_files(tmp_path)
 
 
+def test_links_to_themselves_are_skipped_and_listed(tmp_path: Path) -> None:
+    """Each ended the training with an OSError."""
+    for label in ("cats", "dogs"):
+        write_pictures(tmp_path / label, 10)
+    plain = loaded(tmp_path)
+    for link in ("cats/x.png", "dogs/more", "ring"):
+        (tmp_path / link).symlink_to(tmp_path / link)
+    (tmp_path / "cats" / "y.png").write_bytes(b"no picture")
+    data = loaded(tmp_path)
+    reason = "Too many levels of symbolic links"
+    links = [f"{tmp_path / link}: {reason}" for link in ("cats/x.png", "dogs/more", "ring")]
+    assert list(data.skipped[:3]) == links and data.skipped[3].startswith(f"{tmp_path / 'cats' / 'y.png'}: ")
+    assert (data.label_names, data.digest, len(data.skipped)) == (("cats", "dogs"), plain.digest, 4)
+
+
+def test_the_first_unreadable_picture_is_one_of_the_folder_that_has_no_other(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "train", 4)
+    (tmp_path / "test").mkdir()
+    for name in ("train/x.png", "test/y.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"in .*test can be decoded: put others there .* the first: .*test/y\.png"):
+        loaded(tmp_path)
+
+
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pictures were left out without a word."""
     write_pictures(tmp_path / "locked", 2)
@@ -183,13 +198,17 @@ def test_files_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
         for file in ("2.PNG", "10.jpg", "x.txt"):
             (tmp_path / name / file).touch()
     expected = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".PNG", ".jpg"))
+    (tmp_path / ".hidden.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")  # nor is this a file: reading it would wait for ever
     assert picture_files(tmp_path) == expected and len(expected) == 8
 
 
 def test_a_label_only_of_the_test_folder_is_refused(tmp_path: Path) -> None:
     for label in ("train/cats", "train/dogs", "test/cats", "test/eels"):
         write_pictures(tmp_path / label, 4)
-    with pytest.raises(DataError, match="has the label 'eels', which the training pictures lack"):
+    with pytest.raises(
+        DataError, match="has the label 'eels', which the training pictures lack: add some, or remove it"
+    ):
         loaded(tmp_path)
 
 

@@ -138,7 +138,7 @@ def _read_source(config: DataConfig) -> Source:
     path = Path(config.source)
     if not path.exists():
         if config.source not in NAMED:
-            raise DataError(f"data.source {config.source!r} is no path here and none of {', '.join(NAMED)}")
+            raise DataError(f"data.source {config.source!r} is no path here and none of {', '.join(NAMED)}: correct it")
         return read_named(config.source, Path(config.root))
     if path.is_file():
         return read_npz(path)

@@ -7,8 +7,11 @@ read with `allow_pickle=False`, and CIFAR-10 in its binary form, not in the pick
 from __future__ import annotations
 
 import gzip
+import lzma
+import math
 import struct
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -26,6 +29,13 @@ CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", 
 CIFAR_RECORD = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
 MOST_LABELS_WITH_GAPS = 256  # as many as a byte has; of more, half of the numbers must occur
 NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("images", "labels", "test_images", "test_labels"))
+MOST_AXES = 4  # of an IDX file: N, H, W and channels
+# What numpy and zipfile raise on a file that is no .npz, or on a damaged one; the fuzz test keeps this list honest.
+# RuntimeError: an encrypted member; NotImplementedError, one of its kind: an unknown compression.
+_UNREADABLE = (
+    *(EOFError, IndexError, MemoryError, OSError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(lzma.LZMAError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -46,15 +56,21 @@ def find_idx(folder: Path, part: str) -> Path | None:
 
 
 def parse_idx(content: bytes, path: Path) -> NDArray[np.uint8]:
-    """An IDX array of unsigned bytes: two zero bytes, type 8, the number of axes, each axis as big-endian int32."""
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
-        raise DataError(f"{path} is not an IDX file of unsigned bytes")
-    axes = content[3]
+    """An IDX array of unsigned bytes: two zero bytes, type 8, the number of axes, each axis as big-endian uint32."""
+    axes = content[3] if len(content) > 3 else 0
+    if content[:3] != b"\x00\x00\x08" or not 1 <= axes <= MOST_AXES or len(content) < 4 + 4 * axes:
+        raise DataError(
+            f"{path} is not an IDX file of unsigned bytes in 1 to {MOST_AXES} axes: put one there, raw or .gz"
+        )
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
-    body = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
-    if body.size != int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"{path} is damaged: its header says {shape}, {body.size} bytes follow")
-    return body.reshape(shape)
+    expected, found = math.prod(shape), len(content) - 4 - 4 * axes  # Python's integers do not overflow
+    if found != expected:
+        raise DataError(
+            f"{path} is damaged: its header says {shape}, {expected} bytes, but {found} bytes follow: fetch it again"
+        )
+    if not found:
+        raise DataError(f"{path} is empty: its header says {shape}: fetch it again")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
 def read_idx_folder(folder: Path) -> Source:
@@ -74,22 +90,56 @@ def read_idx(paths: Sequence[Path], label_names: tuple[str, ...]) -> Source:
 
 def read_npz(path: Path) -> Source:
     """Keras's names (x_train, y_train, x_test, y_test) or images, labels, test_images, test_labels; all but the first
-    of each are optional, but labels belong to both splits or to none."""
+    of each are optional, but labels belong to both splits or to none.
+
+    Raises:
+        DataError: it cannot be read, has no pictures, or has an array that would be ignored.
+    """
     try:
         stored = np.load(path, allow_pickle=False)
         if not isinstance(stored, np.lib.npyio.NpzFile):
             raise DataError(f"{path} is one array: save a .npz with images and, where there are any, labels")
         with stored:
-            arrays = {key: stored[key] for key in stored.files}
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        # of a file of another kind numpy says that it may hold pickled data, and how to run the code in it
-        reason = error if zipfile.is_zipfile(path) else "data.source is a folder of picture files, or a .npz"
-        raise DataError(f"{path} cannot be read as a .npz of plain arrays: {reason}") from error
-    for images, labels, test_images, test_labels in NPZ_KEYS:
-        if images in arrays:
-            test = (arrays[test_images], arrays.get(test_labels)) if test_images in arrays else None
-            return _source(path, (arrays[images], arrays.get(labels)), test, ())
-    raise DataError(f"{path} has {', '.join(arrays) or 'no arrays'}: name the pictures x_train or images")
+            images, labels, test_images, test_labels = _npz_keys(path, stored.files)
+            arrays = {key: _array(stored, key) for key in stored.files}
+    except _UNREADABLE as error:
+        raise DataError(f"{path} cannot be read as a .npz of plain arrays: {_reason(path, error)}") from error
+    test = (arrays[test_images], arrays.get(test_labels)) if test_images in arrays else None
+    return _source(path, (arrays[images], arrays.get(labels)), test, ())
+
+
+def _npz_keys(path: Path, found: Sequence[str]) -> tuple[str, str, str, str]:
+    """The one of `NPZ_KEYS` that the file uses, all of whose arrays are read."""
+    keys = next((keys for keys in NPZ_KEYS if keys[0] in found), None)
+    if keys is None:
+        raise DataError(f"{path} has {', '.join(found) or 'no arrays'}: name the pictures x_train or images")
+    read = keys if keys[2] in found else keys[:2]  # labels of test pictures that are not there belong to nothing
+    ignored = [key for key in found if key not in read]
+    if ignored:
+        understood = " or ".join(", ".join(keys) for keys in NPZ_KEYS)
+        raise DataError(
+            f"{path}: {', '.join(ignored)} would be ignored beside {keys[0]}: remove what is not of one set of names, "
+            f"{understood}; test labels need test pictures"
+        )
+    return keys
+
+
+def _array(stored: np.lib.npyio.NpzFile, key: str) -> NDArray[np.generic]:
+    array = stored[key]
+    if not isinstance(array, np.ndarray):  # numpy gives the bytes of a file of another kind
+        raise ValueError(f"{key} is no array")
+    return array
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """In one line, with what to do. Where numpy says more, it is how to run the code that may be in the file."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: correct its permissions or data.source"
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return "data.source is a folder of picture files, or a .npz"
+    remedy = "with fewer pictures" if isinstance(error, MemoryError) else "with np.savez"
+    return f"{str(error).partition(chr(10))[0] or type(error).__name__}: save it again {remedy}"
 
 
 def read_cifar10(path: Path) -> Source:
@@ -133,7 +183,7 @@ def _source(path: Path, train: _Arrays, test: _Arrays | None, label_names: tuple
         label_names = _numbers(path, train[1])
     for split in (train_split, *([test_split] if test_split else [])):
         if labelled and (int(split.labels.min()) < 0 or int(split.labels.max()) >= len(label_names)):
-            raise DataError(f"{path}: labels must lie in 0..{len(label_names) - 1}")
+            raise DataError(f"{path}: labels must lie in 0..{len(label_names) - 1}: correct the others")
     names = [str(index) for index in range(len(train_split))]
     return Source(train_split, names, test_split, label_names if labelled else ())
 
@@ -151,14 +201,18 @@ def _numbers(path: Path, labels: NDArray[np.generic]) -> tuple[str, ...]:
 
 def _split(path: Path, images: NDArray[np.generic], labels: NDArray[np.generic] | None) -> Split:
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
-        raise DataError(f"{path}: pictures are {images.dtype} {images.shape}, not uint8 (N,H,W) or (N,H,W,1 or 3)")
+        raise DataError(
+            f"{path}: pictures are {images.dtype} {images.shape}: save them as uint8 (N,H,W) or (N,H,W,1 or 3)"
+        )
     if images.size == 0:
-        raise DataError(f"{path} has no pictures: an array of them is {images.shape}")
+        raise DataError(f"{path} has no pictures: an array of them is {images.shape}: save it again with some")
     channels_last = images if images.ndim == 4 else images[..., None]
     pixels = torch.from_numpy(channels_last.transpose(0, 3, 1, 2).astype(np.uint8, order="C"))  # (N, C, H, W) uint8
     if labels is None:
         return Split(pixels, torch.zeros(len(pixels), dtype=torch.int64))
     flat = labels.reshape(-1)
     if len(flat) != len(pixels) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{path}: {len(pixels)} pictures, labels are {labels.dtype} {labels.shape}")
+        raise DataError(
+            f"{path}: {len(pixels)} pictures, labels are {labels.dtype} {labels.shape}: give each picture one integer"
+        )
     return Split(pixels, torch.from_numpy(flat.astype(np.int64)))

@@ -107,9 +107,7 @@ def split_source(source: Source, validation_fraction: float, test_fraction: floa
     validation_count = max(1, round(validation_fraction * len(order)))
     held_out = test_count + validation_count
     if held_out >= len(order):
-        raise TooFewError(
-            f"{len(order)} pictures are too few: {held_out} are held out. Add pictures to the data folder"
-        )
+        raise TooFewError(f"{len(order)} pictures are too few: {held_out} are held out. Add pictures to data.source")
     test = source.test if source.test is not None else source.train.select(sorted(order[:test_count]))
     validation = source.train.select(sorted(order[test_count:held_out]))
     return source.train.select(sorted(order[held_out:])), validation, test

@@ -2,7 +2,7 @@
 
 In: a folder; with `train` and `test` sub-folders these are the splits, and what lies below them is the data. Out: a
 `Source` of ragged uint8 pictures, decoded as the service decodes them (`service.pixels`). A file that cannot be
-decoded, is animated, or would be enlarged beyond use is skipped and listed, never raised.
+decoded, is animated, or would be enlarged beyond use is skipped and listed, never raised; so is a link to itself.
 """
 
 from __future__ import annotations
@@ -37,16 +37,20 @@ def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: i
     parts = split_folders(folder)
     _tell_of_parts(folder, parts)
     decode = partial(decode_picture, grey=grey, smallest_side=smallest_side, shorter_side=shorter_side)
-    files = [_files_of(part) for part in parts]
-    budget = _Budget(memory_mib * 2**20)
     skipped: list[str] = []
+    files = [_files_of(part, skipped) for part in parts]
+    budget = _Budget(memory_mib * 2**20)
     splits: list[Split] = []
     names: list[list[str]] = []
     label_names: tuple[str, ...] = ()
     for part, paths in zip(parts, files, strict=True):
+        before = len(skipped)
         kept, items, at_edge = _decode_all(paths, decode, budget, skipped, smallest_side)
         if not kept:
-            raise DataError(f"none of the {len(paths)} pictures in {part} can be decoded; the first: {skipped[0]}")
+            raise DataError(
+                f"none of the {len(paths)} pictures in {part} can be decoded: put others there or correct data.source; "
+                f"the first: {skipped[before]}"
+            )
         if at_edge and smallest_side > 1:
             logger.warning("%d pictures of %s are no larger than data.crop; smaller ones are enlarged", at_edge, part)
         if not splits:  # the training pictures; a folder of nothing but unreadable files is no label
@@ -115,43 +119,51 @@ def _tell_of_parts(folder: Path, parts: Sequence[Path]) -> None:
             logger.warning("not used: %s and %d more pictures beside train and test", beside[0], len(beside) - 1)
 
 
-def _files_of(folder: Path) -> list[Path]:
+def _files_of(folder: Path, skipped: list[str]) -> list[Path]:
     """The picture files of one part of the data; the log has how many there are of formats that are not read."""
-    unread = Counter(path.suffix.lower() for path in _files_below(folder, (), UNREAD))
+    unread = Counter(path.suffix.lower() for path in _files_below(folder, (), UNREAD, skipped=[]))
     if unread:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
         logger.warning("not read in %s: %s: save them as one of %s", folder, counts, ", ".join(FORMATS))
-    files = picture_files(folder)
+    files = picture_files(folder, skipped)
     if not files:
         raise DataError(f"{folder} holds no {', '.join(FORMATS)} files: put pictures there or correct data.source")
     return files
 
 
-def picture_files(folder: Path) -> list[Path]:
+def picture_files(folder: Path, skipped: list[str] | None = None) -> list[Path]:
     """All below it, through links to folders too; not in hidden folders, nor in the one that macOS adds to a zip.
+
+    `skipped` gets an entry for each link that cannot be followed.
 
     Raises:
         DataError: a folder cannot be listed, or is a link to one that holds it.
     """
-    return sorted(_files_below(folder, (), FORMATS))
+    return sorted(_files_below(folder, (), FORMATS, [] if skipped is None else skipped))
 
 
-def _files_below(folder: Path, above: tuple[Path, ...], suffixes: Collection[str]) -> Iterator[Path]:
+def _files_below(
+    folder: Path, above: tuple[Path, ...], suffixes: Collection[str], skipped: list[str]
+) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
         raise DataError(f"{folder} is a link to {real}, which holds it: remove the link")
     try:
-        entries = list(os.scandir(folder))
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
             f"{folder} cannot be listed ({error.strerror}): correct its permissions or data.source"
         ) from error
     for entry in entries:
         path = folder / entry.name
-        if entry.is_dir():
-            if not _is_left_out(entry.name):
-                yield from _files_below(path, (*above, real), suffixes)
-        elif path.suffix.lower() in suffixes and entry.is_file():
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError as error:  # a link to itself, or into a folder without permission
+            skipped.append(f"{path}: {error.strerror}")
+            continue
+        if is_folder and not _is_left_out(entry.name):
+            yield from _files_below(path, (*above, real), suffixes, skipped)
+        elif is_file and path.suffix.lower() in suffixes:
             yield path
 
 
@@ -271,5 +283,7 @@ def _labels(folder: Path, paths: Sequence[Path], label_names: tuple[str, ...]) -
     first_parts = [path.relative_to(folder).parts[0] for path in paths]
     unknown = sorted(set(first_parts) - set(label_names))
     if unknown:
-        raise DataError(f"{folder} has the label {unknown[0]!r}, which the training pictures lack")
+        raise DataError(
+            f"{folder} has the label {unknown[0]!r}, which the training pictures lack: add some, or remove it"
+        )
     return torch.tensor([label_names.index(part) for part in first_parts], dtype=torch.int64)
