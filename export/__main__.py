@@ -11,6 +11,7 @@ from pathlib import Path
 from export.build import ExportError, build_bundle
 from export.exactness import ExactnessError
 from export.verify import VerificationError
+from service.bundle import BundleError
 from training.config import ConfigError
 from training.data import DataError
 
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         manifest = build_bundle(options.run, options.bundle, options.data or None)
-    except (ConfigError, DataError, ExportError, ExactnessError, VerificationError, OSError) as error:
+    except (BundleError, ConfigError, DataError, ExportError, ExactnessError, VerificationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -97,7 +97,7 @@ def _check_bundles(settings: Settings) -> None:
     try:
         load_bundles(settings.bundles)
     except BundleError as error:
-        sys.exit(str(error))
+        sys.exit(f"cannot start: {error}")
 
 
 def _check_device(settings: Settings) -> None:

@@ -145,7 +145,7 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
 def open_models(settings: Settings, metrics: Metrics) -> Models:
     try:
         return Models(settings, metrics, COMPANIONS)
-    except (BundleError, DeviceError) as error:  # on a line of its own: the server only logs the whole traceback
+    except (BundleError, DeviceError) as error:  # on a line of its own, without a traceback
         log.critical("cannot start: %s", error)
         raise
 

@@ -15,9 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
-from service.manifest_checks import tensor_fault
+from service.manifest_checks import LARGEST_SIDE, MOST_CHANNELS, MOST_CODES_A_SIDE, tensor_fault, value_fault
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -64,7 +73,7 @@ class TensorSpec(_Strict):
 class GraphSpec(_Strict):
     file: str = Field(pattern=r"^[A-Za-z0-9_]+\.onnx$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    opset: int
+    opset: PositiveInt
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -72,8 +81,8 @@ class GraphSpec(_Strict):
 class PictureSpec(_Strict):
     """H, W, C of the training pictures. With `any_size`, any multiple of `multiple_of` is a valid height and width."""
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
+    height: int = Field(gt=0, le=LARGEST_SIDE)
+    width: int = Field(gt=0, le=LARGEST_SIDE)
     channels: Literal[1, 3]
     any_size: bool
     multiple_of: int = Field(gt=0)
@@ -82,10 +91,10 @@ class PictureSpec(_Strict):
 class CodesSpec(_Strict):
     """h, w of the code grid of one training picture, K codebook vectors of D numbers."""
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
+    height: int = Field(gt=0, le=MOST_CODES_A_SIDE)
+    width: int = Field(gt=0, le=MOST_CODES_A_SIDE)
     codebook_size: int = Field(gt=1)
-    dimension: int = Field(gt=0)
+    dimension: int = Field(gt=0, le=MOST_CHANNELS)
 
 
 class PriorSpec(_Strict):
@@ -103,8 +112,8 @@ class PriorSpec(_Strict):
     cache_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     # (layers, taps - 1, channels): `left` of prior_pixel, zero at column 0
     pixel_cache_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    context_channels: PositiveInt  # prior_context gives float32 (B, w, context_channels)
-    largest_partial_sum: int  # proved at export to be below 2**24: float32 sums are exact in any order
+    context_channels: int = Field(gt=0, le=MOST_CHANNELS)  # prior_context gives float32 (B, w, context_channels)
+    largest_partial_sum: NonNegativeInt  # proved at export to be below 2**24: float32 sums are exact in any order
 
     @model_validator(mode="after")
     def _frequencies_are_usable(self) -> PriorSpec:
@@ -121,25 +130,25 @@ class Quality(_Strict):
     """Measured on the test split named in `split`. MSE is the mean over pixels on [0, 1]; PSNR in dB from that MSE."""
 
     split: str
-    pictures: int
-    mse: float
-    psnr_db: float
-    perplexity: float
-    bits_per_code: float | None = None  # of the prior, with labels where it has them
-    bits_per_code_unlabelled: float | None = None
+    pictures: NonNegativeInt
+    mse: NonNegativeFloat
+    psnr_db: NonNegativeFloat
+    perplexity: NonNegativeFloat
+    bits_per_code: NonNegativeFloat | None = None  # of the prior, with labels where it has them
+    bits_per_code_unlabelled: NonNegativeFloat | None = None
 
 
 class Parity(_Strict):
     """Measured by `export.verify` against PyTorch on real pictures."""
 
-    pictures: int
-    codes_compared: int
-    codes_different: int
-    largest_pixel_difference: int
-    prior_logits_compared: int = 0
-    prior_logits_different: int = 0
-    sampled_codes_compared: int = 0
-    sampled_codes_different: int = 0
+    pictures: NonNegativeInt
+    codes_compared: NonNegativeInt
+    codes_different: NonNegativeInt
+    largest_pixel_difference: NonNegativeInt
+    prior_logits_compared: NonNegativeInt = 0
+    prior_logits_different: NonNegativeInt = 0
+    sampled_codes_compared: NonNegativeInt = 0
+    sampled_codes_different: NonNegativeInt = 0
 
 
 class Provenance(_Strict):
@@ -177,20 +186,13 @@ class Manifest(_Strict):
                 raise ValueError(f"prior.label_count is {self.prior.label_count}, labels has {len(self.labels or ())}")
         if missing:
             raise ValueError(f"graphs lacks {', '.join(missing)}")
-        if len(self.code_histogram) != self.codes.codebook_size:
-            raise ValueError(f"code_histogram has {len(self.code_histogram)} entries, not {self.codes.codebook_size}")
-        if min(self.code_histogram) < 0:
-            raise ValueError(f"code_histogram has the entry {min(self.code_histogram)}: codes occur 0 times or more")
-        colours = self.codebook_colours
-        if colours is not None and len(colours) != self.codes.codebook_size:
-            raise ValueError(f"codebook_colours has {len(colours)} entries, not {self.codes.codebook_size}")
         factor = self.picture.multiple_of
         grid = (self.codes.height * factor, self.codes.width * factor)
         if grid != (self.picture.height, self.picture.width):
             raise ValueError(f"codes x multiple_of is {grid}, picture is {self.picture.height}x{self.picture.width}")
         if self.version != version_of(self.graphs):
             raise ValueError(f"version is {self.version[:12]}..., the graphs hash to {version_of(self.graphs)[:12]}...")
-        if fault := tensor_fault(self):
+        if fault := value_fault(self) or tensor_fault(self):
             raise ValueError(fault)
         return self
 
@@ -206,6 +208,10 @@ class Bundle:
 
     def graph_path(self, name: GraphName) -> Path:
         return (self.opened or self.folder) / self.manifest.graphs[name].file
+
+    def where(self, name: GraphName) -> str:
+        """How a message names a graph: `models/mine/decoder.onnx: graph decoder`."""
+        return f"{self.folder / self.manifest.graphs[name].file}: graph {name}"
 
 
 def version_of(graphs: dict[GraphName, GraphSpec]) -> str:

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Bundle, GraphName
-from service.draws import Codes, Draw
+from service.draws import LARGEST_UNIFORM, Codes, Draw
+from service.graph_checks import require_array, require_codes
+from service.graph_faults import faults_of
 from service.row_caches import HostCaches
 from service.sessions import SessionMaker
 from service.shear import Shear
@@ -29,17 +31,24 @@ class DiagonalSampler:
         shapes = {tensor.name: tuple(int(axis) for axis in tensor.shape[1:]) for tensor in inputs}  # without B
         self.places = places
         (bands,), (columns,) = shapes["row_exists"], shapes["uniforms"]
-        self._shear = shear = Shear(bands, columns, (codes.height, codes.width))
+        self._bundle = bundle
         self._session = SplitBatches(maker, bundle.graph_path(GRAPH), least_part=1)
+        self._cache_shape = shapes["caches"]
+        with faults_of(bundle, GRAPH):
+            self._shear = Shear(bands, columns, (codes.height, codes.width))
+            self._make_tables(places, self._shear)
+            self._caches = HostCaches(places, places, self._cache_shape)
+
+    def _make_tables(self, places: int, shear: Shear) -> None:
+        """What each place holds of its sample."""
         self._free = list(range(places))
         table = (places, shear.calls, shear.columns)
         self._uniforms = np.zeros(table, np.float32)
+        self._uniforms[0, :, 1::2] = LARGEST_UNIFORM  # so that known input draws the first and the last code
         self._known_codes, self._known_mask = np.zeros(table, np.int64), np.zeros(table, np.bool_)
         self._drawn = np.zeros(table, np.int64)
         self._labels, self._inverse_temperature = np.zeros(places, np.int64), np.ones(places, np.float32)
         self._call = np.zeros(places, np.int64)  # the next one
-        self._cache_shape = shapes["caches"]
-        self._caches = HostCaches(places, places, self._cache_shape)
 
     def suits(self, batch: int | None) -> bool:
         """Whether there is a place for a sample, and so few advance with it that drawing it here is quicker."""
@@ -71,9 +80,14 @@ class DiagonalSampler:
         return rows
 
     def check(self, size: int) -> None:
-        """Run a batch of what the first place holds; what it draws is thrown away."""
-        index = np.zeros(size, np.int64)
-        self._session.run(None, self._feeds(index) | {"caches": np.zeros((size, *self._cache_shape), np.float32)})
+        """Run a batch of what the first place holds; what it draws is thrown away. Raises as `RowSampler.check`."""
+        index, caches = np.zeros(size, np.int64), np.zeros((size, *self._cache_shape), np.float32)
+        feeds = self._feeds(index)
+        with faults_of(self._bundle, GRAPH):
+            drawn, _ = self._session.run(None, feeds | {"caches": caches})
+        require_array(self._bundle, GRAPH, drawn, feeds["known_codes"])
+        in_grid = feeds["row_exists"][:, self._shear.band] > 0  # of the codes at `column`; what lies beside is ignored
+        require_codes(self._bundle, GRAPH, drawn[:, self._shear.column][in_grid])
 
     def _run(self, index: Codes) -> None:
         self._drawn[index, self._call[index]] = self._caches.run(self._session, index, self._feeds(index))

@@ -14,6 +14,7 @@ Floats = NDArray[np.float32]
 SEED_LIMIT = 1 << 53  # the integers below it survive every JSON parser
 UNGUIDED = np.float32(1)
 _UNIFORM_BITS = 24  # uniforms are multiples of 2^-24, which float32 holds exactly
+LARGEST_UNIFORM = np.float32(1 - 2**-_UNIFORM_BITS)
 
 
 def fresh_seed() -> int:

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batching import Array, Batcher, BatchLimits, Run
-from service.bundle import Bundle, BundleError
-from service.encoder import Runnable, open_encoder
+from service.bundle import Bundle, GraphName
+from service.encoder import EncoderThenQuantizer, Runnable, open_encoder
+from service.graph_checks import require_array, require_codes
+from service.graph_faults import faults_of
 from service.sampling import buckets
 from service.sessions import CUDA, SessionMaker
 from service.settings import Settings
@@ -65,6 +67,8 @@ class Engine:
         self._max_batch = batch_of(settings, maker)
         self._buckets = buckets(self._max_batch) if maker.provider == CUDA else ()
         self._encoder = open_encoder(bundle, settings, maker)
+        two_graphs = isinstance(self._encoder, EncoderThenQuantizer)
+        self._gives_codes: GraphName = "quantizer" if two_graphs else "encoder_quantizer"
         self._decoder = maker.open(bundle.graph_path("decoder"), settings.decoder_precision)
         picture, codes = self._known_input()
         pixels = settings.max_pixels_per_request
@@ -141,11 +145,10 @@ class Engine:
         """Run each bucket once, check what comes out, and measure what fits into `inline_ms`."""
         picture, codes = self._known_input()
         for size in self._buckets:
-            self._call(self._encoder, "images", np.repeat(picture, size, axis=0))
-            self._call(self._decoder, "codes", np.repeat(codes, size, axis=0))
+            self._encode_known(np.repeat(picture, size, axis=0))
+            self._decode_known(np.repeat(codes, size, axis=0))
         self._check()
-        last = self.bundle.manifest.codes.codebook_size - 1
-        self._decoder.run(None, {"codes": codes + last})  # fails where the decoder has fewer codes
+        self._decode_known(codes + self.bundle.manifest.codes.codebook_size - 1)  # fails where it has fewer codes
         for batcher, session, name, array in (
             (self._encode, self._encoder, "images", picture),
             (self._decode, self._decoder, "codes", codes),
@@ -159,18 +162,23 @@ class Engine:
         return picture, np.zeros((1, manifest.codes.height, manifest.codes.width), np.int64)
 
     def _check(self) -> None:
-        """Raises BundleError when the graphs do not give what the manifest says."""
+        """Raises BundleError when the graphs cannot run or do not give what the manifest says: of a black picture and
+        of noise, codes in [0, K)."""
         picture, codes = self._known_input()
-        for name, session, given, expected in (
-            ("encoder_quantizer", self._encoder, ("images", picture), codes),
-            ("decoder", self._decoder, ("codes", codes), picture),
-        ):
-            result = self._call(session, *given)
-            if (result.shape, result.dtype) != (expected.shape, expected.dtype):
-                raise BundleError(
-                    f"{self.bundle.folder}: graph {name} gives {result.dtype} {result.shape}, "
-                    f"the manifest says {expected.dtype} {expected.shape}: export it again"
-                )
+        noise = np.random.default_rng(0).integers(0, 256, picture.shape, np.uint8)
+        for known in (picture, noise):
+            found = self._encode_known(known)
+            require_array(self.bundle, self._gives_codes, found, codes)
+            require_codes(self.bundle, self._gives_codes, found)
+        require_array(self.bundle, "decoder", self._decode_known(codes), picture)
+
+    def _encode_known(self, pictures: Pixels) -> Any:
+        with faults_of(self.bundle, self._gives_codes):
+            return self._call(self._encoder, "images", pictures)
+
+    def _decode_known(self, codes: Codes) -> Any:
+        with faults_of(self.bundle, "decoder"):
+            return self._call(self._decoder, "codes", codes)
 
     def _suspect(self, error: Exception) -> None:
         """A whole run failed. Find out in a thread whether the input or the engine was at fault."""

@@ -1,4 +1,6 @@
-"""Is a graph that is opened the one that the manifest describes? In: a bundle, a graph file's path, and what was found.
+"""Is a graph that is opened the one that the manifest describes, and does it give what it should?
+
+In: a bundle, a graph, and what was found. Out: nothing, or a `BundleError` that names the graph's file.
 
 The manifest is read, and the files are hashed, seconds before the graphs are opened. An export over the folder in
 between must not mix two versions, so that the bytes that are opened are hashed again.
@@ -11,7 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.bundle import Bundle, BundleError, GraphName, GraphSpec, TensorSpec
+from service.opset import opset_of
 
 _DTYPES = {
     "tensor(uint8)": "uint8",
@@ -37,11 +43,39 @@ def require_unchanged(bundle: Bundle, path: Path, data: bytes) -> None:
             raise BundleError(f"graph {name}: {path} changed while the bundle was opened: load it again")
 
 
+def require_opset(bundle: Bundle, path: Path, data: bytes) -> None:
+    """`data` is a graph that onnxruntime has opened. Raises BundleError where its operator set is another one."""
+    for name, spec in _graphs_in(bundle, path):
+        if (found := opset_of(data)) != spec.opset:
+            raise BundleError(f"{bundle.where(name)}: opset is {found}, the manifest says {spec.opset}")
+
+
 def require_tensors(bundle: Bundle, path: Path, session: OpenedGraph) -> None:
     """Raises BundleError where a tensor of the graph has another name, type or shape than in the manifest."""
     for name, spec in _graphs_in(bundle, path):
-        _compare(f"graph {name}: input", spec.inputs, session.get_inputs(), refined=False)
-        _compare(f"graph {name}: output", spec.outputs, session.get_outputs(), refined=True)
+        _compare(f"{bundle.where(name)}: input", spec.inputs, session.get_inputs(), refined=False)
+        _compare(f"{bundle.where(name)}: output", spec.outputs, session.get_outputs(), refined=True)
+
+
+def require_array(bundle: Bundle, name: GraphName, found: NDArray[Any], expected: NDArray[Any]) -> None:
+    """Raises BundleError where a run of the graph gave another type or shape."""
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        raise BundleError(
+            f"{bundle.where(name)} gives {found.dtype} {found.shape}, "
+            f"the manifest says {expected.dtype} {expected.shape}: export it again"
+        )
+
+
+def require_codes(bundle: Bundle, name: GraphName, codes: NDArray[np.int64]) -> None:
+    """Raises BundleError where a run of the graph gave codes, of any shape, outside of [0, K)."""
+    if not codes.size:
+        return
+    lowest, highest, k = int(codes.min()), int(codes.max()), bundle.manifest.codes.codebook_size
+    if lowest < 0 or highest >= k:
+        found = lowest if lowest < 0 else highest
+        raise BundleError(
+            f"{bundle.where(name)} gives the code {found}, but codes.codebook_size is {k}: export it again"
+        )
 
 
 def _graphs_in(bundle: Bundle, path: Path) -> Iterator[tuple[GraphName, GraphSpec]]:

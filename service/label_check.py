@@ -10,9 +10,11 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime as ort
 
-from service.bundle import Bundle, BundleError
+from service.bundle import Bundle, BundleError, GraphName
+from service.graph_faults import faults_of
 from service.sessions import CPU, ORT_ERRORS, SessionMaker
 
+_GRAPH: GraphName = "prior_context"
 _SILENT = 4  # as a level of onnxruntime's log: a label that is refused is no error here
 
 
@@ -26,10 +28,11 @@ def require_labels(bundle: Bundle, maker: SessionMaker) -> None:
     if prior is None:
         return
     # On a CPU, whatever serves: CUDA reads beyond a table without a word. It takes some 30 ms.
-    session = replace(maker, provider=CPU, threads=1).open(bundle.graph_path("prior_context"))
+    session = replace(maker, provider=CPU, threads=1).open(bundle.graph_path(_GRAPH))
     entries, _, channels = prior.cache_shape
     feeds = {"codes_above": np.full((1, 1), -1), "caches": np.zeros((1, entries, 1, channels), np.float32)}
-    session.run(None, feeds | {"labels": np.array([0])})  # what fails here has nothing to do with labels
+    with faults_of(bundle, _GRAPH):
+        session.run(None, feeds | {"labels": np.array([0])})  # what fails here has nothing to do with labels
     options = ort.RunOptions()
     options.log_severity_level = _SILENT
     for label, expected in ((prior.label_count, True), (prior.label_count + 1, False)):
@@ -41,5 +44,5 @@ def require_labels(bundle: Bundle, maker: SessionMaker) -> None:
             known = True
         if known != expected:
             verb = "knows" if known else "does not know"
-            said = f"{bundle.folder}: prior.label_count is {prior.label_count}"
-            raise BundleError(f"{said}, but graph prior_context {verb} label {label}: export it again")
+            said = f"{bundle.where(_GRAPH)} {verb} label {label}, but prior.label_count is {prior.label_count}"
+            raise BundleError(f"{said}: export it again")

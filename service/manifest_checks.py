@@ -1,11 +1,13 @@
-"""Do the tensors of a manifest's graphs agree with its other fields? docs/bundle-format.md has the table.
+"""Are the values of a manifest possible, and do the tensors of its graphs agree with its other fields?
 
-In: a manifest. Out: the first contradiction, as a sentence that names the field, or None. A dynamic axis where a number
-is expected contradicts nothing.
+In: a manifest. Out: the first fault, as a sentence that names the field, or None. docs/bundle-format.md has the tables.
+A dynamic axis where a number is expected contradicts nothing.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -30,12 +32,59 @@ class Expected(NamedTuple):
     shape: tuple[Axis, ...]
 
 
+# Memory is taken for what a manifest counts before anything runs, so that a number that nobody can mean must not open.
+LARGEST_SIDE = 4096  # pixels, of a training picture
+MOST_CODES_A_SIDE = 1024  # of its grid
+MOST_CHANNELS = 1 << 16  # of a code's vector, and of `prior_context`
+MOST_CACHED = 1 << 22  # numbers a sample: 16 MiB
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
 Tensors = dict[str, Expected]
 Graphs = dict["GraphName", tuple[Tensors, Tensors]]  # inputs in any order, outputs in this one
 
 B = Axis("a batch may have any size", "dynamic")
 ANY = Axis("a grid may have any size", "dynamic")
 FIXED = Axis("this axis is fixed", "a number")
+
+
+def value_fault(manifest: Manifest) -> str | None:
+    """The first field whose value is impossible, whatever the graphs are."""
+    return next(_value_faults(manifest), None)
+
+
+def _value_faults(manifest: Manifest) -> Iterator[str]:
+    yield from _label_faults(manifest.labels or ())
+    yield from _per_code_faults(manifest)
+    if manifest.prior is not None:
+        yield from _cache_faults(manifest.prior)
+
+
+def _label_faults(labels: Sequence[str]) -> Iterator[str]:
+    first: dict[str, int] = {}
+    for number, name in enumerate(labels):
+        if not name.strip():
+            yield f"labels.{number} is empty: each label needs a name"
+        if first.setdefault(name, number) != number:
+            yield f"labels.{number} is {name!r}, as is labels.{first[name]}: each label needs a name of its own"
+
+
+def _per_code_faults(manifest: Manifest) -> Iterator[str]:
+    histogram, colours, k = manifest.code_histogram, manifest.codebook_colours, manifest.codes.codebook_size
+    if len(histogram) != k:
+        yield f"code_histogram has {len(histogram)} entries, not {k}"
+    elif min(histogram) < 0:
+        yield f"code_histogram has the entry {min(histogram)}: codes occur 0 times or more"
+    if colours is not None and len(colours) != k:
+        yield f"codebook_colours has {len(colours)} entries, not {k}"
+    for number, colour in enumerate(colours or ()):
+        if not _COLOUR.fullmatch(colour):
+            yield f"codebook_colours.{number} is {colour!r}, not #rrggbb"
+
+
+def _cache_faults(prior: PriorSpec) -> Iterator[str]:
+    for field, shape in (("cache_shape", prior.cache_shape), ("pixel_cache_shape", prior.pixel_cache_shape)):
+        if math.prod(shape) > MOST_CACHED:
+            yield f"prior.{field} is {_text(shape)}, a sample has at most {MOST_CACHED:,} numbers"
 
 
 def tensor_fault(manifest: Manifest) -> str | None:
@@ -152,8 +201,12 @@ def _diagonal_faults(manifest: Manifest) -> Iterator[str]:
     shapes = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
     (_, bands), (_, columns) = shapes["row_exists"], shapes["uniforms"]
     assert isinstance(bands, int) and isinstance(columns, int)  # `_side_faults` came first
-    if bands < 1 or columns < manifest.codes.width or columns % bands:
-        yield f"{where}: {bands} bands of {columns} columns in all do not hold codes.width, {manifest.codes.width}"
+    width = manifest.codes.width
+    if not 1 <= bands <= width <= columns <= 2 * width or columns % bands:
+        yield f"{where}: {bands} bands of {columns} columns in all do not hold codes.width, {width}"
+    cached = [axis for axis in shapes["caches"] if isinstance(axis, int)]
+    if math.prod(cached) > MOST_CACHED:
+        yield f"{where}: caches has the shape {_text(shapes['caches'])}, a sample has at most {MOST_CACHED:,} numbers"
     for one, other in (
         *(("uniforms", name) for name in ("known_codes", "known_mask", "sampled_codes")),
         ("caches", "next_caches"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.bundle import BundleError
 from service.call import Call, RequestIds, Stage, call_of, noted_stages, remember
 from service.endpoints import Handler
 from service.errors import (
@@ -36,6 +38,7 @@ from service.errors import (
 )
 from service.logs import FIELDS
 from service.metrics import Metrics
+from service.sessions import DeviceError
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +85,7 @@ class Observe:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _one_sentence(send))
             return
         call = self._identify(scope)
         remember(scope, call)
@@ -144,6 +147,19 @@ class Observe:
                 "ms": round(seconds * 1e3, 3),
             }
             log.info("request", extra={FIELDS: fields})
+
+
+def _one_sentence(send: Send) -> Send:
+    """Where a bundle or the device prevents the start, `service.app.open_models` has said why: the server gets nothing
+    to log, which would be the whole traceback."""
+
+    async def send_short(message: Message) -> None:
+        # Starlette sends this while it handles what the lifespan has raised.
+        if message["type"] == "lifespan.startup.failed" and isinstance(sys.exception(), (BundleError, DeviceError)):
+            message = {"type": message["type"]}
+        await send(message)
+
+    return send_short
 
 
 def server_timing(stages: Sequence[Stage]) -> bytes:

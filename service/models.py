@@ -19,16 +19,18 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from service.bundle import MANIFEST_FILE, Bundle, BundleError, Manifest, load_bundle, load_bundles
+from service.bundle import Bundle, BundleError, Manifest, load_bundle, load_bundles
 from service.codec_model import CodecModel
 from service.containers import open_codec
 from service.engine import Engine
 from service.errors import UnknownModel
+from service.graph_faults import faults_of
 from service.label_check import require_labels
+from service.loads import LoadHangs, Loads
 from service.memory import spare_what_stays
 from service.metrics import Metrics, ModelMetrics
-from service.served_stamps import ServedStamps, Stamp
-from service.sessions import ORT_ERRORS, DeviceError, SessionMaker, session_maker
+from service.served_stamps import ServedStamps, Stamp, stamp_of
+from service.sessions import DeviceError, SessionMaker, session_maker
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ class Models:
         self._by_name: dict[str, Model] = {}
         self._folders: dict[str, Path] = {}
         self._reloads: dict[str, Reload] = {}
+        self._loads = Loads[Model](settings.reload_deadline_s)
         self._stamps: dict[str, Stamp | None] = {}  # of each folder's manifest when it was last read
         self._served: dict[str, Stamp | None] = {}  # of the manifest that is served
         self._told = ServedStamps(metrics.shared_folder)
@@ -103,7 +106,7 @@ class Models:
         self._maker = session_maker(settings, bundles[0].graph_path("decoder"))
         for bundle in bundles:
             self._folders[bundle.manifest.name] = bundle.folder
-            stamp = self._stamps[bundle.manifest.name] = _stamp(bundle.folder)
+            stamp = self._stamps[bundle.manifest.name] = stamp_of(bundle.folder)
             self._put(self._open(bundle), stamp)
         self.default = bundles[0].manifest.name
 
@@ -134,10 +137,10 @@ class Models:
 
         Raises:
             UnknownModel: no such model. BundleError: the folder is not a good bundle. DeviceError: the device is not
-            what the settings ask for. In each case the old one goes on serving.
+            what the settings ask for. LoadHangs: it takes too long. In each case the old one goes on serving.
         """
         self.get(name)
-        stamp = _stamp(self._folders[name])
+        stamp = stamp_of(self._folders[name])
         while (running := self._reloads.get(name)) is not None and running.stamp != stamp:
             await asyncio.wait([running.task])
         if running is None:
@@ -156,12 +159,13 @@ class Models:
     def close(self, reason: str) -> None:
         for task in self._tasks:
             task.cancel()
+        self._loads.close()
         for model in self._by_name.values():
             model.close(reason)
 
     async def _load_and_swap(self, name: str, stamp: Stamp | None) -> Model:
         try:
-            model = await asyncio.to_thread(self._load, name)
+            model = await self._loads.run(partial(self._load, name))
         except Exception as error:
             self._metrics.reloads.labels(name, "failed").inc()
             log.error("reload of %s failed: %s", name, error)
@@ -196,14 +200,10 @@ class Models:
         return self._settings.cuda_graphs and self._maker.resident
 
     def _open(self, bundle: Bundle) -> Model:
-        """Raises BundleError when onnxruntime refuses a graph of it, or the manifest says something else of it, and
-        DeviceError when it would run elsewhere."""
-        try:
+        """Raises BundleError when onnxruntime refuses a graph of it, the manifest says something else of it, or there
+        is no memory for it, and DeviceError when it would run elsewhere."""
+        with faults_of(bundle):
             return self._open_parts(bundle)
-        except DeviceError:
-            raise
-        except ORT_ERRORS as error:
-            raise BundleError(f"{bundle.folder}: a graph cannot be run: {error}: export it again") from error
 
     def _open_parts(self, bundle: Bundle) -> Model:
         maker = replace(self._maker, bundle=bundle)
@@ -246,7 +246,8 @@ class Models:
         """Reload until it works, or until somebody else has. Not ready meanwhile, and /readyz says why.
 
         A device that is missing would be missing to a new process too, so there is no end to waiting for it. Any other
-        fault may lie in this process, as a CUDA context that a kernel has broken does: at last the process ends.
+        fault may lie in this process, as a CUDA context that a kernel has broken does: at last the process ends. It
+        ends at once where a load hangs, which nothing else would end.
         """
         name, faults = bundle.manifest.name, 0
         for pause_s in chain(_RESTART_PAUSES_S, repeat(_RESTART_PAUSES_S[-1])):
@@ -257,6 +258,8 @@ class Models:
                 await self.reload(name)
             except DeviceError as error:
                 self._by_name[name].engine.close(f"The engine has failed and cannot be restarted: {error}.")
+            except LoadHangs:
+                break
             except Exception:  # noqa: BLE001 - whatever keeps the engine down, the next attempt may succeed
                 faults += 1
                 if faults == len(_RESTART_PAUSES_S):
@@ -270,7 +273,7 @@ class Models:
         while True:
             await asyncio.sleep(period_s)
             for name, folder in self._folders.items():
-                if _stamp(folder) in (self._stamps[name], None):
+                if stamp_of(folder) in (self._stamps[name], None):
                     continue
                 with suppress(Exception):  # a bad bundle must not end the watch; it is logged, the old one serves on
                     await self.reload(name)
@@ -300,12 +303,3 @@ def _heard(task: asyncio.Task[Model]) -> None:
     """A failure is logged and counted in any case; asyncio need not complain where nobody has waited for it."""
     if not task.cancelled():
         task.exception()
-
-
-def _stamp(folder: Path) -> Stamp | None:
-    """Changes when the manifest is written again; None while it cannot be seen."""
-    try:
-        state = (folder / MANIFEST_FILE).stat()
-    except OSError:  # it is just being replaced, or a network disk does not answer
-        return None
-    return state.st_mtime_ns, state.st_ino

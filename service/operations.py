@@ -9,6 +9,7 @@ from starlette.responses import Response
 from service.bundle import BundleError
 from service.endpoints import Endpoint
 from service.errors import InvalidParameter, NotReady, ReloadFailed, UnknownModel
+from service.loads import LoadHangs
 from service.metrics import CONTENT_TYPE
 from service.models import Model
 from service.requests import read_query
@@ -62,7 +63,7 @@ async def reload(service: Service, name: str) -> Model:
         return await service.models.reload(name)
     except BundleError as error:
         raise ReloadFailed(f"The old version goes on serving. {error}") from error
-    except DeviceError as error:
+    except (DeviceError, LoadHangs) as error:
         raise NotReady(f"The old version goes on serving. {error}") from error
 
 

@@ -14,14 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import diagonal
-from service.bundle import Bundle
+from service.bundle import Bundle, GraphName
 from service.diagonal import DiagonalSampler
-from service.draws import UNGUIDED, Codes, Draw
+from service.draws import LARGEST_UNIFORM, UNGUIDED, Codes, Draw
+from service.graph_checks import require_array, require_codes
+from service.graph_faults import faults_of
 from service.row_caches import DeviceCaches, HostCaches
 from service.sessions import CPU, CUDA, SessionMaker
 from service.split_batches import SplitBatches
 
 Graph = Literal["filtered", "unfiltered", "guided", "diagonal"]
+_NAMES: dict[Graph, GraphName] = {
+    "filtered": "prior_row",
+    "unfiltered": "prior_row_unfiltered",
+    "guided": "prior_row_guided",
+}
 _DIAGONAL_BATCH = 4  # of more samples, rows one after the other are as quick (docs/benchmarks.md)
 _EVERY_SIZE_TO = 64  # the time that this takes grows with its square
 
@@ -49,6 +56,7 @@ class RowSampler:
     def __init__(self, bundle: Bundle, maker: SessionMaker, max_batch: int, places: int, *, warm: bool = True) -> None:
         codes, prior = bundle.manifest.codes, bundle.manifest.prior
         assert prior is not None
+        self._bundle = bundle
         self.grid = (codes.height, codes.width)
         self.max_batch = max_batch
         self._codebook_size = codes.codebook_size
@@ -57,10 +65,29 @@ class RowSampler:
         # A GPU wants few shapes, so batches are padded to them. On a CPU padding costs a quarter of the time, so every
         # size is a bucket of its own there (benchmarks/batch_sizes.py).
         self._buckets = buckets(max_batch) if maker.provider == CUDA else ()
-        rows = places + 1  # the last place pads batches
-        self._pad = places
+        self._pad = places  # the last place pads batches
         self._free = list(reversed(range(places)))
+        rows = places + 1
+        with faults_of(bundle, "prior_row"):
+            self._make_tables(rows)
+            self._caches = open_caches(maker, rows, max_batch, prior.cache_shape)
+        self._two_buffers = maker.resident  # which take turns: `service.row_caches.DeviceCaches`
+        self._guided: Any = None
+        if "prior_row_guided" in bundle.manifest.graphs:
+            entries, width, channels = prior.cache_shape
+            self._guided = open_row_graph(maker, bundle.graph_path("prior_row_guided"))
+            with faults_of(bundle, "prior_row_guided"):
+                self._guided_caches = open_caches(maker, rows, max_batch, (2 * entries, width, channels))
+        self._diagonal: DiagonalSampler | None = None
+        if diagonal.GRAPH in bundle.manifest.graphs and maker.provider == CPU:
+            self._diagonal = DiagonalSampler(bundle, maker, min(_DIAGONAL_BATCH, max_batch))
+        if warm:
+            self.warm_up()
+
+    def _make_tables(self, rows: int) -> None:
+        """What each place holds of its sample."""
         self._uniforms = np.zeros((rows, *self.grid), np.float32)
+        self._uniforms[self._pad, :, 1::2] = LARGEST_UNIFORM  # so that known input draws the first and the last code
         self._labels = np.zeros(rows, np.int64)
         self._inverse_temperature = np.ones(rows, np.float32)
         self._top_k = np.full(rows, self._codebook_size, np.int64)
@@ -69,20 +96,8 @@ class RowSampler:
         self._known_mask = np.zeros((rows, *self.grid), np.bool_)
         self._guidance = np.ones(rows, np.float32)
         self._graph: list[Graph] = ["unfiltered"] * rows
-        self._caches = open_caches(maker, rows, max_batch, prior.cache_shape)
-        self._two_buffers = maker.resident  # which take turns: `service.row_caches.DeviceCaches`
-        self._guided: Any = None
-        if "prior_row_guided" in bundle.manifest.graphs:
-            entries, width, channels = prior.cache_shape
-            self._guided = open_row_graph(maker, bundle.graph_path("prior_row_guided"))
-            self._guided_caches = open_caches(maker, rows, max_batch, (2 * entries, width, channels))
         self._row = np.zeros(rows, np.int64)
-        self._diagonal: DiagonalSampler | None = None
-        if diagonal.GRAPH in bundle.manifest.graphs and maker.provider == CPU:
-            self._diagonal = DiagonalSampler(bundle, maker, min(_DIAGONAL_BATCH, max_batch))
         self._diagonal_place = np.zeros(rows, np.int64)
-        if warm:
-            self.warm_up()
 
     @property
     def free_places(self) -> int:
@@ -104,9 +119,7 @@ class RowSampler:
         self._known_codes[place] = draw.known_codes
         self._known_mask[place] = draw.known_mask
         self._guidance[place] = draw.guidance
-        self._caches.clear(place)
-        if self._guided is not None:
-            self._guided_caches.clear(place)
+        (self._guided_caches if self._graph[place] == "guided" else self._caches).clear(place)
         return place
 
     def _quickest(self, draw: Draw) -> Graph:
@@ -152,10 +165,7 @@ class RowSampler:
         return self._buckets or (*range(1, min(self.max_batch, _EVERY_SIZE_TO + 1)), self.max_batch)
 
     def warm_up(self) -> None:
-        """Run every graph at all `sizes`, so that later batches find their memory reserved.
-
-        Raises what onnxruntime raises where they cannot run.
-        """
+        """Run every graph at all `sizes`, so that later batches find their memory reserved. Raises as `check`."""
         least, *others = self.sizes()
         # The largest first: the others fit into its memory. But on a CPU one sample comes before all: a session plans
         # the memory of the first batch size that it sees, and of no other, because onnxruntime knows plans by the XOR
@@ -165,12 +175,18 @@ class RowSampler:
             self.check(size)
 
     def check(self, size: int = 1) -> None:
-        """Run every graph on a batch of known input; what they draw is thrown away."""
+        """Run every graph on a batch of known input; what they draw is thrown away.
+
+        Raises BundleError where one cannot run, or draws what are no codes of the model.
+        """
         index, first = np.full(size, self._pad, np.int64), np.zeros(size, np.int64)
         graphs: tuple[Graph, ...] = ("filtered", "unfiltered", *(() if self._guided is None else ("guided",)))
         # There and back, every graph runs with both buffers.
         for graph in (*graphs, *reversed(graphs)) if self._two_buffers else graphs:
-            self._run(index, first, graph)
+            with faults_of(self._bundle, _NAMES[graph]):
+                drawn = self._run(index, first, graph)
+            require_array(self._bundle, _NAMES[graph], drawn, self._known_codes[index, first])
+            require_codes(self._bundle, _NAMES[graph], drawn)
         if self._diagonal is not None and size <= self._diagonal.places:
             self._diagonal.check(size)
 

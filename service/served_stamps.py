@@ -10,9 +10,20 @@ import logging
 import os
 from pathlib import Path
 
+from service.bundle import MANIFEST_FILE
+
 log = logging.getLogger(__name__)
 
 Stamp = tuple[int, int]  # st_mtime_ns and st_ino: another one where a manifest has been written again
+
+
+def stamp_of(folder: Path) -> Stamp | None:
+    """Changes when the bundle's manifest is written again; None while it cannot be seen."""
+    try:
+        state = (folder / MANIFEST_FILE).stat()
+    except OSError:  # it is just being replaced, or a network disk does not answer
+        return None
+    return state.st_mtime_ns, state.st_ino
 
 
 class ServedStamps:

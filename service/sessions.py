@@ -19,7 +19,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from service.bundle import Bundle, BundleError
-from service.graph_checks import require_tensors, require_unchanged
+from service.graph_checks import require_opset, require_tensors, require_unchanged
 from service.settings import Precision, Settings
 
 log = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ class SessionMaker:
             raise DeviceError(f"{path.name} runs on {taken} instead of {wanted}: {advice}")
         if self.bundle is not None:
             require_tensors(self.bundle, path, session)
+            require_opset(self.bundle, path, data)
         return session
 
     def _read(self, path: Path) -> bytes:

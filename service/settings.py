@@ -152,6 +152,14 @@ class Settings(BaseSettings):
         0.0, ge=0, le=DAY_S, description="How often to look for a changed manifest and reload that bundle; 0: never."
     )
 
+    reload_deadline_s: float = Field(
+        600.0,
+        gt=0,
+        le=DAY_S,
+        description="A reload that takes longer has failed, and the old version goes on serving. Its thread cannot be "
+        "ended: while four such go on, reloads are refused.",
+    )
+
     drain_s: float = Field(
         1.0, ge=0, le=DAY_S, description="After SIGTERM: how long /readyz says 503 before the listening socket closes."
     )

@@ -14,7 +14,7 @@ import pytest
 
 from export import __main__ as command
 from export.build import ExportError, build_bundle
-from service.bundle import load_bundle
+from service.bundle import BundleError, load_bundle
 
 
 @pytest.mark.parametrize("manifest", ['{"name": "a web page", "icons": []}', "[]", "no JSON"])
@@ -112,4 +112,16 @@ def test_an_export_that_is_told_to_end_leaves_nothing(finished_run: Path, tmp_pa
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 143
     assert time.monotonic() - begun < 30
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_the_service_would_refuse_is_a_message(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(folder: Path) -> None:
+        raise BundleError("codes.height: Input should be less than or equal to 1024")
+
+    monkeypatch.setattr("export.build.load_bundle", refused)
+    assert command.main([str(finished_run), str(tmp_path / "bundle")]) == 1
+    assert capsys.readouterr().err.startswith("error: codes.height")
     assert list(tmp_path.iterdir()) == []

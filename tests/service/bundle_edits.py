@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from service.bundle import GraphName, GraphSpec, sha256_file, version_of
 from service.settings import Settings
 from tests.conftest import DEVICE, running
@@ -62,6 +66,31 @@ def labels(count: int) -> Change:
 def serve(folder: Path) -> None:
     with running(Settings(bundles=(folder,), device=DEVICE, threads=1)):
         pass
+
+
+def raised(folder: Path, graph: str, output: str, source: str | None = None) -> None:
+    """The codes that a graph gives, and 100 more: all of them, or in proportion to one of its inputs."""
+    path = folder / f"{graph}.onnx"
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.output[:] = ["before" if name == output else name for name in node.output]
+        node.input[:] = ["before" if name == output else name for name in node.input]
+    more = [helper.make_node("Add", ["before", "offset"], [output])]
+    if source is None:
+        model.graph.initializer.append(numpy_helper.from_array(np.int64(100), "offset"))
+    else:
+        hundred = numpy_helper.from_array(np.float32(100), "hundred")
+        model.graph.initializer.append(hundred)
+        more = [
+            helper.make_node("Cast", [source], ["number"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["number", "hundred"], ["product"]),
+            helper.make_node("ReduceMax", ["product"], ["largest"], keepdims=0),
+            helper.make_node("Cast", ["largest"], ["offset"], to=TensorProto.INT64),
+            *more,
+        ]
+    model.graph.node.extend(more)
+    onnx.save(model, path)
+    sign(folder, graph)
 
 
 def sign(folder: Path, graph: str) -> None:

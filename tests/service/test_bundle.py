@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.bundle import BundleError, load_bundle
+from service.manifest_checks import LARGEST_SIDE, MOST_CACHED, MOST_CHANNELS, MOST_CODES_A_SIDE, _cache_faults
 from tests.service.bundle_edits import Change, edited, labels, more_codes, put, tensor, together
 
 SHIPPED = Path(__file__).parents[2] / "models"
@@ -16,6 +17,37 @@ SHIPPED = Path(__file__).parents[2] / "models"
     ("change", "said"),
     [
         (put("code_histogram", 3, value=-1), "code_histogram has the entry -1"),
+        (put("code_histogram", value=[1] * 15), "code_histogram has 15 entries, not 16"),
+        (
+            put("codebook_colours", value=["#000000"] * 15 + ["#00000g"]),
+            "codebook_colours.15 is '#00000g', not #rrggbb",
+        ),
+        (put("codebook_colours", value=["#000000\n"] + ["#000000"] * 15), "codebook_colours.0 is .*, not #rrggbb"),
+        (put("labels", value=["a", "b", "a"]), "labels.2 is 'a', as is labels.0"),
+        (put("labels", value=["a", " ", "b"]), "labels.1 is empty"),
+        (put("quality", "mse", value=-0.1), "quality.mse: Input should be greater than or equal to 0"),
+        (put("quality", "pictures", value=-1), "quality.pictures: Input should be greater than or equal to 0"),
+        (
+            put("quality", "bits_per_code", value=-1.0),
+            "quality.bits_per_code: Input should be greater than or equal to 0",
+        ),
+        (put("parity", "codes_different", value=-1), "parity.codes_different: Input should be greater than or equal"),
+        (put("parity", "sampled_codes_compared", value=-1), "parity.sampled_codes_compared: Input should be greater"),
+        (put("graphs", "decoder", "opset", value=0), "graphs.decoder.opset: Input should be greater than 0"),
+        (put("picture", "height", value=10**9), "picture.height: Input should be less than or equal to 4096"),
+        (put("picture", "width", value=4097), "picture.width: Input should be less than or equal to 4096"),
+        (put("codes", "height", value=1025), "codes.height: Input should be less than or equal to 1024"),
+        (put("codes", "width", value=10**18), "codes.width: Input should be less than or equal to 1024"),
+        (put("codes", "dimension", value=10**9), "codes.dimension: Input should be less than or equal to 65536"),
+        (
+            put("prior", "context_channels", value=10**9),
+            "prior.context_channels: Input should be less than or equal to",
+        ),
+        (
+            put("prior", "cache_shape", value=[3, 7, 10**9]),
+            r"prior.cache_shape is \(3, 7, 1000000000\), a sample has at",
+        ),
+        (put("prior", "pixel_cache_shape", value=[10**9, 2, 8]), r"prior.pixel_cache_shape is \(1000000000, 2, 8\), a"),
         (put("format_version", value=True), "format_version is True, this service reads 1"),
         (put("format_version", value=1.0), "format_version is 1.0, this service reads 1"),
         (put("picture", "height", value=28.0), "picture.height: Input should be a valid integer"),
@@ -51,6 +83,21 @@ SHIPPED = Path(__file__).parents[2] / "models"
         (tensor("prior_diagonal", "known_mask", shape=["B", 99]), r"uniforms has the shape .*, known_mask \(B, 99\)"),
         (tensor("prior_diagonal", "next_caches", shape=["B", 1, 2, 8]), r"caches has .*, next_caches \(B, 1, 2, 8\)"),
         (tensor("prior_diagonal", "row_exists", shape=["B", 99]), "99 bands of .* do not hold codes.width, 7"),
+        (
+            together(
+                *(
+                    tensor("prior_diagonal", name, shape=["B", 10**9])
+                    for name in ("uniforms", "known_codes", "known_mask", "sampled_codes")
+                )
+            ),
+            "bands of 1000000000 columns in all do not hold codes.width, 7",
+        ),
+        (
+            together(
+                *(tensor("prior_diagonal", name, shape=["B", 1, 10**9, 8]) for name in ("caches", "next_caches")),
+            ),
+            r"prior_diagonal: caches has the shape \(B, 1, 1000000000, 8\), a sample has at most",
+        ),
         (labels(0), "graphs has prior_row_guided, but prior.label_count is 0"),
     ],
 )
@@ -73,6 +120,37 @@ def test_the_axes_of_a_model_of_any_size_are_dynamic(any_size: Path, tmp_path: P
     fixed = tensor("decoder", "images", shape=["B", 16, 16, 3])
     with pytest.raises(BundleError, match=r"decoder.outputs: images .*, but picture.any_size is true"):
         load_bundle(edited(any_size, tmp_path / "edited", fixed))
+
+
+def test_a_grid_of_any_size_is_as_large_as_its_bounds(any_size: Path, tmp_path: Path) -> None:
+    """The service counted on memory for a picture of a billion rows, and ended with a MemoryError."""
+
+    def rows(count: int) -> Change:
+        return together(put("picture", "height", value=4 * count), put("codes", "height", value=count))
+
+    load_bundle(edited(any_size, tmp_path / "largest", rows(1024)))
+    with pytest.raises(BundleError, match=r"picture.height: Input should be less than or equal to 4096"):
+        load_bundle(edited(any_size, tmp_path / "larger", rows(1025)))
+
+
+def test_the_page_of_the_format_says_the_bounds() -> None:
+    page = (SHIPPED.parent / "docs" / "bundle-format.md").read_text()
+    for line in (
+        f"H, W (at most {LARGEST_SIDE}) and C",
+        f"training picture, at most {MOST_CODES_A_SIDE} |",
+        f"K, and D, at most {MOST_CHANNELS} |",
+        f"at most {MOST_CACHED:,} numbers each, and {MOST_CHANNELS} channels |",
+    ):
+        assert line in page
+
+
+def test_caches_are_as_large_as_their_bound() -> None:
+    class Prior:
+        cache_shape, pixel_cache_shape = (4, 1024, 1024), (1, 1, 1)
+
+    assert list(_cache_faults(Prior())) == []  # type: ignore[arg-type]
+    Prior.cache_shape = (4, 1024, 1025)
+    assert len(list(_cache_faults(Prior()))) == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["mnist", "photos", "photos-f8"])

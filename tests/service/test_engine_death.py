@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,21 +120,38 @@ def test_a_missing_device_is_waited_for_and_other_faults_end_the_process(
         until(lambda: client.get("/readyz").status_code == 200)
 
 
+def test_a_load_that_hangs_in_place_of_a_dead_engine_ends_the_process(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was waited for without an end."""
+    client, kills, gate = make_client(reload_deadline_s=0.1), list[int](), threading.Event()
+    monkeypatch.setattr(models_module.os, "kill", lambda pid, number: kills.append(number))
+    models = client.app.state.service.models  # type: ignore[attr-defined]
+    models._open = lambda bundle: gate.wait(10)
+    engine_of(client)._encoder = Dead()
+    assert encode(client).status_code == 500
+    until(lambda: bool(kills), 5)
+    gate.set()
+    assert client.get("/readyz").status_code == 503
+
+
 _DIES_AT_THE_SECOND_PICTURE = """
 import sys
 from service import engine
 from service.__main__ import main
 
-call, runs = engine.Engine._call, []
+call, encode, runs = engine.Engine._call, engine.Engine.run_encode, []
+
+def counting(self, pictures):
+    runs.append(pictures)
+    return encode(self, pictures)
 
 def failing(self, session, name, array):
-    if array.any():
-        runs.append(array)
     if len(runs) > 1:
         raise RuntimeError("the device is gone")
     return call(self, session, name, array)
 
-engine.Engine._call = failing
+engine.Engine._call, engine.Engine.run_encode = failing, counting
 main(sys.argv[1:])
 """
 

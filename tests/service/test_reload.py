@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -112,6 +114,58 @@ def test_a_bundle_that_comes_during_a_reload_is_loaded_too(make_client: MakeClie
     assert "changed while the bundle was opened" in first.answered().text
     assert second.answered().json()["version"] == expected
     assert client.get("/models/tiny").json()["version"] == expected
+
+
+def test_a_load_that_hangs_is_given_up(make_client: MakeClient, own_bundle: Path) -> None:
+    """Every later reload of the model waited for it, without an end."""
+    client = make_client(bundles=(own_bundle,), reload_deadline_s=0.2)
+    models = client.app.state.service.models  # type: ignore[attr-defined]
+    opens, slow = models._open, slow_reloads(client)
+    answer = client.post("/models/tiny/reload")
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:vqserve:problem:not-ready")
+    assert "has not been loaded within 0.2 s (VQSERVE_RELOAD_DEADLINE_S)" in answer.json()["detail"]
+    models._open = opens
+    models._loads._deadline_s = 60
+    write_tiny_bundle(own_bundle, "tiny", seed=1)
+    assert client.post("/models/tiny/reload").status_code == 200
+    newest = client.get("/models/tiny").json()["version"]
+    slow.gate.set()
+    until(lambda: not models._loads._given_up)
+    assert client.get("/models/tiny").json()["version"] == newest
+    assert client.get("/readyz").status_code == 200
+    assert reloads(client) == {"failed": 1, "swapped": 1}
+
+
+def test_what_is_loaded_too_late_is_closed(make_client: MakeClient, own_bundle: Path) -> None:
+    client = make_client(bundles=(own_bundle,), reload_deadline_s=0.2)
+    models = client.app.state.service.models  # type: ignore[attr-defined]
+    opens, late, slow = models._open, list[Any](), slow_reloads(client)
+    slow.opens = lambda bundle: late.append(opens(bundle)) or late[0]  # type: ignore[func-returns-value]
+    assert client.post("/models/tiny/reload").status_code == 503
+    slow.gate.set()
+    until(lambda: bool(late) and late[0].why_not_ready() == "It was loaded too late.")
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_load_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    script = (
+        "import asyncio, time; from service.loads import Loads; asyncio.run(Loads(0.1).run(lambda: time.sleep(60)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert "LoadHangs: it has not been loaded within 0.1 s" in done.stderr
+
+
+def test_few_loads_hang_at_once(make_client: MakeClient, own_bundle: Path) -> None:
+    """Each keeps a thread, and perhaps the memory of a model."""
+    client = make_client(bundles=(own_bundle,), reload_deadline_s=0.05)
+    slow = slow_reloads(client)
+    for _ in range(5):
+        answer = client.post("/models/tiny/reload")
+        assert answer.status_code == 503
+    assert "4 loads that took too long have not ended yet: restart the service" in answer.json()["detail"]
+    assert slow.runs == 4
+    slow.gate.set()
+    until(lambda: client.post("/models/tiny/reload").status_code == 200)
 
 
 def test_a_reload_that_was_asked_for_is_not_done_again_by_the_watch(make_client: MakeClient, own_bundle: Path) -> None:

@@ -42,8 +42,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         ("VQSERVE_DEVICE", "gpu", "VQSERVE_DEVICE: Input should be 'auto', 'cuda' or 'cpu'"),
         ("VQSERVE_API_KEYS", "secret", "VQSERVE_API_KEYS: entry 1 must be name:key"),
-        ("VQSERVE_BUNDLES", "nowhere", "nowhere/manifest.json does not exist: make a bundle with"),
-        ("VQSERVE_BUNDLES", "m" * 300, f"{'m' * 300}/manifest.json cannot be read: File name too long"),
+        ("VQSERVE_BUNDLES", "nowhere", "cannot start: nowhere/manifest.json does not exist: make a bundle with"),
+        ("VQSERVE_BUNDLES", "m" * 300, f"cannot start: {'m' * 300}/manifest.json cannot be read: File name too long"),
         (
             "VQSERVE_CORS_ORIGINS",
             "localhost:3000",
@@ -127,7 +127,8 @@ def test_a_damaged_bundle_ends_the_start_also_with_several_workers(
 def test_a_graph_that_onnxruntime_refuses_ends_the_start_with_a_status(
     tiny: Tiny, tmp_path: Path, workers: str
 ) -> None:
-    """Only a worker sees it. The status of several was 0, so that nobody would start the service again."""
+    """Only a worker sees it. The status of several was 0, so that nobody would start the service again; and after the
+    reason came the server's traceback."""
     bundle = shutil.copytree(tiny.grey, tmp_path / "bundle")
     (bundle / "decoder.onnx").write_bytes(b"no graph")
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -139,6 +140,10 @@ def test_a_graph_that_onnxruntime_refuses_ends_the_start_with_a_status(
     command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--host", "127.0.0.1"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == STARTUP_FAILURE, done.stderr
+    said = [json.loads(line)["message"] for line in done.stderr.splitlines()]
+    reasons = [message for message in said if message.startswith(f"cannot start: {bundle}: a graph cannot be run: ")]
+    assert len(reasons) >= 1 and all("decoder.onnx: " in reason for reason in reasons)
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -1,0 +1,82 @@
+"""Loads of models, which may hang, as on a network disk. In: what loads one. Out: the model, or `LoadHangs`.
+
+Nothing can end a thread: that of a load that is given up goes on, and what it opens after all is closed at once. Where
+several do, no other load is begun. They are daemons, which do not keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Generic, Protocol, TypeVar
+
+log = logging.getLogger(__name__)
+
+_MOST_GIVEN_UP = 4  # each may hold the memory of a model
+_ENDS_S = 5.0  # how long the process waits for a load when it ends: onnxruntime should not go on without it
+
+
+class LoadHangs(Exception):
+    """A load takes longer than it may."""
+
+
+class Closes(Protocol):
+    def close(self, reason: str) -> None: ...
+
+
+C = TypeVar("C", bound=Closes)
+
+
+class Loads(Generic[C]):
+    """`run` and `close` belong to the event loop."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._running: set[Future[C]] = set()
+        self._given_up: set[Future[C]] = set()
+
+    async def run(self, load: Callable[[], C]) -> C:
+        """What `load` gives, called in a thread of its own, and raises what it raises.
+
+        Raises:
+            LoadHangs: it has not ended by the deadline, or too many others never have.
+        """
+        if len(self._given_up) >= _MOST_GIVEN_UP:
+            raise LoadHangs(f"{len(self._given_up)} loads that took too long have not ended yet: restart the service")
+        done: Future[C] = Future()
+        done.set_running_or_notify_cancel()  # so that nothing can cancel it
+        self._running.add(done)
+        threading.Thread(target=_call, args=(load, done), name="load", daemon=True).start()
+        future = asyncio.wrap_future(done)
+        try:
+            await asyncio.wait([future], timeout=self._deadline_s)
+            if not future.done():
+                raise LoadHangs(f"it has not been loaded within {self._deadline_s:g} s (VQSERVE_RELOAD_DEADLINE_S)")
+            return future.result()
+        finally:
+            self._running.discard(done)
+            if future.cancel():  # not done: its deadline has passed, or the service ends
+                self._given_up.add(done)
+                done.add_done_callback(self._close_late)
+
+    def close(self) -> None:
+        """Wait for the loads that may still end soon."""
+        wait(self._running, _ENDS_S)
+
+    def _close_late(self, done: Future[C]) -> None:
+        self._given_up.discard(done)
+        log.warning("a load that was given up has ended")
+        if done.exception() is None:
+            done.result().close("It was loaded too late.")
+
+
+def _call(load: Callable[[], C], done: Future[C]) -> None:
+    try:
+        model = load()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it must reach who waits
+        done.set_exception(error)
+    else:
+        done.set_result(model)
