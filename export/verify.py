@@ -257,8 +257,9 @@ def _compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, 
     uniforms = (rng.integers(0, 1 << 24, (SAMPLES, height, width)) / (1 << 24)).astype(np.float32)
     labels = rng.integers(0, prior.label_count + 1, SAMPLES)
     free = Controls.off(SAMPLES, prior.codebook_size)
+    warm = replace(free, inverse_temperature=rng.uniform(0.5, 2, SAMPLES).astype(np.float32))
     filtered = Controls(
-        rng.uniform(0.5, 2, SAMPLES).astype(np.float32),
+        warm.inverse_temperature,
         rng.integers(1, prior.codebook_size + 1, SAMPLES),
         rng.uniform(0.1, 1, SAMPLES).astype(np.float32),
     )
@@ -269,13 +270,13 @@ def _compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, 
     nothing, some = Known.nothing(uniforms.shape), _some_known(uniforms.shape, prior.codebook_size)
     compared = 0
     cases: list[tuple[GraphName, Controls, Known]]
-    cases = [("prior_row", free, nothing), ("prior_row_unfiltered", free, some), ("prior_row", filtered, some)]
+    cases = [("prior_row", free, nothing), ("prior_row_unfiltered", warm, some), ("prior_row", filtered, some)]
     if prior.label_count:
         grid_of_guidance = rng.integers(GUIDANCE_STEPS, GUIDANCE_STEPS * LARGEST_GUIDANCE + 1, SAMPLES)
         guided = replace(filtered, guidance=(grid_of_guidance / GUIDANCE_STEPS).astype(np.float32))
         cases.append(("prior_row_guided", guided, some))
     if "prior_diagonal" in run.sessions:
-        cases.append(("prior_diagonal", replace(free, inverse_temperature=filtered.inverse_temperature), some))
+        cases.append(("prior_diagonal", warm, some))
     for graph, controls, known in cases:
         expected = sample(logits_of, uniforms, labels, table, controls, no_label=prior.label_count, known=known)
         if graph == "prior_diagonal":

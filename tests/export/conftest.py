@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,7 +12,8 @@ import torch
 from export.exactness import frequency_table
 from export.prior_graphs import PriorGraphs
 from service.bundle import GraphName
-from tests.training.conftest import tiny_config
+from tests.training.conftest import TINY, tiny_config
+from training.config import load_config
 from training.fit import fit
 from training.prior import PixelCNN
 
@@ -40,3 +42,22 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "run"
     fit(tiny_config(), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def oblong_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of 8 x 12 pixels in three colours, 4 x 6 codes: no axis is as long as another. Three labels."""
+    folder = tmp_path_factory.mktemp("oblong")
+    pictures = np.random.default_rng(0).integers(0, 256, (36, 8, 12, 3), dtype=np.uint8)
+    np.savez(folder / "pictures.npz", images=pictures, labels=np.arange(36) % 3)
+    overrides = (
+        "name=oblong",
+        f"data.source={folder / 'pictures.npz'}",
+        "autoencoder={channels: 2, residual_blocks: 1, downsampling: 2, dimension: 7}",
+        "autoencoder.quantizer={codebook_size: 10, start_step: 1, restart_every: 2}",
+        "prior={channels: 5, vertical_layers: 1, horizontal_layers: 3, head_channels: 9}",
+        "trainer.autoencoder={steps: 4, batch_size: 8, warmup_steps: 1, validate_every: 4}",
+        "trainer.prior={steps: 4, batch_size: 8, warmup_steps: 1, validate_every: 4}",
+    )
+    fit(load_config(TINY, overrides), folder / "run")
+    return folder / "run"
