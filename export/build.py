@@ -208,10 +208,18 @@ def _write(
 ) -> Manifest:
     folder.mkdir()
     graphs = {name: _save(folder, name, model) for name, model in models.items()}
+    manifest = _manifest(run, vqvae, graphs, prior_spec, parity)
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _manifest(
+    run: Run, vqvae: VQVAE, graphs: dict[GraphName, GraphSpec], prior_spec: PriorSpec | None, parity: Parity
+) -> Manifest:
     (channels, height, width), factor = _picture(run), run.config.autoencoder.downsampling
     h, w = run.config.grid((channels, height, width))
     quantizer, data = vqvae.quantizer, run.metrics["data"]
-    manifest = Manifest(
+    return Manifest(
         format_version=FORMAT_VERSION,
         name=run.config.name,
         version=version_of(graphs),
@@ -241,5 +249,3 @@ def _write(
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
         ),
     )
-    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return manifest
