@@ -37,7 +37,7 @@ def open_generator(
     if bundle.manifest.prior is None:
         return None
     slots = slots_of(settings, maker)
-    # four times as many places, for those that pause: see service.scheduler.choose
+    # four times as many places, for those that pause: see service.turns.choose
     sampler = RowSampler(bundle, maker, slots, places=4 * slots, warm=False)
     bound = metrics.generation.of(bundle.manifest.name)
     filled = filled_beside_others(slots, maker)

@@ -1,9 +1,8 @@
 """Continuous batching of samples. In: jobs of one or more `Draw`s. Out: a future of each job's codes, and its rows.
 
-Every step advances up to `max_batch` samples by one row. Which ones is decided anew before each step: one sample of
-each job, then whatever else the oldest jobs have. So a new job advances at the next row, a job of 64 samples gets what
-the others leave, and a sample that has to pause keeps its place and goes on later. A slot is free as soon as its sample
-is done or its job has left.
+Every step advances up to `max_batch` samples by one row. Which ones is decided anew before each step
+(`service.turns`): a new job advances at the next row, and a sample that has to pause keeps its place and goes on later.
+A slot is free as soon as its sample is done or its job has left.
 
 The steps run in a thread of their own, which lives while there is work; everything that both threads touch is behind
 one lock, which is never held during a step.
@@ -17,7 +16,6 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
 
@@ -26,10 +24,10 @@ import numpy as np
 from service.draws import Codes, Draw
 from service.errors import NotReady, QueueFull
 from service.generation_metrics import SchedulerMetrics
+from service.turns import Job, OnRow, Sample, choose
 
 log = logging.getLogger(__name__)
 
-OnRow = Callable[[int, Codes], None]
 _RATE_SMOOTHING = 0.1  # weight of the newest step in the measured row rate
 
 
@@ -50,53 +48,6 @@ class Sampler(Protocol):
 
     def check(self) -> None:
         """Raises where the sampler cannot run known input."""
-
-
-@dataclass(eq=False, slots=True)
-class Sample:
-    job: Job
-    index: int  # in its job
-    draw: Draw
-    place: int | None = None  # of the sampler, from the first row to the last
-    row: int = 0  # the next one
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """What one caller waits for: codes (n,h,w), filled row by row."""
-
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Codes]
-    codes: Codes
-    on_row: OnRow | None
-    submitted: float
-    unfinished: list[Sample] = field(default_factory=list)  # empty, or the job is inside
-    rows: int = 0  # that all samples have; without on_row only the first one counts
-
-
-def choose(jobs: Sequence[Job], slots: int, filled: int, free_places: int) -> list[Sample]:
-    """The samples that advance next: the first of each job, in up to `slots`, then all others, in up to `filled` slots
-    with the first ones, the oldest job first in both.
-
-    Giving what is left to the oldest job, instead of sharing it, finishes jobs sooner and delays none.
-    A job's first sample always finds a place, if there are at least 2 * slots of them: whatever is not the first sample
-    of its job is only started while more than `slots` are free.
-    """
-    chosen = [job.unfinished[0] for job in jobs[:slots]]
-    filled = max(filled, len(chosen))
-    free_places -= sum(sample.place is None for sample in chosen)
-    for job in jobs:
-        if len(chosen) == filled:
-            break
-        for sample in job.unfinished[1:]:
-            if len(chosen) == filled:
-                break
-            if sample.place is None:
-                if free_places <= slots:
-                    break
-                free_places -= 1
-            chosen.append(sample)
-    return chosen
 
 
 class Scheduler:

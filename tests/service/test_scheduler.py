@@ -14,7 +14,8 @@ import pytest
 from service.draws import Codes, Draw
 from service.errors import NotReady, QueueFull
 from service.metrics import Metrics
-from service.scheduler import Job, Sample, Scheduler, choose
+from service.scheduler import Scheduler
+from service.turns import Job, Sample, choose
 
 H, W, SLOTS = 5, 2, 4
 PLACES = 4 * SLOTS
