@@ -1,11 +1,13 @@
-"""What happens around the training steps: repeatable randomness, the stop at a NaN, pictures in TensorBoard.
+"""What happens around the training steps: repeatable randomness, stops at a NaN or a SIGTERM, pictures in TensorBoard.
 
 In: Lightning's hooks. Out: log entries and, where the loss is not finite, a `TrainingDiverged` that names the last good
-checkpoint.
+checkpoint. Of several processes all stop at the same step.
 """
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +20,12 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from torch import Tensor
 
 from training.errors import TrainingError
+from training.ranks import on_any_rank
 
 Sheet = Callable[[], NDArray[np.uint8]]  # draws a picture (H,W,C) of how training stands
 
@@ -58,11 +62,52 @@ class Stopwatch(Callback):
         self._earlier = state_dict["seconds"]
 
 
+class StopAtSIGTERM(Callback):
+    """Ends a training soon after any of its processes is told to.
+
+    Lightning's own handler broadcasts the news from wherever the signal finds each process, between sums over
+    processes that it has no part in: each of them then waits for the other. This one takes a note, which all processes
+    look at together; several of them every `look_every` steps, since asking the others means to wait for the GPU.
+    """
+
+    def __init__(self, look_every: int) -> None:
+        self._look_every = look_every
+        self._told, self._earlier = False, signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._handle(self._note)  # Lightning has set its own by now
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.world_size == 1 or trainer.global_step % self._look_every == 0:
+            self._look(pl_module)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        self._look(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._handle(self._earlier or signal.SIG_DFL)  # first, so that no signal stays unseen
+        self._look(pl_module)
+
+    def _handle(self, handler: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # no other may
+            signal.signal(signal.SIGTERM, handler)
+
+    def _note(self, *_: object) -> None:
+        self._told = True
+
+    def _look(self, pl_module: LightningModule) -> None:
+        if on_any_rank(self._told, pl_module.device):
+            raise SIGTERMException
+
+
 class StopAtNaN(Callback):
     """Stops a run whose loss is not finite, before it can overwrite the last good checkpoint.
 
     The losses are summed on the device and the sum, which keeps a NaN or an infinity, is read every `look_every` steps:
-    reading each one would be one more wait for a GPU in every step.
+    reading each one would be one more wait for a GPU in every step. Before a validation, whose sheet may fail at a NaN,
+    and before a checkpoint or the weights are written, all that is written is looked at too.
     """
 
     def __init__(self, checkpoint: Path, look_every: int) -> None:
@@ -75,15 +120,22 @@ class StopAtNaN(Callback):
         loss = outputs["loss"].detach()
         self._sum = loss if self._sum is None else self._sum + loss
         if trainer.global_step % self._look_every == 0:
-            self._check(trainer, finite=bool(torch.isfinite(self._sum)))
+            self._check(trainer, [self._sum])
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_all(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        weights = (bool(torch.isfinite(parameter).all()) for parameter in pl_module.parameters())
-        self._check(trainer, finite=(self._sum is None or bool(torch.isfinite(self._sum))) and all(weights))
+        self._check_all(trainer, pl_module)
         self._sum = None
 
-    def _check(self, trainer: Trainer, *, finite: bool) -> None:
-        if finite:
+    def _check_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        losses = [] if self._sum is None else [self._sum]
+        self._check(trainer, [*losses, *pl_module.state_dict().values()])
+
+    def _check(self, trainer: Trainer, tensors: list[Tensor]) -> None:
+        finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+        if not on_any_rank(not finite, tensors[0].device):
             return
         good = f"the last good checkpoint is {self._checkpoint}" if self._checkpoint.exists() else "no checkpoint yet"
         raise TrainingDiverged(

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from training.autoencoders import VQVAE
-from training.config import ConfigError, RunConfig, parse_config
+from training.config import ConfigError, RunConfig
 from training.data import DataSet, Split, Stream, load_data, would_read_run
 from training.evaluation import encode_all
 from training.jobs import AutoencoderJob, PriorJob, StageData
@@ -32,8 +32,9 @@ from training.runs import (
     begin_progress,
     build_autoencoder,
     build_prior,
+    hold_folder,
     load_weights,
-    read_json,
+    read_config,
     write_json,
     write_seconds,
 )
@@ -93,7 +94,7 @@ def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None
     if (folder / CONFIG_FILE).exists():
         if not resume:
             raise ConfigError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")
-        if parse_config(read_json(folder / CONFIG_FILE)) != config:  # parsed: keys added since have their defaults
+        if read_config(folder) != config:  # parsed: keys added since have their defaults
             raise ConfigError(
                 f"{folder} was begun with another configuration: going on needs the same --config and key=value words, "
                 f"which {folder / CONFIG_FILE} has; or choose another --out"
@@ -107,6 +108,7 @@ def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be made ({error.strerror}): choose another --out") from error
+    hold_folder(folder)
     begin_progress(folder, data.digest)
     write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
     (folder / METRICS_FILE).unlink(missing_ok=True)

@@ -13,6 +13,13 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def on_any_rank(told: bool, device: torch.device) -> bool:
+    """Whether any process is told so; all of them ask at the same point, on the device that they train on."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return told
+    return bool(sum_over_ranks(torch.tensor(float(told), device=device)))
+
+
 def gather_over_ranks(rows: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()):
         return rows

@@ -6,6 +6,7 @@
     prior.safetensors         weights, where the config has a prior
     metrics.json              quality on the test split, data digest and licence, code histogram, versions
     reconstructions.png, samples.png
+    .lock                     held by the process that trains
 
 `evaluate` on other data adds metrics-NAME.json and reconstructions-NAME.png (training/report.py), which nothing reads.
 `checkpoints/` and `logs/` beside them belong to the training itself and may be deleted afterwards.
@@ -13,12 +14,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,9 +36,35 @@ from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQua
 
 CONFIG_FILE, METRICS_FILE, PROGRESS_FILE = "config.json", "metrics.json", "progress.json"
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
-NEEDED = {METRICS_FILE: ("data",), PROGRESS_FILE: ("digest", "seconds")}  # keys, by name of the file
+LOCK_FILE = ".lock"
+
+logger = logging.getLogger(__name__)
 
 System = Autoencoder | VAE | VQVAE
+
+
+class _Read(BaseModel):
+    """The part of a file that is read again. Its values are taken as they stand, so they must have these types."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Data(_Read):
+    picture: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]  # C, H, W
+    labels: list[str]
+    digest: str
+
+
+class _Metrics(_Read):
+    data: _Data
+
+
+class _Progress(_Read):
+    digest: str
+    seconds: dict[str, float]  # by stage
+
+
+NEEDED: dict[str, type[_Read]] = {METRICS_FILE: _Metrics, PROGRESS_FILE: _Progress}
 
 
 def build_quantizer(
@@ -107,13 +138,49 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: is {path.parent} the folder of a finished `python -m training fit`?")
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8; or brackets without an end
         raise ConfigError(f"{path} is damaged: {error}") from error
-    missing = [key for key in NEEDED.get(path.name, ()) if not isinstance(values, dict) or key not in values]
-    if missing:
-        raise ConfigError(f"{path} is damaged: it lacks {', '.join(missing)}")
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is damaged: it is no JSON object")
+    try:
+        NEEDED.get(path.name, _Read).model_validate(values)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        raise ConfigError(f"{path} is damaged: {'; '.join(problems)}") from error
     return values
+
+
+def read_config(folder: Path) -> RunConfig:
+    path = folder / CONFIG_FILE
+    values = read_json(path)
+    try:
+        return parse_config(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
+
+
+_held: dict[Path, int] = {}  # file descriptors of the locks of this process
+
+
+def hold_folder(folder: Path) -> None:
+    """Keep all other processes from training in `folder` until this one ends, in whatever way.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    path = (folder / LOCK_FILE).resolve()
+    if path in _held:
+        os.close(_held.pop(path))
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigError(f"another process trains in {folder}: end it, or choose another --out") from error
+    except OSError as error:  # some network file systems have no locks
+        logger.warning("%s cannot be locked (%s): let no other process train there", folder, error.strerror)
+    _held[path] = descriptor
 
 
 def begin_progress(folder: Path, digest: str) -> None:
@@ -147,19 +214,22 @@ def load_weights(module: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: finish the run with `python -m training fit --resume`")
     try:
-        module.load_state_dict(load_file(path))
+        weights = load_file(path)
+        module.load_state_dict(weights)
     except SafetensorError as error:
         raise ConfigError(f"{path} is damaged ({error}): delete it and train again with --resume") from error
     except RuntimeError as error:  # torch lists every tensor
         raise ConfigError(
             f"{path} has the weights of another model: delete it and train again with --resume"
         ) from error
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise ConfigError(f"{path} has weights that are no numbers: delete it and train again with --resume")
     module.eval()
 
 
 def load_run(folder: Path) -> Run:
     """Read a run folder that `fit` has finished."""
-    config = parse_config(read_json(folder / CONFIG_FILE))
+    config = read_config(folder)
     metrics = read_json(folder / METRICS_FILE)
     channels, height, width = metrics["data"]["picture"]
     label_count = len(metrics["data"]["labels"])

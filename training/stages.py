@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-import zipfile
 from pathlib import Path
 
 import torch
@@ -20,7 +19,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from training.callbacks import AtomicCheckpointIO, LogSheet, Reseed, Sheet, StageProgress, StopAtNaN, Stopwatch
+from training.callbacks import (
+    AtomicCheckpointIO,
+    LogSheet,
+    Reseed,
+    Sheet,
+    StageProgress,
+    StopAtNaN,
+    StopAtSIGTERM,
+    Stopwatch,
+)
+from training.checkpoints import require_checkpoint
 from training.config import ConfigError, RunConfig
 from training.jobs import Job, StageData
 from training.runs import save_weights
@@ -50,16 +59,28 @@ def run_stage(
     trainer = _trainer(name, job, config, folder, checkpoint, precision, sheet, stopwatch)
     resume_from = checkpoint if checkpoint.exists() else None
     if resume_from:
-        if not zipfile.is_zipfile(resume_from):
-            raise ConfigError(f"{resume_from} is damaged: delete it, and --resume begins the stage anew")
+        require_checkpoint(resume_from, job)
         logger.info("going on from %s", resume_from)
+    _fit(trainer, job, data, resume_from)
+    model = job.model.cpu()
+    if trainer.is_global_zero:
+        save_weights(model, folder / f"{name}.safetensors")
+    trainer.strategy.barrier()
+    return stopwatch.seconds
+
+
+def _fit(trainer: Trainer, job: Job, data: StageData, resume_from: Path | None) -> None:
+    """Raises SystemExit where the process is told to end, with the status of that signal."""
     with warnings.catch_warnings():
         # Lightning 2.6 asks torch for pytree leaves in the old way, and the other stage's checkpoint is meant to stay
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
         warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", r"The dirpath has changed from")  # a run folder may be moved
         try:
             trainer.fit(job, data, ckpt_path=resume_from, weights_only=True)
         except SIGTERMException as ended:  # a SystemExit of status 0: whoever waits would take the run for finished
+            if trainer.local_rank:
+                raise  # Lightning kills the first process of a machine when another one ends with a failure
             logger.warning("ended by SIGTERM: --resume goes on from the last checkpoint")
             raise SystemExit(128 + signal.SIGTERM) from ended
         except SystemExit as ended:
@@ -67,11 +88,6 @@ def run_stage(
                 raise
             logger.warning("ended by Ctrl-C: --resume goes on from the last checkpoint")
             raise SystemExit(128 + signal.SIGINT) from ended
-    model = job.model.cpu()
-    if trainer.is_global_zero:
-        save_weights(model, folder / f"{name}.safetensors")
-    trainer.strategy.barrier()
-    return stopwatch.seconds
 
 
 def require_trainer(config: RunConfig) -> None:
@@ -134,6 +150,7 @@ def _trainer(
         callbacks=[
             stopwatch,
             Reseed(settings.seed),
+            StopAtSIGTERM(job.log_every),
             StopAtNaN(checkpoint, job.log_every),
             *([LogSheet(*sheet, settings.sample_every)] if sheet else []),
             StageProgress(name, stage.steps, job.log_every),

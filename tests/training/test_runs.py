@@ -1,7 +1,9 @@
-"""Every key of a configuration reaches the part of the model that it is about."""
+"""Every key of a configuration reaches the part of the model that it is about; damaged files are named."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -10,7 +12,18 @@ from torch import nn
 from training.autoencoders import VAE, VQVAE
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, QuantizerConfig
 from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQuantizer
-from training.runs import build_autoencoder, build_prior, build_quantizer
+from training.runs import (
+    begin_progress,
+    build_autoencoder,
+    build_prior,
+    build_quantizer,
+    load_run,
+    load_weights,
+    read_json,
+    save_weights,
+    write_json,
+    write_seconds,
+)
 
 PICTURE = (3, 16, 24)
 
@@ -77,3 +90,68 @@ def test_a_prior_is_what_its_section_says() -> None:
     assert (len(prior.vertical), len(prior.horizontal)) == (4, 2)
     assert prior.embedding.shape == (7, 8)
     assert 12 in prior.hidden.weight.shape and 12 in prior.head.weight.shape
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "it is no JSON object"),
+        ("[" * 100_000, ""),
+        ('{"seconds": {}}', "digest: Field required"),
+        ('{"digest": 1, "seconds": {}}', "digest: Input should be a valid string"),
+        ('{"digest": "d", "seconds": null}', "seconds: Input should be a valid dictionary"),
+        ('{"digest": "d", "seconds": {"autoencoder": null}}', "seconds.autoencoder: Input should be a valid number"),
+    ],
+)
+def test_a_damaged_progress_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "progress.json").write_text(text)
+    for use in (begin_progress, lambda folder, digest: write_seconds(folder, digest, 1.0)):
+        with pytest.raises(ConfigError, match=rf"progress\.json is damaged: .*{said}"):
+            use(tmp_path, "d")
+    assert (tmp_path / "progress.json").read_text() == text
+
+
+def test_seconds_of_a_stage_are_added_to_those_of_the_others(tmp_path: Path) -> None:
+    begin_progress(tmp_path, "d")
+    write_seconds(tmp_path, "autoencoder", 2)
+    write_seconds(tmp_path, "prior", 1.5)
+    assert read_json(tmp_path / "progress.json") == {"digest": "d", "seconds": {"autoencoder": 2, "prior": 1.5}}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (None, "data: Input should be a valid dictionary"),
+        ({"picture": None}, "data.picture: Input should be a valid list"),
+        ({"picture": [28, 28]}, "data.picture: List should have at least 3 items"),
+        ({"picture": [1, "28", 28]}, "data.picture.1: Input should be a valid integer"),
+        ({"picture": [1, 0, 28]}, "data.picture.1: Input should be greater than 0"),
+        ({"labels": None}, "data.labels: Input should be a valid list"),
+        ({"labels": [1]}, "data.labels.0: Input should be a valid string"),
+        ({"digest": None}, "data.digest: Input should be a valid string"),
+    ],
+    ids=str,
+)
+def test_damaged_metrics_are_named(tmp_path: Path, damage: dict[str, Any] | None, said: str) -> None:
+    data = {"picture": [1, 28, 28], "labels": ["zero"], "digest": "d", "more": None}
+    write_json(tmp_path / "config.json", {"name": "tiny"})
+    write_json(tmp_path / "metrics.json", {"data": None if damage is None else data | damage})
+    with pytest.raises(ConfigError, match=rf"metrics\.json is damaged: {said}"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("config", [[], {"trainer": None, "autoencoder": {"channels": "many"}}], ids=str)
+def test_a_damaged_config_is_named(tmp_path: Path, config: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"config\.json is damaged: "):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> None:
+    """The export ended in an AssertionError or an OverflowError."""
+    module = nn.Linear(2, 2)
+    nn.init.constant_(module.bias, value)
+    save_weights(module, tmp_path / "prior.safetensors")
+    with pytest.raises(ConfigError, match=r"prior\.safetensors has weights that are no numbers: delete it"):
+        load_weights(nn.Linear(2, 2), tmp_path / "prior.safetensors")
