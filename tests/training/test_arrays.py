@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.test_data import digits, noise
+from tests.training.conftest import digits, noise
 from training.config import DataConfig
 from training.data import DataError, load_data
 from training.data.arrays import IDX_PARTS, parse_idx, read_npz

@@ -1,162 +1,23 @@
-"""Readers, splits and batches, each against a straightforward second way to the same pixels."""
+"""Readers of picture folders, and splits, each against a straightforward second way to the same pixels."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import shutil
-import tarfile
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from service.bundle import PictureSpec
 from service.images import open_picture, to_picture
-from tests.training.conftest import DIGITS
+from tests.training.conftest import DIGITS, all_images, noise, numbered, write_pictures
 from training.config import DataConfig
-from training.data import DataError, Split, Stream, load_data, tiles
-from training.data import named as named_module
-from training.data.arrays import CIFAR_ARCHIVE, CIFAR_LABELS, IDX_PARTS
+from training.data import DataError, Split, load_data, tiles
 from training.data.dataset import Ragged, Source, digest_of, ranked, split_source
 from training.data.folder import decode_picture, split_files
-from training.data.named import NAMED, File, Named
-
-
-def digits(name: str) -> bytes:
-    return gzip.decompress((DIGITS / f"{name}.gz").read_bytes())
-
-
-def noise(size: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
-
-
-def write_pictures(folder: Path, count: int, size: tuple[int, int] = (20, 24)) -> None:
-    folder.mkdir(parents=True)
-    for index in range(count):
-        Image.fromarray(noise((*size, 3), index)).save(folder / f"{index:02}.png")
-
-
-def all_images(split: Split) -> Tensor:
-    assert isinstance(split.images, Tensor)
-    return split.images
-
-
-# IDX
-
-
-def test_idx_pixels_and_labels_are_those_in_the_file() -> None:
-    data = load_data(DataConfig(source=str(DIGITS)))
-    raw = np.frombuffer(digits("t10k-images-idx3-ubyte"), np.uint8, offset=16).reshape(-1, 28, 28)
-    assert np.array_equal(all_images(data.test)[:, 0].numpy(), raw)
-    assert data.test.labels.tolist() == list(digits("t10k-labels-idx1-ubyte")[8:])
-    assert data.label_names == tuple("0123456789")
-    assert (len(data.train), len(data.validation), len(data.test)) == (392, 8, 100)
-
-
-def test_raw_idx_files_and_dotted_names_read_as_the_compressed_ones(tmp_path: Path) -> None:
-    for part in IDX_PARTS:
-        (tmp_path / part.replace("-idx", ".idx")).write_bytes(digits(part))
-    assert load_data(DataConfig(source=str(tmp_path))).digest == load_data(DataConfig(source=str(DIGITS))).digest
-
-
-def test_a_missing_idx_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(digits("train-images-idx3-ubyte"))
-    with pytest.raises(DataError, match="lacks train-labels-idx1-ubyte, t10k-images"):
-        load_data(DataConfig(source=str(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (digits("train-images-idx3-ubyte")[:-1], "is damaged: its header says"),
-        (digits("train-images-idx3-ubyte") + b"x", "is damaged: its header says"),
-        (b"not an idx file", "not an IDX file"),
-        (b"\x00\x00\x08\x03\x00\x00", "not an IDX file"),
-        ((DIGITS / "train-images-idx3-ubyte.gz").read_bytes()[:-9], "damaged gzip"),
-    ],
-)
-def test_a_damaged_idx_file_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
-    for part in IDX_PARTS:
-        (tmp_path / part).write_bytes(digits(part))
-    (tmp_path / IDX_PARTS[0]).write_bytes(content)
-    with pytest.raises(DataError, match=f"train-images-idx3-ubyte.*{message}"):
-        load_data(DataConfig(source=str(tmp_path)))
-
-
-# npz
-
-
-def test_npz_with_keras_names_keeps_its_test_split(tmp_path: Path) -> None:
-    train, test = noise((30, 8, 8)), noise((5, 8, 8), 1)
-    labels = np.arange(30) % 3
-    np.savez(tmp_path / "d.npz", x_train=train, y_train=labels, x_test=test, y_test=np.zeros(5, np.uint8))
-    data = load_data(DataConfig(source=str(tmp_path / "d.npz"), validation_fraction=0.1))
-    assert np.array_equal(all_images(data.test)[:, 0].numpy(), test)
-    assert data.label_names == ("0", "1", "2")
-    for picture, label in zip(all_images(data.train), data.train.labels, strict=True):
-        (index,) = np.flatnonzero((train == picture[0].numpy()).all((1, 2)))
-        assert labels[index] == label
-
-
-def test_npz_without_labels_or_test_split(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "d.npz", images=noise((40, 8, 12, 3)))
-    data = load_data(DataConfig(source=str(tmp_path / "d.npz")))
-    assert data.label_names == () and data.picture == (3, 8, 12)
-    assert (len(data.train), len(data.validation), len(data.test)) == (33, 1, 6)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"images": np.zeros((4, 8, 8), np.float32)}, r"float32 \(4, 8, 8\): save them as uint8"),
-        ({"images": np.array([object()])}, "plain arrays"),
-        ({"pictures": np.zeros((4, 8, 8), np.uint8)}, "name the pictures x_train or images"),
-        (
-            {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, np.int64)},
-            "int64 .*: give each picture one integer",
-        ),
-        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.full(4, -1)}, r"labels must lie in 0\.\.0: correct"),
-        (
-            {"images": noise((9, 8, 8)), "labels": np.zeros(9, np.int64), "test_images": noise((4, 8, 8))},
-            "labels for one of",
-        ),
-        (
-            {"images": noise((9, 8, 8)), "test_images": noise((4, 8, 8)), "test_labels": np.zeros(4, np.int64)},
-            "labels for one of",
-        ),
-        (
-            {
-                "images": noise((9, 8, 8)),
-                "labels": np.zeros(9, np.int64),
-                "test_images": noise((4, 8, 8)),
-                "test_labels": np.arange(4),
-            },
-            r"labels must lie in 0\.\.0",
-        ),
-        ({"images": noise((9, 8, 8)), "labels": np.arange(9) * 50_000_000}, "9 different labels reach up to 400000000"),
-        ({"images": noise((9, 8, 8)), "labels": np.arange(2017, 2026)}, "renumber those of training and test together"),
-        ({"images": noise((9, 8, 8)), "labels": np.full(9, 2**63 + 5, np.uint64)}, f"reach up to {2**63 + 5}"),
-        (
-            {"images": np.zeros((9, 0, 8), np.uint8)},
-            r"has no pictures: an array of them is \(9, 0, 8\): save it again with some",
-        ),
-        ({"images": noise((9, 8, 8)), "test_images": noise((4, 8, 12))}, r"\(1, 8, 8\).*\(1, 8, 12\): make them alike"),
-        ({"images": noise((9, 8, 8)), "test_images": noise((4, 8, 8, 3))}, r"\(1, 8, 8\).*\(3, 8, 8\)"),
-    ],
-)
-def test_an_unusable_npz_is_refused_with_its_reason(tmp_path: Path, arrays: dict[str, object], message: str) -> None:
-    np.savez(tmp_path / "d.npz", allow_pickle=True, **arrays)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=message):
-        load_data(DataConfig(source=str(tmp_path / "d.npz")))
 
 
 @pytest.mark.parametrize(
@@ -181,38 +42,6 @@ def test_splits_of_different_sizes_are_cropped_to_one(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=noise((9, 12, 12)), test_images=noise((4, 8, 17)))
     data = load_data(DataConfig(source=str(tmp_path / "d.npz"), crop=8))
     assert data.picture == (1, 8, 8) and len(data.test) == 4 * 2
-
-
-def test_an_npz_may_have_more_labels_than_a_byte(tmp_path: Path) -> None:
-    labels = np.arange(600) // 2
-    np.savez(tmp_path / "d.npz", images=noise((600, 4, 4)), labels=labels)
-    assert len(load_data(DataConfig(source=str(tmp_path / "d.npz"))).label_names) == 300
-
-
-# CIFAR-10
-
-
-def write_cifar(folder: Path, pixels: np.ndarray, labels: np.ndarray) -> Path:
-    """The binary archive: label byte, then the three colour planes; `pixels` (60,32,32,3) are ten pictures a file."""
-    folder.mkdir(parents=True)
-    path = folder / CIFAR_ARCHIVE
-    with tarfile.open(path, "w:gz") as archive:
-        names = [f"data_batch_{number}.bin" for number in range(1, 6)] + ["test_batch.bin"]
-        for start, name in zip(range(0, 60, 10), names, strict=True):
-            planes = pixels[start : start + 10].transpose(0, 3, 1, 2).reshape(10, -1)
-            content = np.concatenate([labels[start : start + 10, None], planes], axis=1).tobytes()
-            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def test_cifar10_colours_and_labels(tmp_path: Path) -> None:
-    pixels, labels = noise((60, 32, 32, 3)), (np.arange(60) % 10).astype(np.uint8)
-    write_cifar(tmp_path / "c", pixels, labels)
-    data = load_data(DataConfig(source=str(tmp_path / "c")))
-    assert np.array_equal(all_images(data.test).permute(0, 2, 3, 1).numpy(), pixels[50:])
-    assert data.test.labels.tolist() == labels[50:].tolist() and data.label_names == CIFAR_LABELS
 
 
 # folders of picture files
@@ -375,24 +204,6 @@ def test_an_unknown_source_names_the_known_ones() -> None:
         load_data(DataConfig(source="minst"))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("d.npz", b"", "cannot be read as a .npz"),
-        ("d.png", b"\x89PNG\r\n\x1a\n", "data.source is a folder of picture files, or a .npz$"),
-        ("d.npy", None, "is one array: save a .npz"),
-    ],
-)
-def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
-    path = tmp_path / name
-    if content is None:
-        np.save(path, noise((9, 8, 8)))
-    else:
-        path.write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        load_data(DataConfig(source=str(path)))
-
-
 # splits
 
 
@@ -465,69 +276,6 @@ def test_tiles_are_the_centred_grid_of_each_picture() -> None:
     assert cut.labels.tolist() == [4] * 8 + [7] * 4
 
 
-# batches
-
-
-def numbered(count: int) -> Split:
-    """Pictures that are their own index."""
-    return Split(torch.arange(count, dtype=torch.uint8).reshape(count, 1, 1, 1), torch.arange(count))
-
-
-def test_every_picture_comes_once_an_epoch_in_a_new_order() -> None:
-    stream = Stream(numbered(10), batch_size=4, seed=3)
-    labels = torch.cat([stream.batch(step)[1] for step in range(10)]).reshape(4, 10)
-    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in labels)
-    assert len({tuple(epoch.tolist()) for epoch in labels}) == 4
-
-
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    one, again, other = (Stream(numbered(50), 8, seed) for seed in (1, 1, 2))
-    for step in (7, 0, 30):
-        assert torch.equal(one.batch(step)[0], again.batch(step)[0])
-    assert not torch.equal(one.batch(0)[0], other.batch(0)[0])
-
-
-def test_the_shares_of_all_processes_are_the_batch_of_one() -> None:
-    split = Split(torch.from_numpy(noise((20, 3, 12, 12))), torch.arange(20))
-    stream = partial(Stream, split, 8, 5, crop=8, flip=True)
-    whole = stream().batch(6)
-    shares = [stream(rank=rank, world_size=2).batch(6) for rank in range(2)]
-    assert torch.equal(whole[0], torch.cat([share[0] for share in shares]))
-    assert torch.equal(whole[1], torch.cat([share[1] for share in shares]))
-    with pytest.raises(DataError, match="multiple of the 3 processes"):
-        stream(world_size=3)
-
-
-def test_crops_reach_every_corner_and_half_of_them_are_mirrored() -> None:
-    picture = torch.arange(36, dtype=torch.uint8).reshape(1, 6, 6)
-    stream = Stream(Split(picture[None], torch.zeros(1, dtype=torch.int64)), 400, seed=1, crop=4, flip=True)
-    crops = stream.batch(0)[0][:, 0]  # (400, 4, 4); the first column of an unmirrored crop grows to the right
-    mirrored = crops[:, 0, 0] > crops[:, 0, 1]
-    upright = torch.where(mirrored[:, None, None], crops.flip(-1), crops)
-    corners = upright[:, 0, 0].long()
-    windows = picture[0].unfold(0, 4, 1).unfold(1, 4, 1)  # (3, 3, 4, 4)
-    assert torch.equal(upright, windows[corners // 6, corners % 6])
-    counts = torch.bincount(corners, minlength=36)
-    assert sorted(torch.nonzero(counts).flatten().tolist()) == [0, 1, 2, 6, 7, 8, 12, 13, 14]
-    assert counts[counts > 0].min() > 20  # 400 / 9 = 44, standard deviation 6.3
-    assert 150 < int(mirrored.sum()) < 250  # 200, standard deviation 10
-
-
-def test_another_seed_crops_elsewhere() -> None:
-    split = Split(torch.from_numpy(noise((1, 1, 40, 40))), torch.zeros(1, dtype=torch.int64))
-    one, other = (Stream(split, 8, seed, crop=4).batch(0)[0] for seed in (1, 2))
-    assert not torch.equal(one, other)
-
-
-def test_whether_a_crop_is_mirrored_has_nothing_to_do_with_where_it_lies() -> None:
-    columns = torch.arange(40, dtype=torch.uint8).expand(1, 4, 40)
-    split = Split(columns[None], torch.zeros(1, dtype=torch.int64))
-    crops = Stream(split, 400, seed=1, crop=4, flip=True).batch(0)[0][:, 0, 0].long()  # (400, 4)
-    mirrored, right = crops[:, 0] > crops[:, 1], crops.amin(1) >= 18
-    for side in (right, ~right):
-        assert 0.35 < float(mirrored[side].float().mean()) < 0.65
-
-
 def test_the_digest_is_of_every_picture_and_label() -> None:
     def splits() -> list[Split]:
         return [Split(torch.from_numpy(noise((3, 1, 4, 4), seed)), torch.arange(3)) for seed in range(3)]
@@ -541,98 +289,3 @@ def test_the_digest_is_of_every_picture_and_label() -> None:
         digests |= {digest_of(images), digest_of(labels)}
     assert len(digests) == 7
     assert digest_of(splits()) in digests
-
-
-# downloads, from a server on this machine
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        """No access log in the tests' output."""
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    folder = tmp_path / "mirror"
-    (folder / "good").mkdir(parents=True)
-    (folder / "bad").mkdir()
-    for part in IDX_PARTS:
-        (folder / "good" / f"{part}.gz").write_bytes((DIGITS / f"{part}.gz").read_bytes())
-        (folder / "bad" / f"{part}.gz").write_bytes(gzip.compress(b"something else"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", folder
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def as_named(monkeypatch: pytest.MonkeyPatch, *mirrors: str) -> None:
-    md5s = {part: hashlib.md5(digits(part), usedforsecurity=False).hexdigest() for part in IDX_PARTS}
-    files = tuple(File(f"{part}.gz", md5, of_content=True) for part, md5 in md5s.items())
-    monkeypatch.setitem(NAMED, "mnist", Named(mirrors, files, "CC BY-SA 3.0"))
-
-
-def test_a_named_data_set_comes_from_the_first_mirror_with_the_right_checksum(
-    tmp_path: Path, mirror: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, served = mirror
-    as_named(monkeypatch, f"{url}/absent/", f"{url}/bad/", f"{url}/good/")
-    config = DataConfig(source="mnist", root=str(tmp_path / "data"))
-    downloaded = load_data(config)
-    assert downloaded.digest == load_data(DataConfig(source=str(DIGITS))).digest
-    assert sorted(path.name for path in (tmp_path / "data" / "mnist").iterdir()) == sorted(f"{p}.gz" for p in IDX_PARTS)
-    for path in served.rglob("*.gz"):
-        path.unlink()
-    assert load_data(config).digest == downloaded.digest  # from disk, the mirror is empty now
-
-
-def test_with_no_mirror_the_error_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named_module, "TIMEOUT_S", 2.0)
-    as_named(monkeypatch, "http://127.0.0.1:9/")  # the discard port: refused
-    with pytest.raises(DataError, match=r"Put the file at .*data/mnist/train-images-idx3-ubyte\.gz"):
-        load_data(DataConfig(source="mnist", root=str(tmp_path / "data")))
-    assert list((tmp_path / "data" / "mnist").iterdir()) == []
-
-
-def test_a_changed_file_of_a_named_data_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    as_named(monkeypatch)
-    folder = tmp_path / "mnist"
-    folder.mkdir()
-    for part in IDX_PARTS:
-        (folder / part).write_bytes(digits(part))  # decompressed by hand: accepted
-    assert len(load_data(DataConfig(source="mnist", root=str(tmp_path))).test) == 100
-    (folder / IDX_PARTS[3]).write_bytes(digits(IDX_PARTS[3])[:-1] + b"\x05")
-    for part in IDX_PARTS:  # a good compressed file beside it is no reason to read it unchecked
-        (folder / f"{part}.gz").write_bytes((DIGITS / f"{part}.gz").read_bytes())
-        with pytest.raises(DataError, match=f"{IDX_PARTS[3]} has another MD5"):
-            load_data(DataConfig(source="mnist", root=str(tmp_path)))
-
-
-def test_a_named_data_set_is_read_from_the_files_that_were_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fashion-MNIST's checksums are of the .gz: a raw file beside them was not checked, and read."""
-    folder = tmp_path / "fashion_mnist"
-    folder.mkdir()
-    files = []
-    for part in IDX_PARTS:
-        packed = (DIGITS / f"{part}.gz").read_bytes()
-        (folder / f"{part}.gz").write_bytes(packed)
-        files.append(File(f"{part}.gz", hashlib.md5(packed, usedforsecurity=False).hexdigest()))
-    names = NAMED["fashion_mnist"].label_names
-    monkeypatch.setitem(NAMED, "fashion_mnist", Named((), tuple(files), "MIT", names))
-    (folder / IDX_PARTS[3]).write_bytes(digits(IDX_PARTS[3])[:-1] + b"\x05")
-    (folder / CIFAR_ARCHIVE).write_bytes(b"another reader's")
-    data = load_data(DataConfig(source="fashion_mnist", root=str(tmp_path)))
-    assert data.digest == load_data(DataConfig(source=str(DIGITS))).digest and data.label_names == names
-
-
-def test_a_named_cifar10_is_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels, labels = noise((60, 32, 32, 3)), (np.arange(60) % 10).astype(np.uint8)
-    packed = write_cifar(tmp_path / "cifar10", pixels, labels).read_bytes()
-    files = (File(CIFAR_ARCHIVE, hashlib.md5(packed, usedforsecurity=False).hexdigest()),)
-    monkeypatch.setitem(NAMED, "cifar10", Named((), files, "none"))
-    data = load_data(DataConfig(source="cifar10", root=str(tmp_path)))
-    assert data.label_names == CIFAR_LABELS and data.test.labels.tolist() == labels[50:].tolist()

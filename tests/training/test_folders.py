@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.training.test_data import noise, write_pictures
+from tests.training.conftest import noise, write_pictures
 from training.config import DataConfig
 from training.data import DataError, DataSet, load_data, would_read_run
 from training.data.dataset import ranked

@@ -1,16 +1,12 @@
-"""Fit and evaluate on 400 real digits: repeatable, resumable, equal on one process and two, and stopped by a NaN."""
+"""Fit on 400 real digits: what a run leaves behind, repeatable, of every system, equal on one process and two."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,45 +16,32 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from export.build import build_bundle
 from service.bundle import Quality
-from tests.training.conftest import DIGITS, ROOT, TINY, tiny_config
+from tests.training.conftest import (
+    DIGITS,
+    RESULT_FILES,
+    ROOT,
+    TINY,
+    VQ_ONLY,
+    assert_same_weights,
+    tiny_config,
+    weights,
+)
 from training import report
 from training.__main__ import main
 from training.autoencoders import VQVAE
-from training.callbacks import Stopwatch, TrainingDiverged
 from training.config import ConfigError, StageConfig
-from training.data import DataError, Split, Stream, load_data, tiles
-from training.evaluation import encode_all, histogram, measure_reconstruction, sample_codes
-from training.fit import fit, fit_autoencoder
+from training.data import Split, load_data, tiles
+from training.evaluation import encode_all, histogram, sample_codes
+from training.fit import fit
 from training.jobs import learning_rate_factor
 from training.prior import PixelCNN, guided_logits
-from training.report import evaluate
 from training.runs import (
     AUTOENCODER_FILE,
     PRIOR_FILE,
-    begin_progress,
     build_autoencoder,
     load_run,
-    read_json,
-    write_json,
 )
-from training.stages import require_trainer
-
-RESULT_FILES = ("autoencoder.safetensors", "prior.safetensors", "config.json", "metrics.json", "progress.json")
-VQ_ONLY = ("prior=null", "trainer.autoencoder.steps=30", "trainer.autoencoder.validate_every=15")
-
-
-def weights(folder: Path, name: str = AUTOENCODER_FILE) -> dict[str, torch.Tensor]:
-    return load_file(folder / name)
-
-
-def assert_same_weights(one: Path, two: Path, *names: str) -> None:
-    for name in names:
-        first, second = weights(one, name), weights(two, name)
-        assert first.keys() == second.keys()
-        assert [key for key in first if not torch.equal(first[key], second[key])] == []
-
 
 # what a run leaves behind
 
@@ -141,7 +124,7 @@ def test_checkpoints_load_without_running_code(tiny_run: Path) -> None:
         assert all(key.startswith("model.") for key in checkpoint["state_dict"])
 
 
-# repeatable, resumable
+# repeatable
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_run: Path, tmp_path: Path) -> None:
@@ -149,251 +132,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_run: 
     assert_same_weights(tiny_run, tmp_path / "again", AUTOENCODER_FILE, PRIOR_FILE)
     fit(tiny_config("trainer.seed=2", *VQ_ONLY), tmp_path / "other")
     assert not torch.equal(weights(tiny_run)["encoder.mix.weight"], weights(tmp_path / "other")["encoder.mix.weight"])
-
-
-@pytest.mark.parametrize("batches_before", [40, 50 + 20], ids=["in the autoencoder", "in the prior"])
-def test_a_resumed_run_ends_as_an_uninterrupted_one(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches_before: int
-) -> None:
-    folder, batch, count = tmp_path / "run", Stream.batch, 0
-
-    def interrupted(stream: Stream, step: int) -> object:
-        nonlocal count
-        count += 1
-        if count > batches_before:
-            raise OSError("the machine went away")
-        return batch(stream, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stream, "batch", interrupted)
-        with pytest.raises(OSError, match="went away"):
-            fit(tiny_config(), folder)
-    assert not (folder / "metrics.json").exists()
-    fit(tiny_config(), folder, resume=True)
-    assert_same_weights(tiny_run, folder, AUTOENCODER_FILE, PRIOR_FILE)
-
-
-def test_a_run_does_not_go_on_with_other_pictures(tmp_path: Path) -> None:
-    """The prior was trained on pictures that its autoencoder had never seen, and metrics.json told of those alone."""
-    random = np.random.default_rng(0)
-    config = tiny_config(*VQ_ONLY, f"data.source={tmp_path / 'd.npz'}")
-    np.savez(tmp_path / "d.npz", images=random.integers(0, 256, (60, 8, 8), np.uint8))
-    fit(config, tmp_path / "run")
-    np.savez(tmp_path / "d.npz", images=random.integers(0, 256, (70, 8, 8), np.uint8))
-    with pytest.raises(ConfigError, match="begun with other pictures"):
-        fit(config, tmp_path / "run", resume=True)
-    with pytest.raises(DataError, match=r"d\.npz holds other pictures"):
-        build_bundle(tmp_path / "run", tmp_path / "bundle")
-
-
-def test_a_resumed_run_knows_how_long_it_has_trained(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(tiny_run, tmp_path / "run")
-    first = json.loads((tiny_run / "metrics.json").read_text())["seconds"]
-    assert first.keys() == {"autoencoder", "prior"} and all(seconds > 0.1 for seconds in first.values())
-    assert fit(tiny_config(), tmp_path / "run", resume=True)["seconds"] == first  # nothing was left to train
-    before, after = Stopwatch(), Stopwatch()
-    after.load_state_dict(before.state_dict() | {"seconds": 100.0})
-    assert 100 < after.seconds < 110
-
-
-def test_processes_but_the_first_print_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("training.fit.fit", lambda config, folder, *, resume: {})
-    assert main(["fit", "--config", str(TINY)]) == 0
-    assert capsys.readouterr().out == ""
-
-
-def test_a_finished_autoencoder_is_loaded_in_the_memory_layout_of_its_training(tmp_path: Path) -> None:
-    """One of 24,500 codes was another one when a run was resumed between autoencoder and prior."""
-    config = tiny_config(*VQ_ONLY)
-    data = load_data(config.data)
-    begin_progress(tmp_path, data.digest)
-    trained, loaded = (fit_autoencoder(config, data, tmp_path) for _ in range(2))
-    strides = [[tensor.stride() for tensor in model.state_dict().values()] for model in (trained, loaded)]
-    assert strides[0] == strides[1]
-    assert trained.encoder.mix.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_folder_with_a_run_is_neither_overwritten_nor_mixed_up(tiny_run: Path) -> None:
-    with pytest.raises(ConfigError, match="already holds a run"):
-        fit(tiny_config(), tiny_run)
-    with pytest.raises(ConfigError, match="another configuration"):
-        fit(tiny_config("trainer.seed=2"), tiny_run, resume=True)
-
-
-def test_the_progress_line_ends_at_the_last_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It stopped at the last multiple of `log_every`, as if steps had been left out."""
-    fit(tiny_config("prior=null", "trainer.log_every=20"), tmp_path)
-    assert "50/50" in capsys.readouterr().err
-
-
-def test_a_mistake_in_the_data_leaves_no_run_behind(tmp_path: Path) -> None:
-    """The corrected configuration was refused, because the folder held the first one."""
-    with pytest.raises(DataError, match="is no path here"):
-        fit(tiny_config("data.source=nowhere"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("trainer.accelerator=cuda", "trainer: .*CUDA"),
-        ("trainer.devices=-1", "trainer: "),
-        ("trainer.accelerator=tpu", "trainer: "),
-        ("autoencoder.system=cvae", "no labels"),
-    ],
-)
-def test_a_mistake_in_model_or_trainer_leaves_no_run_behind(tmp_path: Path, override: str, said: str) -> None:
-    if torch.cuda.is_available() and "cuda" in override:
-        pytest.skip("needs a machine without CUDA")
-    np.savez(tmp_path / "d.npz", images=np.zeros((50, 8, 8), np.uint8))
-    with pytest.raises(ConfigError, match=said):
-        fit(tiny_config(f"data.source={tmp_path}/d.npz", override), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_in_its_own_data_is_refused(tmp_path: Path) -> None:
-    """Its sheets became pictures of the data, so that it could neither be resumed nor exported."""
-    for index in range(4):
-        Image.new("L", (28, 28), index).save(tmp_path / f"{index}.png")
-    with pytest.raises(ConfigError, match="choose an --out outside of it"):
-        fit(tiny_config(f"data.source={tmp_path}"), tmp_path / "runs" / "tiny")
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"run cannot be made \(Not a directory\): choose another --out"):
-        fit(tiny_config(), tmp_path / "file" / "run")
-
-
-def test_lightning_prints_no_tips() -> None:
-    lightning = logging.getLogger("lightning.pytorch")
-    lightning.setLevel(logging.INFO)
-    require_trainer(tiny_config())
-    assert not lightning.isEnabledFor(logging.INFO)
-
-
-def test_processes_that_cannot_share_a_batch_leave_no_run_behind(tmp_path: Path) -> None:
-    for stage in ("autoencoder", "prior"):
-        overrides = ["trainer.devices=2", f"trainer.{stage}.batch_size=15"]
-        with pytest.raises(ConfigError, match=f"trainer.{stage}.batch_size 15 is not a multiple of the 2 processes"):
-            fit(tiny_config(*overrides), tmp_path / "run")
-        assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("name", ["config.json", "progress.json", "metrics.json"])
-def test_a_damaged_file_of_a_run_is_named(tiny_run: Path, tmp_path: Path, name: str) -> None:
-    run = copied(tiny_run, tmp_path / "run")
-    (run / name).write_bytes((run / name).read_bytes()[:20])
-    with pytest.raises(ConfigError, match=rf"{name} is damaged: "):
-        load_run(run) if name == "metrics.json" else fit(tiny_config(), run, resume=True)
-
-
-def test_a_file_of_a_run_that_lacks_its_keys_is_named(tiny_run: Path, tmp_path: Path) -> None:
-    run = copied(tiny_run, tmp_path / "run")
-    (run / "progress.json").write_text("{}")
-    with pytest.raises(
-        ConfigError, match=r"progress\.json is damaged: digest: Field required; seconds: Field required"
-    ):
-        fit(tiny_config(), run, resume=True)
-    (run / "metrics.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"metrics\.json is damaged: data: Field required"):
-        load_run(run)
-
-
-def test_damaged_weights_are_named(tiny_run: Path, tmp_path: Path) -> None:
-    run = copied(tiny_run, tmp_path / "run")
-    (run / PRIOR_FILE).write_bytes((run / PRIOR_FILE).read_bytes()[:-10])
-    with pytest.raises(ConfigError, match=r"prior\.safetensors is damaged .*: delete it"):
-        load_run(run)
-    shutil.copy(run / AUTOENCODER_FILE, run / PRIOR_FILE)
-    with pytest.raises(ConfigError, match=r"prior\.safetensors has the weights of another model: delete it"):
-        load_run(run)
-
-
-def test_a_damaged_checkpoint_is_named(tiny_run: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(tiny_run, run)
-    (run / PRIOR_FILE).unlink()
-    (run / "checkpoints" / "prior.ckpt").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"prior\.ckpt is damaged or of another run: delete it"):
-        fit(tiny_config(), run, resume=True)
-
-
-def test_a_file_of_a_run_that_cannot_be_written_stays_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A full disk left half of it, and the run could not be read any more."""
-    write_json(tmp_path / "config.json", {"seed": 1})
-    write_text = Path.write_text
-
-    def full(path: Path, text: str, **options: str) -> int:
-        write_text(path, text[:5], **options)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
-        write_json(tmp_path / "config.json", {"seed": 2})
-    assert read_json(tmp_path / "config.json") == {"seed": 1}
-
-
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_end_does_not_look_finished(tmp_path: Path, told: signal.Signals) -> None:
-    """Lightning ends on SIGTERM with status 0, as if the run had come to its end, and on Ctrl-C with 1."""
-    run = tmp_path / "run"
-    steps = ("prior=null", "trainer.autoencoder.steps=100000", "trainer.autoencoder.validate_every=20")
-    command = [sys.executable, "-m", "training", "fit", "--config", str(TINY), "--data", str(DIGITS), "--out", str(run)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*command, *steps],
-        cwd=ROOT,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
-    ) as training:
-        checkpoint = run / "checkpoints" / "autoencoder.ckpt"
-        for _ in range(600):
-            if checkpoint.exists() or training.poll() is not None:
-                break
-            time.sleep(0.1)
-        training.send_signal(told)
-        _, said = training.communicate(timeout=60)
-    assert checkpoint.exists()
-    assert training.returncode == 128 + told, said[-2000:]
-    assert "--resume goes on" in said and "Traceback" not in said
-
-
-@pytest.mark.parametrize("bad_step", [20, 49], ids=["between validations", "in the last step"])
-def test_a_nan_stops_the_run_and_names_the_last_good_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_step: int
-) -> None:
-    batch = Stream.batch
-
-    def poisoned(stream: Stream, step: int) -> object:
-        images, labels = batch(stream, step)
-        return images.float() * (math.nan if step == bad_step else 1), labels
-
-    monkeypatch.setattr(Stream, "batch", poisoned)
-    good = "no checkpoint yet" if bad_step < 25 else r"checkpoint is .*\.ckpt"
-    with pytest.raises(TrainingDiverged, match=good) as stop:
-        fit(tiny_config("prior=null"), tmp_path)
-    assert "--resume" not in str(stop.value)  # a resumed run is the uninterrupted one, to its NaN
-    assert not (tmp_path / AUTOENCODER_FILE).exists()
-    if bad_step > 25:
-        state = torch.load(tmp_path / "checkpoints" / "autoencoder.ckpt", weights_only=True)["state_dict"]
-        assert all(torch.isfinite(tensor).all() for tensor in state.values())
-
-
-def test_a_run_that_diverges_at_once_is_told_so(tmp_path: Path) -> None:
-    """The codebook's start drew from infinite distances: torch's error came before any look at the loss."""
-    stage = ["trainer.autoencoder.learning_rate=300", "trainer.autoencoder.warmup_steps=1"]
-    with pytest.raises(TrainingDiverged, match="Lower the stage's learning_rate"):
-        fit(tiny_config("prior=null", "autoencoder.quantizer.start_step=1", *stage), tmp_path)
 
 
 # every system, every kind of data
@@ -514,130 +252,6 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert factors[0] == 0.01 and factors[99] == 1 and factors[100] == 1
     assert factors[600] == pytest.approx(0.5) and factors[1100] == pytest.approx(0, abs=1e-12)
     assert factors[100:] == sorted(factors[100:], reverse=True)
-
-
-# the command line
-
-
-def copied(run: Path, folder: Path) -> Path:
-    folder.mkdir()
-    for name in RESULT_FILES:
-        (folder / name).write_bytes((run / name).read_bytes())
-    return folder
-
-
-def test_evaluate_repeats_the_numbers_of_fit(tiny_run: Path, tmp_path: Path) -> None:
-    copy = copied(tiny_run, tmp_path / "copy")
-    before = Quality.model_validate(json.loads((copy / "metrics.json").read_text())["quality"]).model_dump()
-    after = Quality.model_validate(evaluate(copy)[0]["quality"]).model_dump()
-    assert after.pop("split") == before.pop("split") == "test"
-    # other memory layouts of the same weights sum in another order; a near-tie may become another code
-    assert after == pytest.approx(before, rel=1e-3)
-    np.savez(tmp_path / "d.npz", images=np.zeros((50, 8, 8), np.uint8))
-    with pytest.raises(DataError, match="the run was trained on"):
-        evaluate(copy, str(tmp_path / "d.npz"))
-
-
-def test_evaluate_keeps_where_the_model_came_from(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The export then called today's commit and libraries those that had trained the model."""
-    copy = copied(tiny_run, tmp_path / "copy")
-    before = json.loads((copy / "metrics.json").read_text())
-    monkeypatch.setattr(report, "_commit", lambda: "another")
-    monkeypatch.setattr(report, "version", lambda name: "another")
-    metrics, path = evaluate(copy)
-    assert path == copy / "metrics.json" and json.loads(path.read_text()) == metrics
-    measured = {"test", "quality"}
-    assert {name: metrics[name] for name in metrics.keys() - measured} == {
-        name: before[name] for name in before.keys() - measured
-    }
-
-
-def test_evaluate_on_other_data_leaves_what_the_export_reads(tiny_run: Path, tmp_path: Path) -> None:
-    """The digest, the licence and the code histogram of the other data became those of the model."""
-    copy = copied(tiny_run, tmp_path / "copy")
-    before = (copy / "metrics.json").read_bytes()
-    data = load_data(tiny_config().data)
-    images, labels = data.test.images[:50], data.test.labels[:50].numpy()
-    assert isinstance(images, torch.Tensor)
-    pixels = images[:, 0].numpy()
-    np.savez(tmp_path / "later.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
-    metrics, path = evaluate(copy, str(tmp_path / "later.npz"))
-    name = f"later-{metrics['data']['digest'][:8]}"
-    assert path == copy / f"metrics-{name}.json" and json.loads(path.read_text()) == metrics
-    assert metrics["quality"]["pictures"] == 50 and metrics["data"]["digest"] != data.digest
-    assert (copy / "metrics.json").read_bytes() == before
-    assert (copy / f"reconstructions-{name}.png").exists() and not (copy / "reconstructions.png").exists()
-
-
-def test_evaluate_measures_every_picture_of_other_data(tiny_run: Path, tmp_path: Path) -> None:
-    """It measured the part that a training would have put aside, 15 of 100, and refused two pictures."""
-    copy = copied(tiny_run, tmp_path / "copy")
-    test = load_data(tiny_config().data).test
-    assert isinstance(test.images, torch.Tensor)
-    pixels, labels = test.images[:, 0].numpy(), test.labels.numpy()
-    few = [int(np.flatnonzero(labels == 9)[0]), 0]
-    for name, part in (("all", slice(None)), ("few", few)):
-        np.savez(tmp_path / f"{name}.npz", images=pixels[part], labels=labels[part])
-        metrics, path = evaluate(copy, str(tmp_path / f"{name}.npz"))
-        assert metrics["quality"]["pictures"] == len(labels[part]) and path != copy / "metrics.json"
-        assert metrics["data"]["pictures"] == {"train": 0, "validation": 0, "test": len(labels[part])}
-        if name == "all":  # the run's test split, from another place
-            expected = json.loads((copy / "metrics.json").read_text())["quality"]["mse"]
-            assert metrics["quality"]["mse"] == pytest.approx(expected, rel=1e-3)
-
-
-def test_evaluate_knows_the_data_of_the_run_elsewhere(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    np.savez(tmp_path / "d.npz", images=random.integers(0, 256, (60, 8, 8), np.uint8))
-    fit(tiny_config(*VQ_ONLY, f"data.source={tmp_path / 'd.npz'}"), tmp_path / "run")
-    (tmp_path / "d.npz").rename(tmp_path / "moved.npz")
-    metrics, path = evaluate(tmp_path / "run", str(tmp_path / "moved.npz"))
-    assert path.name == "metrics.json" and metrics["test"]["pictures"] == 9
-
-
-def test_evaluate_cuts_all_of_other_pictures_into_tiles(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    for folder, count in (("p", 12), ("q", 2)):
-        (tmp_path / folder).mkdir()
-        for index in range(count):
-            pixels = random.integers(0, 256, (34, 50), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
-    overrides = (f"data.source={tmp_path / 'p'}", "data.crop=16", "data.grey=true")
-    fit(tiny_config(*VQ_ONLY, *overrides), tmp_path / "run")
-    metrics, _ = evaluate(tmp_path / "run", str(tmp_path / "q"))
-    assert metrics["test"]["pictures"] == 2 * 2 * 3
-
-
-def test_evaluate_keeps_what_it_measured_on_other_data_of_the_same_name(tiny_run: Path, tmp_path: Path) -> None:
-    """a/test.npz and b/test.npz became one metrics-test.json, which had the numbers of the later one."""
-    copy = copied(tiny_run, tmp_path / "copy")
-    test = load_data(tiny_config().data).test
-    assert isinstance(test.images, torch.Tensor)
-    pixels, labels = test.images[:, 0].numpy(), test.labels.numpy()
-    found = {}
-    for folder, part in (("a", slice(50)), ("b", slice(50, 100))):
-        (tmp_path / folder).mkdir()
-        arrays = {"x_train": pixels, "y_train": labels, "x_test": pixels[part], "y_test": labels[part]}
-        np.savez(tmp_path / folder / "test.npz", **arrays)
-        metrics, path = evaluate(copy, str(tmp_path / folder / "test.npz"))
-        found[path] = metrics
-    assert len(found) == 2 and all(json.loads(path.read_text()) == metrics for path, metrics in found.items())
-    assert len(list(copy.glob("reconstructions-test-*.png"))) == 2
-
-
-def test_the_elbo_is_the_same_at_each_call_and_disturbs_no_random_numbers(tmp_path: Path) -> None:
-    """It was drawn from wherever the generator stood: `evaluate` never repeated the number of `fit`."""
-    first = fit(tiny_config(*VQ_ONLY, "autoencoder.system=vae"), tmp_path)["test"]["elbo_nats"]
-    again = [evaluate(tmp_path)[0]["test"]["elbo_nats"] for _ in range(2)]
-    assert again[0] == again[1] == pytest.approx(first, rel=1e-5)  # another memory layout sums in another order
-    run = load_run(tmp_path)
-    test = load_data(run.config.data).test
-    before = torch.get_rng_state()
-    found = [measure_reconstruction(run.autoencoder, test, seed).elbo_nats for seed in (run.config.trainer.seed, 2)]
-    assert torch.equal(torch.get_rng_state(), before)
-    assert found[0] == again[0] and found[1] != again[0]
 
 
 def test_ctrl_c_outside_of_the_training_is_no_traceback(

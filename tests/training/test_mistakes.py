@@ -1,0 +1,134 @@
+"""A mistake is a message that says what to change, and it costs nothing that was there before."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.training.conftest import copied, tiny_config
+from training.config import ConfigError
+from training.data import DataError
+from training.fit import fit
+from training.runs import (
+    AUTOENCODER_FILE,
+    PRIOR_FILE,
+    load_run,
+    read_json,
+    write_json,
+)
+
+
+def test_a_folder_with_a_run_is_neither_overwritten_nor_mixed_up(tiny_run: Path) -> None:
+    with pytest.raises(ConfigError, match="already holds a run"):
+        fit(tiny_config(), tiny_run)
+    with pytest.raises(ConfigError, match="another configuration"):
+        fit(tiny_config("trainer.seed=2"), tiny_run, resume=True)
+
+
+def test_a_mistake_in_the_data_leaves_no_run_behind(tmp_path: Path) -> None:
+    """The corrected configuration was refused, because the folder held the first one."""
+    with pytest.raises(DataError, match="is no path here"):
+        fit(tiny_config("data.source=nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.accelerator=cuda", "trainer: .*CUDA"),
+        ("trainer.devices=-1", "trainer: "),
+        ("trainer.accelerator=tpu", "trainer: "),
+        ("autoencoder.system=cvae", "no labels"),
+    ],
+)
+def test_a_mistake_in_model_or_trainer_leaves_no_run_behind(tmp_path: Path, override: str, said: str) -> None:
+    if torch.cuda.is_available() and "cuda" in override:
+        pytest.skip("needs a machine without CUDA")
+    np.savez(tmp_path / "d.npz", images=np.zeros((50, 8, 8), np.uint8))
+    with pytest.raises(ConfigError, match=said):
+        fit(tiny_config(f"data.source={tmp_path}/d.npz", override), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_its_own_data_is_refused(tmp_path: Path) -> None:
+    """Its sheets became pictures of the data, so that it could neither be resumed nor exported."""
+    for index in range(4):
+        Image.new("L", (28, 28), index).save(tmp_path / f"{index}.png")
+    with pytest.raises(ConfigError, match="choose an --out outside of it"):
+        fit(tiny_config(f"data.source={tmp_path}"), tmp_path / "runs" / "tiny")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"run cannot be made \(Not a directory\): choose another --out"):
+        fit(tiny_config(), tmp_path / "file" / "run")
+
+
+def test_processes_that_cannot_share_a_batch_leave_no_run_behind(tmp_path: Path) -> None:
+    for stage in ("autoencoder", "prior"):
+        overrides = ["trainer.devices=2", f"trainer.{stage}.batch_size=15"]
+        with pytest.raises(ConfigError, match=f"trainer.{stage}.batch_size 15 is not a multiple of the 2 processes"):
+            fit(tiny_config(*overrides), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "progress.json", "metrics.json"])
+def test_a_damaged_file_of_a_run_is_named(tiny_run: Path, tmp_path: Path, name: str) -> None:
+    run = copied(tiny_run, tmp_path / "run")
+    (run / name).write_bytes((run / name).read_bytes()[:20])
+    with pytest.raises(ConfigError, match=rf"{name} is damaged: "):
+        load_run(run) if name == "metrics.json" else fit(tiny_config(), run, resume=True)
+
+
+def test_a_file_of_a_run_that_lacks_its_keys_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    run = copied(tiny_run, tmp_path / "run")
+    (run / "progress.json").write_text("{}")
+    with pytest.raises(
+        ConfigError, match=r"progress\.json is damaged: digest: Field required; seconds: Field required"
+    ):
+        fit(tiny_config(), run, resume=True)
+    (run / "metrics.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"metrics\.json is damaged: data: Field required"):
+        load_run(run)
+
+
+def test_damaged_weights_are_named(tiny_run: Path, tmp_path: Path) -> None:
+    run = copied(tiny_run, tmp_path / "run")
+    (run / PRIOR_FILE).write_bytes((run / PRIOR_FILE).read_bytes()[:-10])
+    with pytest.raises(ConfigError, match=r"prior\.safetensors is damaged .*: delete it"):
+        load_run(run)
+    shutil.copy(run / AUTOENCODER_FILE, run / PRIOR_FILE)
+    with pytest.raises(ConfigError, match=r"prior\.safetensors has the weights of another model: delete it"):
+        load_run(run)
+
+
+def test_a_damaged_checkpoint_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / PRIOR_FILE).unlink()
+    (run / "checkpoints" / "prior.ckpt").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"prior\.ckpt is damaged or of another run: delete it"):
+        fit(tiny_config(), run, resume=True)
+
+
+def test_a_file_of_a_run_that_cannot_be_written_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk left half of it, and the run could not be read any more."""
+    write_json(tmp_path / "config.json", {"seed": 1})
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **options: str) -> int:
+        write_text(path, text[:5], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(tmp_path / "config.json", {"seed": 2})
+    assert read_json(tmp_path / "config.json") == {"seed": 1}
