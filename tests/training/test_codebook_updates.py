@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from tests.training.test_quantizers import D, K, latents, rows_of, started
-from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQuantizer, nearest, spread_sample
+from training.quantizers import (
+    EMAQuantizer,
+    FiniteScalarQuantizer,
+    GradientQuantizer,
+    VectorQuantizer,
+    nearest,
+    perplexity,
+    spread_sample,
+)
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -113,3 +123,159 @@ def test_codes_used_are_those_that_occur() -> None:
 
 def test_two_levels_are_the_fewest() -> None:
     assert FiniteScalarQuantizer((2, 2)).codebook.tolist() == [[-1, -1], [1, -1], [-1, 1], [1, 1]]
+
+
+# the bits of a code
+
+
+def test_offsets_are_the_bits_of_each_code_and_those_of_a_rare_one_have_an_end() -> None:
+    """Shares 3/4, 1/4 and two below 1/4000, which is a thousandth of the equal share and counts in their place."""
+    quantizer = EMAQuantizer(4, D, rate_weight=0.5)
+    quantizer.cluster_size.copy_(torch.tensor([12.0, 3.9995, 0.0005, 0.0]))
+    quantizer.mean_error.fill_(0.25)
+    bits = [0.415037, math.log2(16 / 3.9995), 11.965784, 11.965784]
+    offsets = quantizer.offsets()
+    assert offsets is not None and offsets.tolist() == pytest.approx([0.5 * 0.25 * number for number in bits], rel=1e-5)
+
+
+@pytest.mark.parametrize(("sizes", "bits"), [([0.0] * 4, math.log2(4000)), ([1e-4] * 4, 2.0)])
+def test_bits_are_of_shares_however_small_the_counts(sizes: list[float], bits: float) -> None:
+    """Before the codebook starts they are all zero, and no share is a number."""
+    quantizer = EMAQuantizer(4, D, rate_weight=1.0)
+    quantizer.cluster_size.copy_(torch.tensor(sizes))
+    quantizer.mean_error.fill_(1.0)
+    offsets = quantizer.offsets()
+    assert offsets is not None and offsets.tolist() == pytest.approx([bits] * 4, rel=1e-6)
+
+
+def test_no_rate_no_offsets() -> None:
+    assert EMAQuantizer(4, D).offsets() is None
+
+
+def test_perplexity_of_no_codes_is_a_number() -> None:
+    assert perplexity(torch.zeros(3)).item() == 1
+
+
+def test_training_weighs_bits_as_the_assignment_does() -> None:
+    """The vector of the rare code is slightly nearer."""
+    quantizer = EMAQuantizer(2, 1, rate_weight=0.5).eval()
+    quantizer.codebook.copy_(torch.tensor([[0.0], [1.0]]))
+    quantizer.cluster_size.copy_(torch.tensor([99.0, 1.0]))
+    quantizer.mean_error.fill_(0.1)
+    quantizer.initialised.fill_(True)
+    z = torch.full((1, 1, 1, 1), 0.55)
+    assert quantizer(z).codes.item() == quantizer.assign(z).item() == 0
+
+
+@pytest.mark.parametrize("levels", [(4, 4), (3, 3), (2, 5)])
+def test_no_number_is_a_code_of_any_levels(levels: tuple[int, int]) -> None:
+    """Of some levels the far too large numbers of a NaN summed up to 0 by themselves."""
+    codes = FiniteScalarQuantizer(levels).assign(torch.full((1, 2, 1, 1), math.nan))
+    assert 0 <= codes.item() < math.prod(levels)
+
+
+# averages and types
+
+
+def test_the_usage_of_a_learned_codebook_decays_too() -> None:
+    """3 of each code before; of ten latents two chose code 0 and eight code 1: 0.75 * 3 + 0.25 * n."""
+    quantizer = started(GradientQuantizer(K, D, start_step=0, usage_decay=0.75, restart_every=0))
+    z = quantizer.codebook.detach()[torch.tensor([0] * 2 + [1] * 8)].T[None, :, :, None]
+    quantizer(z)
+    assert quantizer.cluster_size.tolist() == [2.75, 4.25] + [2.25] * 6
+    quantizer(z)
+    assert quantizer.window_counts.tolist() == [4, 16] + [0] * 6
+
+
+def test_a_code_lies_where_it_was_used_however_seldom_and_where_it_was_if_never() -> None:
+    quantizer = started(EMAQuantizer(K, D, start_step=0, usage_decay=0.999, restart_every=0))
+    before = quantizer.codebook.clone()
+    quantizer.cluster_size.zero_()
+    quantizer.cluster_sum.zero_()
+    z = before[2] + 0.01
+    quantizer(z[None, :, None, None])
+    torch.testing.assert_close(quantizer.codebook[2], z)
+    others = [index for index in range(K) if index != 2]
+    assert torch.equal(quantizer.codebook[others], before[others])
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_latents_in_half_precision_are_quantized_in_float32(begun: bool) -> None:
+    quantizer = EMAQuantizer(K, D, start_step=0)
+    quantizer, z = (started(quantizer) if begun else quantizer).eval(), latents().half()
+    quantized = quantizer(z)
+    codes = nearest(torch.from_numpy(rows_of(z)).float(), quantizer.codebook)[0]
+    assert torch.equal(quantized.codes.flatten(), codes if begun else torch.zeros_like(codes))
+    assert quantized.vectors.dtype == torch.float32
+    fsq, z = FiniteScalarQuantizer((3, 3)), latents()[:, :2].half()
+    assert fsq.bounded(z).dtype == torch.float32 and fsq(z).loss == 0
+
+
+@pytest.mark.parametrize("kind", [EMAQuantizer, GradientQuantizer])
+@pytest.mark.parametrize("cost", [0.25, 2.0])
+def test_the_commitment_costs_what_it_is_set_to(kind: type[VectorQuantizer], cost: float) -> None:
+    """Latents that are half a unit off in one of five numbers: 0.25 / 5, and as much again for a learned codebook."""
+    quantizer = started(kind(K, D, commitment_cost=cost)).eval()
+    quantizer.codebook.data.mul_(10)
+    z = quantizer.codebook.detach().clone()
+    z[:, 0] += 0.5
+    loss = quantizer(z.T[None, :, :, None]).loss.item()
+    assert loss == pytest.approx(0.05 * cost + (0.05 if kind is GradientQuantizer else 0), rel=1e-4)
+
+
+def test_numbers_before_the_codebook_starts_have_the_names_of_those_after() -> None:
+    names = [EMAQuantizer(K, D, start_step=step)(latents()).metrics.keys() for step in (1, 0)]
+    assert names[0] == names[1] == {"perplexity", "codes_used", "commitment"}
+
+
+# restarts
+
+
+def restarted(wrong: dict[int, float], dead: int) -> torch.Tensor:
+    """The codebook after a step in which nothing chose the last `dead` codes, and each other one five latents that
+    equal it, but for those of `wrong`, which are so far off."""
+    quantizer = started(GradientQuantizer(K, D, start_step=0, restart_every=1))
+    quantizer.codebook.data.copy_(torch.eye(K)[:, :D] * 1000 + torch.arange(K)[:, None])
+    z = quantizer.codebook.detach()[torch.arange(5 * (K - dead)) % (K - dead)]
+    for index, distance in wrong.items():
+        z[index, 4] += distance
+    quantizer(z.T[None, :, :, None])
+    moved: torch.Tensor = quantizer.codebook.detach()
+    return moved
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_dead_code_restarts_where_the_error_is(seed: int) -> None:
+    """One latent has nearly all of the error; drawn by their number, it would be one of 35."""
+    torch.manual_seed(seed)
+    wrong = dict.fromkeys(range(14), 2.0**-10) | {10: 64.0}
+    codebook, before = restarted(wrong, dead=1), restarted({}, dead=1)
+    assert torch.equal(codebook[:7], before[:7])
+    assert (codebook[7] - before[3]).tolist() == [0, 0, 0, 0, 64]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dead_codes_restart_on_different_latents(seed: int) -> None:
+    """Two are off, one by far: drawn with replacement both codes would restart on that one."""
+    torch.manual_seed(seed)
+    codebook, before = restarted({0: 64.0, 1: 0.5}, dead=2), restarted({}, dead=2)
+    assert torch.equal(codebook[:6], before[:6])
+    offsets = [{float((codebook[code] - before[index])[4]) for code in (6, 7)} for index in (0, 1)]
+    assert 64.0 in offsets[0] and 0.5 in offsets[1]
+
+
+def test_a_share_of_nothing_restarts_nothing() -> None:
+    quantizer = started(EMAQuantizer(K, D, start_step=0, restart_every=1, restart_below=0.0))
+    before = quantizer.codebook.clone()
+    quantizer((quantizer.codebook[2] + 0.01)[None, :, None, None])
+    others = [index for index in range(K) if index != 2]
+    torch.testing.assert_close(quantizer.codebook[others], before[others])
+
+
+def test_one_busy_code_makes_the_others_no_dead_ones() -> None:
+    """30 and 2 of each other: a quarter of the mean is 1.4."""
+    quantizer = started(EMAQuantizer(K, D, start_step=0, restart_every=1, restart_below=0.25))
+    before = quantizer.codebook.clone()
+    often = torch.tensor([30] + [2] * 7)
+    quantizer((before.repeat_interleave(often, 0) + 0.01).T[None, :, :, None])
+    torch.testing.assert_close(quantizer.codebook, before, atol=0.01, rtol=0)

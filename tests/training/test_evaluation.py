@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
+from torch import Tensor
 
 from tests.training.test_autoencoders import networks
+from training import evaluation
 from training.autoencoders import VAE, VQVAE, Autoencoder
 from training.config import AutoencoderConfig
 from training.data import Split
-from training.evaluation import encode_all, measure_reconstruction, pictures_a_batch, psnr_db
+from training.evaluation import (
+    bits_per_code,
+    bound,
+    code_perplexity,
+    encode_all,
+    histogram,
+    measure_reconstruction,
+    pictures_a_batch,
+    psnr_db,
+    reconstruct,
+    sample_codes,
+)
+from training.prior import PixelCNN
 from training.quantizers import EMAQuantizer
 from training.runs import build_autoencoder
+
+LABELS = torch.tensor([0, 1, 2, 0, 2])
 
 
 class Far(torch.nn.Module):
@@ -63,3 +83,162 @@ def test_large_pictures_are_encoded_few_at_a_time(monkeypatch: pytest.MonkeyPatc
     assert isinstance(model, VQVAE)
     assert encode_all(model, torch.zeros(8, 1, 1024, 1024, dtype=torch.uint8)).shape == (8, 1, 1)
     assert sizes == [3, 3, 2]
+
+
+# weights and orders, by hand
+
+
+FIVE = Split(torch.tensor([0, 0, 0, 0, 255], dtype=torch.uint8).repeat_interleave(32).reshape(5, 1, 4, 8), LABELS)
+
+
+@pytest.fixture
+def four_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "BATCH_SIZE", 4)
+
+
+@pytest.mark.usefixtures("four_a_batch")
+def test_each_picture_counts_as_much_though_the_last_batch_is_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors 0, 0, 0, 0 and 1: a mean of the two batches' means is 1/2."""
+    seen: list[Tensor] = []
+
+    def black(model: object, images: Tensor, labels: Tensor) -> Tensor:
+        seen.append(labels)
+        return torch.zeros_like(images)
+
+    monkeypatch.setattr(evaluation, "reconstruct", black)
+    found = measure_reconstruction(Autoencoder(*networks()), FIVE, seed=0)
+    assert found.mse == pytest.approx(0.2)
+    assert found.psnr_db == pytest.approx(6.9897, abs=1e-4)  # 10 log10 5
+    assert found.elbo_nats is None
+    assert [labels.tolist() for labels in seen] == [[0, 1, 2, 0], [2]]
+
+
+class Told:
+    """A VAE whose numbers are the means of what it is shown, and random ones."""
+
+    log_variance = torch.tensor(math.log(0.25))
+
+    def __init__(self) -> None:
+        self.drawn: list[float] = []
+        self.labels: list[list[int]] = []
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Any:
+        self.drawn.append(float(torch.rand(())))
+        self.labels.append(labels.tolist())
+        metrics = {"mse": images.mean() / 2, "kl": labels.float().mean(), "elbo": -10 * images.mean()}
+        return SimpleNamespace(metrics=metrics)
+
+
+@pytest.mark.usefixtures("four_a_batch")
+def test_the_bound_is_a_mean_over_pictures_each_with_a_sample_of_its_own() -> None:
+    told = Told()
+    found = bound(cast(VAE, told), FIVE, seed=3)
+    assert (found.elbo_nats, found.kl_nats) == pytest.approx((-2, 1))
+    assert found.decoder_sigma == pytest.approx(0.5)
+    assert found.best_sigma == pytest.approx(math.sqrt(0.1))
+    assert found.best_elbo_nats == pytest.approx(-16 * (math.log(2 * math.pi * 0.1) + 1) - 1)  # 32 pixels
+    assert told.labels == [[0, 1, 2, 0], [2]]
+    torch.manual_seed(3)
+    assert told.drawn == [float(torch.rand(())) for _ in range(2)]
+
+
+def test_no_error_at_all_has_a_finite_bound() -> None:
+    blank = Split(torch.zeros(5, 1, 4, 8, dtype=torch.uint8), LABELS)
+    assert bound(cast(VAE, Told()), blank, seed=0).best_sigma == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(("codes_a_batch", "sizes"), [(9, [4, 1]), (1, [1] * 5)])
+def test_bits_a_code_are_a_mean_over_pictures(
+    monkeypatch: pytest.MonkeyPatch, codes_a_batch: int, sizes: list[int]
+) -> None:
+    """Grids of two codes: of nine codes, a batch has four; a grid beyond the limit is a batch of its own."""
+    asked: list[Tensor] = []
+
+    def loss(codes: Tensor, labels: Tensor) -> Tensor:
+        asked.append(labels)
+        return codes.float().mean() * math.log(2)
+
+    monkeypatch.setattr(evaluation, "CODES_A_BATCH", codes_a_batch)
+    prior = cast(PixelCNN, SimpleNamespace(loss=loss))
+    codes = torch.tensor([0, 0, 0, 0, 1]).reshape(5, 1, 1).expand(5, 1, 2)
+    assert bits_per_code(prior, codes, LABELS) == pytest.approx(0.2)
+    assert [len(labels) for labels in asked] == sizes
+    assert torch.equal(torch.cat(asked), LABELS)
+
+
+def test_a_histogram_counts_codes_and_those_that_never_occur() -> None:
+    codes = torch.tensor([[0, 2], [2, 4]])
+    assert histogram(codes, 6).tolist() == [1, 0, 2, 0, 1, 0]
+    assert code_perplexity(codes, 6) == pytest.approx(2**1.5)  # an entropy of 1/4 * 2 + 1/2 * 1 + 1/4 * 2 bits
+
+
+@pytest.mark.usefixtures("four_a_batch")
+def test_codes_have_the_order_of_their_pictures() -> None:
+    model = cast(VQVAE, SimpleNamespace(encode=lambda images: (images[:, 0, :1, :2] * 51).long()))
+    assert encode_all(model, FIVE.images).tolist() == [[[0, 0]]] * 4 + [[[51, 51]]]
+
+
+def test_a_picture_of_a_cvae_is_reconstructed_with_its_own_label() -> None:
+    torch.manual_seed(0)
+    model = build_autoencoder(AutoencoderConfig(system="cvae", channels=8, latent_dimension=4), (1, 8, 8), 3)
+    images = torch.rand(3, 1, 8, 8)
+    together = reconstruct(model, images, torch.arange(3))
+    assert together.min() >= 0 and together.max() <= 1
+    for index in range(3):
+        alone = [reconstruct(model, images[index : index + 1], torch.tensor([label]))[0] for label in range(3)]
+        torch.testing.assert_close(together[index], alone[index])
+        assert all((together[index] - other).abs().max() > 1e-3 for label, other in enumerate(alone) if label != index)
+
+
+def test_guidance_goes_away_from_the_logits_of_no_label() -> None:
+    """Code 0 by label 0, code 2 by none: at guidance 2 code 0 loses to code 1, which only the guided logits prefer."""
+    logits = {0: [6000.0, 5500.0, 0.0], 1: [0.0, 0.0, 6000.0], 2: [6000.0, 0.0, 6000.0]}  # 64 a nat
+    asked: list[int] = []
+
+    def prior(codes: Tensor, labels: Tensor) -> Tensor:
+        asked.append(int(labels[0]))
+        return torch.tensor([logits[label] for label in labels.tolist()])[:, None, None].expand(-1, *codes.shape[1:], 3)
+
+    told: Any = prior
+    told.label_count, told.vertical, told.embedding = 2, [], torch.zeros(1)
+    for guidance, code, labels in ((1.0, 0, [0, 0]), (2.0, 1, [0, 2, 0, 2])):
+        asked.clear()
+        drawn = sample_codes(told, torch.tensor([0]), 1, 2, torch.Generator().manual_seed(0), guidance)
+        assert drawn.tolist() == [[[code, code]]] and asked == labels
+
+
+def test_a_nat_is_64_units_of_logits() -> None:
+    """64 ln 3 units are odds of 3: with others, some of these samples would be other codes."""
+
+    def prior(codes: Tensor, labels: Tensor) -> Tensor:
+        return torch.tensor([0.0, 64 * math.log(3)]).expand(*codes.shape, 2)
+
+    told: Any = prior
+    told.label_count, told.vertical, told.embedding = 0, [], torch.zeros(1)
+    labels = torch.zeros(10_000, dtype=torch.int64)
+    drawn = sample_codes(told, labels, 1, 1, torch.Generator().manual_seed(0))
+    chances = torch.tensor([0.25, 0.75]).expand(10_000, 2)
+    assert torch.equal(drawn[:, 0], torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(0)))
+
+
+def test_no_code_is_drawn_without_a_row_that_it_depends_on() -> None:
+    """Of nine rows the vertical stack sees three above; samples of weak weights were the same with two of them."""
+    torch.manual_seed(0)
+    prior = PixelCNN(8, 0, channels=8, vertical_layers=2, horizontal_layers=1, head_channels=16)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.mul_(4)
+    asked: list[Tensor] = []
+
+    def told(codes: Tensor, labels: Tensor) -> Tensor:
+        asked.append(prior(codes, labels)[:, -1])  # (B,w,K) of the lowest row
+        return asked[-1][:, None]
+
+    stand_in: Any = told
+    stand_in.label_count, stand_in.vertical, stand_in.embedding = 0, prior.vertical, prior.embedding
+    labels = torch.zeros(3, dtype=torch.int64)
+    codes = sample_codes(stand_in, labels, 9, 4, torch.Generator().manual_seed(4))
+    whole = prior(codes, labels)
+    for index, logits in enumerate(asked):
+        row, column = divmod(index, 4)
+        assert torch.equal(logits[:, column], whole[:, row, column])
