@@ -5,8 +5,9 @@
 In: a bundle with a prior, or a prior with random weights where the folder holds none. Out: a Markdown table and one
 JSON line; `--record` also writes docs/results/generation_load.json, a plot beside it and a section of
 docs/benchmarks.md. Open loop: a request arrives when its time has come, whether or not the others are done, and its
-latency counts from there. Both run in this process on the same row graph and the same arrivals, one after the other,
-without HTTP, so that nothing but the batching differs. Static batches are as large as the largest request at least.
+latency counts from there. Both run in this process on the same row graph and the same arrivals, in turns, since the
+machine is not equally fast at all times, and without HTTP, so that nothing but the batching differs. Static batches are
+as large as the largest request at least.
 Two mixes of requests, because which of them p99 belongs to decides what batching can do for it. Capacity is measured
 first for each: what the better of the two answers of these arrivals while twice as many are offered as full batches
 back to back would take.
@@ -43,6 +44,7 @@ LOADS = (0.3, 0.6, 0.9)  # of the measured capacity
 CAPACITY_BATCHES = 5
 OVERLOAD = 2.0  # times full batches back to back, while the capacity is measured
 CAPACITY_S = 10.0
+TURNS = 3  # of each way of batching, at each load
 
 # One large request among many small ones; and so many large ones that p99 is theirs.
 MIXES = (Mix(64, 0.005), Mix(32, 0.1))
@@ -87,8 +89,9 @@ def summarise(
     requests: Sequence[Arrival],
     latencies: Sequence[float | None],
     idle_s: Mapping[int, float],
+    seconds: float,
 ) -> Result:
-    """`idle_s` is the latency on an idle machine, by the number of samples."""
+    """`idle_s` is the latency on an idle machine, by the number of samples; the requests came within `seconds`."""
     done = [(len(r.draws), took) for r, took in zip(requests, latencies, strict=True) if took is not None]
     good = sum(count for count, took in done if took <= DEADLINE_FACTOR * idle_s[count])
     every, single = ([1e3 * took for count, took in done if count == 1 or not only] for only in (False, True))
@@ -100,7 +103,7 @@ def summarise(
         p99_ms=float(np.percentile(every, 99)),
         single_p50_ms=float(np.percentile(single, 50)),
         single_p99_ms=float(np.percentile(single, 99)),
-        goodput_samples_per_s=good / requests[-1].at_s,
+        goodput_samples_per_s=good / seconds,
         refused=len(requests) - len(done),
     )
 
@@ -151,12 +154,24 @@ class Bench:
         idle_s = {samples: self.idle_seconds(samples) for samples in mix.sizes}
         results = []
         for load in LOADS:
-            requests = arrivals(mix, load * capacity, seconds, self.draw, seed=int(100 * load))
-            for name, run in (("continuous", self._continuous), ("static", self._static)):
-                spare_what_stays()  # as the service does: a collection of all these requests takes longer than one
-                latencies = asyncio.run(run(requests))
-                results.append(summarise(name, load, requests, latencies, idle_s))
+            turns = [
+                arrivals(mix, load * capacity, seconds / TURNS, self.draw, seed=int(100 * load) + turn)
+                for turn in range(TURNS)
+            ]
+            requests = [request for turn in turns for request in turn]
+            for name, latencies in self._in_turns(turns).items():
+                results.append(summarise(name, load, requests, latencies, idle_s, seconds))
         return OneMix(mix, capacity, idle_s, results)
+
+    def _in_turns(self, turns: Sequence[Sequence[Arrival]]) -> dict[str, list[float | None]]:
+        """The latencies of both ways; which of them is first changes from turn to turn."""
+        ways = {"continuous": self._continuous, "static": self._static}
+        found: dict[str, list[float | None]] = {name: [] for name in ways}
+        for turn, requests in enumerate(turns):
+            for name in reversed(ways) if turn % 2 else ways:
+                spare_what_stays()  # as the service does: a collection of all these requests takes longer than one
+                found[name] += asyncio.run(ways[name](requests))
+        return found
 
     async def _continuous(self, requests: Sequence[Arrival]) -> list[float | None]:
         metrics = Metrics().generation.of("benchmark")
@@ -192,6 +207,7 @@ def main() -> None:
         "machine": facts,
         **settings,
         "threads": options.threads,
+        "turns": TURNS,
         "mixes": [asdict(one) for one in mixes],
         "goals": [one.goal for one in mixes],
     }

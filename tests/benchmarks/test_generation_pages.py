@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import generation_kill, generation_load_report
 from benchmarks.generation_kill import Report, State
-from benchmarks.generation_load import arrivals, summarise
+from benchmarks.generation_load import Bench, arrivals, summarise
 from benchmarks.generation_load_report import Mix, OneMix, Result
 from benchmarks.plot import svg
 
@@ -22,10 +22,11 @@ ONLY_SINGLES = OneMix(Mix(1, 0.0), 1234.4, {1: 0.1}, [CONTINUOUS, replace(CONTIN
 
 
 def test_the_page_of_the_load_compares_p99_at_each_load() -> None:
-    head = {"command": "c", "machine": MACHINE, "seconds": 60.0}
+    head = {"command": "c", "machine": MACHINE, "seconds": 60.0, "turns": 3}
     text = generation_load_report.page({**head, "mixes": [asdict(MIX), asdict(ONLY_SINGLES)]})
     assert "| 60% | continuous | 100 | 5.0 | 20.0 | 4.0 | 8.0 | 300 |" in text
     assert "60% load 0.40 of all, 0.20 of singles" in text
+    assert "Poisson arrivals for 60 s a cell, 3 turns of each way" in text
     assert "Capacity 1,234 samples a second" in text
     assert "| 0.5% ask for 64: p99 at 60% load, continuous / static | 0.4 | at most 0.5 | yes |" in text
     assert "| all ask for one: p99 at 60% load, continuous / static | 1 | at most 0.5 | **no** |" in text
@@ -59,11 +60,11 @@ def test_a_late_answer_is_no_goodput_and_a_refused_one_no_latency() -> None:
     requests = arrivals(Mix(32, 0.1), 100, 5, lambda seed: seed, seed=1)  # type: ignore[arg-type, return-value]
     latencies: list[float | None] = [0.1] * len(requests)
     latencies[0], latencies[1] = 9.0, None
-    found = summarise("continuous", 0.6, requests, latencies, {1: 0.1, 32: 0.1})
+    found = summarise("continuous", 0.6, requests, latencies, {1: 0.1, 32: 0.1}, 10.0)
     counts = [len(request.draws) for request in requests]
     assert found.refused == 1
     assert found.p50_ms == pytest.approx(100)
-    assert found.goodput_samples_per_s == pytest.approx(sum(counts[2:]) / requests[-1].at_s)
+    assert found.goodput_samples_per_s == pytest.approx(sum(counts[2:]) / 10)
 
 
 def test_the_page_of_the_kill_says_what_stayed() -> None:
@@ -74,3 +75,18 @@ def test_the_page_of_the_kill_says_what_stayed() -> None:
     assert "| threads | 9 | 11 |" in text
     assert "500 streams" in text and "1750 samples were cancelled" in text
     assert "What stayed: threads." in text
+
+
+def test_both_ways_of_batching_take_turns() -> None:
+    """One after the other, each met another machine: p99 of one of them differed by a factor of two within a run."""
+    bench, begun = object.__new__(Bench), []
+
+    async def way(name: str, requests: list[float]) -> list[float]:
+        begun.append(name)
+        return requests
+
+    bench._continuous = lambda requests: way("continuous", requests)  # type: ignore[method-assign, assignment, arg-type, return-value]
+    bench._static = lambda requests: way("static", requests)  # type: ignore[method-assign, assignment, arg-type, return-value]
+    found = bench._in_turns([[0.0, 1.0], [2.0], [3.0]])  # type: ignore[list-item]
+    assert begun == ["continuous", "static", "static", "continuous", "continuous", "static"]
+    assert found == {"continuous": [0.0, 1.0, 2.0, 3.0], "static": [0.0, 1.0, 2.0, 3.0]}
