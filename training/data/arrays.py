@@ -96,10 +96,10 @@ def read_npz(path: Path) -> Source:
         DataError: it cannot be read, has no pictures, or has an array that would be ignored.
     """
     try:
-        stored = np.load(path, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} is one array: save a .npz with images and, where there are any, labels")
-        with stored:
+        with path.open("rb") as file:  # numpy leaves a file open that it cannot read
+            stored = np.load(file, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} is one array: save a .npz with images and, where there are any, labels")
             images, labels, test_images, test_labels = _npz_keys(path, stored.files)
             arrays = {key: _array(stored, key) for key in stored.files}
     except _UNREADABLE as error:
