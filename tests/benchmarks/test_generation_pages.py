@@ -32,9 +32,13 @@ def test_the_page_of_the_load_compares_p99_at_each_load() -> None:
     assert "| all ask for one: p99 at 60% load, continuous / static | 1 | at most 0.5 | **no** |" in text
 
 
+def words_of(picture: str) -> set[str | None]:
+    root = ElementTree.fromstring(picture)  # noqa: S314 - SVG that `benchmarks.plot` has just drawn
+    return {element.text for element in root.iter() if element.tag.endswith("text")}
+
+
 def test_the_plot_of_the_load_has_both_batchings() -> None:
-    root = ElementTree.fromstring(generation_load_report.plot(MIX))  # noqa: S314 - our own text
-    words = {element.text for element in root.iter() if element.tag.endswith("text")}
+    words = words_of(generation_load_report.plot(MIX))
     assert {"continuous, all", "static, all", "continuous, of one sample", "static, of one sample"} <= words
 
 
@@ -50,9 +54,7 @@ def test_arrivals_ask_for_what_the_mix_says_at_the_rate(mix: Mix) -> None:
 
 
 def test_decades_of_a_logarithmic_plot_are_ticks() -> None:
-    text = svg("t", "x", "y", {"one": [(0, 2.0), (1, 3000.0)]}, y_log=True)
-    root = ElementTree.fromstring(text)  # noqa: S314 - our own text
-    words = {element.text for element in root.iter() if element.tag.endswith("text")}
+    words = words_of(svg("t", "x", "y", {"one": [(0, 2.0), (1, 3000.0)]}, y_log=True))
     assert {"1", "10", "100", "1000", "10000"} <= words
 
 

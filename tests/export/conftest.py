@@ -21,15 +21,18 @@ K, LABELS, WIDTH = 24, 3, 6
 TABLE = frequency_table(K).numpy()
 
 
-@pytest.fixture(scope="session")
-def prior() -> PixelCNN:
+def loud(prior: PixelCNN, label_deviation: float) -> PixelCNN:
     """Random weights, loud enough that neighbours and labels matter."""
-    torch.manual_seed(0)
-    prior = PixelCNN(K, LABELS, channels=12, vertical_layers=3, horizontal_layers=2, head_channels=20)
     with torch.no_grad():
-        prior.label_bias.normal_(0, 0.3)
+        prior.label_bias.normal_(0, label_deviation)
         prior.head.weight.mul_(4)
     return prior
+
+
+@pytest.fixture(scope="session")
+def prior() -> PixelCNN:
+    torch.manual_seed(0)
+    return loud(PixelCNN(K, LABELS, channels=12, vertical_layers=3, horizontal_layers=2, head_channels=20), 0.3)
 
 
 @pytest.fixture(scope="session")

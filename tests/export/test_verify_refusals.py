@@ -26,6 +26,7 @@ from export.verify import (
     verify,
 )
 from service.bundle import GraphName, Parity
+from tests.export.conftest import loud
 from tests.export.edited_graphs import combined, deaf, one_entry, with_nodes
 from tests.export.test_build import model_for
 from training.autoencoders import VQVAE
@@ -49,13 +50,9 @@ def vqvae() -> VQVAE:
 
 @pytest.fixture(scope="module")
 def loud_prior() -> PixelCNN:
-    """Random weights, loud enough that everything that a graph is told changes what it says."""
+    """Everything that a graph is told changes what it says."""
     torch.manual_seed(0)
-    prior = PixelCNN(K, LABELS, channels=8, vertical_layers=1, horizontal_layers=2, head_channels=16)
-    with torch.no_grad():
-        prior.label_bias.normal_(0, 0.5)
-        prior.head.weight.mul_(4)
-    return prior
+    return loud(PixelCNN(K, LABELS, channels=8, vertical_layers=1, horizontal_layers=2, head_channels=16), 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -36,24 +36,6 @@ def test_a_missing_idx_file_is_named(tmp_path: Path) -> None:
         load_data(DataConfig(source=str(tmp_path)))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (digits("train-images-idx3-ubyte")[:-1], "is damaged: its header says"),
-        (digits("train-images-idx3-ubyte") + b"x", "is damaged: its header says"),
-        (b"not an idx file", "not an IDX file"),
-        (b"\x00\x00\x08\x03\x00\x00", "not an IDX file"),
-        ((DIGITS / "train-images-idx3-ubyte.gz").read_bytes()[:-9], "damaged gzip"),
-    ],
-)
-def test_a_damaged_idx_file_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
-    for part in IDX_PARTS:
-        (tmp_path / part).write_bytes(digits(part))
-    (tmp_path / IDX_PARTS[0]).write_bytes(content)
-    with pytest.raises(DataError, match=f"train-images-idx3-ubyte.*{message}"):
-        load_data(DataConfig(source=str(tmp_path)))
-
-
 # npz
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.conftest import digits, noise
+from tests.training.conftest import DIGITS, digits, noise
 from training.config import DataConfig
 from training.data import DataError, load_data
 from training.data.arrays import IDX_PARTS, parse_idx, read_npz
@@ -155,10 +155,15 @@ def idx(*axes: int, body: bytes = b"") -> bytes:
         (idx(0, 2**32 - 1, 2**32 - 1), r"is empty: its header says \(0, 4294967295, 4294967295\): fetch it again"),
         (idx(*[1] * 100, body=b"x"), "not an IDX file of unsigned bytes in 1 to 4 axes: put one there"),
         (idx(body=b"x"), "not an IDX file of unsigned bytes in 1 to 4 axes: put one there"),
+        (digits(IDX_PARTS[2])[:-1], "is damaged: its header says"),
+        (digits(IDX_PARTS[2]) + b"x", "is damaged: its header says"),
+        (b"not an idx file", "not an IDX file"),
+        (b"\x00\x00\x08\x03\x00\x00", "not an IDX file"),
+        ((DIGITS / f"{IDX_PARTS[2]}.gz").read_bytes()[:-9], "damaged gzip"),
     ],
-    ids=["2**64 bytes", "cut", "no pictures", "100 axes", "no axes"],
+    ids=["2**64 bytes", "cut", "no pictures", "100 axes", "no axes", "short", "long", "text", "no header", "cut gzip"],
 )
-def test_an_idx_header_that_is_not_of_its_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_damaged_idx_file_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
     """Sizes were multiplied in 64 bits, in which 2**64 bytes are as many as none; numpy then failed without a name."""
     for part in IDX_PARTS:
         (tmp_path / part).write_bytes(digits(part))
