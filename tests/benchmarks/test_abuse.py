@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+import socket
+import socketserver
+import threading
+import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +17,7 @@ import pytest
 
 from benchmarks.abuse import malformed, overload
 from benchmarks.abuse.__main__ import ABUSES, main
+from benchmarks.abuse.bad_clients import Behaviour, bad_clients, half_closed, idle, slow
 from benchmarks.abuse.common import batch_request, page
 from benchmarks.abuse.contract import one_line
 from benchmarks.h2load import RAMP_S, ramp_of, read_log
@@ -20,6 +26,9 @@ from benchmarks.report import goal
 from benchmarks.server_process import our_server
 from service.npy import read_npy
 from tests.conftest import Tiny
+
+HEAD_BYTES = 60
+REQUEST = b"x" * (HEAD_BYTES - 4) + b"\r\n\r\n" + b"body of which nobody sends all"
 
 
 def test_mutations_repeat_with_their_seed_and_change_nearly_all() -> None:
@@ -94,3 +103,48 @@ def test_connections_begin_one_by_one_within_the_ramp(connections: int) -> None:
     together, pause_ms = ramp_of(connections)
     assert together == max(1, -(-connections // 1000))
     assert 0 < math.ceil(connections / together) * pause_ms <= 1000 * RAMP_S + pause_ms
+
+
+class Listener(socketserver.ThreadingTCPServer):
+    """Reads what comes on each connection until it ends, or has been silent for `patience_s`; then closes it."""
+
+    def __init__(self, patience_s: float) -> None:
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self.patience_s = patience_s
+        self.came: list[bytearray] = []
+
+    def finish_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        assert isinstance(request, socket.socket)
+        self.came.append(came := bytearray())
+        request.settimeout(self.patience_s)
+        with suppress(TimeoutError):
+            while data := request.recv(1000):
+                came += data
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "patience_s", "first", "again"),
+    [
+        (slow, 9.0, REQUEST[: HEAD_BYTES + 2], False),
+        (half_closed, 9.0, REQUEST[:40], True),
+        (idle, 0.2, b"", True),
+        (slow, 0.2, REQUEST[: HEAD_BYTES + 1], True),  # its next byte meets a closed connection
+    ],
+)
+def test_bad_clients_send_what_they_should_and_come_again_when_they_are_cut_off(
+    behaviour: Behaviour, patience_s: float, first: bytes, again: bool
+) -> None:
+    with Listener(patience_s) as listener:
+        thread = threading.Thread(target=listener.serve_forever, args=(0.05,))
+        thread.start()
+        with bad_clients(("127.0.0.1", listener.server_address[1]), REQUEST, {behaviour: 2}):
+            time.sleep(1.5)
+            deadline = time.monotonic() + 10
+            while len(listener.came) < 2 + 2 * again:
+                assert time.monotonic() < deadline, listener.came
+                time.sleep(0.05)
+            assert listener.came[0].startswith(first)
+            assert len(listener.came[0]) < len(first) + 10 * (behaviour is slow) + 1
+            assert (len(listener.came) > 2) == again
+        listener.shutdown()
+        thread.join()

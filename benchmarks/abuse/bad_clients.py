@@ -1,0 +1,113 @@
+"""Clients of one byte a second, half-closed and idle ones, all in one thread that takes little processor time.
+
+In: how many of each. Out: they are connected while the block runs. Whoever is cut off comes again on a new connection.
+A client is a generator over its sockets: it yields for how many seconds it sleeps, or a socket that it reads until the
+server closes it. asyncio's streams did the same for several times the time, of the processors that the server needs.
+"""
+
+from __future__ import annotations
+
+import random
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from heapq import heappop, heappush
+from itertools import count
+from time import monotonic
+
+_CUT = 40  # bytes of a request after which a half-closed client stops
+_AGAIN_AFTER_S = (0.2, 1.8)  # each after a time of its own: together they would be a flood of connections, another test
+_LOOK_S = 0.1  # how often the thread looks whether it should end
+_READ = 1 << 16
+
+Address = tuple[str, int]
+Waits = Generator[float | socket.socket]
+Behaviour = Callable[[socket.socket, bytes], Waits]
+
+
+def slow(sock: socket.socket, request: bytes) -> Waits:
+    """The head at once, so that the server waits for the body with a request in hand; the body a byte a second."""
+    head = request.index(b"\r\n\r\n") + 4
+    sock.sendall(request[:head])
+    for place in range(head, len(request)):
+        sock.sendall(request[place : place + 1])
+        yield 1.0
+    yield sock
+
+
+def half_closed(sock: socket.socket, request: bytes) -> Waits:
+    """Part of a request, then no more will come; reads until the server closes."""
+    sock.sendall(request[:_CUT])
+    sock.shutdown(socket.SHUT_WR)
+    yield sock
+    yield random.uniform(*_AGAIN_AFTER_S)
+
+
+def idle(sock: socket.socket, request: bytes) -> Waits:
+    yield sock
+
+
+@contextmanager
+def bad_clients(address: Address, request: bytes, counts: dict[Behaviour, int]) -> Iterator[None]:
+    """All are connected when the block begins and gone when it ends."""
+    clients = [_life(address, behaviour, request) for behaviour, many in counts.items() for _ in range(many)]
+    crowd, ended = _Crowd(clients), threading.Event()
+    thread = threading.Thread(target=crowd.live, args=(ended,))
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _life(address: Address, behaviour: Behaviour, request: bytes) -> Waits:
+    while True:
+        with socket.create_connection(address) as sock, suppress(ConnectionError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            yield from behaviour(sock, request)
+
+
+class _Crowd:
+    """Each client does its first step here, which connects it."""
+
+    def __init__(self, clients: list[Waits]) -> None:
+        self._clients = clients
+        self._selector = selectors.DefaultSelector()
+        self._asleep: list[tuple[float, int, Waits]] = []
+        self._order = count()
+        for client in clients:
+            self._step(client)
+
+    def live(self, ended: threading.Event) -> None:
+        with closing(self._selector):
+            while not ended.is_set():
+                self._wake_up()
+                due = self._asleep[0][0] - monotonic() if self._asleep else _LOOK_S
+                for key, _ in self._selector.select(max(0.0, min(due, _LOOK_S))):
+                    self._read(key)
+            for client in self._clients:
+                client.close()
+
+    def _step(self, client: Waits) -> None:
+        waits = next(client)
+        if isinstance(waits, socket.socket):
+            self._selector.register(waits, selectors.EVENT_READ, client)
+        else:
+            heappush(self._asleep, (monotonic() + waits, next(self._order), client))
+
+    def _wake_up(self) -> None:
+        while self._asleep and self._asleep[0][0] <= monotonic():
+            self._step(heappop(self._asleep)[2])
+
+    def _read(self, key: selectors.SelectorKey) -> None:
+        sock = key.fileobj
+        assert isinstance(sock, socket.socket)
+        data = b""
+        with suppress(ConnectionError):
+            data = sock.recv(_READ)
+        if not data:
+            self._selector.unregister(sock)
+            self._step(key.data)
