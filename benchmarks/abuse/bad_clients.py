@@ -2,7 +2,8 @@
 
 In: how many of each. Out: they are connected while the block runs. Whoever is cut off comes again on a new connection.
 A client is a generator over its sockets: it yields for how many seconds it sleeps, or a socket that it reads until the
-server closes it. asyncio's streams did the same for several times the time, of the processors that the server needs.
+server closes it. asyncio's streams took twice as much of the processors that the server needs: 200 half-closed clients
+0.11 of one, here 0.06.
 """
 
 from __future__ import annotations
