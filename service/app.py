@@ -73,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.router.routes[:0] = [Route(e.path, e.handler, methods=[e.method], name=e.name) for e in ENDPOINTS]
     app.router.routes += playground.routes()
-    document = openapi(ENDPOINTS, TITLE, __version__, DESCRIPTION)
+    document = openapi(ENDPOINTS, TITLE, __version__, DESCRIPTION, ALWAYS_OPEN)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
 

@@ -196,7 +196,7 @@ def _usable(model: CodecModel, mode: Mode, labelled: bool, indexed: bool) -> boo
 
 def _check_header(model: CodecModel, header: Header, limits: Limits) -> tuple[tuple[int, int], tuple[int, int]]:
     """The pictures' size in pixels and in codes, if this model can decode such a container within the limits."""
-    if header.model != model.prefix or header.name not in (None, model.name):
+    if header.model != model.prefix:  # the name is for people
         wanted = f"model version {header.model.hex()}..." + (f" ({header.name})" if header.name else "")
         raise WrongModelError(f"the container needs {wanted}, this is {model.name} {model.version[:12]}")
     if header.colour != (header.extended and model.channels == 3):

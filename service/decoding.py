@@ -72,8 +72,8 @@ async def decode(request: Request) -> Response:
     started = perf_counter()
     body = await read_body(request, service)
     observe_stage("read", started, perf_counter())
-    if "model" not in query and bare_type(request.headers.get("content-type", "")) == containers.MEDIA_TYPE:
-        model = service.models.of_prefix(containers.model_prefix(body)) or model  # which says what it is not
+    if bare_type(request.headers.get("content-type", "")) == containers.MEDIA_TYPE:
+        model = _model_of_container(service, body, model, chosen="model" in query)
     wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
     if wanted.several:
         media_type = answer_type(request, SEVERAL_ANSWERS, "several pictures are no picture file")
@@ -85,6 +85,16 @@ async def decode(request: Request) -> Response:
     response = await _answer(request, service, wanted, pixels[:, wanted.rows, wanted.columns], media_type)
     observe_stage("encode_answer", ran, perf_counter())
     return response
+
+
+def _model_of_container(service: Service, body: bytes, model: Model, *, chosen: bool) -> Model:
+    """The model that made it, if it is served; else `model`, which says what it is not. Raises InvalidContainer."""
+    prefix = containers.model_prefix(body)
+    made = model if model.codec.prefix == prefix else service.models.of_prefix(prefix) or model
+    if chosen and made is not model:
+        names = made.manifest.name, model.manifest.name
+        raise InvalidContainer("Model {!r} made the container, not {!r}: leave ?model= out.".format(*names))
+    return made
 
 
 def _tile(text: str | None) -> int | None:
@@ -163,9 +173,13 @@ def request_of_json(body: bytes) -> DecodeRequest:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise MalformedRequest(f"The body is not JSON: {first['msg']}.") from error
-        where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part == "codes")
+        field, *rest = first["loc"] or ("the body",)
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(DecodeRequest.model_fields)
+            raise InvalidCodes(f"Unknown field {str(field)[:40]!r}; there are {known}.") from error
+        where = ".".join(map(str, (field, *(part for part in rest if isinstance(part, int)))))
         raise InvalidCodes(
-            f'Send {{"codes": rows of whole numbers from 0}}, or several of them; {where or "body"}: {first["msg"]}.'
+            f'Send {{"codes": rows of whole numbers from 0}}, or several of them; {where}: {first["msg"]}.'
         ) from error
 
 

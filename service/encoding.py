@@ -166,13 +166,23 @@ async def _answer(
     if media_type == npy.MEDIA_TYPE:
         array = stack_alike(codes, "codes").astype(np.int32)
         return Response(npy.write_npy(array if upload.several else array[0]), media_type=npy.MEDIA_TYPE)
-    sizes = {(picture.height, picture.width) for picture in upload.pictures}
-    if len(sizes) > 1:
-        raise InvalidParameter("One container holds pictures of one size; send the others in their own request.")
+    size = _only_size(upload.pictures)
     grids = stack_alike(codes, "codes")
-    pack = partial(containers.pack, model.codec, grids, sizes.pop(), packing.label, packing.indexed)
+    pack = partial(containers.pack, model.codec, grids, size, packing.label, packing.indexed)
     (content,) = await finish([service.in_thread(pack, grids.size * model.codec.multiple_of**2)], request)
     return Response(content, media_type=containers.MEDIA_TYPE)
+
+
+def _only_size(pictures: Sequence[Picture]) -> tuple[int, int]:
+    """Height and width of all of them. Raises WrongPictureSize where one differs from the first."""
+    first = pictures[0]
+    for number, picture in enumerate(pictures, 1):
+        if (picture.height, picture.width) != (first.height, first.width):
+            raise WrongPictureSize(
+                f"Picture {number} of {len(pictures)}: it is {picture.width}x{picture.height}, the first one "
+                f"{first.width}x{first.height}, and one container holds pictures of one size."
+            )
+    return first.height, first.width
 
 
 def stack_alike(arrays: Sequence[NDArray[np.int64]], what: str) -> NDArray[np.int64]:
@@ -183,15 +193,20 @@ def stack_alike(arrays: Sequence[NDArray[np.int64]], what: str) -> NDArray[np.in
 
 def _json(model: Model, upload: Upload, codes: Sequence[Codes]) -> bytes:
     manifest = model.manifest
+    head = {"model": manifest.name, "version": manifest.version}
     items = [
-        {"width": picture.width, "height": picture.height, "shape": one.shape, "codes": np.ascontiguousarray(one)}
+        {
+            **head,  # in each, so that none is decoded by another model
+            "width": picture.width,
+            "height": picture.height,
+            "shape": one.shape,
+            "codes": np.ascontiguousarray(one),
+            "codebook_size": manifest.codes.codebook_size,
+        }
         for picture, one in zip(upload.pictures, codes, strict=True)
     ]
-    head = {"model": manifest.name, "version": manifest.version}
-    if upload.several:
-        return orjson.dumps({**head, "items": items}, option=orjson.OPT_SERIALIZE_NUMPY)
-    size = {"codebook_size": manifest.codes.codebook_size}
-    return orjson.dumps({**head, **items[0], **size}, option=orjson.OPT_SERIALIZE_NUMPY)
+    answer = {**head, "items": items} if upload.several else items[0]
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 MODEL_QUERY: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ than the model of a small picture.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,16 @@ Handler = Callable[[Request], Awaitable[Response]]
 Body = Mapping[str, type[BaseModel] | tuple[type[BaseModel], ...] | dict[str, Any]]
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 _REF = "#/components/schemas/{model}"
+# Without keys the service asks for none: hence the empty requirement.
+_SECURITY_SCHEMES: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Where VQSERVE_API_KEYS is set."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "Instead of `Authorization`."},
+}
+_SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"key": []}]
+_REQUEST_ID = {
+    "X-Request-ID": {"description": "The one that was sent, or a new one.", "schema": {"type": "string"}},
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds until it is worth a try.", "schema": {"type": "integer"}}}
 _EVERYWHERE = (
     *(MalformedRequest, Unauthorized, MethodNotAllowed, HeadTooSlow, QueueFull, HeadTooLarge),
     *(InternalError, NotReady, DeadlinePassed),
@@ -42,7 +52,10 @@ _EVERYWHERE = (
 
 @dataclass(frozen=True)
 class Endpoint:
-    """`request` and `answer` give a schema by media type: a pydantic model, several of them, or a schema as it is."""
+    """`request` and `answer` give a schema by media type: a pydantic model, several of them, or a schema as it is.
+
+    `headers` are those of a success, besides the request's id, as OpenAPI describes them.
+    """
 
     method: str
     path: str
@@ -53,6 +66,7 @@ class Endpoint:
     needs_body: bool = True
     query: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     problems: Sequence[type[Problem]] = ()
+    headers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     tag: str = "codec"
 
     @property
@@ -62,18 +76,22 @@ class Endpoint:
         return "_".join((self.method.lower(), *words))
 
 
-def openapi(endpoints: Sequence[Endpoint], title: str, version: str, description: str) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of these endpoints."""
+def openapi(
+    endpoints: Sequence[Endpoint], title: str, version: str, description: str, open_paths: Collection[str]
+) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these endpoints, of which those at `open_paths` never ask for a key."""
     models = sorted({m for e in endpoints for m in _models_of(e)} | {ProblemAnswer}, key=lambda m: m.__name__)
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     paths: dict[str, Any] = {}
     for endpoint in endpoints:
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+        operation = _operation(endpoint) | ({"security": []} if endpoint.path in open_paths else {})
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": description},
+        "security": _SECURITY,
         "paths": paths,
-        "components": {"schemas": definitions.get("$defs", {})},
+        "components": {"schemas": definitions.get("$defs", {}), "securitySchemes": _SECURITY_SCHEMES},
     }
 
 
@@ -83,11 +101,15 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "summary": endpoint.summary,
         "tags": [endpoint.tag],
         "parameters": _parameters(endpoint),
-        "responses": {"200": {"description": "OK", "content": _content(endpoint.answer)}, **_problems(endpoint)},
+        "responses": {"200": _success(endpoint), **_problems(endpoint)},
     }
     if endpoint.request is not None:
         operation["requestBody"] = {"required": endpoint.needs_body, "content": _content(endpoint.request)}
     return operation
+
+
+def _success(endpoint: Endpoint) -> dict[str, Any]:
+    return {"description": "OK", "headers": {**_REQUEST_ID, **endpoint.headers}, "content": _content(endpoint.answer)}
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
@@ -105,7 +127,11 @@ def _problems(endpoint: Endpoint) -> dict[str, Any]:
         by_status.setdefault(problem.status, []).append(problem)
     content = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model="ProblemAnswer")}}}
     return {
-        str(status): {"description": "; ".join(f"{p.title} ({p.slug})" for p in problems), "content": content}
+        str(status): {
+            "description": "; ".join(f"{p.title} ({p.slug})" for p in problems),
+            "headers": {**_REQUEST_ID, **(_RETRY_AFTER if status == QueueFull.status else {})},
+            "content": content,
+        }
         for status, problems in sorted(by_status.items())
     }
 

@@ -165,5 +165,6 @@ GENERATE = Endpoint(
         *(MalformedRequest, UnknownModel, NotAcceptable, BodyTooLarge, UnsupportedMediaType),
         *(InvalidParameter, NoPrior, DeadlinePassed),
     ),
+    headers={"X-Vqserve-Seed": {"description": "The seed that reproduces the answer.", "schema": {"type": "integer"}}},
     tag="generation",
 )

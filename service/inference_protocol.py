@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import InvalidParameter, MalformedRequest, TooManyItems
 from service.schemas import MOST_VALUES, ListOf, excess_of
@@ -35,13 +35,19 @@ DTYPES: Mapping[str, type[np.generic]] = {
 }
 _NUMBERS = frozenset({int, float})
 BINARY_OUTPUT = "binary_data_output"
+# Of a tensor; the last tells a client's codec what it was, and some clients always send it.
+_TENSOR_PARAMETERS = ("binary_data_size", "binary_data", "content_type")
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 
 B = TypeVar("B", bound=BaseModel)
 
 
-class InferenceInput(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a misspelt field would be ignored
+
+
+class InferenceInput(_Strict):
     name: str = Field(max_length=100)  # it is repeated in what a refusal says
     shape: ListOf[int] = Field(max_length=8)
     datatype: str
@@ -49,12 +55,12 @@ class InferenceInput(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-class InferenceOutput(BaseModel):
+class InferenceOutput(_Strict):
     name: str = Field(max_length=100)
     parameters: dict[str, Any] = {}
 
 
-class InferenceBody(BaseModel):
+class InferenceBody(_Strict):
     """The JSON part of a request; tensors may follow it as bytes."""
 
     id: str = ""
@@ -150,7 +156,7 @@ def write_infer(
 
 
 def _check_tensors(what: str, tensors: Sequence[InferenceInput | InferenceOutput]) -> None:
-    """Raises InvalidParameter: a name comes twice, or the tensor has a parameter that would change its data."""
+    """Raises InvalidParameter: a name comes twice, or the tensor has a parameter that would be ignored."""
     names: set[str] = set()
     for tensor in tensors:
         if tensor.name in names:
@@ -160,6 +166,11 @@ def _check_tensors(what: str, tensors: Sequence[InferenceInput | InferenceOutput
             raise InvalidParameter(f"{what} {tensor.name!r}: shared memory is not supported; tensors go in the body.")
         if "classification" in tensor.parameters:
             raise InvalidParameter(f"{what} {tensor.name!r}: classification is not supported; leave class_count out.")
+        unknown = next((name for name in tensor.parameters if name not in _TENSOR_PARAMETERS), None)
+        if unknown is not None:
+            raise InvalidParameter(
+                f"{what} {tensor.name!r}: unknown parameter {unknown[:40]!r}; those of the model stand beside `inputs`."
+            )
 
 
 def _dtype(given: InferenceInput) -> np.dtype[Any]:

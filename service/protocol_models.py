@@ -119,6 +119,8 @@ async def _generate(request: Request, service: Service, model: Model, asked: Inf
 def _label(manifest: Manifest, label: int) -> int:
     assert manifest.prior is not None
     count = manifest.prior.label_count
+    if label >= 0 and not count:
+        raise InvalidParameter(f"labels has a {label}, but there are no labels: send -1 for each sample.")
     if not -1 <= label < count:
         raise InvalidParameter(f"labels must lie in -1..{count - 1}, not {label}; -1 means none.")
     return count if label == -1 else label

@@ -18,7 +18,8 @@ MOST_VALUES = 1 << 20  # each takes about 50 bytes, even a 0, and together about
 T = TypeVar("T")
 ListOf = Annotated[list[T], Field(fail_fast=True)]  # an error for every element would take 500 times its bytes
 Code = Annotated[int, Field(ge=0, lt=1 << 31)]
-Grid = ListOf[ListOf[Code]]
+_Row = Annotated[ListOf[Code], Field(min_length=1)]
+Grid = Annotated[ListOf[_Row], Field(min_length=1)]
 
 
 def excess_of(body: bytes, lists: int = MOST_LISTS, values: int = MOST_VALUES) -> str | None:
@@ -45,7 +46,7 @@ class DecodeRequest(_Body):
     the picture is cropped to `height` and `width`.
     """
 
-    codes: Annotated[Grid | ListOf[Grid], Field(min_length=1)]
+    codes: Grid | Annotated[ListOf[Grid], Field(min_length=1)]
     model: str | None = None
     version: str | None = None
     codebook_size: int | None = None
@@ -54,20 +55,19 @@ class DecodeRequest(_Body):
     width: Annotated[int, Field(gt=0)] | None = None
 
 
-class EncodedPicture(_Body):
-    """`width` and `height` of the decoded picture, without the border of ?fit=pad; `shape` of the codes (h, w)."""
+class EncodeAnswer(_Body):
+    """The codes of one picture: a request to /decode as it is, alone or as one of several.
 
+    `width` and `height` are those of the decoded picture, without the border of ?fit=pad; `shape` is that of the codes
+    (h, w).
+    """
+
+    model: str
+    version: str
     width: int
     height: int
     shape: tuple[int, int]
     codes: Grid
-
-
-class EncodeAnswer(EncodedPicture):
-    """The codes of one picture."""
-
-    model: str
-    version: str
     codebook_size: int
 
 
@@ -76,7 +76,7 @@ class EncodeManyAnswer(_Body):
 
     model: str
     version: str
-    items: list[EncodedPicture]
+    items: list[EncodeAnswer]
 
 
 class DecodedPicture(_Body):

@@ -64,7 +64,8 @@ class Online:
         return self.client.score(*pictures, model=self.model, fit=fit, label=label, by_label=by_label)
 
     def info(self) -> list[dict[str, Any]]:
-        return [model.details for model in self.client.models()]
+        models = self.client.models() if self.model is None else [self.client.model(self.model)]
+        return [model.details for model in models]
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def _in_words_of_options(error: VqserveError | httpx.ReadTimeout) -> str:
     """The service advises in words of its URL, httpx in those of Python."""
     if isinstance(error, httpx.ReadTimeout):
         return "no answer in time: give it more with --timeout"
-    return str(error).replace("?fit=resize or ?fit=pad", "--fit resize or --fit pad")
+    words = str(error).replace("?fit=resize or ?fit=pad", "--fit resize or --fit pad")
+    return words.replace("leave ?model= out", "leave --model out")
 
 
 def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
@@ -96,8 +97,11 @@ def stem_of(path: Path) -> str:
 
 
 def read(path: Path) -> bytes:
-    """Raises FileError where it cannot be read."""
+    """Raises FileError where it cannot be read, or is empty."""
     try:
-        return sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
+        content = sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
     except OSError as error:
         raise FileError(str(error.strerror)) from error
+    if not content:
+        raise FileError("it is empty")
+    return content

@@ -56,19 +56,17 @@ class Offline:
         return [Encoded(manifest.name, manifest.version, width, height, codes) for codes, (height, width) in found]
 
     def compress(self, pictures: Sequence[bytes], fit: str, effort: float) -> bytes:
-        encoded = []
+        if len(pictures) > MOST_PICTURES:
+            raise VqserveError(f"one container holds at most {MOST_PICTURES} pictures: leave --together out")
+        encoded: list[tuple[Codes, tuple[int, int]]] = []
         for number, picture in enumerate(pictures, 1):
             try:
                 encoded.append(self._codes(picture, fit, effort))
+                _require_same_size(encoded[0][1], encoded[-1][1])
             except VqserveError as error:
                 which = f"Picture {number} of {len(pictures)}: " if len(pictures) > 1 else ""
                 raise type(error)(f"{which}{error}") from error
-        sizes = {size for _, size in encoded}
-        if len(sizes) > 1:
-            raise VqserveError("one container holds pictures of one size: leave --together out")
-        if len(encoded) > MOST_PICTURES:
-            raise VqserveError(f"one container holds at most {MOST_PICTURES} pictures: leave --together out")
-        return codec.encode(self._codec, np.stack([codes for codes, _ in encoded]), size=sizes.pop())
+        return codec.encode(self._codec, np.stack([codes for codes, _ in encoded]), size=encoded[0][1])
 
     def decompress(self, container: bytes) -> Pixels:
         try:
@@ -149,6 +147,15 @@ class Offline:
     def _pixels(self, codes: Codes) -> Pixels:
         """(B,h,w) -> uint8 (B,H,W,C)."""
         return np.stack([_run(self._decoder, "codes", grid, 1, self._codec.multiple_of) for grid in codes])
+
+
+def _require_same_size(first: tuple[int, int], other: tuple[int, int]) -> None:
+    """Heights and widths. Raises FileError."""
+    if other != first:
+        raise FileError(
+            f"it is {other[1]}x{other[0]}, the first one {first[1]}x{first[0]}, and one container holds pictures of "
+            "one size"
+        )
 
 
 def _run(session: Session, name: str, one: NDArray[Any], scale_in: int, scale_out: int) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ class Group:
     def __str__(self) -> str:
         first, last = self.pictures[0], self.pictures[-1]
         return str(first) if first == last else f"{first} to {last}"
+
+    def with_name(self, refusal: str) -> str:
+        """Which picture of the group was refused, by its name instead of its number."""
+        return re.sub(r"Picture (\d+) of \d+", lambda number: str(self.pictures[int(number[1]) - 1]), refusal, count=1)
 
     def halves(self) -> tuple[Group, Group]:
         """Raises VqserveError for standard output, which holds one container."""
@@ -62,8 +67,11 @@ def _encode(group: Group, backend: Backend, output: Output, options: argparse.Na
     pictures = [_read(path) for path in group.pictures]
     try:
         container = backend.compress(pictures, options.fit, options.effort)
+    except FileError as error:
+        raise FileError(group.with_name(str(error))) from error
     except ProblemError as error:
         if error.status != TOO_LARGE or len(pictures) == 1:
+            error.args = (group.with_name(str(error)),)
             raise
         halves = group.halves()
         for half in halves:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.client.conftest import KEY
+from tests.client.conftest import KEY, serving
 from tests.conftest import PICTURES, Tiny
 from tests.tiny_bundle import CODEBOOK_SIZE, oracle_codes, oracle_pixels
 from vqserve.command_line import main
@@ -168,6 +168,15 @@ def test_info_reads_a_header_without_a_model(
     assert models[0]["name"] == "tiny" and models[0]["version"].startswith(header["model"])
 
 
+def test_info_of_one_model(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    """--model was ignored, an unknown one too."""
+    with serving(tiny) as url:
+        assert main(["info", "--url", url, "--model", "tiny_colour"]) == 0
+        assert [model["name"] for model in json.loads(capsys.readouterr().out)] == ["tiny_colour"]
+        assert main(["info", "--url", url, "--model", "nobodys"]) == 1
+    assert "nobodys" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -224,14 +233,14 @@ def test_of_many_containers_those_that_can_be_done_are(
     assert f"vqserve: {bad}: " in captured.err
 
 
-def test_of_pictures_together_the_refused_one_is_numbered(
+def test_of_pictures_together_the_refused_one_is_named(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     names = [str(DIGITS[0]), str(tmp_path / "bad.png")]
     assert main(["encode", *where, "--together", *names, "-o", str(tmp_path / "x.vqc")]) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"vqserve: {names[0]} to {names[1]}: ") and "Picture 2 of 2: " in said
+    assert said.startswith(f"vqserve: {names[0]} to {names[1]}: ") and f": {names[1]}: Send a" in said
     assert not (tmp_path / "x.vqc").exists()
 
 

@@ -103,7 +103,8 @@ def test_a_container_of_no_bytes_is_of_the_file(
     assert main(["encode", *where, str(DIGITS[0]), "-o", f"{tmp_path}/in/"]) == 0
     (tmp_path / "in" / "a.vqc").touch()
     assert main(["decode", *where, f"{tmp_path}/in", "-o", f"{tmp_path}/out/"]) == 1
-    assert "1 of 2 files were refused" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "a.vqc: it is empty" in said and "1 of 2 files were refused" in said
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["digit_0.png"]
 
 

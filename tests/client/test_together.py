@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.client.conftest import serving
 from tests.conftest import PICTURES, Tiny
@@ -81,18 +82,20 @@ def test_a_missing_picture_is_named(tiny: Tiny, tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize("bad_one", ["bad.png", "other.png"])
 def test_a_bad_picture_ends_its_group_alone(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Tiny, bad_one: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("vqserve.together.TOGETHER", 2)
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    names = [str(DIGITS[0]), f"{tmp_path}/bad.png", str(DIGITS[1]), str(DIGITS[2])]
+    Image.new("L", (12, 12)).save(tmp_path / "other.png")
+    names = [str(DIGITS[0]), f"{tmp_path}/{bad_one}", str(DIGITS[1]), str(DIGITS[2])]
     with serving(tiny) as url:
         for number, where in enumerate((["--bundle", str(tiny.grey)], ["--url", url])):
             out = tmp_path / str(number)
             assert main(["encode", *where, "--together", *names, "-o", f"{out}/"]) == 1
             bad, last = capsys.readouterr().err.splitlines()
-            assert bad.startswith(f"vqserve: {names[0]} to {names[1]}: ") and "Picture 2 of 2: " in bad
+            assert bad.startswith(f"vqserve: {names[0]} to {names[1]}: ") and f"{names[1]}: " in bad.partition(": ")[2]
             assert last == "vqserve: 2 of 4 files were refused"
             assert [path.name for path in out.iterdir()] == ["pictures-001.vqc"]
 

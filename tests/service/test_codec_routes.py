@@ -64,6 +64,16 @@ def test_encode_several_pictures_keeps_their_order(client: TestClient, tiny: Tin
     assert all((i["width"], i["height"], i["shape"]) == (28, 28, [7, 7]) for i in answer["items"])
 
 
+def test_one_of_several_answers_is_a_request_that_no_other_model_decodes(client: TestClient, tiny: Tiny) -> None:
+    """It did not say whose codes it holds, and another model made another picture of them, of the right size."""
+    file = (PICTURES / "digit_7.png").read_bytes()
+    item = client.post("/encode", files=[("img", file), ("img", file)]).json()["items"][0]
+    assert item == client.post("/encode", files=[("img", file)]).json()
+    assert client.post("/decode", json=item).status_code == 200
+    refused = client.post("/decode?model=tiny_colour", json=item)
+    assert refused.status_code == 422 and "pass ?model=tiny." in refused.json()["detail"]
+
+
 def test_encode_pictures_of_different_sizes_in_one_request(client: TestClient, tiny: Tiny) -> None:
     random = np.random.default_rng(3)
     pictures = [random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((8, 12), (16, 4), (8, 12))]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
 
+from service import codec
+from service.bundle import load_bundle
 from service.container import MEDIA_TYPE, MODEL_PREFIX_BYTES, Header, Mode, read_header, write_header
+from service.prior_sessions import codec_model
+from service.sessions import CPU, SessionMaker
 from service.settings import Settings
 from tests.conftest import PICTURES, Tiny, running
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
@@ -73,9 +79,28 @@ def test_a_container_finds_the_model_that_made_it(coding: TestClient, digit: byt
     assert decoded(coding, container, "").shape == (40, 60, 3)
     headers = {"content-type": MEDIA_TYPE}
     refused = coding.post("/decode?model=digits", content=container, headers=headers)
-    assert (refused.status_code, "the container needs model version" in refused.text.lower()) == (422, True)
+    says = "Model 'photos' made the container, not 'digits': leave ?model= out."
+    assert (refused.status_code, refused.json()["detail"]) == (422, says)
     nobodys = write_header(Header(Mode.RAW, b"\0" * MODEL_PREFIX_BYTES, 0)) + bytes(25)
     assert "this is digits" in coding.post("/decode", content=nobodys, headers=headers).json()["detail"]
+
+
+def test_the_name_in_a_container_is_for_people(coding_settings: dict[str, Any], tmp_path: Path) -> None:
+    """Regression: a bundle that is served under another name could not read containers that have the first one."""
+    write_tiny_bundle(tmp_path, "digits", prior=tiny_prior())
+    model = codec_model(load_bundle(tmp_path), SessionMaker(CPU, 1).open)
+    named = codec.encode(model, np.zeros((1, 7, 7), np.int64), named=True)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "name": "digits-old"}))
+    with running(Settings(**{**coding_settings, "bundles": (tmp_path,)})) as client:
+        assert decoded(client, named, "").shape == (28, 28, 1)
+
+
+def test_pictures_of_several_sizes_do_not_fit_one_container(coding: TestClient) -> None:
+    files = [("img", picture(*size)) for size in ((40, 60), (40, 60), (44, 60))]
+    refused = coding.post("/encode?model=photos&fit=pad", files=files, headers=CONTAINER)
+    assert refused.status_code == 422 and refused.json()["type"].endswith(":wrong-picture-size")
+    assert refused.json()["detail"].startswith("Picture 3 of 3: it is 60x44, the first one 60x40")
 
 
 def test_a_container_and_its_codes_decode_to_the_same(coding: TestClient) -> None:

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 from service.models import Model
 from service.requests import read_json_here_or_in_thread
 from service.settings import Settings
-from tests.conftest import Tiny
+from tests.conftest import Tiny, running
 from tests.service.serving import serving
 from tests.tiny_bundle import CODEBOOK_SIZE, oracle_codes, oracle_pixels, tiny_prior, write_tiny_bundle
 
@@ -180,6 +180,11 @@ def in_shared_memory(tensor: Any) -> Any:
     return tensor
 
 
+def with_parameter(tensor: Any) -> Any:
+    tensor._parameters["seed"] = 1
+    return tensor
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -192,6 +197,8 @@ def in_shared_memory(tensor: Any) -> Any:
             "Input 'images': shared memory is not supported",
         ),
         (lambda _: {"parameters": {"effort": 1}}, "Unknown parameter 'effort'; this model has none"),
+        (lambda images: {"inputs": [with_parameter(images)]}, "Input 'images': unknown parameter 'seed'"),
+        (lambda _: {"outputs": [with_parameter(output())]}, "Output 'codes': unknown parameter 'seed'"),
     ],
 )
 def test_what_would_be_ignored_is_refused(client: Any, pixels: Any, changes: Any, message: str) -> None:
@@ -200,6 +207,23 @@ def test_what_would_be_ignored_is_refused(client: Any, pixels: Any, changes: Any
     with pytest.raises(InferenceServerException, match=message) as caught:
         client.infer("tiny.encode", **asked)
     assert caught.value.status() == "422"
+
+
+@pytest.mark.parametrize("misspelt", [{"parameter": {"seed": 1}}, {"output": []}])
+def test_a_misspelt_field_is_refused(address: str, misspelt: dict[str, Any]) -> None:
+    """Regression: it was ignored, and the seed with it."""
+    labels = {"name": "labels", "shape": [1], "datatype": "INT64", "data": [-1]}
+    for body in ({"inputs": [labels], **misspelt}, {"inputs": [{**labels, **misspelt}]}):
+        response = httpx.post(f"http://{address}/v2/models/tiny.generate/infer", json=body)
+        assert response.status_code == 400 and next(iter(misspelt)) in response.json()["error"]
+
+
+def test_a_label_where_there_are_none(tiny: Tiny, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path, "photos", any_size=True, prior=tiny_prior(label_count=0))
+    with running(Settings(**{**tiny.settings, "bundles": (tmp_path,)})) as client:
+        labels = {"name": "labels", "shape": [1], "datatype": "INT64", "data": [3]}
+        response = client.post("/v2/models/photos.generate/infer", json={"inputs": [labels]})
+    assert (response.status_code, "there are no labels" in response.text) == (422, True)
 
 
 @pytest.mark.parametrize("unknown", [{"temprature": 0.01}, {"n": 5}, {"label": 0}])

@@ -14,6 +14,7 @@ import pytest
 
 from service.app import ENDPOINTS
 from service.endpoints import openapi
+from service.middleware import ALWAYS_OPEN
 from tests.service.conftest import Generating
 from tests.service.serving import serving
 
@@ -55,8 +56,21 @@ def test_every_answer_is_one_that_the_openapi_file_documents(
 
 def test_every_operation_documents_the_statuses_that_any_route_can_have() -> None:
     """Keys, limits, faults, shutdown and the deadline are decided in front of every handler."""
-    paths = openapi(ENDPOINTS, "title", "version", "description")["paths"]
+    paths = openapi(ENDPOINTS, "title", "version", "description", ALWAYS_OPEN)["paths"]
     for operation in (one for path in paths.values() for one in path.values()):
         documented = set(operation["responses"])
         assert {"400", "401", "405", "429", "500", "503", "504"} <= documented, operation["operationId"]
         assert all("ProblemAnswer" in json.dumps(operation["responses"][s]) for s in documented if s >= "400")
+
+
+def test_a_generated_client_finds_where_keys_go_and_which_headers_come() -> None:
+    """Every operation listed 401, and none said where a key goes."""
+    document = openapi(ENDPOINTS, "title", "version", "description", ALWAYS_OPEN)
+    schemes, paths = document["components"]["securitySchemes"], document["paths"]
+    assert {frozenset(one) for one in document["security"]} == {frozenset(), frozenset({"bearer"}), frozenset({"key"})}
+    assert set(schemes) == {"bearer", "key"} and schemes["key"]["name"] == "X-API-Key"
+    open_paths = {path for path, operations in paths.items() if operations.get("get", {}).get("security") == []}
+    assert open_paths == ALWAYS_OPEN
+    answers = paths["/generate"]["post"]["responses"]
+    assert {"X-Vqserve-Seed", "X-Request-ID"} <= set(answers["200"]["headers"])
+    assert "Retry-After" in answers["429"]["headers"] and "Retry-After" not in answers["422"]["headers"]
