@@ -201,16 +201,6 @@ def test_the_histogram_of_crops_never_holds_the_tiles_of_two_pictures(
     assert cut == [1] * len(data.train)
 
 
-def test_the_quantizer_keeps_float32_distances_under_mixed_precision(tiny_run: Path) -> None:
-    """bfloat16 has 8 bits of mantissa: distances rounded to it would choose other codes."""
-    model = load_run(tiny_run).autoencoder
-    assert isinstance(model, VQVAE)
-    latents = torch.randn(4, 8, 7, 7, generator=torch.Generator().manual_seed(0))
-    plain = model.quantizer(latents).codes
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model.quantizer(latents).codes, plain)
-
-
 def test_samples_are_those_of_a_prior_that_sees_the_whole_grid() -> None:
     torch.manual_seed(0)
     prior = PixelCNN(8, 2, channels=8, vertical_layers=2, horizontal_layers=1, head_channels=16)

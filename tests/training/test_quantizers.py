@@ -238,3 +238,18 @@ def test_fsq_of_a_latent_that_is_no_number_is_a_code_and_a_loss_that_is_none() -
     quantized = FiniteScalarQuantizer((5, 3))(latents)
     assert 0 <= int(quantized.codes) < 15
     assert quantized.vectors.isnan().all()
+
+
+def test_the_quantizer_keeps_float32_distances_under_mixed_precision() -> None:
+    """bfloat16 has 8 bits of mantissa. The few latents that were compared before have the same codes at either."""
+    generator = torch.Generator().manual_seed(0)
+    quantizer = EMAQuantizer(512, 8).eval()
+    quantizer.codebook.copy_(torch.randn(512, 8, generator=generator))
+    quantizer.initialised.fill_(True)
+    latents = torch.randn(4, 8, 71, 71, generator=generator)
+    rows, codebook = latents.movedim(1, -1), quantizer.codebook
+    plain = quantizer(latents).codes
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = (0.5 * codebook.square().sum(1) - rows @ codebook.T).argmin(-1)
+        assert (rounded != plain).sum() > 100
+        assert torch.equal(quantizer(latents).codes, plain)
