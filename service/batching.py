@@ -144,8 +144,14 @@ class Batcher:
             self._change_queue(-len(item.array), -item.array.size)
 
     def retry_after_s(self) -> int:
-        """Seconds until the queue has drained at the measured rate, from 1 to 60."""
-        return max(1, min(60, math.ceil(self._queued_elements / self._elements_per_s))) if self._elements_per_s else 1
+        """Seconds until the run in progress and the queue are done at the measured rate, from 1 to 60."""
+        if not self._elements_per_s:
+            return 1
+        seconds = self._queued_elements / self._elements_per_s
+        if self.busy_since is not None:
+            running_s = sum(item.array.size for item in self._running) / self._elements_per_s
+            seconds += max(0.0, running_s - (perf_counter() - self.busy_since))
+        return max(1, min(60, math.ceil(seconds)))
 
     def close(self, reason: str) -> None:
         """Answer every waiting caller with `NotReady` and take no more."""
@@ -223,8 +229,9 @@ class Batcher:
     def _finish(self, batch: Sequence[Item], started: float, outcomes: list[Array | Exception]) -> None:
         seconds = perf_counter() - started
         self._running, self.busy_since = (), None
-        rate = sum(item.array.size for item in batch) / max(seconds, 1e-6)
-        self._elements_per_s += (_DRAIN_SMOOTHING if self._elements_per_s else 1.0) * (rate - self._elements_per_s)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        if len(errors) < len(outcomes):  # what failed or was given up may have ended early
+            self._measure(batch, seconds)
         self._observe(batch, started, seconds)
         for item, outcome in zip(batch, outcomes, strict=True):
             if item.future.done():
@@ -233,10 +240,13 @@ class Batcher:
                 item.future.set_exception(outcome)
             else:
                 item.future.set_result(outcome)
-        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if len(errors) == len(outcomes) and not isinstance(errors[0], Stopped):
             self._on_failure(errors[0])
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._next)
         else:
             self._active = False
+
+    def _measure(self, batch: Sequence[Item], seconds: float) -> None:
+        rate = sum(item.array.size for item in batch) / max(seconds, 1e-6)
+        self._elements_per_s += (_DRAIN_SMOOTHING if self._elements_per_s else 1.0) * (rate - self._elements_per_s)

@@ -271,25 +271,6 @@ def test_queue_limit_below_at_and_above(waiting: int, refused: bool) -> None:
     run(work)
 
 
-def test_retry_after_follows_the_measured_rate() -> None:
-    async def work() -> None:
-        recorder = Recorder()
-        batcher = Batcher(recorder, BatchLimits(max_batch=1, max_queued=1000))
-        first = await hold(batcher, recorder)
-        await asyncio.sleep(0.2)  # one picture in 0.2 s or a little more: at most 5 a second
-        recorder.gate.set()
-        await first
-        blocked = await hold_again(batcher, recorder)
-        waiting = [batcher.submit(ones(1)) for _ in range(50)]
-        assert batcher.retry_after_s() >= 10
-        waiting.append(batcher.submit(ones(1, width=100)))  # as much work as 50 pictures of two elements
-        assert batcher.retry_after_s() >= 20
-        recorder.gate.set()
-        await asyncio.gather(blocked, *waiting)
-
-    run(work)
-
-
 async def hold_again(batcher: Batcher, recorder: Recorder) -> asyncio.Future[Array]:
     recorder.started.clear()
     return await hold(batcher, recorder)
