@@ -122,11 +122,15 @@ class Batcher:
                 self._company = loop.call_later(self.limits.max_wait_ms / 1e3, self._next)
             else:
                 loop.call_soon(self._next)  # everything that this turn of the loop submits goes along
-        if self._company is not None and self.queued >= self.limits.max_batch:
+        if self._company is not None and self._is_full():
             self._company.cancel()
             self._company = None
             loop.call_soon(self._next)
         return item.future
+
+    def _is_full(self) -> bool:
+        """Whether what waits is a batch already, so that company would come too late."""
+        return self.queued >= self.limits.max_batch or self._queued_elements >= self.limits.max_batch_elements
 
     def _have_room(self, arrays: Sequence[Array]) -> bool:
         return (

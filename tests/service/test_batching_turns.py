@@ -28,6 +28,22 @@ def test_after_a_batch_that_needed_no_company_the_next_waits_for_its_end() -> No
     run(work)
 
 
+@pytest.mark.parametrize(("width", "waits"), [(4, True), (5, False), (600, False)])
+def test_what_nothing_can_join_waits_for_no_company(width: int, waits: bool) -> None:
+    """Only pictures were counted: one with as many elements as a batch may have waited all of VQSERVE_MAX_WAIT_MS."""
+
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(64, 100, max_wait_ms=60_000, max_batch_elements=10))
+        future = batcher.submit(ones(2, width))
+        done, _ = await asyncio.wait([future], timeout=0.05 if waits else 5)
+        assert bool(done) is not waits
+        batcher.close("the end")
+        await asyncio.gather(future, return_exceptions=True)
+
+    run(work)
+
+
 def test_the_queue_is_bounded_in_pictures_and_not_in_arrays() -> None:
     async def work() -> None:
         recorder = Recorder()
