@@ -211,7 +211,7 @@ class Batcher:
 
     def _stop_for(self, batch: Sequence[Item]) -> threading.Event | None:
         """Set when nobody waits for an array that is cut, which runs alone: it is given up between two of its parts."""
-        if len(batch) > 1 or self._fits(len(batch[0].array), batch[0].array.shape[1:]):
+        if self._fits(len(batch[0].array), batch[0].array.shape[1:]):
             return None
         stop = threading.Event()
         batch[0].future.add_done_callback(lambda _: stop.set())
