@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -119,7 +120,9 @@ def _tracing(endpoint: str, routes: Routes) -> list[Middleware]:
 @asynccontextmanager
 async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[dict[str, Any]]:
     give_freed_memory_back()
-    logging.captureWarnings(True)  # Pillow's, about metadata: every line of the log is JSON
+    logging.captureWarnings(True)  # every line of the log is JSON
+    # Of metadata, which nothing here reads: one file can have sixty thousand tags, each with a warning of its own.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     models = open_models(settings, metrics)
     service = Service(settings, models, metrics)
     app.state.service = service
@@ -129,8 +132,7 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
         if settings.workers > 1:
             end_with_supervisor()
         spare_what_stays()
-    for model in models:
-        log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)
+    _log_served(models)
     try:
         yield {
             REFUSAL: early_refusal(settings, metrics, lambda: service.draining),
@@ -140,6 +142,12 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
     finally:
         service.close()
         models.close("The service is shutting down.")
+
+
+def _log_served(models: Models) -> None:
+    """In a frame of its own: that of the lifespan would keep the last model until the end, whatever replaces it."""
+    for model in models:
+        log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)
 
 
 def open_models(settings: Settings, metrics: Metrics) -> Models:

@@ -170,8 +170,7 @@ class OnePacket(Pipelining):
         if self._repeating:
             return
         if len(self.pipeline) >= MOST_PIPELINED:
-            self._deaf = self._overrun = True
-            self.cycle.keep_alive = False  # of the newest one that waits
+            self._end_with_due_answers()
             raise _TooManyPipelinedError
         self._within = self._within_head = True
         self._head_bytes = self._unfinished_bytes = 0
@@ -184,10 +183,12 @@ class OnePacket(Pipelining):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailers are counted and dropped: what a proxy has checked is the head (RFC 9110, 6.5.1)."""
         if self._repeating:
             return
         self._count(len(name) + len(value) + _LINE_BYTES)
-        super().on_header(name, value)
+        if self._within_head:
+            super().on_header(name, value)
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
@@ -230,14 +231,21 @@ class OnePacket(Pipelining):
             self._await_head()
 
     def _end_with(self, answer: bytes) -> None:
-        """Nothing is read any more. An earlier answer that is not complete ends with the connection."""
+        """Nothing is read any more. Where earlier requests, which are whole, wait for their answers, the connection
+        ends with those, and this one gets none. An answer whose own request is broken ends with the connection."""
         self._deaf = True
         self._await_no_head()
         if self._is_idle():
             self.transport.write(answer)
             self._linger(self.loop.time())
-        else:
+        elif self._within and not self._within_head:
             self.transport.close()
+        else:
+            self._end_with_due_answers()
+
+    def _end_with_due_answers(self) -> None:
+        self._deaf = self._overrun = True
+        self.cycle.keep_alive = False  # of the newest one that waits
 
     @property
     def _headers_so_far(self) -> Headers:
@@ -252,7 +260,6 @@ class OnePacket(Pipelining):
         if self._repeating:
             return
         self._unfinished_bytes = 0
-        self._within_head = False
         self._await_no_head()
         self._interrupted = self.parser.should_upgrade() and has_body(self.headers)
         self._refusing = self._to_be_refused()
@@ -260,6 +267,7 @@ class OnePacket(Pipelining):
             self._await_head()  # nor is its body awaited for longer
         else:
             super().on_headers_complete()
+        self._within_head = False  # now that its target is known to be one
 
     def _to_be_refused(self) -> bool:
         """Not where earlier answers wait for their client: an answer made here would be added without end to them, one

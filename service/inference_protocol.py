@@ -182,12 +182,13 @@ def _dtype(given: InferenceInput) -> np.dtype[Any]:
 def _shaped(given: InferenceInput, array: NDArray[Any]) -> NDArray[Any]:
     """With the shape that was given. Beside an axis of 0 another may be longer than numpy can count."""
     name, shape = given.name, given.shape
+    shown = str(shape)[:80]  # an axis may have thousands of digits
     if min(shape, default=0) < 0 or math.prod(shape) != array.size:
-        raise InvalidParameter(f"Input {name!r}: shape {shape} does not hold {array.size} elements.")
+        raise InvalidParameter(f"Input {name!r}: shape {shown} does not hold {array.size} elements.")
     try:
         return array.reshape(shape)
     except ValueError as error:
-        raise InvalidParameter(f"Input {name!r}: no array has the shape {shape}: {error}.") from error
+        raise InvalidParameter(f"Input {name!r}: no array has the shape {shown}: {str(error)[:80]}.") from error
 
 
 def _array_of_bytes(given: InferenceInput, data: memoryview) -> NDArray[Any]:

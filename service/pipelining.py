@@ -1,12 +1,13 @@
 """uvicorn's HTTP protocol, for clients that pipeline: they send requests before the one before has its answer.
 
 In: the bytes of a connection. Out: at most `MOST_PIPELINED` requests wait for their turn, and the one whose turn it is
-hears that its client has left: uvicorn tells only the newest. Also here: answers of unknown length to HTTP/1.0, which
-has no chunks.
+hears that its client has left: uvicorn tells only the newest. Also here: HTTP/1.0, which has no chunks for answers of
+unknown length and no `100 Continue`, and targets in absolute form without a path.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 
 MOST_PIPELINED = 16  # behind the one that is being answered; each is kept with its head, and a read brings thousands
+
+
+_AUTHORITY_ALONE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+(?=\?|$)")
 
 
 class Pipelining(HttpToolsProtocol):
@@ -28,6 +32,14 @@ class Pipelining(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
         super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        alone = _AUTHORITY_ALONE.match(self.url)
+        if alone is not None:  # `http://host?x=1` has the path / (RFC 9112, 3.2.2)
+            self.url = b"%b/%b" % (alone[0], self.url[alone.end() :])
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # such a client takes that for the answer (RFC 9110, 10.1.1)
+        super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle

@@ -60,7 +60,8 @@ async def read_optional_body(request: Request, service: Service) -> bytes:
     """
     max_bytes = service.settings.max_body_bytes
     codings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
-    if any(coding.strip() not in ("identity", "") for coding in codings):
+    framing = request.headers.get("transfer-encoding", "chunked").strip().lower()
+    if framing != "chunked" or any(coding.strip() not in ("identity", "") for coding in codings):
         raise UnsupportedMediaType("Send the body without compression.")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:

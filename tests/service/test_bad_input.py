@@ -148,6 +148,11 @@ ROWS = (
     npy_header_row("brackets that do not close", "(" * 9000),
     npy_header_row("signs without end", "-" * 9000),
     npy_header_row("a sum without end", "1+" * 4000 + "1"),
+    npy_header_row("numbers that warn", npy_header(shape=f"({'1if 1else ' * 900}1,)")),
+    npy_header_row("a type of many parts", npy_header(f"'{'u1,' * 900}u1'")),
+    npy_header_row("a shape that is a number", npy_header(shape="(0)")),
+    npy_header_row("a shape of commas", npy_header(shape="(,,)")),
+    npy_header_row("a type that there is not", npy_header("'<q4'")),
     Row(
         "codes of a picture that is too long for WebP",
         422,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +65,36 @@ print(gone() is None)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True True True\nTrue\n"
+
+
+def test_nothing_keeps_a_model_that_was_replaced(make_client: Callable[..., TestClient], tmp_path: Path) -> None:
+    """Regression: the frame of the app's lifespan kept the last one that was opened at the start, with its sessions."""
+    write_tiny_bundle(tmp_path / "tiny", "tiny")
+    client = make_client(bundles=str(tmp_path / "tiny"))
+    models = client.app.state.service.models  # type: ignore[attr-defined]
+    first = weakref.ref(models.get("tiny"))
+    assert client.post("/models/tiny/reload").status_code == 200
+    gc.collect()
+    assert first() is None and models.get("tiny") is not None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of another C library")
+def test_what_lies_between_blocks_that_stay_is_given_back() -> None:
+    """Of a model that was replaced, the process kept most of the memory: the heap is cut at its end only."""
+    code = f"""{CHURN.partition("assert")[0]}
+from service.memory import spare_what_stays
+give_freed_memory_back()
+freed, stays = [], []
+for _ in range(2000):
+    freed.append(bytearray(50_000))
+    stays.append(bytearray(600))
+freed.clear()
+full = resident_mib()
+spare_what_stays()
+print(full - resident_mib() > 50)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_a_model_that_was_replaced_is_collected_once_its_requests_have_ended(
