@@ -10,13 +10,15 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.cuda_coverage import uncovered
@@ -58,7 +60,8 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
     """Write the bundle of the run. `source` is where its pictures lie now, if no longer at data.source.
 
     Raises:
-        ExportError: the run is not a VQ-VAE, or the target exists and is more or less than a bundle.
+        ExportError: the run is not a VQ-VAE, or a manifest cannot hold it; or the target exists and is more or less
+            than a bundle.
         ConfigError: the folder holds no finished run. DataError: its pictures cannot be read, or are others now.
         ExactnessError, VerificationError: a check failed; nothing was written.
     """
@@ -69,17 +72,29 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
     table = frequency_table(run.autoencoder.quantizer.codebook_size).numpy()
     models = _graphs(run, run.autoencoder, table)
     _require_cuda_kernels(models)
-    prior_spec = _prior_spec(run.prior, run, table) if run.prior else None  # proves exactness
+    with _within_limits(run_folder):
+        prior_spec = _prior_spec(run.prior, run, table) if run.prior else None  # proves exactness
     pictures, labels = _test_pictures(run, source)
     parity = verify(run.autoencoder, run.prior, models, table, pictures, labels)
     target = bundle_folder.resolve()  # of a link, what it points at
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary, _within_limits(run_folder):
         folder = Path(temporary) / "bundle"
         manifest = _write(run, run.autoencoder, models, prior_spec, parity, folder)
         load_bundle(folder)
         _replace(target, folder, Path(temporary) / "previous")
     return manifest
+
+
+@contextmanager
+def _within_limits(run_folder: Path) -> Iterator[None]:
+    """Training keeps the limits of the manifest; a run of an earlier version, or one that was edited, may not."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([error.title, *map(str, first["loc"])])
+        raise ExportError(f"{run_folder} cannot become a bundle: {where}: {first['msg']}") from error
 
 
 def _require_replaceable(bundle_folder: Path) -> None:

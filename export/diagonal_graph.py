@@ -20,17 +20,32 @@ from export.diagonal_schedule import Pass, Position, Schedule, schedule, taps
 from export.onnx_builder import GraphBuilder
 from export.prior_parts import PriorParts
 from export.sampling_graph import QuickDraw
+from service.manifest_checks import MOST_CACHED
 from training.prior import HORIZONTAL_TAPS
 
 
 def worthwhile(parts: PriorParts, w: int) -> bool:
-    """Whether the grid has at least two of the bands that need no more than two passes a call."""
-    return w >= 2 * band_of(parts)
+    """Whether the grid has at least two of the bands that need no more than two passes a call, and the manifest room
+    for what a call hands to the next one: often more than `prior_row` does."""
+    if w < 2 * band_of(parts):
+        return False
+    plan = schedule(w, len(parts.vertical_layers), band_of(parts))
+    return sum(_handed_on(plan, len(parts.horizontal_layers))) * parts.channels <= MOST_CACHED
 
 
 def band_of(parts: PriorParts) -> int:
     """Columns a band: with twice the depth of the vertical stack, its second pass already sees all that it needs."""
     return 2 * len(parts.vertical_layers)
+
+
+def _handed_on(plan: Schedule, horizontal_layers: int) -> list[int]:
+    """How many vectors of C numbers: of each vertical layer, and last those of the horizontal stack."""
+    return [1 + len(kept) for kept in plan.kept] + [(plan.bands - 1) * _states(horizontal_layers)]
+
+
+def _states(horizontal_layers: int) -> int:
+    """Vectors of the horizontal stack between two columns."""
+    return 1 + horizontal_layers * (HORIZONTAL_TAPS - 1)
 
 
 def diagonal(parts: PriorParts, w: int, frequency_table: NDArray[np.int32], band: int | None = None) -> onnx.ModelProto:
@@ -78,7 +93,7 @@ class _Writer:
         self.parts, self.plan = parts, plan
         self.graph = graph = GraphBuilder("prior_diagonal")
         self.channels, self.layers = parts.channels, len(parts.horizontal_layers)
-        self.states = 1 + self.layers * (HORIZONTAL_TAPS - 1)  # of the horizontal stack between two columns
+        self.states = _states(self.layers)
         wide = ("B", plan.bands * plan.band)
         inputs = graph.input("uniforms", "float32", wide)
         self.labels = graph.input("labels", "int64", ("B",))
@@ -91,7 +106,7 @@ class _Writer:
         self.numerators, self.known = self._by_step(numerators), self._by_step(known_codes)
         repeated = [graph.op("Unsqueeze", temperature, graph.integers(1))] * plan.bands
         self.temperature = graph.op("Reshape", graph.op("Concat", *repeated, axis=1), graph.integers(-1, 1))
-        sizes = [1 + len(kept) for kept in plan.kept] + [(plan.bands - 1) * self.states]
+        sizes = _handed_on(plan, self.layers)
         self.cache_shape = ("B", 1, sum(sizes), self.channels)
         caches = graph.input("caches", "float32", self.cache_shape)
         *layers, carried = graph.ops("Split", caches, graph.integers(*sizes), count=len(sizes), axis=2)

@@ -52,6 +52,7 @@ NOT_IN_VERSION: tuple[GraphName, ...] = ("prior_diagonal",)
 
 GUIDANCE_STEPS = 16  # guidance is a multiple of 1/16, so that its product with integer logits is exact
 LARGEST_GUIDANCE = 8  # what the proof of exactness at export covers
+LARGEST_CODEBOOK = 1 << 16  # K: what is kept for each code grows with it, and so does the start of a service
 
 
 class BundleError(ValueError):
@@ -93,7 +94,7 @@ class CodesSpec(_Strict):
 
     height: int = Field(gt=0, le=MOST_CODES_A_SIDE)
     width: int = Field(gt=0, le=MOST_CODES_A_SIDE)
-    codebook_size: int = Field(gt=1)
+    codebook_size: int = Field(gt=1, le=LARGEST_CODEBOOK)
     dimension: int = Field(gt=0, le=MOST_CHANNELS)
 
 

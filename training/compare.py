@@ -28,6 +28,7 @@ from training.evaluation import BOUND, sample_codes
 from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
 from training.fit import fit, require_own_folder
 from training.jobs import to_unit
+from training.limits import require_exportable
 from training.report import LIBRARIES
 from training.runs import METRICS_FILE, Run, build_autoencoder, build_prior, load_run, read_json, write_json
 from training.sheets import sheet, write_png
@@ -60,6 +61,8 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     data = load_data(config.data)
     _require_comparable(config, data)
     to_train = variants(config, data)
+    for variant in to_train.values():  # else hours after the first has begun
+        require_exportable(variant, data.picture)
     require_own_folders(to_train, data, folder)
     folder.mkdir(parents=True, exist_ok=True)
     classifier = fit_classifier(config, data, folder)

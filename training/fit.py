@@ -20,6 +20,7 @@ from training.config import ConfigError, RunConfig
 from training.data import DataSet, Split, Stream, load_data, would_read_run
 from training.evaluation import encode_all
 from training.jobs import AutoencoderJob, PriorJob, StageData
+from training.limits import require_exportable
 from training.prior import PixelCNN
 from training.report import draw_reconstructions, draw_samples, write_report
 from training.runs import (
@@ -48,13 +49,14 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
 
     Raises:
         ConfigError: the folder holds a run already, or, with `resume`, one of another configuration or other pictures;
-            the model does not fit the data, or this machine has no such accelerator or precision.
+            the model does not fit the data or into a bundle, or this machine has no such accelerator or precision.
         DataError: the data cannot be read. TrainingDiverged: a loss is not finite.
     """
     require_own_folder(config, folder, resume=resume)
     data = load_data(config.data)
     data.require_multiple_of(config.autoencoder.downsampling)
     _require_models(config, data)
+    require_exportable(config, data.picture)
     require_trainer(config)
     _begin(config, data, folder)
     autoencoder = fit_autoencoder(config, data, folder)

@@ -106,3 +106,10 @@ def test_only_grids_of_at_least_two_bands_have_the_graph(prior: PixelCNN) -> Non
     assert [width for width in range(1, 30) if worthwhile(graphs, width)] == list(range(12, 30))
     assert "prior_diagonal" not in graphs.all(11, TABLE)
     assert "prior_diagonal" in graphs.all(12, TABLE)
+
+
+def test_a_diagonal_that_would_hand_on_more_than_a_manifest_holds_is_left_out() -> None:
+    """With a shallow vertical stack it hands on four times what `prior_row` does, and the export failed at its end."""
+    fits, exceeds = ({"vertical_layers": 1, "horizontal_layers": 6, "channels": channels} for channels in (455, 456))
+    assert worthwhile(PriorGraphs(PixelCNN(K, **fits, head_channels=2)), 1024)  # 9,203 vectors
+    assert not worthwhile(PriorGraphs(PixelCNN(K, **exceeds, head_channels=2)), 1024)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,19 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from pydantic import ValidationError
 
+from export.__main__ import main
 from export.autoencoder_graphs import autoencoder_graphs
 from export.build import _replace, _require_cuda_kernels, _save, build_bundle
 from export.exactness import partial_sum_bounds
 from export.onnx_builder import DTYPES
 from export.verify import Sessions, VerificationError
-from service.bundle import BundleError, GraphName, GraphSpec, Manifest, Parity, load_bundle
+from service.bundle import BundleError, CodesSpec, GraphName, GraphSpec, Manifest, Parity, load_bundle
 from tests.export.edited_graphs import with_nodes
 from training.config import DataConfig
 from training.data import load_data
+from training.limits import counts
 from training.runs import load_run
 
 HISTOGRAM = [5, 0, 3, 12, 1, 7, 2, 90, 4, 6]  # 10 codes
@@ -90,6 +95,50 @@ def test_the_largest_sum_is_the_one_proved(manifest: Manifest, told_run: Path) -
 def test_a_run_on_whole_pictures_takes_their_size_only(manifest: Manifest) -> None:
     assert not manifest.picture.any_size
     assert manifest.graphs["encoder"].inputs[0].shape == ("B", 8, 12, 3)
+
+
+def test_training_counts_what_the_manifest_counts(manifest: Manifest, told_run: Path) -> None:
+    """Else it would let pass, or refuse, what the export does not."""
+    prior, config = manifest.prior, load_run(told_run).config
+    assert prior is not None
+    assert [count.found for count in counts(config, (3, 8, 12))] == [
+        manifest.picture.width,
+        manifest.codes.width,
+        manifest.codes.codebook_size,
+        manifest.codes.dimension,
+        math.prod(prior.cache_shape),
+        prior.context_channels,
+    ]
+    assert math.prod(prior.pixel_cache_shape) == prior.context_channels
+
+
+def test_a_codebook_has_at_most_65536_codes() -> None:
+    """The page said so, and nothing kept it: 81,920 codes delayed the start of a service without a word."""
+    codes = {"height": 1, "width": 1, "dimension": 3}
+    CodesSpec(**codes, codebook_size=65536)
+    with pytest.raises(ValidationError, match="less than or equal to 65536"):
+        CodesSpec(**codes, codebook_size=65537)
+
+
+@pytest.mark.usefixtures("unverified")
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"labels": ["zebra", " ", "mole"]}, "run cannot become a bundle: Manifest: .*labels.1 is empty"),
+        ({"quality": {"mse": -1}}, "run cannot become a bundle: Quality.mse: Input should be greater"),
+    ],
+)
+def test_a_run_that_no_manifest_can_hold_is_told_in_one_line(
+    told_run: Path, older: Path, capsys: pytest.CaptureFixture[str], facts: dict[str, Any], said: str
+) -> None:
+    """It was pydantic's traceback."""
+    changes = {"data": facts} if "labels" in facts else facts
+    run = edited(told_run, older.parent / "run", {}, changes)
+    assert main([str(run), str(older)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(said, line)
+    shutil.rmtree(run)
+    assert_untouched(older)
 
 
 @pytest.mark.usefixtures("unverified")
