@@ -102,12 +102,8 @@ class Batcher:
         """
         if self._closed is not None:
             raise NotReady(self._closed)
-        if self.queued and not self._have_room(arrays):
-            raise QueueFull(
-                f"{self.queued} pictures are waiting, at most {self.limits.max_queued} may, or fewer large ones "
-                "(VQSERVE_MAX_QUEUED_PICTURES).",
-                {"Retry-After": str(self.retry_after_s())},
-            )
+        if self.queued and (full := self._why_full(arrays)):
+            raise QueueFull(f"{self.queued} pictures are waiting, {full}", {"Retry-After": str(self.retry_after_s())})
         return [self._queue(array) for array in arrays]
 
     def _queue(self, array: Array) -> asyncio.Future[Array]:
@@ -132,11 +128,16 @@ class Batcher:
         """Whether what waits is a batch already, so that company would come too late."""
         return self.queued >= self.limits.max_batch or self._queued_elements >= self.limits.max_batch_elements
 
-    def _have_room(self, arrays: Sequence[Array]) -> bool:
-        return (
-            self.queued + sum(map(len, arrays)) <= self.limits.max_queued
-            and self._queued_elements + sum(array.size for array in arrays) <= self.limits.max_queued_elements
-        )
+    def _why_full(self, arrays: Sequence[Array]) -> str | None:
+        """Which limit these arrays would exceed, and the setting that moves it; None where there is room."""
+        if self.queued + sum(map(len, arrays)) > self.limits.max_queued:
+            return f"at most {self.limits.max_queued} may (VQSERVE_MAX_QUEUED_PICTURES)."
+        if self._queued_elements + sum(array.size for array in arrays) > self.limits.max_queued_elements:
+            return (
+                "and with these they would have more pixels than may (VQSERVE_MAX_PIXELS_PER_REQUEST, or "
+                "VQSERVE_MAX_QUEUED_PICTURES of the model's size where those have more)."
+            )
+        return None
 
     def _leave(self, item: Item) -> None:
         """What is done while it waits has lost its caller. What has been taken for a run does not wait any more."""

@@ -128,7 +128,7 @@ class Engine:
     def _batcher(self, stage: str, run: Run, native: int, largest: int) -> Batcher:
         """`native` are the elements of a picture of the model's size, `largest` those of the largest request.
 
-        The largest request may be queued behind others, also with borders.
+        The largest request may be queued behind others that have up to a quarter of its pixels.
         """
         max_queued = self._settings.max_queued_pictures
         limits = BatchLimits(

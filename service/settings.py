@@ -98,8 +98,10 @@ class Settings(BaseSettings):
     max_queued_pictures: int = Field(
         1024,
         gt=0,
-        description="Most pictures waiting for one engine, with no more pixels than as many of the model's size have, "
-        "or for a thread; one request alone may exceed it; above it 429 with Retry-After.",
+        description="Most pictures waiting for one engine, or for a thread; one request alone may exceed it; above it "
+        "429 with Retry-After. Their pixels have a bound too: for an engine 1.25 times "
+        "`VQSERVE_MAX_PIXELS_PER_REQUEST`, or as many as so many pictures of the model's size have where that is more; "
+        "for a thread twice `VQSERVE_MAX_PIXELS_PER_REQUEST`.",
     )
     max_queued_samples: int = Field(
         1024,

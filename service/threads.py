@@ -41,13 +41,8 @@ class Pool:
         Raises:
             QueueFull: others wait, and together they would be more than may.
         """
-        full = self._waiting + len(calls) > self._most_waiting or self._pixels + pixels > self._most_pixels
-        if self._waiting and full:
-            text = (
-                f"{self._waiting} pictures are waiting for a thread, at most {self._most_waiting} may, or fewer large "
-                "ones (VQSERVE_MAX_QUEUED_PICTURES)."
-            )
-            raise QueueFull(text, {"Retry-After": "1"})
+        if self._waiting and (full := self._why_full(len(calls), pixels)):
+            raise QueueFull(f"{self._waiting} pictures are waiting for a thread, {full}", {"Retry-After": "1"})
         return [self._submit(call, pixels / len(calls)) for call in calls]
 
     def close(self) -> None:
@@ -55,6 +50,14 @@ class Pool:
         for stop in self._stops:
             stop.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _why_full(self, calls: int, pixels: int) -> str | None:
+        """Which limit so much more would exceed, and the setting that moves it; None where there is room."""
+        if self._waiting + calls > self._most_waiting:
+            return f"at most {self._most_waiting} may (VQSERVE_MAX_QUEUED_PICTURES)."
+        if self._pixels + pixels > self._most_pixels:
+            return "and with these they would have more pixels than may (VQSERVE_MAX_PIXELS_PER_REQUEST)."
+        return None
 
     def _submit(self, call: Callable[[], T], pixels: float) -> asyncio.Future[T]:
         stop = threading.Event()
