@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 SMALL_PIXELS = 1 << 16  # of one request: tenths of a second at most, by the slowest of this work (`?effort=`)
 SMALL, LARGE = "small", "large"
+_CLOSED = "The service is shutting down; ask another instance."
 
 
 class Pool:
@@ -34,19 +35,23 @@ class Pool:
         self._lock = threading.Lock()
         self._waiting, self._pixels = 0, 0.0
         self._stops: set[threading.Event] = set()  # one for each call that has not ended
+        self._closed = False
 
     def submit(self, calls: Sequence[Callable[[], T]], pixels: int) -> list[asyncio.Future[T]]:
         """All of them or none. Cancel a future to stop its call: its thread is free at the work's next `check_stop`.
 
         Raises:
-            QueueFull: others wait, and together they would be more than may.
+            QueueFull: others wait, and together they would be more than may. `NotReady`: the pool is closed.
         """
+        if self._closed:
+            raise NotReady(_CLOSED)
         if self._waiting and (full := self._why_full(len(calls), pixels)):
             raise QueueFull(f"{self._waiting} pictures are waiting for a thread, {full}", {"Retry-After": "1"})
         return [self._submit(call, pixels / len(calls)) for call in calls]
 
     def close(self) -> None:
-        """Stop what runs, and wait for none of it."""
+        """Stop what runs, wait for none of it, and take no more."""
+        self._closed = True
         for stop in self._stops:
             stop.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -79,7 +84,7 @@ class Pool:
                 raise Stopped
             return held.pop()()
         except Stopped as stopped:
-            raise NotReady("The service is shutting down; ask another instance.") from stopped
+            raise NotReady(_CLOSED) from stopped
 
     def _end(self, pixels: float, done: Future[Any]) -> None:
         if done.cancelled():  # it never began

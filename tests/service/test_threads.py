@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from service.app import create_app
-from service.errors import QueueFull
+from service.errors import NotReady, QueueFull
 from service.settings import Settings
 from service.threads import SMALL_PIXELS, Pool
 from tests.conftest import Tiny
@@ -87,6 +87,15 @@ async def test_what_is_given_up_is_let_go_before_a_thread_comes_to_it(pool: Pool
     assert kept() is None and waiting(gauge) == 0
     going_on.set()
     await asyncio.gather(*holding)
+
+
+@pytest.mark.asyncio
+async def test_a_closed_pool_takes_nothing_and_counts_nothing(pool: Pool, gauge: Gauge) -> None:
+    """What came after the end of the grace got 500, and was counted as waiting for good."""
+    pool.close()
+    with pytest.raises(NotReady, match="shutting down"):
+        pool.submit([lambda: 1] * 2, 10)
+    assert waiting(gauge) == 0 and pool._pixels == 0
 
 
 def test_small_work_does_not_wait_behind_large(tiny: Tiny) -> None:
