@@ -15,7 +15,7 @@ class Clock:
     """Stands still unless the test moves it."""
 
     def __init__(self) -> None:
-        self.now = 100.0
+        self.now = 0.0
 
     def __call__(self) -> float:
         return self.now

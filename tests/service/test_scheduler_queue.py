@@ -11,6 +11,7 @@ import pytest
 from service.errors import NotReady, QueueFull
 from service.metrics import Metrics
 from service.scheduler import Scheduler
+from tests.service.test_batching_rate import Clock
 from tests.service.test_scheduler import H, StepByStep, W, draws, run, until, value
 
 
@@ -29,6 +30,29 @@ def test_retry_after_is_the_rows_left_over_the_measured_rate(rate: float, second
     run(work, max_samples=10)
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("service.scheduler.perf_counter", clock)
+    return clock
+
+
+def test_the_rate_is_that_of_all_the_samples_that_advance(clock: Clock) -> None:
+    """The first row counts whole, and each later one a tenth: else Retry-After would be several times too long."""
+
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        future = scheduler.submit(draws(1, 3))
+        for seconds, rate in ((0.5, 6.0), (1.5, 0.9 * 6.0 + 0.1 * 2.0)):
+            await sampler.begun()
+            clock.now += seconds
+            await sampler.rows(1)
+            assert scheduler._rows_per_s == pytest.approx(rate)
+        sampler.release()
+        await future
+
+    run(work)
+
+
 def test_rows_that_are_drawn_or_given_up_are_no_longer_left() -> None:
     async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
         staying, leaving = scheduler.submit(draws(1)), scheduler.submit(draws(2, 2))
@@ -44,17 +68,17 @@ def test_rows_that_are_drawn_or_given_up_are_no_longer_left() -> None:
     run(work)
 
 
-def test_a_row_that_stalls_turns_readiness_off() -> None:
+def test_a_row_that_stalls_turns_readiness_off(clock: Clock) -> None:
     async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
         future = scheduler.submit(draws(1))
         await sampler.begun()
-        await asyncio.sleep(0.01)
+        clock.now += 60
         assert scheduler.why_not_ready() is None
-        scheduler._stall_s = 0.02
-        await until(lambda: scheduler.why_not_ready() == "a row takes longer than 0.02 s")
+        clock.now += 0.5
+        assert scheduler.why_not_ready() == "a row takes longer than 60 s"
         await sampler.rows(H)
         await future
-        await asyncio.sleep(0.03)
+        clock.now += 61
         assert scheduler.why_not_ready() is None, "nothing is being drawn"
 
     run(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import product
 from typing import Any
 
@@ -71,6 +72,23 @@ def test_a_large_picture_is_the_sum_of_its_tiles(generator: TestClient, generati
     expected = sum(bits(generating.colour, tile.tolist(), 0) for tile in tiles)
     assert answer["codes_shape"] == [16, 24]
     assert answer["bits"] == pytest.approx(expected, abs=2e-2)
+
+
+def test_the_work_of_all_labels_decides_where_it_is_done(
+    generator: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture under ten labels is eleven times the work: as one it went in with the small, before every digit."""
+    threads: list[str] = []
+
+    def noting(*arguments: Any) -> Any:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return bits_of(*arguments)
+
+    monkeypatch.setattr("service.scoring.bits_of", noting)
+    for most, by_label in ((1, "false"), (3, "true"), (4, "true")):  # pictures that are small; there are three labels
+        monkeypatch.setattr("service.service.SMALL_PIXELS", most * 28 * 28)
+        assert generator.post(f"/score?by_label={by_label}", files={"img": DIGITS[0]}).status_code == 200
+    assert threads == ["small-work", "large-work", "small-work"]
 
 
 @pytest.mark.parametrize(
