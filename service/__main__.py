@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -22,6 +23,7 @@ from pydantic import ValidationError
 from uvicorn.config import STARTUP_FAILURE
 
 from service.bundle import BundleError, load_bundles
+from service.ending import end_at_hangup, tell_why_it_ends
 from service.logs import log_config
 from service.settings import PREFIX, Settings, misspelt
 from service.shared_port import SharedPort
@@ -68,14 +70,16 @@ def serve(settings: Settings) -> None:
         "timeout_graceful_shutdown": settings.grace_s,
         "workers": settings.workers,  # else uvicorn takes WEB_CONCURRENCY
     }
+    end_at_hangup()
     if settings.workers == 1:
+        tell_why_it_ends()
         uvicorn.run(APP, **options)
         return
     config = uvicorn.Config(APP, **options)
     # Elsewhere than on Linux the kernel does not deal connections to all the sockets of a port.
     listener = SharedPort.bound(settings.host, settings.port) if sys.platform == "linux" else config.bind_socket()
     log.info("%d workers on %s port %d", settings.workers, *listener.getsockname()[:2])
-    supervisor = Supervisor(config, [listener])
+    supervisor = Supervisor(config, [listener], Path(os.environ[SHARED_METRICS]))
     supervisor.run()
     if supervisor.failed_to_start:
         sys.exit(STARTUP_FAILURE)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from service.batching import Item
 from service.bundle import Manifest
 from service.call import noted_stages
 from service.generation_metrics import GenerationMetrics
+from service.metric_files import forget_dead_processes
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -149,8 +149,15 @@ class Metrics:
         if self.shared_folder is None:
             return generate_latest(self.registry)
         forget_dead_processes(self.shared_folder)
+        try:
+            return self._render_all(self.shared_folder)
+        except FileNotFoundError:  # of a worker that has just been found dead
+            return self._render_all(self.shared_folder)
+
+    def _render_all(self, folder: Path) -> bytes:
+        """Of all the workers together."""
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(self.shared_folder))  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
         registry.register(self.model_collector)
         return generate_latest(registry)
 
@@ -195,22 +202,3 @@ class _ModelCollector(Collector):
             spread.add_metric((name,), perplexity(counts))
             drift.add_metric((name,), divergence_bits(counts, manifest.code_histogram))
         yield from (info, spread, drift)
-
-
-def forget_dead_processes(folder: Path) -> None:
-    """Of processes that have ended, remove the gauges, since nothing of theirs is in flight any more, and the counts of
-    codes, which nobody would halve again."""
-    for path in (*folder.glob("gauge_live*_*.db"), *folder.glob("codes_*_*.bin")):
-        if not _lives(int(path.stem.rpartition("_")[2])):
-            with suppress(FileNotFoundError):  # another worker was faster
-                path.unlink()
-
-
-def _lives(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

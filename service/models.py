@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
-import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from service.bundle import Bundle, BundleError, Manifest, load_bundle, load_bundles
 from service.codec_model import CodecModel
 from service.containers import open_codec
+from service.ending import end_for_dead_engine
 from service.engine import Engine
 from service.errors import UnknownModel
 from service.graph_faults import faults_of
@@ -238,7 +237,7 @@ class Models:
         if served is None or served.bundle is not bundle:
             return  # another version, or this one is still being opened, whose caller hears of it
         if self._settings.on_engine_death == "exit" or self._opens_at_start_only:
-            os.kill(os.getpid(), signal.SIGTERM)
+            end_for_dead_engine()
         else:
             self._spawn(self._restart(bundle))
 
@@ -267,7 +266,7 @@ class Models:
             else:
                 return
         log.critical("%s could not be restarted; the process ends", name)
-        os.kill(os.getpid(), signal.SIGTERM)
+        end_for_dead_engine()
 
     async def _watch(self, period_s: float) -> None:
         while True:

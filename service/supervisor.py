@@ -13,68 +13,111 @@ import logging
 import multiprocessing
 import os
 import signal
+from pathlib import Path
+from socket import socket
 from time import monotonic
 
-from uvicorn.config import STARTUP_FAILURE
+from uvicorn.config import STARTUP_FAILURE, Config
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
+
+from service.ending import tell_why_it_ends
+from service.metric_files import forget_process
 
 log = logging.getLogger(__name__)
 
 _START_AGAIN_S = 5.0
+_MOST_FAILURES = 3  # of one place, while no worker has ever served
+_DIES_S = 1.0  # its pipe is closed a moment before it is gone
+
+
+class Worker(Process):
+    has_served = False
+    again_at: float | None = None  # once it is gone: when another takes its place, by `monotonic`
+
+    def __init__(self, config: Config, sockets: list[socket], failures: int = 0) -> None:
+        """`failures`: how many were in its place that never served, in a row."""
+        super().__init__(config, sockets)
+        self.failures = failures
+
+    def target(self, sockets: list[socket] | None = None) -> None:
+        """In the process of the worker, until it ends."""
+        tell_why_it_ends()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # at the end of a terminal the supervisor has it too
+        super().target(sockets)
+
+    def is_alive(self, timeout: float = 5) -> bool:
+        self.has_served = self.has_served or self.is_ready(timeout)
+        return super().is_alive(timeout)
+
+    def bury(self) -> str:
+        """Kill it if it hangs. Out: how it has ended."""
+        self.process.join(_DIES_S)
+        hangs = self.exitcode is None
+        self.kill()
+        self.process.join()
+        status = self.exitcode or 0
+        if hangs:
+            return "did not answer and was killed"
+        if status < 0:
+            return f"was ended by signal {-status} ({signal.strsignal(-status)})"
+        return f"ended with status {status}"
 
 
 class Supervisor(Multiprocess):
-    _has_served = False  # any worker, ever
-    _start_again_at: dict[int, float]  # by the index of a worker that could not start
+    processes: list[Worker]  # type: ignore[assignment]  # nothing else is put into it here
+    failed_to_start = False  # `run` has ended because no worker has ever served
 
-    @property
-    def failed_to_start(self) -> bool:
-        """Whether `run` has ended because a worker could not start, which would be the same for every other."""
-        return not self._has_served and any(process.exitcode == STARTUP_FAILURE for process in self.processes)
+    def __init__(self, config: Config, sockets: list[socket], metrics_folder: Path) -> None:
+        """`metrics_folder`: where the workers keep what they count."""
+        hangup = signal.getsignal(signal.SIGHUP)
+        super().__init__(config, sockets)
+        signal.signal(signal.SIGHUP, hangup)  # uvicorn's would start all workers anew, deaf to SIGTERM meanwhile
+        self._metrics_folder = metrics_folder
+        self._has_served = False  # any worker, ever
 
     def init_processes(self) -> None:
-        self._start_again_at = {}
-        super().init_processes()
-        for process in self.processes:
-            _leave_pipe_to(process)
+        self.processes = [self._started() for _ in range(self.processes_num)]
+
+    def handle_ttin(self) -> None:
+        self.processes_num += 1
+        self.processes.append(self._started())
 
     def keep_subprocess_alive(self) -> None:
-        for index, process in enumerate(self.processes):
+        for index, worker in enumerate(self.processes):
             if self.should_exit.is_set():
                 return
-            if not self._is_alive(process):
-                self._replace(index, process)
+            if worker.again_at is None:
+                alive = worker.is_alive(self.config.timeout_worker_healthcheck)
+                self._has_served = self._has_served or worker.has_served
+                if not alive:
+                    self._bury(worker)
+            if worker.again_at is not None and monotonic() >= worker.again_at:
+                self.processes[index] = self._started(worker.failures)
 
-    def _is_alive(self, process: Process) -> bool:
-        if not self._has_served:
-            self._has_served = process.is_ready(self.config.timeout_worker_healthcheck)
-        return process.is_alive(self.config.timeout_worker_healthcheck)
+    def _bury(self, worker: Worker) -> None:
+        """Another takes the place of one that has served at once, of any other after a pause. None does where no worker
+        has ever served and there is no reason to hope: then the service ends."""
+        how = worker.bury()
+        forget_process(self._metrics_folder, worker.pid or 0, worker.has_served)
+        if worker.has_served:
+            log.error("worker %s %s; another takes its place", worker.pid, how)
+            worker.failures, worker.again_at = 0, monotonic()
+            return
+        worker.failures += 1
+        if not self._has_served and (worker.exitcode == STARTUP_FAILURE or worker.failures == _MOST_FAILURES):
+            log.error("worker %s %s before it served, and no other ever has; the service ends", worker.pid, how)
+            self.failed_to_start = True
+            self.should_exit.set()
+            return
+        log.error("worker %s %s before it served; another is tried in %g s", worker.pid, how, _START_AGAIN_S)
+        worker.again_at = monotonic() + _START_AGAIN_S
 
-    def _replace(self, index: int, process: Process) -> None:
-        """At once, a worker that could not start after a pause; none where no worker has ever started."""
-        process.kill()  # it may hang
-        process.join()
-        if process.exitcode == STARTUP_FAILURE:
-            if not self._has_served:
-                log.error("a worker failed to start: the service ends")
-                self.should_exit.set()
-                return
-            if index not in self._start_again_at:
-                self._start_again_at[index] = monotonic() + _START_AGAIN_S
-                log.critical("worker %s failed to start; the others serve, and it is tried again", process.pid)
-            if monotonic() < self._start_again_at[index]:
-                return
-        self._start_again_at.pop(index, None)
-        log.info("worker %s is replaced", process.pid)
-        self.processes[index] = Process(self.config, self.sockets)
-        self.processes[index].start()
-        _leave_pipe_to(self.processes[index])
-
-
-def _leave_pipe_to(process: Process) -> None:
-    """It has its own copy since it was started."""
-    process.child_conn.close()
+    def _started(self, failures: int = 0) -> Worker:
+        worker = Worker(self.config, self.sockets, failures)
+        worker.start()
+        worker.child_conn.close()  # it has its own copy since it was started
+        return worker
 
 
 def end_with_supervisor() -> None:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from service import models as models_module
+from service.ending import ENGINE_DIED
 from service.errors import problem_type
 from service.sessions import DeviceError
 from tests.conftest import PICTURES, Tiny
-from tests.service.serving import answers, free_port, until
+from tests.service.serving import answers, free_port, serving, until
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 PNG = {"content-type": "image/png"}
@@ -95,14 +97,16 @@ def test_a_restart_on_the_wrong_device_stays_not_ready_and_readyz_says_why(
     assert encode(client).status_code == 200
 
 
-@pytest.mark.parametrize(("fault", "ends"), [(DeviceError("there is no CUDA"), False), (RuntimeError("broken"), True)])
+@pytest.mark.parametrize(
+    ("fault", "expected"), [(DeviceError("there is no CUDA"), False), (RuntimeError("broken"), True)]
+)
 def test_a_missing_device_is_waited_for_and_other_faults_end_the_process(
-    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, fault: Exception, ends: bool
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, fault: Exception, expected: bool
 ) -> None:
     """The process ended after 48 s in both cases, where the documentation said that /readyz stays at 503."""
-    client, opens, kills = make_client(), [], []
+    client, opens, ends = make_client(), [], list[bool]()
     monkeypatch.setattr(models_module, "_RESTART_PAUSES_S", (0.0, 0.001, 0.001))
-    monkeypatch.setattr(models_module.os, "kill", lambda pid, number: kills.append(number))
+    monkeypatch.setattr(models_module, "end_for_dead_engine", lambda: ends.append(True))
     models = client.app.state.service.models  # type: ignore[attr-defined]
 
     def broken(*arguments: object) -> None:
@@ -113,10 +117,10 @@ def test_a_missing_device_is_waited_for_and_other_faults_end_the_process(
         missing.setattr(type(models._maker), "open", broken)
         engine_of(client)._encoder = Dead()
         assert encode(client).status_code == 500
-        until(lambda: bool(kills) if ends else len(opens) > 10)
-        assert (len(opens) == 3) == ends and kills == [signal.SIGTERM] * ends
+        until(lambda: bool(ends) if expected else len(opens) > 10)
+        assert (len(opens) == 3) == expected and ends == [True] * expected
         assert client.get("/readyz").status_code == 503
-    if not ends:
+    if not expected:
         until(lambda: client.get("/readyz").status_code == 200)
 
 
@@ -124,13 +128,13 @@ def test_a_load_that_hangs_in_place_of_a_dead_engine_ends_the_process(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was waited for without an end."""
-    client, kills, gate = make_client(reload_deadline_s=0.1), list[int](), threading.Event()
-    monkeypatch.setattr(models_module.os, "kill", lambda pid, number: kills.append(number))
+    client, ends, gate = make_client(reload_deadline_s=0.1), list[bool](), threading.Event()
+    monkeypatch.setattr(models_module, "end_for_dead_engine", lambda: ends.append(True))
     models = client.app.state.service.models  # type: ignore[attr-defined]
     models._open = lambda bundle: gate.wait(10)
     engine_of(client)._encoder = Dead()
     assert encode(client).status_code == 500
-    until(lambda: bool(kills), 5)
+    until(lambda: bool(ends), 5)
     gate.set()
     assert client.get("/readyz").status_code == 503
 
@@ -152,29 +156,56 @@ def failing(self, session, name, array):
     return call(self, session, name, array)
 
 engine.Engine._call, engine.Engine.run_encode = failing, counting
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])
 """
 
 
-def test_a_dead_engine_ends_the_process_where_that_is_the_setting(tiny: Tiny, tmp_path: Path) -> None:
-    """For an orchestrator that restarts it: the caller is answered, the process drains and ends by itself."""
-    script = tmp_path / "dies.py"
-    script.write_text(_DIES_AT_THE_SECOND_PICTURE)
+@contextmanager
+def dying(bundle: Path, folder: Path, workers: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A service, and its address, in which every process ends with its second picture. Its log is `folder`/log."""
+    (folder / "dies.py").write_text(_DIES_AT_THE_SECOND_PICTURE)
     variables = {"VQSERVE_ON_ENGINE_DEATH": "exit", "VQSERVE_DRAIN_S": "0.5", "VQSERVE_DEVICE": "cpu"}
     port = free_port()
-    command = [sys.executable, str(script), "--bundle", str(tiny.grey), "--port", str(port)]
-    environment = {**os.environ, **variables, "PYTHONPATH": str(Path.cwd())}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    command = [sys.executable, str(folder / "dies.py"), "--bundle", str(bundle), "--port", str(port)]
+    environment = {**os.environ, **variables, "VQSERVE_WORKERS": str(workers), "PYTHONPATH": str(Path.cwd())}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log)
     try:
         address = f"http://127.0.0.1:{port}"
         until(lambda: answers(f"{address}/readyz"), 60)
-        assert httpx.post(f"{address}/encode", content=DIGIT, headers=PNG).status_code == 200
-        started = time.monotonic()
-        assert httpx.post(f"{address}/encode", content=DIGIT, headers=PNG).status_code == 500
-        until(lambda: httpx.get(f"{address}/readyz").status_code == 503, 0.4)
-        assert process.wait(10) in (0, -signal.SIGTERM)
-        assert time.monotonic() - started < 8
+        yield process, address
     finally:
-        process.kill()
-        _, errors = process.communicate()
-    assert b"is dead" in errors
+        process.terminate()
+        process.wait(30)
+
+
+def status_of_encode(address: str) -> int:
+    return httpx.post(f"{address}/encode", content=DIGIT, headers=PNG).status_code
+
+
+def test_a_dead_engine_ends_the_process_where_that_is_the_setting(tiny: Tiny, tmp_path: Path) -> None:
+    """For an orchestrator that restarts it: the caller is answered, the process drains and ends by itself. Its status
+    was SIGTERM's, with which systemd takes a service for one that was stopped on purpose."""
+    with dying(tiny.grey, tmp_path, workers=1) as (process, address):
+        assert status_of_encode(address) == 200
+        started = time.monotonic()
+        assert status_of_encode(address) == 500
+        until(lambda: httpx.get(f"{address}/readyz").status_code == 503, 0.4)
+        assert process.wait(10) == ENGINE_DIED
+        assert time.monotonic() - started < 8
+    assert "is dead" in (tmp_path / "log").read_text()
+
+
+def test_a_dead_engine_ends_its_worker_and_another_takes_its_place(tiny: Tiny, tmp_path: Path) -> None:
+    with dying(tiny.grey, tmp_path, workers=2) as (process, address):
+        until(lambda: status_of_encode(address) == 500)
+        until(lambda: f"ended with status {ENGINE_DIED}; another takes its place" in (tmp_path / "log").read_text())
+        until(lambda: 'vqserve_engine_deaths_total{model="tiny"} 1.0' in httpx.get(f"{address}/metrics").text)
+        assert process.poll() is None
+
+
+def test_sigterm_from_elsewhere_keeps_its_status(tiny: Tiny) -> None:
+    with serving(tiny.grey, VQSERVE_DRAIN_S="0") as (process, _):
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM

@@ -1,11 +1,16 @@
-"""What the end of the service does to work in threads: it is stopped, and nobody waits for it."""
+"""The end of the service. What it does to work in threads: it is stopped, and nobody waits for it. What begins it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 
+import httpx
 import pytest
 
 from service.app import create_app
@@ -15,7 +20,7 @@ from service.settings import Settings
 from service.stopping import check_stop
 from service.threads import SMALL_PIXELS
 from tests.conftest import Tiny
-from tests.service.serving import until
+from tests.service.serving import answers, free_port, serving, until
 
 
 class Looking:
@@ -87,3 +92,31 @@ def test_a_cancelled_future_frees_its_thread(tiny: Tiny) -> None:
         await service.in_thread(lambda: None, 2 * SMALL_PIXELS)
 
     inside(tiny, work)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_is_sigterm(tiny: Tiny, workers: str) -> None:
+    """It ended a single process at once. Several were all started anew, during which SIGTERM was not heard."""
+    with serving(tiny.grey, VQSERVE_WORKERS=workers, VQSERVE_DRAIN_S="1") as (process, address):
+        process.send_signal(signal.SIGHUP)
+        until(lambda: httpx.get(f"{address}/readyz").status_code == 503, 1)
+        assert process.wait(5) == (-signal.SIGTERM if workers == "1" else 0)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_that_is_ignored_stays_so(tiny: Tiny, workers: str) -> None:
+    """Several workers did not care that nohup had started them."""
+    port = free_port()
+    command = ["nohup", sys.executable, "-m", "service", "--bundle", str(tiny.grey), "--port", str(port)]
+    variables = {**os.environ, "VQSERVE_WORKERS": workers, "VQSERVE_DEVICE": "cpu", "VQSERVE_DRAIN_S": "0"}
+    output = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=variables, stdin=output, stdout=output, stderr=output)
+    try:
+        until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 60)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1.2)  # twice as long as the supervisor takes to see it
+        assert answers(f"http://127.0.0.1:{port}/readyz")
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from service.metrics import forget_dead_processes
+from service.metric_files import forget_dead_processes
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 
 DIGIT = (Path(__file__).parents[1] / "fixtures" / "pictures" / "digit_7.png").read_bytes()

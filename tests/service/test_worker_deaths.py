@@ -1,0 +1,114 @@
+"""Workers that die: the log says how, what they leave is removed, and none is started again without a pause."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uvicorn.config import STARTUP_FAILURE
+
+from service.metrics import Metrics
+from tests.service.serving import answers, free_port, until
+from tests.service.test_workers import workers_of
+from tests.tiny_bundle import write_tiny_bundle
+
+_SERVES = """
+import os, signal, sys
+from service import supervisor
+from service.__main__ import main
+
+supervisor._START_AGAIN_S = {pause_s}
+if __name__ == "__main__":
+    main(sys.argv[1:])
+elif {dies}:
+    os.kill(os.getpid(), signal.SIGBUS)
+"""
+
+
+@contextmanager
+def two_workers(folder: Path, pause_s: float, dies: bool = False) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A service of `folder`/tiny, and its address; its log is `folder`/log, its temporary files are in `folder`."""
+    write_tiny_bundle(folder / "tiny", "tiny")
+    (folder / "serves.py").write_text(_SERVES.format(pause_s=pause_s, dies=dies))
+    variables = {"VQSERVE_WORKERS": "2", "VQSERVE_DEVICE": "cpu", "VQSERVE_THREADS": "1", "VQSERVE_DRAIN_S": "0"}
+    environment = {**os.environ, **variables, "TMPDIR": str(folder), "PYTHONPATH": str(Path.cwd())}
+    port = free_port()
+    command = [sys.executable, str(folder / "serves.py"), "--bundle", str(folder / "tiny"), "--port", str(port)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log)
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def logged(folder: Path, words: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    return [line for line in lines if words in line["message"]]
+
+
+def processes_with(folder: Path, pattern: str) -> set[int]:
+    """Of which there are such files of metrics."""
+    return {int(path.stem.rpartition("_")[2]) for path in folder.glob(f"vqserve-metrics-*/{pattern}")}
+
+
+def test_workers_that_are_killed_before_they_serve_end_the_service(tmp_path: Path) -> None:
+    """They were started again without a pause and without an end, and no line said why."""
+    with two_workers(tmp_path, pause_s=0.1, dies=True) as (process, _):
+        assert process.wait(60) == STARTUP_FAILURE
+    deaths = logged(tmp_path, "was ended by signal 7 (Bus error) before it served")
+    assert 3 <= len(deaths) <= 6
+    assert {line["level"] for line in deaths} == {"error"}
+    assert "no other ever has; the service ends" in deaths[-1]["message"]
+
+
+def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
+    """The bundle is bad while one is gone: every attempt left files in /tmp, which may lie in memory, until it was full
+    and those that served died of it. What one that had served has counted stays."""
+    with two_workers(tmp_path, pause_s=0.1) as (process, address):
+        until(lambda: len(workers_of(process.pid)) == 2 and all(answers(f"{address}/readyz") for _ in range(12)), 60)
+        killed, other = workers_of(process.pid)
+        assert {killed, other} <= processes_with(tmp_path, "gauge_*.db")
+        time.sleep(1.2)  # twice as long as the supervisor takes to see that they serve
+        (tmp_path / "tiny" / "decoder.onnx").rename(tmp_path / "kept")
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: len(logged(tmp_path, "ended with status 3 before it served")) >= 2, 30)
+        failed = {int(line["message"].split()[1]) for line in logged(tmp_path, "before it served")}
+        assert processes_with(tmp_path, "*.db").isdisjoint(failed)
+        assert processes_with(tmp_path, "counter_*.db") >= {killed, other}
+        assert killed not in processes_with(tmp_path, "gauge_*.db") | processes_with(tmp_path, "codes_*.bin")
+        assert logged(tmp_path, f"worker {killed} was ended by signal 9 (Killed); another takes its place")
+        assert answers(f"{address}/readyz")
+
+
+def test_nothing_is_logged_while_a_failed_worker_waits(tmp_path: Path) -> None:
+    """Twice a second it was killed and waited for again, with a line each time."""
+    with two_workers(tmp_path, pause_s=2.5) as (process, address):
+        until(lambda: len(workers_of(process.pid)) == 2 and all(answers(f"{address}/readyz") for _ in range(12)), 60)
+        (tmp_path / "tiny" / "decoder.onnx").rename(tmp_path / "kept")
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        until(lambda: len(logged(tmp_path, "before it served")) == 2, 60)
+        first, second = (line["message"].split()[1] for line in logged(tmp_path, "before it served"))
+        assert first != second
+        assert not logged(tmp_path, "Waiting for child process")
+
+
+def test_a_file_that_is_removed_while_the_page_is_made_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The page was a 500: between the list of the files and their reading the supervisor may remove some."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    lists = [[str(tmp_path / "counter_1.db")], []]
+    monkeypatch.setattr("prometheus_client.multiprocess.glob.glob", lambda pattern: lists.pop(0))
+    assert b"vqserve_model_info" in Metrics().render()
+    assert not lists
