@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.command = shlex.join(["python", "-m", "training", *arguments])
     try:
         metrics = JOBS[options.job](options)
-    except (TrainingError, OSError) as error:  # a full disk, a folder that is not ours: its text names the file
+    except (TrainingError, OSError) as error:  # the second of a folder that is not ours, or of a log
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from training.errors import TrainingError
 from training.ranks import on_any_rank
+from training.writing import GO_ON, written_whole
 
 Sheet = Callable[[], NDArray[np.uint8]]  # draws a picture (H,W,C) of how training stands
 
@@ -200,6 +202,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint is written beside its name and then renamed: an interruption leaves the old one whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        partial = Path(f"{path}.partial")
-        super().save_checkpoint(checkpoint, partial, storage_options)
-        partial.replace(path)
+        """Lightning would write it to the folder of temporary files first, which may be full where this one is not."""
+        content = BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(Path(path), GO_ON) as partial:
+            partial.write_bytes(content.getbuffer())

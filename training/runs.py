@@ -33,6 +33,7 @@ from training.config import AutoencoderConfig, ConfigError, PriorConfig, Quantiz
 from training.networks import Decoder, Encoder
 from training.prior import PixelCNN
 from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQuantizer
+from training.writing import GO_ON, written_whole
 
 CONFIG_FILE, METRICS_FILE, PROGRESS_FILE = "config.json", "metrics.json", "progress.json"
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
@@ -129,9 +130,8 @@ class Run:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Written beside and then renamed, so that an interruption leaves the earlier file whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with written_whole(path, "run the command again") as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -205,9 +205,8 @@ def write_seconds(folder: Path, stage: str, seconds: float) -> None:
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Written beside and then renamed, so that the file is whole or absent: `--resume` takes it as a finished stage."""
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, partial)
-    partial.replace(path)
+    with written_whole(path, GO_ON) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, partial)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -21,6 +21,7 @@ from training.runs import (
     read_json,
     write_json,
 )
+from training.writing import WriteError
 
 
 def test_a_folder_with_a_run_is_neither_overwritten_nor_mixed_up(tiny_run: Path) -> None:
@@ -129,6 +130,6 @@ def test_a_file_of_a_run_that_cannot_be_written_stays_as_it_was(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(WriteError, match=r"config\.json cannot be written \(No space left on device\): make room"):
         write_json(tmp_path / "config.json", {"seed": 2})
     assert read_json(tmp_path / "config.json") == {"seed": 1}

@@ -84,4 +84,4 @@ def test_a_folder_that_cannot_be_written_is_a_message(
     monkeypatch.setattr(Path, "write_text", denied)
     assert main(["fit", "--config", str(TINY), "--data", str(DIGITS), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: [Errno 13] Permission denied") and "progress.json" in said
+    assert "progress.json cannot be written (Permission denied): " in said
