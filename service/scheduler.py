@@ -37,9 +37,6 @@ class Sampler(Protocol):
     grid: tuple[int, int]
     max_batch: int
 
-    @property
-    def free_places(self) -> int: ...
-
     def open(self, draw: Draw, batch: int) -> int: ...
 
     def close(self, place: int) -> None: ...
@@ -169,7 +166,7 @@ class Scheduler:
             try:
                 with self._lock:
                     sampler = self._sampler
-                    batch = choose(self._jobs, sampler.max_batch, self._filled(), sampler.free_places)
+                    batch = choose(self._jobs, sampler.max_batch, self._filled())
                     self._metrics.busy_slots.set(len(batch))
                     if not batch:
                         self._driving = False

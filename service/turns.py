@@ -37,26 +37,20 @@ class Job:
     rows: int = 0  # that all samples have; without on_row only the first one counts
 
 
-def choose(jobs: Sequence[Job], slots: int, filled: int, free_places: int) -> list[Sample]:
+def choose(jobs: Sequence[Job], slots: int, filled: int) -> list[Sample]:
     """The samples that advance next: the first of each job, in up to `slots`, then all others, in up to `filled` slots
     with the first ones, the oldest job first in both.
 
     Giving what is left to the oldest job, instead of sharing it, finishes jobs sooner and delays none.
-    A job's first sample always finds a place, if there are at least 2 * slots of them: whatever is not the first sample
-    of its job is only started while more than `slots` are free.
+    Fewer than 2 * slots samples are ever under way, so as many places are enough. One that is not its job's first
+    begins only beside all samples of all older jobs, and therefore before any such sample of a younger one: whatever is
+    under way then advances too, in at most `slots`. Until that happens again only the first ones of the oldest `slots`
+    jobs begin.
     """
     chosen = [job.unfinished[0] for job in jobs[:slots]]
     filled = max(filled, len(chosen))
-    free_places -= sum(sample.place is None for sample in chosen)
     for job in jobs:
         if len(chosen) == filled:
             break
-        for sample in job.unfinished[1:]:
-            if len(chosen) == filled:
-                break
-            if sample.place is None:
-                if free_places <= slots:
-                    break
-                free_places -= 1
-            chosen.append(sample)
+        chosen += job.unfinished[1 : 1 + filled - len(chosen)]
     return chosen

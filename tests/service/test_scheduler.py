@@ -359,35 +359,31 @@ def test_the_thread_works_only_while_there_is_work() -> None:
 
 
 def test_choose_never_runs_out_of_places_and_serves_the_oldest_first() -> None:
-    """Random arrivals, departures and rows: the rule of `choose` that 2 * slots places are enough, by simulation.
-
-    The first sample of a job never finds the table full, although more samples have begun than can advance.
-    """
+    """Random arrivals, departures and rows: the rule of `choose` that 2 * slots places are enough, by simulation."""
     random = np.random.default_rng(0)
     jobs: list[Job] = []
-    free = 2 * SLOTS
+    most = 0
     for _ in range(20_000):
-        if random.random() < 0.3:
+        for _ in range(random.choice([0, 0, 0, 0, 0, 0, 1, 3])):
             job = Job(None, None, np.zeros((0, H, W), np.int64), None, 0.0)  # type: ignore[arg-type]
             job.unfinished = [Sample(job, index, draws(0)[0]) for index in range(random.choice([1, 1, 3, 20]))]
             jobs.append(job)
         if jobs and random.random() < 0.05:
-            free += sum(sample.place is not None for sample in jobs.pop(random.integers(len(jobs))).unfinished)
+            jobs.pop(random.integers(len(jobs)))
         if len(jobs) > 12:
-            free += sum(sample.place is not None for job in jobs[6:] for sample in job.unfinished)
             del jobs[6:]
-        batch = choose(jobs, SLOTS, SLOTS, free)
+        filled = int(random.integers(1, SLOTS + 1))
+        batch = choose(jobs, SLOTS, filled)
         for sample in batch:
-            if sample.place is None:
-                sample.place, free = 1, free - 1
-        assert free >= 0
-        assert {job for job in jobs[:SLOTS]} <= {sample.job for sample in batch}, "the oldest jobs all advance"
-        assert len(batch) <= SLOTS
-        if sum(len(job.unfinished) for job in jobs) <= SLOTS:
-            assert len(batch) == sum(len(job.unfinished) for job in jobs), "no slot is idle while a sample waits"
+            sample.place = 1
+        most = max(most, sum(sample.place is not None for job in jobs for sample in job.unfinished))
+        firsts = [job.unfinished[0] for job in jobs[:SLOTS]]
+        others = [sample for job in jobs for sample in job.unfinished[1:]]
+        assert batch[: len(firsts)] == firsts, "the oldest jobs all advance"
+        assert batch[len(firsts) :] == others[: max(0, filled - len(firsts))], "the oldest has what is left"
         for sample in batch:
             sample.row += 1
             if sample.row == H:
                 sample.job.unfinished.remove(sample)
-                free += 1
         jobs = [job for job in jobs if job.unfinished]
+    assert most == 2 * SLOTS - 1
