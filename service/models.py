@@ -23,7 +23,7 @@ from service.containers import open_codec
 from service.ending import end_for_dead_engine
 from service.engine import Engine
 from service.errors import UnknownModel
-from service.graph_faults import faults_of
+from service.graph_faults import faults_at_start_of
 from service.label_check import require_labels
 from service.loads import LoadHangs, Loads
 from service.memory import spare_what_stays
@@ -201,7 +201,7 @@ class Models:
     def _open(self, bundle: Bundle) -> Model:
         """Raises BundleError when onnxruntime refuses a graph of it, the manifest says something else of it, or there
         is no memory for it, and DeviceError when it would run elsewhere."""
-        with faults_of(bundle):
+        with faults_at_start_of(bundle):
             return self._open_parts(bundle)
 
     def _open_parts(self, bundle: Bundle) -> Model:

@@ -40,8 +40,11 @@ def encode(client: TestClient) -> Any:
 class Dead:
     """A session whose device is gone."""
 
+    def __init__(self, reason: str = "CUDA error 700 at 0xdeadbeef") -> None:
+        self.reason = reason
+
     def run(self, *arguments: object) -> None:
-        raise RuntimeError("CUDA error 700 at 0xdeadbeef")
+        raise RuntimeError(self.reason)
 
 
 def test_a_dead_engine_answers_503_and_is_restarted(make_client: MakeClient) -> None:
@@ -55,6 +58,19 @@ def test_a_dead_engine_answers_503_and_is_restarted(make_client: MakeClient) -> 
     until(lambda: client.get("/readyz").status_code == 200)
     assert encode(client).status_code == 200
     assert 'vqserve_engine_deaths_total{model="tiny"} 1.0' in client.get("/metrics").text
+
+
+def test_the_death_of_an_engine_is_no_fault_of_its_bundle(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log advised to export again what had run before."""
+    client = make_client()
+    before = engine_of(client)
+    before._encoder = Dead("the session is broken")
+    assert encode(client).status_code == 500
+    until(lambda: engine_of(client) is not before)
+    (said,) = (message for message in caplog.messages if "is dead" in message)
+    assert said.endswith("encoder_quantizer cannot be run: the session is broken")
 
 
 def test_deaths_and_reloads_are_counted_from_zero(make_client: MakeClient) -> None:
