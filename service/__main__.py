@@ -9,6 +9,7 @@ import argparse
 import errno
 import logging.config
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -32,6 +33,7 @@ from service.supervisor import Supervisor
 log = logging.getLogger("service.main")
 APP = "service.app:create_app"
 SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
+_OTHER_DESCRIPTORS = 256  # files, pipes, and connections that are idle or wait to be refused
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.config.dictConfig(log_config(settings.log_level))
     for name, nearest in misspelt(os.environ).items():
         log.warning("%s is no setting and changes nothing; the nearest name is %s", name, nearest)
+    _raise_descriptor_limit(settings)
     _check_bundles(settings)
     _check_device(settings)
     _check_address(settings)
@@ -76,8 +79,11 @@ def serve(settings: Settings) -> None:
         uvicorn.run(APP, **options)
         return
     config = uvicorn.Config(APP, **options)
-    # Elsewhere than on Linux the kernel does not deal connections to all the sockets of a port.
-    listener = SharedPort.bound(settings.host, settings.port) if sys.platform == "linux" else config.bind_socket()
+    try:
+        # Elsewhere than on Linux the kernel does not deal connections to all the sockets of a port.
+        listener = SharedPort.kept(settings.host, settings.port) if sys.platform == "linux" else config.bind_socket()
+    except OSError as error:
+        sys.exit(_refused(settings, error))
     log.info("%d workers on %s port %d", settings.workers, *listener.getsockname()[:2])
     supervisor = Supervisor(config, [listener], Path(os.environ[SHARED_METRICS]))
     supervisor.run()
@@ -122,8 +128,31 @@ def _check_address(settings: Settings) -> None:
         try:
             probe.bind(address)
         except OSError as error:
-            name = "HOST" if error.errno == errno.EADDRNOTAVAIL else "PORT"
-            sys.exit(f"{PREFIX}{name}: {settings.host}:{settings.port}: {error.strerror}")
+            sys.exit(_refused(settings, error))
+
+
+def _refused(settings: Settings, error: OSError) -> str:
+    name = "HOST" if error.errno == errno.EADDRNOTAVAIL else "PORT"
+    return f"{PREFIX}{name}: {settings.host}:{settings.port}: {error.strerror}"
+
+
+def _raise_descriptor_limit(settings: Settings) -> None:
+    """Every connection takes a descriptor, also an idle one. Beyond the limit the kernel closes new ones, and no line
+    says so."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    needed = settings.max_concurrent_requests + _OTHER_DESCRIPTORS
+    if most < needed:
+        log.warning(
+            "the limit of open files (ulimit -Hn) is %d, and %sMAX_CONCURRENT_REQUESTS=%d needs %d: connections beyond "
+            "it are reset",
+            most,
+            PREFIX,
+            settings.max_concurrent_requests,
+            needed,
+        )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

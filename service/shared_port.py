@@ -16,6 +16,25 @@ from typing import SupportsIndex
 class SharedPort(socket.socket):
     """Pickled, it becomes a new socket with the same address. The original only keeps the port: it never listens."""
 
+    _claim: socket.socket
+
+    @classmethod
+    def kept(cls, host: str, port: int) -> SharedPort:
+        """As `bound`, for one service: a second would get some of the connections. On Linux only.
+
+        Raises OSError also where another service keeps the port. The kernel does not tell before it listens, so that
+        each claims a name that it has once, and takes back when the process ends. The copies claim nothing.
+        """
+        shared = cls.bound(host, port)
+        shared._claim = socket.socket(socket.AF_UNIX)
+        try:
+            shared._claim.bind("\0vqserve listens on {} port {}".format(*shared.getsockname()[:2]))
+        except OSError:
+            shared._claim.close()
+            shared.close()
+            raise
+        return shared
+
     @classmethod
     def bound(cls, host: str, port: int) -> SharedPort:
         """Raises OSError where the address cannot be bound. Port 0 is any free one."""

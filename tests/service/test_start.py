@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from service.metrics import Metrics
 from service.sessions import CUDA, DeviceError
 from service.settings import Settings, misspelt
 from tests.conftest import Tiny
+from tests.service.serving import answers, free_port, serving, until
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +168,71 @@ def test_what_cannot_be_served_ends_the_start_with_a_sentence(
         port = taken.getsockname()[1]
         with pytest.raises(SystemExit, match=rf"VQSERVE_PORT: 127\.0\.0\.1:{port}: Address already in use"):
             start.main([*bundle, "--host", "127.0.0.1", "--port", str(port)])
+
+
+def two_workers(tiny: Tiny, port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "service", "--bundle", str(tiny.grey), "--port", str(port)]
+    variables = {**os.environ, "VQSERVE_DEVICE": "cpu", "VQSERVE_WORKERS": "2", "VQSERVE_DRAIN_S": "0"}
+    return subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+
+
+def test_of_two_services_with_several_workers_one_has_the_port(tiny: Tiny) -> None:
+    """Both started, and callers got either one: until the first listens, its port could be shared."""
+    port = free_port()
+    both = [two_workers(tiny, port) for _ in range(2)]
+    try:
+        until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 60)
+        until(lambda: any(process.poll() is not None for process in both))
+        serves, refused = sorted(both, key=lambda process: process.poll() is not None)
+        assert serves.poll() is None and refused.wait() == 1
+        assert refused.stderr is not None
+        said = refused.stderr.read().splitlines()[-1]
+        assert said == f"VQSERVE_PORT: 127.0.0.1:{port}: Address already in use"
+    finally:
+        for process in both:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+def test_a_service_with_several_workers_starts_again_at_once(tiny: Tiny) -> None:
+    """A connection that it has closed itself keeps its place for a minute: the port must be free all the same."""
+    port = free_port()
+    for _ in range(2):
+        process = two_workers(tiny, port)
+        try:
+            until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 60)
+            with socket.create_connection(("127.0.0.1", port)) as kept:
+                kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert kept.recv(4096).startswith(b"HTTP/1.1 200")
+                process.terminate()
+                while kept.recv(4096):
+                    pass
+            process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert process.returncode == 0
+
+
+def test_as_many_files_may_be_open_as_the_machine_allows(tiny: Tiny) -> None:
+    """Often 1,024 of far more: with as many connections every new one was reset, and nothing said so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, soft), hard))
+    try:
+        with serving(tiny.grey) as (process, _):
+            assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(("most", "warned"), [(1279, True), (1280, False), (resource.RLIM_INFINITY, False)])
+def test_too_few_files_are_logged(
+    monkeypatch: pytest.MonkeyPatch, tiny: Tiny, caplog: pytest.LogCaptureFixture, most: int, warned: bool
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, most))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: None)
+    start.main(["--bundle", str(tiny.grey), "--port", "0"])
+    said = [message for message in caplog.messages if "VQSERVE_MAX_CONCURRENT_REQUESTS=1024 needs 1280" in message]
+    assert len(said) == warned
 
 
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="needs an onnxruntime without CUDA")
