@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -108,7 +108,7 @@ class StopAtNaN(Callback):
     """Stops a run whose loss is not finite, before it can overwrite the last good checkpoint.
 
     The losses are summed on the device and the sum, which keeps a NaN or an infinity, is read every `look_every` steps:
-    reading each one would be one more wait for a GPU in every step. Before a validation, whose sheet may fail at a NaN,
+    reading each one would be one more wait for a GPU in every step. Before a validation
     and before a checkpoint or the weights are written, all that is written is looked at too.
     """
 
@@ -146,13 +146,17 @@ class StopAtNaN(Callback):
         )
 
 
-class LogSheet(Callback):
-    """Adds a picture to TensorBoard after every `every`-th validation."""
+class LogSheet(Checkpoint):
+    """Adds a picture to TensorBoard after every `every`-th validation.
+
+    It may take long: as one of Lightning's `Checkpoint`, which come last, it follows the `ModelCheckpoint` before it in
+    the list, so that an interruption loses no steps.
+    """
 
     def __init__(self, tag: str, draw: Sheet, every: int) -> None:
         self._tag, self._draw, self._every = tag, draw, every
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self._every == 0 or (trainer.current_epoch + 1) % self._every:
             return
         if isinstance(trainer.logger, TensorBoardLogger):

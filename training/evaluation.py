@@ -141,20 +141,27 @@ def bits_per_code(prior: PixelCNN, codes: Tensor, labels: Tensor) -> float:
 def sample_codes(
     prior: PixelCNN, labels: Tensor, height: int, width: int, generator: torch.Generator, guidance: float = 1.0
 ) -> Tensor:
-    """Draw codes (B,h,w) in raster order, one forward a code: slow and plainly right, as the service's sampler is not.
+    """Draw codes (B,h,w) in raster order: the vertical stack once a row, the horizontal one and the head once a code.
 
-    A code depends on no row further up than the vertical stack reaches, so only these rows are computed. `guidance`
-    other than 1 (`training.prior.guided_logits`) takes two forwards.
+    Only the rows and columns within their reach are computed, anew each time: plainly right, as the service's sampler,
+    which keeps what it has computed, is not. `guidance` other than 1 (`training.prior.guided_logits`) takes both twice.
     """
     device = prior.embedding.device
+    nobody = [] if guidance == 1 else [torch.full_like(labels, prior.label_count)]
+    biases = [prior.label_biases(asked.to(device)) for asked in (labels, *nobody)]
     codes = torch.zeros(len(labels), height, width, dtype=torch.int64, device=device)
+    vectors, up, left = prior.quantized_embedding(), len(prior.vertical) + 1, 2 * len(prior.horizontal) + 1
     for row in range(height):
-        top = max(0, row - 1 - len(prior.vertical))
+        above = vectors[codes[:, max(0, row - up) : row + 1]]
+        contexts = [[one[:, -1:] for one in prior.down_rows(above, bias)] for bias in biases]
         for column in range(width):
-            logits = prior(codes[:, top : row + 1], labels.to(device))[:, -1, column]  # (B,K)
-            if guidance != 1:
-                nobody = torch.full_like(labels, prior.label_count).to(device)
-                logits = guided_logits(logits, prior(codes[:, top : row + 1], nobody)[:, -1, column], guidance)
-            drawn = torch.multinomial((logits / UNITS_PER_NAT).softmax(-1).cpu(), 1, generator=generator)
+            near = slice(max(0, column - left), column + 1)
+            seen = vectors[codes[:, row : row + 1, near]]
+            logits = [
+                prior.along_rows(seen, [one[:, :, near] for one in context], bias)[:, 0, -1]  # (B,K)
+                for context, bias in zip(contexts, biases, strict=True)
+            ]
+            chosen = guided_logits(logits[0], logits[1], guidance) if nobody else logits[0]
+            drawn = torch.multinomial((chosen / UNITS_PER_NAT).softmax(-1).cpu(), 1, generator=generator)
             codes[:, row, column] = drawn[:, 0].to(device)
     return codes

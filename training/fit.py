@@ -22,7 +22,7 @@ from training.evaluation import encode_all
 from training.jobs import AutoencoderJob, PriorJob, StageData
 from training.limits import require_exportable
 from training.prior import PixelCNN
-from training.report import draw_reconstructions, draw_samples, write_report
+from training.report import draw_reconstructions, sheet_of_samples, write_report
 from training.runs import (
     AUTOENCODER_FILE,
     CONFIG_FILE,
@@ -157,7 +157,8 @@ def fit_prior(config: RunConfig, data: DataSet, autoencoder: VQVAE, folder: Path
         train, crop, flip = _prior_pictures(config, data, autoencoder)
         stream = partial(Stream, train, stage.batch_size, config.trainer.seed, crop=crop, flip=flip)
         validation = Split(_codes(autoencoder, data.validation), data.validation.labels)
-        sheet = "samples", partial(draw_samples, model, autoencoder, config.grid(data.picture))
+        draw = sheet_of_samples(model, autoencoder, config.grid(data.picture))
+        sheet = None if draw is None else ("samples", draw)
         # always float32, which holds the prior's integers exactly; trainer.precision is the autoencoder's
         batches = StageData(stream, validation, stage, pin_memory=config.trainer.pin_memory)
         seconds = run_stage("prior", job, batches, config, folder, sheet=sheet)

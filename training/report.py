@@ -7,8 +7,11 @@ folder and the first digits of the data's digest, so that no other data's file i
 
 from __future__ import annotations
 
+import logging
+import math
 import subprocess
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from service.bundle import Quality
 from training.autoencoders import VQVAE
+from training.callbacks import Sheet
 from training.config import RunConfig
 from training.data import DataError, DataSet, Split, licence_of, load_to_measure, tiles
 from training.evaluation import (
@@ -40,8 +44,11 @@ from training.sheets import interleave, sheet, write_png
 COLUMNS = 8
 SAMPLE_ROWS_SMALL, SAMPLE_ROWS_LARGE = 10, 1  # rows of samples of grids up to, and beyond, LARGE_GRID codes
 LARGE_GRID = 256
+MOST_CODES_DRAWN = 1 << 14  # in a sample: half a minute on one core, at some ms a code
 DIGEST_DIGITS = 8  # of the data's, in the names of files: enough for all that one run is ever measured on
 LIBRARIES = ("torch", "lightning", "numpy", "safetensors")
+
+logger = logging.getLogger(__name__)
 
 
 def draw_reconstructions(model: System, split: Split, rows: int = 2) -> NDArray[np.uint8]:
@@ -72,6 +79,14 @@ def draw_samples(prior: PixelCNN, model: VQVAE, grid: tuple[int, int], seed: int
     generator = torch.Generator().manual_seed(seed)
     codes = sample_codes(prior, labels, *grid, generator)
     return sheet(model.decode(codes.to(next(model.parameters()).device)), COLUMNS)
+
+
+def sheet_of_samples(prior: PixelCNN, model: VQVAE, grid: tuple[int, int]) -> Sheet | None:
+    """What draws the sheet; None, and a line in the log, where that could take longer than the training."""
+    if math.prod(grid) > MOST_CODES_DRAWN:
+        logger.warning("no sheets of samples: one has %d codes, more than %d", math.prod(grid), MOST_CODES_DRAWN)
+        return None
+    return partial(draw_samples, prior, model, grid)
 
 
 @torch.no_grad()
@@ -186,7 +201,9 @@ def _code() -> dict[str, Any]:
 def _write_sheets(config: RunConfig, data: DataSet, model: System, prior: PixelCNN | None, folder: Path) -> None:
     write_png(draw_reconstructions(model, data.test), folder / "reconstructions.png")
     if isinstance(model, VQVAE) and prior is not None:
-        write_png(draw_samples(prior, model, config.grid(data.picture)), folder / "samples.png")
+        draw = sheet_of_samples(prior, model, config.grid(data.picture))
+        if draw is not None:
+            write_png(draw(), folder / "samples.png")
 
 
 def _training_histogram(config: RunConfig, data: DataSet, model: VQVAE) -> list[int]:

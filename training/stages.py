@@ -152,11 +152,11 @@ def _trainer(
             Reseed(settings.seed),
             StopAtSIGTERM(job.log_every),
             StopAtNaN(checkpoint, job.log_every),
-            *([LogSheet(*sheet, settings.sample_every)] if sheet else []),
             StageProgress(name, stage.steps, job.log_every),
             ModelCheckpoint(
                 checkpoint.parent, checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
             ),
+            *([LogSheet(*sheet, settings.sample_every)] if sheet else []),
         ],
         plugins=[AtomicCheckpointIO()],
         deterministic="warn",

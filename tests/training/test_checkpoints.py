@@ -153,3 +153,23 @@ def test_an_error_of_the_training_itself_blames_no_checkpoint(begun: Path) -> No
 
     with pytest.raises(RuntimeError, match="out of memory"):
         run(Slope(STEPS, at_step=fail), begun)
+
+
+def test_a_sheet_that_is_interrupted_loses_no_steps(tmp_path: Path) -> None:
+    """The checkpoint came after it, and a sheet can take minutes."""
+    drawn = 0
+
+    def draw() -> Any:
+        nonlocal drawn
+        drawn += 1
+        raise KeyboardInterrupt
+
+    for taken in (2, 2, 1, 0):  # two validations, and the end
+        job = Slope(STEPS)
+        if taken:
+            with pytest.raises(SystemExit, match="130"):
+                run(job, tmp_path, sheet=("sheet", draw))
+        else:
+            run(job, tmp_path, sheet=("sheet", draw))
+        assert job.taken == taken
+    assert (drawn, checkpoint_of("slope", tmp_path).exists()) == (3, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -190,17 +191,30 @@ def test_a_picture_of_a_cvae_is_reconstructed_with_its_own_label() -> None:
         assert all((together[index] - other).abs().max() > 1e-3 for label, other in enumerate(alone) if label != index)
 
 
+def prior_that_says(logits: Callable[[Tensor], Tensor], label_count: int) -> Any:
+    """A prior with the logits (B,K) of its labels, whatever the codes are."""
+    return SimpleNamespace(
+        label_count=label_count,
+        vertical=[],
+        horizontal=[],
+        embedding=torch.zeros(1),
+        quantized_embedding=lambda: torch.zeros(3, 1),
+        label_biases=lambda labels: labels,
+        down_rows=lambda above, labels: [above],
+        along_rows=lambda seen, contexts, labels: logits(labels)[:, None, None].expand(-1, *seen.shape[1:3], -1),
+    )
+
+
 def test_guidance_goes_away_from_the_logits_of_no_label() -> None:
     """Code 0 by label 0, code 2 by none: at guidance 2 code 0 loses to code 1, which only the guided logits prefer."""
     logits = {0: [6000.0, 5500.0, 0.0], 1: [0.0, 0.0, 6000.0], 2: [6000.0, 0.0, 6000.0]}  # 64 a nat
     asked: list[int] = []
 
-    def prior(codes: Tensor, labels: Tensor) -> Tensor:
+    def said(labels: Tensor) -> Tensor:
         asked.append(int(labels[0]))
-        return torch.tensor([logits[label] for label in labels.tolist()])[:, None, None].expand(-1, *codes.shape[1:], 3)
+        return torch.tensor([logits[label] for label in labels.tolist()])
 
-    told: Any = prior
-    told.label_count, told.vertical, told.embedding = 2, [], torch.zeros(1)
+    told = prior_that_says(said, label_count=2)
     for guidance, code, labels in ((1.0, 0, [0, 0]), (2.0, 1, [0, 2, 0, 2])):
         asked.clear()
         drawn = sample_codes(told, torch.tensor([0]), 1, 2, torch.Generator().manual_seed(0), guidance)
@@ -209,36 +223,33 @@ def test_guidance_goes_away_from_the_logits_of_no_label() -> None:
 
 def test_a_nat_is_64_units_of_logits() -> None:
     """64 ln 3 units are odds of 3: with others, some of these samples would be other codes."""
-
-    def prior(codes: Tensor, labels: Tensor) -> Tensor:
-        return torch.tensor([0.0, 64 * math.log(3)]).expand(*codes.shape, 2)
-
-    told: Any = prior
-    told.label_count, told.vertical, told.embedding = 0, [], torch.zeros(1)
+    told = prior_that_says(lambda labels: torch.tensor([0.0, 64 * math.log(3)]).expand(len(labels), 2), label_count=0)
     labels = torch.zeros(10_000, dtype=torch.int64)
     drawn = sample_codes(told, labels, 1, 1, torch.Generator().manual_seed(0))
     chances = torch.tensor([0.25, 0.75]).expand(10_000, 2)
     assert torch.equal(drawn[:, 0], torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(0)))
 
 
-def test_no_code_is_drawn_without_a_row_that_it_depends_on() -> None:
-    """Of nine rows the vertical stack sees three above; samples of weak weights were the same with two of them."""
+def test_no_code_is_drawn_without_a_code_that_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nine rows the vertical stack sees three above, of eight columns the horizontal one three to the left; samples
+    of weak weights were the same with two rows."""
     torch.manual_seed(0)
     prior = PixelCNN(8, 0, channels=8, vertical_layers=2, horizontal_layers=1, head_channels=16)
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.mul_(4)
     asked: list[Tensor] = []
+    along_rows = PixelCNN.along_rows
 
-    def told(codes: Tensor, labels: Tensor) -> Tensor:
-        asked.append(prior(codes, labels)[:, -1])  # (B,w,K) of the lowest row
-        return asked[-1][:, None]
+    def told(self: PixelCNN, *given: Any) -> Tensor:
+        logits = along_rows(self, *given)
+        asked.append(logits[:, 0, -1])
+        return logits
 
-    stand_in: Any = told
-    stand_in.label_count, stand_in.vertical, stand_in.embedding = 0, prior.vertical, prior.embedding
     labels = torch.zeros(3, dtype=torch.int64)
-    codes = sample_codes(stand_in, labels, 9, 4, torch.Generator().manual_seed(4))
-    whole = prior(codes, labels)
-    for index, logits in enumerate(asked):
-        row, column = divmod(index, 4)
-        assert torch.equal(logits[:, column], whole[:, row, column])
+    with monkeypatch.context() as patch:
+        patch.setattr(PixelCNN, "along_rows", told)
+        codes = sample_codes(prior, labels, 9, 8, torch.Generator().manual_seed(4))
+    whole = prior(codes, labels).flatten(1, 2)
+    assert len(asked) == 72
+    assert all(torch.equal(logits, whole[:, index]) for index, logits in enumerate(asked))

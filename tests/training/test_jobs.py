@@ -204,13 +204,13 @@ def test_the_histogram_of_crops_never_holds_the_tiles_of_two_pictures(
 def test_samples_are_those_of_a_prior_that_sees_the_whole_grid() -> None:
     torch.manual_seed(0)
     prior = PixelCNN(8, 2, channels=8, vertical_layers=2, horizontal_layers=1, head_channels=16)
-    labels, codes = torch.tensor([0, 1, 2]), torch.zeros(3, 9, 4, dtype=torch.int64)
+    labels, codes = torch.tensor([0, 1, 2]), torch.zeros(3, 9, 8, dtype=torch.int64)
     generator = torch.Generator().manual_seed(4)
     for row in range(9):
-        for column in range(4):
+        for column in range(8):
             chances = (prior(codes, labels)[:, row, column] / 64).softmax(-1)
             codes[:, row, column] = torch.multinomial(chances, 1, generator=generator)[:, 0]
-    assert torch.equal(sample_codes(prior, labels, 9, 4, torch.Generator().manual_seed(4)), codes)
+    assert torch.equal(sample_codes(prior, labels, 9, 8, torch.Generator().manual_seed(4)), codes)
 
 
 def test_guidance_moves_logits_away_from_those_without_the_label() -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from training import report
+from training.autoencoders import VQVAE
+from training.data import load_data
+from training.prior import PixelCNN
+from training.runs import load_run
 from training.sheets import interleave, sheet, write_png
 
 
@@ -40,3 +47,21 @@ def test_a_file_has_the_pixels_and_colours_of_its_sheet(tmp_path: Path, channels
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.mode == mode
         assert np.array_equal(np.asarray(picture).reshape(drawn.shape), drawn)
+
+
+def test_samples_of_too_many_codes_are_not_drawn(caplog: pytest.LogCaptureFixture) -> None:
+    """A sheet of a large grid took longer than the training, and was drawn whatever `sample_every` said."""
+    prior, model = cast(PixelCNN, SimpleNamespace()), cast(VQVAE, SimpleNamespace())
+    assert report.sheet_of_samples(prior, model, (128, 128)) is not None and caplog.messages == []
+    assert report.sheet_of_samples(prior, model, (16, 1025)) is None
+    assert caplog.messages == ["no sheets of samples: one has 16400 codes, more than 16384"]
+
+
+def test_a_run_whose_samples_have_too_many_codes_has_no_sheet_of_them(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "MOST_CODES_DRAWN", 48)
+    run, sheets = load_run(tiny_run), []
+    monkeypatch.setattr(report, "write_png", lambda pixels, path: sheets.append(path.name))
+    report._write_sheets(run.config, load_data(run.config.data), run.autoencoder, run.prior, tmp_path)
+    assert sheets == ["reconstructions.png"]
