@@ -159,3 +159,11 @@ def test_the_shortest_string_is_the_first_number_with_the_most_zero_bytes() -> N
         for width in (1, 2, 255, 256, 257, 300):
             numbers = range(low, low + width)
             assert shortest_within(low, width) == max(numbers, key=zero_bytes), (low, width)
+    assert shortest_within(2**56 - 2**50, 2**51) == 2**56, "a carry, and no byte of its own"
+
+
+def test_an_interval_that_is_just_wide_enough_is_not_widened() -> None:
+    """One of 256 equal symbols leaves 2**48, of which three sixths end a little lower than those of 2**56. The upper
+    halves of what is left lead there."""
+    models, symbols = [[1] * 256, [3, 3], *[[1, 1]] * 52], [7, 0, *[1] * 52]
+    assert decode(models, encode(models, symbols)) == symbols

@@ -59,6 +59,7 @@ async def test_as_many_calls_wait_as_may_and_one_request_always(pool: Pool, gaug
     going_on.set()
     assert await asyncio.gather(*holding, futures[0], *futures[5:]) == [None, 1, 3, 4]
     assert waiting(gauge) == 0
+    assert not pool._stops, "nothing is kept of calls that have ended"
 
 
 @pytest.mark.asyncio
