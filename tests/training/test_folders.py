@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.training.conftest import noise, write_pictures
 from training.config import DataConfig
-from training.data import DataError, DataSet, load_data, would_read_run
+from training.data import DataError, DataSet, load_data
 from training.data.dataset import ranked
 from training.data.folder import MOST_ENLARGED, decode_picture, picture_files, split_files
 
@@ -168,6 +168,20 @@ def test_links_to_themselves_are_skipped_and_listed(tmp_path: Path) -> None:
     assert (data.label_names, data.digest, len(data.skipped)) == (("cats", "dogs"), plain.digest, 4)
 
 
+def test_links_that_lead_nowhere_are_skipped_and_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They vanished without a word, and with the last picture of a folder all labels."""
+    for label in ("cats", "dogs"):
+        write_pictures(tmp_path / label, 10)
+    (tmp_path / "birds").mkdir()
+    links = [tmp_path / name for name in ("birds/x.png", "cats/y.JPG", "cats/notes.txt")]
+    for link in links:
+        link.symlink_to(tmp_path / "gone")
+    data = loaded(tmp_path)
+    assert data.skipped == tuple(f"{link}: the link leads nowhere" for link in links[:2])
+    assert data.label_names == ("cats", "dogs")
+    assert f"{tmp_path / 'birds'} is no label: none of its pictures can be used" in caplog.messages
+
+
 def test_the_first_unreadable_picture_is_one_of_the_folder_that_has_no_other(tmp_path: Path) -> None:
     write_pictures(tmp_path / "train", 4)
     (tmp_path / "test").mkdir()
@@ -275,22 +289,3 @@ def test_a_picture_that_goes_during_the_training_is_named(tmp_path: Path) -> Non
         path.unlink()
     with pytest.raises(DataError, match=r"png could be read when the training began .*--resume"):
         train.images[0]
-
-
-@pytest.mark.parametrize(
-    ("folders", "run", "expected"),
-    [
-        (("cats", "dogs"), "runs/mine", True),
-        (("cats", "dogs"), ".", True),
-        (("cats", "dogs"), ".runs/mine", False),
-        (("cats", "dogs"), "../runs", False),
-        (("train", "test"), "runs/mine", False),
-        (("train", "test"), "train/run", True),
-        (("train",), "runs/mine", True),
-    ],
-)
-def test_a_run_in_its_own_data_is_known(tmp_path: Path, folders: tuple[str, ...], run: str, expected: bool) -> None:
-    for folder in folders:
-        write_pictures(tmp_path / "p" / folder, 2)
-    config = DataConfig(source=str(tmp_path / "p"))
-    assert would_read_run(config, tmp_path / "p" / run) is expected

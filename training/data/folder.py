@@ -2,7 +2,8 @@
 
 In: a folder; with `train` and `test` sub-folders these are the splits, and what lies below them is the data. Out: a
 `Source` of ragged uint8 pictures, decoded as the service decodes them (`service.pixels`). A file that cannot be
-decoded, is animated, or would be enlarged beyond use is skipped and listed, never raised; so is a link to itself.
+decoded, is animated, or would be enlarged beyond use is skipped and listed, never raised; so is a link to itself or to
+nothing.
 """
 
 from __future__ import annotations
@@ -163,8 +164,12 @@ def _files_below(
             continue
         if is_folder and not _is_left_out(entry.name):
             yield from _files_below(path, (*above, real), suffixes, skipped)
-        elif is_file and path.suffix.lower() in suffixes:
+        elif path.suffix.lower() in suffixes and (is_file or _leads_nowhere(path)):  # so that it is told and counts
             yield path
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _tell_of_labels(folder: Path, paths: Sequence[Path], kept: Sequence[Path], label_names: tuple[str, ...]) -> None:
@@ -252,7 +257,7 @@ def _decode_all(
         try:
             return decode(path)
         except UNREADABLE as error:
-            return f"{path}: {error}"
+            return f"{path}: {'the link leads nowhere' if _leads_nowhere(path) else error}"
 
     at_side = 0
     kept: list[Path] = []
