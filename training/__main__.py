@@ -2,7 +2,7 @@
 
     python -m training fit --config FILE [--data D] [--out runs/NAME] [--resume] [key.sub=value ...]
     python -m training evaluate --config FILE | --run RUN [--data D]
-    python -m training compare --config FILE [--data D] [--out runs/NAME] [--docs docs] [key.sub=value ...]
+    python -m training compare --config FILE [--data D] [--out runs/NAME] [--resume] [--docs docs] [key.sub=value ...]
 
 In: a YAML config and overrides, or a run folder. Out: the run folder; one line of JSON with the metrics on stdout.
 `evaluate` renews the measurements in the run's metrics.json; those on other data go to metrics-NAME.json beside it.
@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     compare = jobs.add_parser("compare", help="train and measure AE, VAE, CVAE and VQ-VAE side by side")
     compare.add_argument("--docs", type=Path, help="write numbers, pictures and model-report.md into this folder too")
+    compare.add_argument(
+        "--resume", action="store_true", help="changes nothing: compare always goes on where it stopped"
+    )
     for job in (fit, compare):
         job.add_argument("--config", type=Path, required=True, help="a YAML file, such as training/configs/mnist.yaml")
         job.add_argument("--data", help="a path or a name in place of the config's data.source")

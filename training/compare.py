@@ -30,7 +30,18 @@ from training.fit import fit, require_own_folder
 from training.jobs import to_unit
 from training.limits import require_exportable
 from training.report import LIBRARIES
-from training.runs import METRICS_FILE, Run, build_autoencoder, build_prior, load_run, read_json, write_json
+from training.runs import (
+    AUTOENCODER_FILE,
+    METRICS_FILE,
+    PRIOR_FILE,
+    Run,
+    build_autoencoder,
+    build_prior,
+    hold_folder,
+    load_run,
+    read_json,
+    write_json,
+)
 from training.sheets import sheet, write_png
 
 COMPARE_FILE = "compare.json"
@@ -55,7 +66,8 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     """Train and measure every system; returns the content of compare.json, where `command` says how it was made.
 
     Raises:
-        ConfigError: the config cannot be compared, or the folder holds runs of another one.
+        ConfigError: the config cannot be compared, or the folder holds runs of another one, or another process trains
+            in it.
     """
     config = on_one_device(config)
     data = load_data(config.data)
@@ -65,12 +77,13 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
         require_exportable(variant, data.picture)
     require_own_folders(to_train, data, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    hold_folder(folder)  # the classifier and the sheets; `fit` holds the folder of each run
     classifier = fit_classifier(config, data, folder)
     yardstick = Yardstick(config, data, classifier)
     systems, guided = {}, {}
     for name, variant in to_train.items():
         run_folder = folder / name
-        if not (run_folder / METRICS_FILE).exists():
+        if not _is_finished(run_folder, variant):
             fit(variant, run_folder, resume=True)
         seed_everything(config.trainer.seed, verbose=False)
         run = load_run(run_folder)
@@ -91,6 +104,12 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     }
     write_json(folder / COMPARE_FILE, result)
     return result
+
+
+def _is_finished(folder: Path, config: RunConfig) -> bool:
+    """Weights may be gone: whoever reads damaged ones says to delete them and train again."""
+    needed = [METRICS_FILE, AUTOENCODER_FILE, *([] if config.prior is None else [PRIOR_FILE])]
+    return all((folder / name).exists() for name in needed)
 
 
 def on_one_device(config: RunConfig) -> RunConfig:

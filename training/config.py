@@ -188,6 +188,24 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
         raise ConfigError("; ".join(_explain(problem["loc"], problem) for problem in error.errors())) from error
 
 
+PLACE_OF_DATA = ("data.source", "data.root")  # which may move: the digest tells whether it is the same data
+
+
+def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
+    """The dotted keys in which two runs differ, but for where their pictures lie."""
+    values, others = _by_key(one.model_dump()), _by_key(other.model_dump())
+    keys = dict.fromkeys((*values, *others))
+    return [key for key in keys if key not in PLACE_OF_DATA and values.get(key) != others.get(key)]
+
+
+def _by_key(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested sections -> values by dotted key."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _by_key(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
+    return flat
+
+
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, last = key.split(".")

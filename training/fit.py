@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from training.autoencoders import VQVAE
-from training.config import ConfigError, RunConfig
+from training.config import ConfigError, RunConfig, differing_keys
 from training.data import DataSet, Split, Stream, load_data, would_read_run
 from training.evaluation import encode_all
 from training.jobs import AutoencoderJob, PriorJob, StageData
@@ -96,10 +96,11 @@ def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None
     if (folder / CONFIG_FILE).exists():
         if not resume:
             raise ConfigError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")
-        if read_config(folder) != config:  # parsed: keys added since have their defaults
+        differing = differing_keys(read_config(folder), config)  # parsed: keys added since have their defaults
+        if differing:
             raise ConfigError(
-                f"{folder} was begun with another configuration: going on needs the same --config and key=value words, "
-                f"which {folder / CONFIG_FILE} has; or choose another --out"
+                f"{folder} was begun with another configuration, in {', '.join(differing)}: going on needs the same "
+                f"--config and key=value words, which {folder / CONFIG_FILE} has; or choose another --out"
             )
 
 

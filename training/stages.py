@@ -61,7 +61,7 @@ def run_stage(
     if resume_from:
         require_checkpoint(resume_from, job)
         logger.info("going on from %s", resume_from)
-    _fit(trainer, job, data, resume_from)
+    _fit(trainer, job, data, checkpoint, resume_from)
     model = job.model.cpu()
     if trainer.is_global_zero:
         save_weights(model, folder / f"{name}.safetensors")
@@ -69,7 +69,7 @@ def run_stage(
     return stopwatch.seconds
 
 
-def _fit(trainer: Trainer, job: Job, data: StageData, resume_from: Path | None) -> None:
+def _fit(trainer: Trainer, job: Job, data: StageData, checkpoint: Path, resume_from: Path | None) -> None:
     """Raises SystemExit where the process is told to end, with the status of that signal."""
     with warnings.catch_warnings():
         # Lightning 2.6 asks torch for pytree leaves in the old way, and the other stage's checkpoint is meant to stay
@@ -81,13 +81,19 @@ def _fit(trainer: Trainer, job: Job, data: StageData, resume_from: Path | None) 
         except SIGTERMException as ended:  # a SystemExit of status 0: whoever waits would take the run for finished
             if trainer.local_rank:
                 raise  # Lightning kills the first process of a machine when another one ends with a failure
-            logger.warning("ended by SIGTERM: --resume goes on from the last checkpoint")
+            logger.warning("ended by SIGTERM: %s", _how_to_go_on(checkpoint))
             raise SystemExit(128 + signal.SIGTERM) from ended
         except SystemExit as ended:
             if not isinstance(ended.__context__, KeyboardInterrupt):
                 raise
-            logger.warning("ended by Ctrl-C: --resume goes on from the last checkpoint")
+            logger.warning("ended by Ctrl-C: %s", _how_to_go_on(checkpoint))
             raise SystemExit(128 + signal.SIGINT) from ended
+
+
+def _how_to_go_on(checkpoint: Path) -> str:
+    if checkpoint.exists():
+        return "--resume goes on from the last checkpoint"
+    return "no checkpoint of this stage yet: --resume begins it anew"
 
 
 def require_trainer(config: RunConfig) -> None:

@@ -173,3 +173,19 @@ def test_a_sheet_that_is_interrupted_loses_no_steps(tmp_path: Path) -> None:
             run(job, tmp_path, sheet=("sheet", draw))
         assert job.taken == taken
     assert (drawn, checkpoint_of("slope", tmp_path).exists()) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [(1, "no checkpoint of this stage yet: --resume begins it anew"), (3, "--resume goes on from the")],
+)
+def test_an_interruption_speaks_of_no_checkpoint_that_is_not_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, step: int, said: str
+) -> None:
+    def end(job: Slope) -> None:
+        if job.taken == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="130"):
+        run(Slope(STEPS, at_step=end), tmp_path)
+    assert caplog.messages[-1].startswith(f"ended by Ctrl-C: {said}")

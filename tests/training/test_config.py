@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import ConfigError, RunConfig, load_config, parse_config
+from training.config import ConfigError, PriorConfig, RunConfig, differing_keys, load_config, parse_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 
@@ -127,3 +127,15 @@ def test_yaml_without_an_end_of_brackets_is_refused(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(ConfigError, match="the value is not YAML"):
         load_config(path, ["data.source=" + "[" * 5000])
+
+
+def test_what_differs_between_two_runs_is_named_by_its_keys() -> None:
+    """Where the pictures lie is none of it: that they are the same, their digest says."""
+    one = parse_config({"data": {"source": "a", "root": "b"}})
+    other = {"data": {"source": "c", "crop": 8}, "autoencoder": {"quantizer": {"levels": [4]}}, "prior": None}
+    assert differing_keys(one, parse_config({})) == []
+    assert differing_keys(one, parse_config(other)) == [
+        "data.crop",
+        "autoencoder.quantizer.levels",
+        *(f"prior.{key}" for key in PriorConfig.model_fields),
+    ]

@@ -27,7 +27,7 @@ from training.writing import WriteError
 def test_a_folder_with_a_run_is_neither_overwritten_nor_mixed_up(tiny_run: Path) -> None:
     with pytest.raises(ConfigError, match="already holds a run"):
         fit(tiny_config(), tiny_run)
-    with pytest.raises(ConfigError, match="another configuration"):
+    with pytest.raises(ConfigError, match=r"with another configuration, in trainer\.seed: going on needs"):
         fit(tiny_config("trainer.seed=2"), tiny_run, resume=True)
 
 

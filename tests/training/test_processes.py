@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tests.training.conftest import DIGITS, ROOT, TINY, tiny_config
 from training.callbacks import StopAtNaN, StopAtSIGTERM, TrainingDiverged
+from training.compare import compare
 from training.config import ConfigError
 from training.fit import fit
 from training.runs import hold_folder
@@ -133,6 +134,8 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(tmp_path: Path) 
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(ConfigError, match=r"another process trains in .*run: end it, or choose another --out"):
             fit(tiny_config(), tmp_path / "run", resume=True)
+        with pytest.raises(ConfigError, match=r"another process trains in .*run: end it"):
+            compare(tiny_config(), tmp_path / "run", "")  # two trained the classifier into the same files
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
         holder.communicate()
     for _ in range(2):

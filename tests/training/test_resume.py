@@ -67,6 +67,21 @@ def test_a_run_does_not_go_on_with_other_pictures(tmp_path: Path) -> None:
         build_bundle(tmp_path / "run", tmp_path / "bundle")
 
 
+def test_a_run_goes_on_where_its_pictures_have_moved(tmp_path: Path) -> None:
+    """It was refused as one of another configuration, though its digest tells that they are the same."""
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
+    np.savez(tmp_path / "old.npz", images=pictures)
+    fit(tiny_config(*VQ_ONLY, f"data.source={tmp_path / 'old.npz'}"), tmp_path / "run")
+    (tmp_path / "run" / AUTOENCODER_FILE).unlink()
+    moved = (tmp_path / "old.npz").rename(tmp_path / "new.npz")
+    fit(tiny_config(*VQ_ONLY, f"data.source={moved}"), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / AUTOENCODER_FILE).exists()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["source"] == str(moved)  # for the export
+    np.savez(moved, images=pictures[::-1])
+    with pytest.raises(ConfigError, match="begun with other pictures"):
+        fit(tiny_config(*VQ_ONLY, f"data.source={moved}"), tmp_path / "run", resume=True)
+
+
 def test_a_resumed_run_knows_how_long_it_has_trained(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

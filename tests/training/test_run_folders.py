@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.training.conftest import DIGITS, TINY, tiny_config
+from tests.training.conftest import DIGITS, TINY, copied, tiny_config, write_pictures
+from training import compare as comparison
 from training.__main__ import main
-from training.config import ConfigError
-from training.data import DataError
+from training.config import ConfigError, DataConfig
+from training.data import DataError, would_read_run
 from training.fit import fit
 from training.report import evaluate
-from training.runs import AUTOENCODER_FILE, PRIOR_FILE
+from training.runs import AUTOENCODER_FILE, METRICS_FILE, PRIOR_FILE
 
 
 @pytest.mark.parametrize("gone", ["config.json", "progress.json"])
@@ -85,3 +86,41 @@ def test_a_folder_that_cannot_be_written_is_a_message(
     assert main(["fit", "--config", str(TINY), "--data", str(DIGITS), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert "progress.json cannot be written (Permission denied): " in said
+
+
+def test_a_comparison_takes_the_word_that_every_message_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said that --resume goes on, and refused the word."""
+    monkeypatch.setattr(comparison, "compare", lambda *_: {"classifier": {}, "systems": {}})
+    assert main(["compare", "--config", str(TINY), "--resume", "--out", str(tmp_path)]) == 0
+    assert str(tmp_path) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gone", [METRICS_FILE, AUTOENCODER_FILE, PRIOR_FILE])
+def test_a_comparison_trains_again_what_has_lost_a_file(tiny_run: Path, tmp_path: Path, gone: str) -> None:
+    """Damaged weights are to be deleted, it said, and asked for them at the next call."""
+    run = copied(tiny_run, tmp_path / "run")
+    assert comparison._is_finished(run, tiny_config())
+    (run / gone).unlink()
+    assert not comparison._is_finished(run, tiny_config())
+    assert comparison._is_finished(run, tiny_config("prior=null")) is (gone == PRIOR_FILE)
+
+
+@pytest.mark.parametrize(
+    ("folders", "run", "expected"),
+    [
+        (("cats", "dogs"), "runs/mine", True),
+        (("cats", "dogs"), ".", True),
+        (("cats", "dogs"), ".runs/mine", False),
+        (("cats", "dogs"), "../runs", False),
+        (("train", "test"), "runs/mine", False),
+        (("train", "test"), "train/run", True),
+        (("train",), "runs/mine", True),
+    ],
+)
+def test_a_run_in_its_own_data_is_known(tmp_path: Path, folders: tuple[str, ...], run: str, expected: bool) -> None:
+    for folder in folders:
+        write_pictures(tmp_path / "p" / folder, 2)
+    config = DataConfig(source=str(tmp_path / "p"))
+    assert would_read_run(config, tmp_path / "p" / run) is expected
