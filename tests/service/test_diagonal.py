@@ -66,6 +66,38 @@ def test_more_are_not(bundle: Bundle) -> None:
     assert (codes == by_rows(bundle, draws)).all()
 
 
+def test_one_more_than_it_has_places_for_is_drawn_by_rows(bundle: Bundle) -> None:
+    """Samples that began alone one after the other, and pause."""
+    draws = free_draws(5)
+    sampler = RowSampler(bundle, SessionMaker(CPU, 1), 8, 16, warm=False)
+    places = [sampler.open(draw, 1) for draw in draws]
+    assert [sampler._graph[place] for place in places] == ["diagonal"] * 4 + ["unfiltered"]
+    codes = np.stack([sampler.advance(places) for _ in range(GRID[0])], axis=1)
+    assert (codes == by_rows(bundle, draws)).all()
+
+
+def test_it_can_be_checked_when_all_its_samples_are_drawn(bundle: Bundle) -> None:
+    """There is no next call for the first place then: the sampler would be taken for dead."""
+    sampler = RowSampler(bundle, SessionMaker(CPU, 1), 4, 4, warm=False)
+    places = [sampler.open(draw, 4) for draw in free_draws(4)]
+    for _ in range(GRID[0]):
+        sampler.advance(places)
+    sampler.check(4)
+
+
+def test_a_fresh_sample_has_empty_caches(bundle: Bundle) -> None:
+    """As docs/bundle-format.md says, whatever the graph makes of them."""
+    sampler = RowSampler(bundle, SessionMaker(CPU, 1), 4, 4, warm=False)
+    assert sampler._diagonal is not None
+    table = sampler._diagonal._caches._table
+    place = sampler.open(free_draws(1)[0], 1)
+    sampler.advance([place])
+    assert table.any()
+    sampler.close(place)
+    sampler.open(free_draws(1)[0], 1)
+    assert not table.any()
+
+
 def test_nothing_changes_in_any_company(bundle: Bundle) -> None:
     """Samples with every control come and go, pause and are given up, some drawn diagonally, and keep their codes."""
     draws = random_draws(40)

@@ -167,6 +167,11 @@ def test_on_a_gpu_batches_are_padded_to_sizes_seen_at_start(generating: Generati
     for count in (1, 3, 7, 11):
         assert (drawn(sampler, draws[:count]) == expected[:count]).all()
     assert set(maker.batches) <= warm
+    unguided = [draw for draw in draws if draw.guidance == 1]
+    for count, size in ((1, 1), (2, 2), (3, 4), (4, 4)):  # no larger than they must
+        maker.batches.clear()
+        drawn(sampler, unguided[:count])
+        assert set(maker.batches) == {size}
 
 
 def test_on_a_cpu_every_size_runs_as_it_is_and_has_run_at_the_start(generating: Generating) -> None:
