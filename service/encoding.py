@@ -105,7 +105,10 @@ def label_of(model: Model, text: str | None) -> int | None:
     if text is not None and (not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) >= count):
         if not count:
             raise InvalidParameter(f"label is {text[:40]!r}, but there are no labels: leave it out.")
-        raise InvalidParameter(f"label must be a whole number in 0..{count - 1}, not {text[:40]!r}.")
+        raise InvalidParameter(
+            f"label must be a whole number in 0..{count - 1}, not {text[:40]!r}: GET /models lists the labels' names "
+            "in this order."
+        )
     return None if text is None else int(text)
 
 

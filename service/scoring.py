@@ -70,7 +70,12 @@ SCORE = Endpoint(
     summary="How many bits the prior needs for a picture",
     query={
         **PICTURE_QUERY,
-        "label": {"type": "integer", "minimum": 0, "description": "Score under this label; without one: under none."},
+        "label": {
+            "type": "integer",
+            "minimum": 0,
+            "description": "Score under the label of this number, from 0, in the order of `GET /models`; without one: "
+            "under none.",
+        },
         "by_label": {"type": "boolean", "default": False, "description": "Also score under each label in turn."},
     },
     request=ENCODE.request,

@@ -43,6 +43,14 @@ def test_every_block_runs(finished: tuple[Path, str]) -> None:
     assert '"name":"mine"' in printed, "the reload did not answer"
 
 
+def test_the_number_of_a_label_is_its_place_among_those_that_are_listed(finished: tuple[Path, str]) -> None:
+    """The page read as if `label` took the name of a folder."""
+    folder, printed = finished
+    assert '"labels":["elephants","ladybird"]' in printed
+    labelled, new = (np.asarray(_opened(folder / name)) for name in ("labelled.png", "new.png"))
+    assert labelled.shape == new.shape
+
+
 def test_the_pictures_come_back(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     decoded, again, new = (np.asarray(_opened(folder / name)) for name in ("decoded.png", "again.png", "new.png"))

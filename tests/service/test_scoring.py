@@ -99,6 +99,12 @@ def test_impossible_parameters_get_422(generator: TestClient, query: str) -> Non
     assert (response.status_code, response.json()["type"]) == (422, "urn:vqserve:problem:invalid-parameter")
 
 
+def test_a_name_for_a_label_is_told_where_the_numbers_are(generator: TestClient) -> None:
+    """As /generate says it: only the range of the numbers was named."""
+    detail = generator.post("/score?label=cats", files={"img": DIGITS[0]}).json()["detail"]
+    assert detail.endswith("not 'cats': GET /models lists the labels' names in this order.")
+
+
 def test_a_label_for_a_model_without_labels_gets_422(generator: TestClient, photo: bytes) -> None:
     response = generator.post("/score?model=colour&label=0", files={"img": photo})
     assert response.status_code == 422
