@@ -13,11 +13,14 @@ import logging
 import multiprocessing
 import os
 import signal
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socket
 from time import monotonic
 
 from uvicorn.config import STARTUP_FAILURE, Config
+from uvicorn.server import Server
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
@@ -31,24 +34,44 @@ _MOST_FAILURES = 3  # of one place, while no worker has ever served
 _DIES_S = 1.0  # its pipe is closed a moment before it is gone
 
 
+class _Server(Server):
+    """uvicorn's, which says once that it serves."""
+
+    def __init__(self, config: Config, says: Connection) -> None:
+        super().__init__(config)
+        self._says = says
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._says.send_bytes(b"serves")
+
+
 class Worker(Process):
-    has_served = False
     again_at: float | None = None  # once it is gone: when another takes its place, by `monotonic`
 
     def __init__(self, config: Config, sockets: list[socket], failures: int = 0) -> None:
         """`failures`: how many were in its place that never served, in a row."""
+        self._hears, self._says = Pipe(duplex=False)
         super().__init__(config, sockets)
         self.failures = failures
+
+    @property
+    def has_served(self) -> bool:
+        """Also of one that is gone: what it said stays in the pipe, whose other end is open here too."""
+        return self._hears.poll()
+
+    @property
+    def server(self) -> Server:
+        if self._server is None:
+            self._server = _Server(self.config, self._says)
+        return self._server
 
     def target(self, sockets: list[socket] | None = None) -> None:
         """In the process of the worker, until it ends."""
         tell_why_it_ends()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # at the end of a terminal the supervisor has it too
         super().target(sockets)
-
-    def is_alive(self, timeout: float = 5) -> bool:
-        self.has_served = self.has_served or self.is_ready(timeout)
-        return super().is_alive(timeout)
 
     def bury(self) -> str:
         """Kill it if it hangs. Out: how it has ended."""

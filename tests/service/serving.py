@@ -53,6 +53,13 @@ def answers(url: str) -> bool:
         return False
 
 
+def listeners(address: str) -> int:
+    """Sockets that listen on its port: one of each worker that serves."""
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(port) and row[3] == "0A" for row in rows)
+
+
 def post(path: str, body: bytes, *headers: str) -> bytes:
     """A request as it goes over a socket."""
     lines = (f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers)

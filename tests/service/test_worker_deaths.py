@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 from uvicorn.config import STARTUP_FAILURE
 
 from service.metrics import Metrics
-from tests.service.serving import answers, free_port, until
+from tests.service.serving import answers, free_port, listeners, until
 from tests.service.test_workers import workers_of
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -76,10 +75,9 @@ def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
     """The bundle is bad while one is gone: every attempt left files in /tmp, which may lie in memory, until it was full
     and those that served died of it. What one that had served has counted stays."""
     with two_workers(tmp_path, pause_s=0.1) as (process, address):
-        until(lambda: len(workers_of(process.pid)) == 2 and all(answers(f"{address}/readyz") for _ in range(12)), 60)
+        until(lambda: listeners(address) == 2, 60)
         killed, other = workers_of(process.pid)
         assert {killed, other} <= processes_with(tmp_path, "gauge_*.db")
-        time.sleep(1.2)  # twice as long as the supervisor takes to see that they serve
         (tmp_path / "tiny" / "decoder.onnx").rename(tmp_path / "kept")
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(logged(tmp_path, "ended with status 3 before it served")) >= 2, 30)
@@ -94,7 +92,7 @@ def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
 def test_nothing_is_logged_while_a_failed_worker_waits(tmp_path: Path) -> None:
     """Twice a second it was killed and waited for again, with a line each time."""
     with two_workers(tmp_path, pause_s=2.5) as (process, address):
-        until(lambda: len(workers_of(process.pid)) == 2 and all(answers(f"{address}/readyz") for _ in range(12)), 60)
+        until(lambda: listeners(address) == 2, 60)
         (tmp_path / "tiny" / "decoder.onnx").rename(tmp_path / "kept")
         os.kill(workers_of(process.pid)[0], signal.SIGKILL)
         until(lambda: len(logged(tmp_path, "before it served")) == 2, 60)
