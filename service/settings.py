@@ -20,6 +20,7 @@ from service.container import MOST_PICTURES
 
 PREFIX = "VQSERVE_"
 DAY_S = 86_400  # nothing is waited for longer: a clock cannot hold every number
+SHORTEST_WATCH_S = 0.1  # the event loop itself looks at every bundle's folder
 MOST_THREADS = 1024  # of a process; up to ten sessions of a model have as many each
 LARGEST_GENERATE_BATCH = 4096  # of which every size up to the largest power of two runs once at the start
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")  # as browsers send it
@@ -151,7 +152,10 @@ class Settings(BaseSettings):
         "does with CUDA graphs.",
     )
     watch_bundles_s: float = Field(
-        0.0, ge=0, le=DAY_S, description="How often to look for a changed manifest and reload that bundle; 0: never."
+        0.0,
+        ge=0,
+        le=DAY_S,
+        description="How often to look for a changed manifest and reload that bundle, 0.1 or more; 0: never.",
     )
 
     reload_deadline_s: float = Field(
@@ -204,6 +208,13 @@ class Settings(BaseSettings):
                 "TensorRT cannot be kept from using TF32: set VQSERVE_ENCODER_PRECISION or VQSERVE_DECODER_PRECISION "
                 "to tf32 or fp16"
             )
+        return value
+
+    @field_validator("watch_bundles_s")
+    @classmethod
+    def _leaves_time_for_requests(cls, value: float) -> float:
+        if 0 < value < SHORTEST_WATCH_S:
+            raise ValueError(f"must be 0 or at least {SHORTEST_WATCH_S}")
         return value
 
     @field_validator("max_wait_ms")

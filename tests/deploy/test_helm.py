@@ -7,6 +7,7 @@ compared one by one.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -182,7 +183,20 @@ def test_a_service_for_the_outside_is_reachable_from_there(kind: str) -> None:
     assert render(*chosen)["NetworkPolicy"]["spec"]["ingress"][0]["from"] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
 
 
-@pytest.mark.parametrize("name", ["PORT", "HOST", "DEVICE", "DRAIN_S", "GRACE_S", "API_KEYS"])
+DECIDED_BY_THE_CHART = ["PORT", "HOST", "DEVICE", "DRAIN_S", "GRACE_S", "API_KEYS"]
+
+
+def test_the_chart_knows_every_setting_and_refuses_a_misspelt_one() -> None:
+    """Any name that began as a setting's does was taken."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    names = [name.upper() for name in Settings.model_fields if name.upper() not in DECIDED_BY_THE_CHART]
+    assert schema["properties"]["settings"]["propertyNames"]["enum"] == [f"VQSERVE_{name}" for name in names]
+    done = helm("template", "vqserve", str(CHART), "--set", "settings.VQSERVE_MAX_BACTH=8")
+    assert done.returncode != 0
+    assert "VQSERVE_MAX_BACTH" in done.stderr
+
+
+@pytest.mark.parametrize("name", DECIDED_BY_THE_CHART)
 def test_a_setting_that_the_chart_decides_is_refused(name: str) -> None:
     """Twice in the environment, the last wins, against the probes and the grace period; keys belong into the Secret."""
     done = helm("template", "vqserve", str(CHART), "--set-string", f"settings.VQSERVE_{name}=1")

@@ -30,7 +30,7 @@ from service.settings import Settings
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 from tests.conftest import DEVICE, PICTURES, Tiny, running
 from tests.service.bad_inputs import saved
-from tests.service.serving import answers, serving, until
+from tests.service.serving import answers, listeners, serving, until
 from tests.tiny_bundle import write_tiny_bundle
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
@@ -209,7 +209,7 @@ def test_reload_of_a_graph_that_cannot_run_leaves_the_old_one_serving(
 
 
 def test_a_watched_folder_reloads_by_itself(make_client: MakeClient, own_bundle: Path) -> None:
-    client = make_client(bundles=(own_bundle,), watch_bundles_s=0.05)
+    client = make_client(bundles=(own_bundle,), watch_bundles_s=0.1)
     old = client.get("/models/tiny").json()["version"]
     write_tiny_bundle(own_bundle, "tiny", seed=2)
     until(lambda: client.get("/models/tiny").json()["version"] != old)
@@ -327,6 +327,7 @@ def listening(port: int) -> set[str]:
 
 def test_a_killed_worker_is_replaced(tiny: Tiny) -> None:
     with serving(tiny.grey, VQSERVE_WORKERS="2") as (process, address):
+        until(lambda: listeners(address) == 2)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         victim = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
         os.kill(int(victim), signal.SIGKILL)
@@ -338,6 +339,7 @@ def test_a_killed_worker_is_replaced(tiny: Tiny) -> None:
 def test_a_worker_killed_while_it_is_asked_is_replaced_at_once(tiny: Tiny) -> None:
     """The supervisor awaited its answer for five seconds."""
     with serving(tiny.grey, VQSERVE_WORKERS="2") as (process, address):
+        until(lambda: listeners(address) == 2)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         workers = [
             pid for pid in children.read_text().split() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -143,7 +143,7 @@ def test_a_bundle_that_changes_while_it_is_opened_is_refused(own_bundle: Path, m
 def test_a_watched_folder_that_changes_while_it_is_opened_is_opened_again(
     make_client: MakeClient, own_bundle: Path
 ) -> None:
-    client = make_client(bundles=(own_bundle,), watch_bundles_s=0.05)
+    client = make_client(bundles=(own_bundle,), watch_bundles_s=0.1)
     served = client.app.state.service.models  # type: ignore[attr-defined]
     opened, opens = list[str](), served._open
 

@@ -169,7 +169,7 @@ def test_few_loads_hang_at_once(make_client: MakeClient, own_bundle: Path) -> No
 
 
 def test_a_reload_that_was_asked_for_is_not_done_again_by_the_watch(make_client: MakeClient, own_bundle: Path) -> None:
-    client = make_client(bundles=str(own_bundle), watch_bundles_s=0.05)
+    client = make_client(bundles=str(own_bundle), watch_bundles_s=0.1)
     os.utime(own_bundle / "manifest.json", (1, 1))
     assert client.post("/models/tiny/reload").status_code == 200
     time.sleep(0.5)
@@ -187,7 +187,7 @@ def test_the_watch_goes_on_after_a_disk_that_did_not_answer(
             raise OSError(errno.ESTALE, "Stale file handle")
         return plain(path, **options)
 
-    client = make_client(bundles=str(own_bundle), watch_bundles_s=0.05)
+    client = make_client(bundles=str(own_bundle), watch_bundles_s=0.1)
     monkeypatch.setattr(Path, "stat", failing)
     until(lambda: next(failures, False) is False)
     os.utime(own_bundle / "manifest.json", (1, 1))
@@ -209,7 +209,7 @@ def test_a_link_that_leads_to_another_bundle_is_followed(
     for seed, name in enumerate(("v1", "v2")):
         write_tiny_bundle(tmp_path / name, "tiny", seed=seed)
     point(tmp_path / "current", "v1")
-    client = make_client(bundles=(tmp_path / "current",), watch_bundles_s=0.05 if watched else 0)
+    client = make_client(bundles=(tmp_path / "current",), watch_bundles_s=0.1 if watched else 0)
     old = client.get("/models/tiny").json()["version"]
     point(tmp_path / "current", "v2")
     shutil.rmtree(tmp_path / "v1")

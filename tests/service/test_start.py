@@ -56,6 +56,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("VQSERVE_THREADS", "100000", "VQSERVE_THREADS: Input should be less than or equal to 1024"),
         ("VQSERVE_MAX_BATCH", "1" + "0" * 400, "VQSERVE_MAX_BATCH: Input should be less than or equal to 16383"),
         ("VQSERVE_MAX_GENERATE_BATCH", "100000", "VQSERVE_MAX_GENERATE_BATCH: Input should be less than or equal to"),
+        ("VQSERVE_WATCH_BUNDLES_S", "1e-9", "VQSERVE_WATCH_BUNDLES_S: must be 0 or at least 0.1"),
+        ("VQSERVE_WATCH_BUNDLES_S", "0.0999", "VQSERVE_WATCH_BUNDLES_S: must be 0 or at least 0.1"),
         ("VQSERVE_OTLP_ENDPOINT", "http://", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
         ("VQSERVE_OTLP_ENDPOINT", "http://localhost:notaport", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
         ("VQSERVE_OTLP_ENDPOINT", "http://localhost:65536", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
