@@ -10,6 +10,7 @@ replica, and one replica is one process (VQSERVE_WORKERS does not apply).
 
 from __future__ import annotations
 
+import logging.config
 import os
 
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from ray import serve
 from ray.serve import Application
 
 from service.app import create_app
+from service.logs import log_config
 from service.settings import Settings
 
 
@@ -33,8 +35,10 @@ class Arguments(BaseModel):
 
 
 def build_app() -> FastAPI:
-    """Called on the replica: an app holds sessions and is not sent over the wire."""
-    return create_app()
+    """Called on the replica: an app holds sessions and is not sent over the wire. Its process is the only worker."""
+    settings = Settings(workers=1)
+    logging.config.dictConfig(log_config(settings.log_level))
+    return create_app(settings)
 
 
 @serve.ingress(build_app)

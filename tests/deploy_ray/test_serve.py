@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 from ray import serve
 
-from deploy.ray.serve import Arguments, application
+from deploy.ray.serve import Arguments, application, build_app
+from service.logs import log_config
+from service.settings import Settings
 from tests.deploy_ray.conftest import TwoNodes
 from tests.tiny_bundle import oracle_codes, write_tiny_bundle
 
@@ -47,6 +49,19 @@ def wait_for(seconds: float, holds: Any) -> None:
     while not holds():
         assert monotonic() - begun < seconds
         sleep(0.2)
+
+
+def test_a_replica_logs_as_the_service_and_is_the_only_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log was not configured, and VQSERVE_WORKERS divided its threads."""
+    configured: list[dict[str, Any]] = []
+    created: list[Settings] = []
+    monkeypatch.setattr("logging.config.dictConfig", configured.append)
+    monkeypatch.setattr("deploy.ray.serve.create_app", created.append)
+    monkeypatch.setenv("VQSERVE_WORKERS", "4")
+    monkeypatch.setenv("VQSERVE_LOG_LEVEL", "warning")
+    build_app()
+    assert created[0].workers == 1
+    assert configured == [log_config("warning")]
 
 
 def test_replicas_answer_and_one_of_two_nodes_may_die(
