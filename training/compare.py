@@ -66,15 +66,12 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     """Train and measure every system; returns the content of compare.json, where `command` says how it was made.
 
     Raises:
-        ConfigError: the config cannot be compared, or the folder holds runs of another one, or another process trains
-            in it.
+        ConfigError: the config cannot be compared, or the folder is another process's or holds runs of another config.
     """
     config = on_one_device(config)
     data = load_data(config.data)
     _require_comparable(config, data)
     to_train = variants(config, data)
-    for variant in to_train.values():  # else hours after the first has begun
-        require_exportable(variant, data.picture)
     require_own_folders(to_train, data, folder)
     folder.mkdir(parents=True, exist_ok=True)
     hold_folder(folder)  # the classifier and the sheets; `fit` holds the folder of each run
@@ -153,7 +150,11 @@ def require_own_folders(systems: dict[str, RunConfig], data: DataSet, folder: Pa
 
 
 def variants(config: RunConfig, data: DataSet) -> dict[str, RunConfig]:
-    """The systems by name. Every one starts from `config` and differs in what its name says."""
+    """The systems by name. Every one starts from `config` and differs in what its name says.
+
+    Raises:
+        ConfigError: `config` is none to start from, or a bundle could not hold one of them, as `fit` finds too late.
+    """
     if config.prior is None or config.autoencoder.system != "vqvae" or config.autoencoder.quantizer.kind != "ema":
         raise ConfigError("compare starts from a vqvae with an ema quantizer and a prior: correct the config")
     vqvae = _parameters(config.autoencoder, data)
@@ -166,6 +167,8 @@ def variants(config: RunConfig, data: DataSet) -> dict[str, RunConfig]:
     for kind in ("gradient", "ema", "fsq"):
         quantizer = config.autoencoder.quantizer.model_copy(update={"kind": kind})
         systems[f"vqvae-{kind}"] = _with(config, quantizer=quantizer)
+    for variant in systems.values():
+        require_exportable(variant, data.picture)
     return {name: variant.model_copy(update={"name": name}) for name, variant in systems.items()}
 
 
