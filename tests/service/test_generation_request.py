@@ -108,3 +108,11 @@ def test_a_body_is_bounded_in_bytes_and_in_values(manifest: Manifest) -> None:
 def test_an_unknown_field_is_named_in_part(manifest: Manifest) -> None:
     with pytest.raises(InvalidParameter, match=r"Unknown field 'x{40}';"):
         wanted(manifest, **{"x" * 50: 1})
+
+
+def test_a_model_without_the_guided_graph_has_no_guidance(manifest: Manifest) -> None:
+    graphs = {name: spec for name, spec in manifest.graphs.items() if name != "prior_row_guided"}
+    unguided = manifest.model_copy(update={"graphs": graphs})
+    assert wanted(unguided, label=1, guidance=1).labels.tolist() == [1]
+    with pytest.raises(InvalidParameter, match="no labels to guide by"):
+        wanted(unguided, label=1, guidance=2)
