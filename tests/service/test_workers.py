@@ -33,7 +33,14 @@ def versions(address: str) -> set[str]:
 def workers_of(parent: int) -> list[int]:
     """Its children, but for the process that cleans up after multiprocessing."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in children if b"spawn_main" in _command_line(pid)]
+
+
+def _command_line(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:  # it has just been waited for
+        return b""
 
 
 def test_a_reload_that_one_worker_was_asked_for_reaches_the_other_after_it_has_failed(own_bundle: Path) -> None:
