@@ -40,10 +40,11 @@ _SECURITY_SCHEMES: dict[str, Any] = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "Instead of `Authorization`."},
 }
 _SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"key": []}]
-_REQUEST_ID = {
+_HEADERS: dict[str, Any] = {
     "X-Request-ID": {"description": "The one that was sent, or a new one.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds until it is worth a try.", "schema": {"type": "integer"}},
 }
-_RETRY_AFTER = {"Retry-After": {"description": "Seconds until it is worth a try.", "schema": {"type": "integer"}}}
+_REQUEST_ID, _RETRY_AFTER = ({name: {"$ref": f"#/components/headers/{name}"}} for name in _HEADERS)
 _EVERYWHERE = (
     *(MalformedRequest, Unauthorized, MethodNotAllowed, HeadTooSlow, QueueFull, HeadTooLarge),
     *(InternalError, NotReady, DeadlinePassed),
@@ -91,7 +92,11 @@ def openapi(
         "info": {"title": title, "version": version, "description": description},
         "security": _SECURITY,
         "paths": paths,
-        "components": {"schemas": definitions.get("$defs", {}), "securitySchemes": _SECURITY_SCHEMES},
+        "components": {
+            "schemas": definitions.get("$defs", {}),
+            "headers": _HEADERS,
+            "securitySchemes": _SECURITY_SCHEMES,
+        },
     }
 
 
