@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import httpx
 import pytest
@@ -94,7 +94,16 @@ def test_a_cancelled_future_frees_its_thread(tiny: Tiny) -> None:
     inside(tiny, work)
 
 
+@pytest.fixture
+def hangup_ends() -> Iterator[None]:
+    """For the processes that are started meanwhile, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.usefixtures("hangup_ends")
 def test_sighup_is_sigterm(tiny: Tiny, workers: str) -> None:
     """It ended a single process at once. Several were all started anew, during which SIGTERM was not heard."""
     with serving(tiny.grey, VQSERVE_WORKERS=workers, VQSERVE_DRAIN_S="1") as (process, address):
