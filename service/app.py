@@ -37,8 +37,10 @@ from service.inference_protocol import HEADER_LENGTH
 from service.memory import give_freed_memory_back, spare_what_stays
 from service.metrics import Metrics
 from service.middleware import ALWAYS_OPEN, Admission, Direct, Observe, Problems, Routes, http_problem
-from service.models import Models, OpenCompanion
+from service.model import OpenCompanion
+from service.models import Models
 from service.operations import ENDPOINTS as OPERATIONS
+from service.overload import Door
 from service.refusal import EarlyRefusal, Heads
 from service.scoring import SCORE
 from service.service import Service
@@ -61,12 +63,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The app for these settings; by default those of the environment."""
     settings = settings or Settings()
     metrics = Metrics()
+    door = door_of(settings, metrics)
     app = FastAPI(
         title=TITLE,
         version=__version__,
         description=DESCRIPTION,
-        middleware=middleware(settings, metrics),
-        lifespan=partial(lifespan, settings=settings, metrics=metrics),
+        middleware=middleware(settings, metrics, door),
+        lifespan=partial(lifespan, settings=settings, metrics=metrics, door=door),
         redirect_slashes=False,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # service/metrics.py and service/tracing.py
@@ -79,7 +82,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+def door_of(settings: Settings, metrics: Metrics) -> Door:
+    adapts = settings.short_queue_in_overload
+    return Door(settings.max_concurrent_requests, adapts=adapts, on_change=metrics.count_overload)
+
+
+def middleware(settings: Settings, metrics: Metrics, door: Door) -> list[Middleware]:
     """From the outside in."""
     routes = Routes(routes_of(ENDPOINTS), {e.path for e in ENDPOINTS if "{" not in e.path})
     layers = [
@@ -87,7 +95,7 @@ def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         *_tracing(settings.otlp_endpoint, routes),
         *_cors(settings.cors_origins),
         Middleware(Problems, metrics, openinference.PREFIX),
-        Middleware(Admission, settings.max_concurrent_requests),
+        Middleware(Admission, door),
     ]
     if keys := parse_api_keys(settings.api_keys.get_secret_value()):
         layers.append(Middleware(ApiKeys, keys, playground.PATHS))
@@ -118,7 +126,7 @@ def _tracing(endpoint: str, routes: Routes) -> list[Middleware]:
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[dict[str, Any]]:
+async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics, door: Door) -> AsyncIterator[dict[str, Any]]:
     give_freed_memory_back()
     logging.captureWarnings(True)  # every line of the log is JSON
     # Of metadata, which nothing here reads: one file can have sixty thousand tags, each with a warning of its own.
@@ -126,6 +134,7 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
     models = open_models(settings, metrics)
     service = Service(settings, models, metrics)
     app.state.service = service
+    door.open_to(models)
     models.start()
     if threading.current_thread() is threading.main_thread():  # else one of several apps of a process, as in tests
         drain_on_sigterm(service)
@@ -135,7 +144,7 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncI
     _log_served(models)
     try:
         yield {
-            REFUSAL: early_refusal(settings, metrics, lambda: service.draining),
+            REFUSAL: early_refusal(settings, metrics, door, lambda: service.draining),
             HEADS: Heads(settings.head_timeout_s, metrics),
             UNREAD: UnreadAnswers(settings.head_timeout_s),
         }
@@ -159,14 +168,14 @@ def open_models(settings: Settings, metrics: Metrics) -> Models:
 
 
 def early_refusal(
-    settings: Settings, metrics: Metrics, draining: Callable[[], bool] = lambda: False
+    settings: Settings, metrics: Metrics, door: Door, draining: Callable[[], bool] = lambda: False
 ) -> EarlyRefusal | None:
     """None where a layer outside of `Admission` has something to add to a refusal."""
     if settings.cors_origins or settings.access_log or settings.otlp_endpoint:
         return None
     labels = routes_of(ENDPOINTS)
     routes = {e.path: labels[e.handler] for e in ENDPOINTS if "{" not in e.path and e.path not in ALWAYS_OPEN}
-    return EarlyRefusal(settings.max_concurrent_requests, metrics, routes, draining)
+    return EarlyRefusal(door, metrics, routes, draining)
 
 
 def drain_on_sigterm(service: Service) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from service.call import Stage, noted_stages
 from service.errors import NotReady, QueueFull
+from service.overload import WHY_SHORT, Overload
 from service.stopping import Stopped, stoppable
 
 Array = NDArray[Any]
@@ -71,12 +72,14 @@ class Batcher:
         observe: Callable[[Sequence[Item], float, float], None] = lambda items, started, seconds: None,
         on_failure: Callable[[Exception], None] = lambda error: None,
         on_queue: Callable[[int], None] = lambda change: None,
+        overload: Overload | None = None,
     ) -> None:
         self._run = run
         self.limits = limits
         self._observe = observe
         self._on_failure = on_failure
         self._on_queue = on_queue
+        self._overload = overload
         self._waiting: OrderedDict[tuple[int, ...], OrderedDict[Item, None]] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._active = False
@@ -86,6 +89,7 @@ class Batcher:
         self.inline_elements = 0  # set by the owner after it has measured a run
         self.queued = 0
         self._queued_elements = 0
+        self._just_done = 0  # pictures whose callers have not yet run since
         self.busy_since: float | None = None
         self._elements_per_s = 0.0
 
@@ -103,8 +107,31 @@ class Batcher:
         if self._closed is not None:
             raise NotReady(self._closed)
         if self.queued and (full := self._why_full(arrays)):
-            raise QueueFull(f"{self.queued} pictures are waiting, {full}", {"Retry-After": str(self.retry_after_s())})
+            raise self._refused(full)
+        self._note(refused=False)
         return [self._queue(array) for array in arrays]
+
+    def refuse_early(self) -> None:
+        """Where overload lasts: raise now, before its body is read, the QueueFull that any array would get later."""
+        if self._overload is not None and self._overload.lasts and self._is_full():
+            raise self._refused(WHY_SHORT)
+
+    def give_up_waiting(self) -> None:
+        """Refuse what waits."""
+        for item in [item for items in self._waiting.values() for item in items]:
+            if not item.future.done():
+                item.future.set_exception(self._problem(WHY_SHORT))
+
+    def _refused(self, text: str) -> QueueFull:
+        self._note(refused=True)
+        return self._problem(text)
+
+    def _note(self, *, refused: bool) -> None:
+        if self._overload is not None and self._overload.note(refused=refused):
+            self.give_up_waiting()
+
+    def _problem(self, text: str) -> QueueFull:
+        return QueueFull(text, {"Retry-After": str(self.retry_after_s())})
 
     def _queue(self, array: Array) -> asyncio.Future[Array]:
         loop = asyncio.get_running_loop()
@@ -130,12 +157,17 @@ class Batcher:
 
     def _why_full(self, arrays: Sequence[Array]) -> str | None:
         """Which limit these arrays would exceed, and the setting that moves it; None where there is room."""
-        if self.queued + sum(map(len, arrays)) > self.limits.max_queued:
-            return f"at most {self.limits.max_queued} may (VQSERVE_MAX_QUEUED_PICTURES)."
-        if self._queued_elements + sum(array.size for array in arrays) > self.limits.max_queued_elements:
+        limits, pictures = self.limits, self.queued + sum(map(len, arrays))
+        elements = self._queued_elements + sum(array.size for array in arrays)
+        if self._overload is not None and self._overload.lasts:  # then one run may wait while one is under way
+            return WHY_SHORT if pictures > limits.max_batch or elements > limits.max_batch_elements else None
+        if pictures > limits.max_queued:
+            return f"{self.queued} pictures are waiting, at most {limits.max_queued} may (VQSERVE_MAX_QUEUED_PICTURES)."
+        if elements > limits.max_queued_elements:
             return (
-                "and with these they would have more pixels than may (VQSERVE_MAX_PIXELS_PER_REQUEST, or "
-                "VQSERVE_MAX_QUEUED_PICTURES of the model's size where those have more)."
+                f"{self.queued} pictures are waiting, and with these they would have more pixels than may "
+                "(VQSERVE_MAX_PIXELS_PER_REQUEST, or VQSERVE_MAX_QUEUED_PICTURES of the model's size where those have "
+                "more)."
             )
         return None
 
@@ -147,6 +179,11 @@ class Batcher:
             if not self._waiting[shape]:
                 del self._waiting[shape]
             self._change_queue(-len(item.array), -item.array.size)
+
+    @property
+    def in_hand(self) -> int:
+        """Pictures that wait, or whose callers still have to make an answer of them: what newcomers wait for."""
+        return self.queued + self._just_done
 
     def retry_after_s(self) -> int:
         """Seconds until the run in progress and the queue are done at the measured rate, from 1 to 60."""
@@ -247,10 +284,17 @@ class Batcher:
                 item.future.set_result(outcome)
         if len(errors) == len(outcomes) and not isinstance(errors[0], Stopped):
             self._on_failure(errors[0])
+        loop = asyncio.get_running_loop()
+        pictures = sum(len(item.array) for item in batch)
+        self._just_done += pictures
+        loop.call_soon(self._answered, pictures)
         if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
+            loop.call_soon(self._next)
         else:
             self._active = False
+
+    def _answered(self, pictures: int) -> None:
+        self._just_done -= pictures
 
     def _measure(self, batch: Sequence[Item], seconds: float) -> None:
         rate = sum(item.array.size for item in batch) / max(seconds, 1e-6)

@@ -32,7 +32,7 @@ from service.errors import (
     UnknownModel,
     UnsupportedMediaType,
 )
-from service.models import Model
+from service.model import Model
 from service.negotiate import answer_type, bare_type, unsupported
 from service.requests import finish, read_body, read_json_here_or_in_thread, read_query
 from service.schemas import DecodeAnswer, DecodeRequest, excess_of

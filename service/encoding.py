@@ -32,7 +32,7 @@ from service.errors import (
     WrongPictureSize,
 )
 from service.images import Picture
-from service.models import Model
+from service.model import Model
 from service.multipart import FIELD
 from service.negotiate import answer_type
 from service.requests import finish, read_body, read_query
@@ -53,6 +53,8 @@ async def encode(request: Request) -> Response:
     model = service.models.get(query.get("model"))
     media_type = answer_type(request, ANSWERS)
     packing, effort = _packing(model, query, media_type), _effort(model, query.get("effort", "0"))
+    if not effort:
+        model.engine.refuse_early()
     observe_stage = service.metrics.observe_stage
     started = perf_counter()
     body = await read_body(request, service)

@@ -21,6 +21,7 @@ from service.bundle import Bundle, GraphName
 from service.encoder import EncoderThenQuantizer, Runnable, open_encoder
 from service.graph_checks import require_array, require_codes
 from service.graph_faults import faults_of
+from service.overload import Overload
 from service.sampling import buckets
 from service.sessions import CUDA, SessionMaker
 from service.settings import Settings
@@ -80,6 +81,10 @@ class Engine:
         """uint8 (n,H,W,C) -> future of int64 (n,h,w) in [0, K)."""
         return self._encode.submit(pictures)
 
+    def refuse_early(self) -> None:
+        """As `Batcher.refuse_early`, of pictures: their bodies are large."""
+        self._encode.refuse_early()
+
     def encode_all(self, pictures: Sequence[Pixels]) -> list[asyncio.Future[Array]]:
         """As `encode`, of arrays of several sizes: all of them are queued, or none."""
         return self._encode.submit_all(pictures)
@@ -87,6 +92,16 @@ class Engine:
     def decode(self, codes: Codes) -> asyncio.Future[Array]:
         """int64 (n,h,w) in [0, K) -> future of uint8 (n,H,W,C)."""
         return self._decode.submit(codes)
+
+    @property
+    def in_hand(self) -> int:
+        """As `Batcher.in_hand`, of pictures and code grids."""
+        return self._encode.in_hand + self._decode.in_hand
+
+    def give_up_waiting(self) -> None:
+        """Refuse what waits."""
+        self._encode.give_up_waiting()
+        self._decode.give_up_waiting()
 
     def why_not_ready(self) -> str | None:
         """None while the engine is well; otherwise the reason, for /readyz."""
@@ -139,7 +154,8 @@ class Engine:
             max_queued_elements=max(max_queued * native, largest + largest // 4),
         )
         observe = partial(self._metrics.observe_run, stage)
-        return Batcher(run, limits, observe, self._suspect, self._metrics.queued.inc)
+        overload = Overload(self._metrics.count_overload) if self._settings.short_queue_in_overload else None
+        return Batcher(run, limits, observe, self._suspect, self._metrics.queued.inc, overload)
 
     def _warm_up(self) -> None:
         """Run each bucket once, check what comes out, and measure what fits into `inline_ms`."""

@@ -33,7 +33,7 @@ from service.generation_request import GenerateRequest, Wanted, read_wanted
 from service.generation_schemas import GenerateAnswer
 from service.generator import generator_of
 from service.likelihood import bits_of
-from service.models import Model
+from service.model import Model
 from service.negotiate import answer_type, bare_type, unsupported
 from service.requests import finish, read_body, read_query
 from service.scheduler import Scheduler

@@ -8,7 +8,7 @@ from typing import cast
 from service.bundle import Bundle
 from service.errors import NoPrior
 from service.metrics import Metrics
-from service.models import Model, OnDeath
+from service.model import Model, OnDeath
 from service.sampling import RowSampler
 from service.scheduler import Scheduler
 from service.sessions import CUDA, SessionMaker

@@ -38,7 +38,7 @@ class _TooManyPipelinedError(Exception):
 class OnePacket(Pipelining):
     """`transport` is a `JoiningTransport`; a complete answer does not wait for the next turn."""
 
-    _refusing = False  # the message that is being read
+    _refusing: str | None = None  # why, of the message that is being read
     _head_bytes = 0  # of that message: its URL, headers and trailers, as far as they are kept
     _unfinished_bytes = 0  # that came since a head or a piece of a body was complete; the parser keeps a header whole
     _within = False  # a message: its first byte has been read and not its last
@@ -262,25 +262,26 @@ class OnePacket(Pipelining):
         self._unfinished_bytes = 0
         self._await_no_head()
         self._interrupted = self.parser.should_upgrade() and has_body(self.headers)
-        self._refusing = self._to_be_refused()
-        if self._refusing:
+        self._refusing = self._why_to_be_refused()
+        if self._refusing is not None:
             self._await_head()  # nor is its body awaited for longer
         else:
             super().on_headers_complete()
         self._within_head = False  # now that its target is known to be one
 
-    def _to_be_refused(self) -> bool:
+    def _why_to_be_refused(self) -> str | None:
         """Not where earlier answers wait for their client: an answer made here would be added without end to them, one
         of the app waits."""
         refusal: EarlyRefusal | None = self.app_state.get(REFUSAL)
-        if refusal is None or not refusal.takes(len(self.tasks), self.url, self.headers):
-            return False
-        can_wait = self.flow.write_paused or not self._is_idle()
-        return not can_wait and self.parser.get_method() != b"HEAD"  # whose answer has no body
+        if refusal is None or self.flow.write_paused or not self._is_idle():
+            return None
+        if self.parser.get_method() == b"HEAD":  # whose answer has no body
+            return None
+        return refusal.why(len(self.tasks), self.url, self.headers)
 
     def on_body(self, body: bytes) -> None:
         self._unfinished_bytes = 0
-        if not self._refusing:
+        if self._refusing is None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -289,7 +290,7 @@ class OnePacket(Pipelining):
         self._await_no_head()
         self._within = False
         self._unfinished_bytes = 0
-        if not self._refusing:
+        if self._refusing is None:
             super().on_message_complete()
             if self._is_idle() and not (self._deaf or self.transport.is_closing()):
                 # It had its answer before its end, which has stopped the timer that then began.
@@ -298,9 +299,9 @@ class OnePacket(Pipelining):
                     self.timeout_keep_alive, self.timeout_keep_alive_handler
                 )
             return
-        self._refusing = False
+        reason, self._refusing = self._refusing, None
         keep_alive = self.parser.should_keep_alive()
-        self.transport.write(self.app_state[REFUSAL].answer(self.url, self.headers, keep_alive))
+        self.transport.write(self.app_state[REFUSAL].answer(reason, self.url, self.headers, keep_alive))
         if keep_alive:
             self.on_response_complete()
         else:

@@ -102,6 +102,9 @@ class Metrics:
             "Picture files, containers, scores and other long work that waits for a thread: small or large.",
             "size",
         )
+        self.overloaded = self.gauge(
+            "overloaded", "Queues that are kept short, because more is asked for some time than can be answered."
+        )
         self.received = self.counter("received_bytes", "Bytes of request bodies.")
         self.sent = self.counter("sent_bytes", "Bytes of answer bodies.")
         self.refused = self.counter(
@@ -139,6 +142,9 @@ class Metrics:
         traffic = CodeTraffic(manifest.name, manifest.version, codes, self.shared_folder)
         return ModelMetrics(self, manifest, provider, traffic)
 
+    def count_overload(self, begins: bool) -> None:
+        self.overloaded.inc(1 if begins else -1)
+
     def observe_stage(self, stage: str, started: float, ended: float) -> None:
         """Both on the clock of time.perf_counter()."""
         self.stages[stage].observe(ended - started)
@@ -172,6 +178,7 @@ class ModelMetrics:
         self.traffic = traffic
         self.picture_pixels = metrics.picture_pixels.labels(name)
         self.queued = metrics.queued.labels(name)
+        self.count_overload = metrics.count_overload
         self._batch = {stage: metrics.batch_pictures.labels(name, stage) for stage in ("encode", "decode")}
         self._queue = metrics.stages["queue"]
         self._run = metrics.stages["run"]

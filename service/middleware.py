@@ -38,6 +38,7 @@ from service.errors import (
 )
 from service.logs import FIELDS
 from service.metrics import Metrics
+from service.overload import Door
 from service.sessions import DeviceError
 
 log = logging.getLogger(__name__)
@@ -235,20 +236,17 @@ def http_problem(error: HTTPException) -> Problem:
     return MalformedRequest(str(error.detail))
 
 
-def full(max_concurrent: int) -> QueueFull:
-    """The process has as many requests inside as it may; a second is long for what a process answers in a second."""
-    return QueueFull(
-        f"{max_concurrent} requests are being answered, at most as many may (VQSERVE_MAX_CONCURRENT_REQUESTS).",
-        {"Retry-After": "1"},
-    )
+def full(reason: str) -> QueueFull:
+    """The door is closed; a second is long for what a process answers in a second."""
+    return QueueFull(reason, {"Retry-After": "1"})
 
 
 class Admission:
-    """Lets at most `max_concurrent` requests in, and none while the service drains."""
+    """Lets in whom the door is open to, and nobody while the service drains."""
 
-    def __init__(self, app: ASGIApp, max_concurrent: int) -> None:
+    def __init__(self, app: ASGIApp, door: Door) -> None:
         self._app = app
-        self._max_concurrent = max_concurrent
+        self._door = door
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -258,8 +256,10 @@ class Admission:
         service = scope["app"].state.service
         if service.draining:
             raise NotReady("The service is shutting down; ask another instance.", {"Connection": "close"})
-        if self._inside >= self._max_concurrent:
-            raise full(self._max_concurrent)
+        reason = self._door.why_closed(self._inside)
+        self._door.note(refused=reason is not None)
+        if reason is not None:
+            raise full(reason)
         self._inside += 1
         try:
             await self._app(scope, receive, send)

@@ -9,27 +9,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from service.bundle import Bundle, BundleError, Manifest, load_bundle, load_bundles
-from service.codec_model import CodecModel
-from service.containers import open_codec
+from service.bundle import Bundle, BundleError, load_bundle, load_bundles
 from service.ending import end_for_dead_engine
-from service.engine import Engine
+from service.engine import batch_of
 from service.errors import UnknownModel
-from service.graph_faults import faults_at_start_of
-from service.label_check import require_labels
 from service.loads import LoadHangs, Loads
 from service.memory import spare_what_stays
-from service.metrics import Metrics, ModelMetrics
+from service.metrics import Metrics
+from service.model import Model, OpenCompanion, open_model
 from service.served_stamps import ServedStamps, Stamp, stamp_of
-from service.sessions import DeviceError, SessionMaker, session_maker
+from service.sessions import DeviceError, session_maker
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,39 +34,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RESTART_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # the last one again and again while the device is missing
-_NOT_OPENED = "Another part of the model could not be opened."
 _FOLLOW_OTHER_WORKERS_S, _FOLLOW_AGAIN_S = 0.5, 10.0  # the latter after an attempt that did not lead to the same
-
-
-class Companion(Protocol):
-    """Something else that is opened with a model and closed with it, such as its generator."""
-
-    def why_not_ready(self) -> str | None: ...
-
-    def close(self, reason: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class Model:
-    """One version of one model, ready to serve."""
-
-    bundle: Bundle
-    engine: Engine
-    codec: CodecModel
-    metrics: ModelMetrics
-    companions: Mapping[str, Companion]
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.bundle.manifest
-
-    def why_not_ready(self) -> str | None:
-        parts = (self.engine, *self.companions.values())
-        return next((reason for part in parts if (reason := part.why_not_ready())), None)
-
-    def close(self, reason: str) -> None:
-        for part in (self.engine, *self.companions.values()):
-            part.close(reason)
 
 
 @dataclass(frozen=True)
@@ -78,10 +43,6 @@ class Reload:
 
     stamp: Stamp | None
     task: asyncio.Task[Model]
-
-
-OnDeath = Callable[[], None]
-OpenCompanion = Callable[[Bundle, Settings, SessionMaker, Metrics, OnDeath], Companion | None]
 
 
 class Models:
@@ -121,6 +82,20 @@ class Models:
     def of_prefix(self, prefix: bytes) -> Model | None:
         """The model whose version begins with these bytes, if it is served: the one that a container needs."""
         return next((model for model in self if model.codec.prefix == prefix), None)
+
+    @property
+    def enough(self) -> int:
+        """`Queues.enough`: half a run, while the other half is made ready."""
+        return max(1, batch_of(self._settings, self._maker) // 2)
+
+    def in_hand(self) -> int:
+        """`Batcher.in_hand` of all engines."""
+        return sum(model.engine.in_hand for model in self._by_name.values())
+
+    def give_up_waiting(self) -> None:
+        """Refuse what waits."""
+        for model in self:
+            model.engine.give_up_waiting()
 
     def why_not_ready(self) -> str | None:
         for name, model in self._by_name.items():
@@ -199,28 +174,8 @@ class Models:
         return self._settings.cuda_graphs and self._maker.resident
 
     def _open(self, bundle: Bundle) -> Model:
-        """Raises BundleError when onnxruntime refuses a graph of it, the manifest says something else of it, or there
-        is no memory for it, and DeviceError when it would run elsewhere."""
-        with faults_at_start_of(bundle):
-            return self._open_parts(bundle)
-
-    def _open_parts(self, bundle: Bundle) -> Model:
-        maker = replace(self._maker, bundle=bundle)
-        require_labels(bundle, maker)
-        metrics = self._metrics.open_model(bundle.manifest, maker.provider)
-        companions: dict[str, Companion] = {}
-        with ExitStack() as undo:
-            engine = Engine(bundle, self._settings, maker, metrics, lambda _: self._on_death(bundle))
-            undo.callback(engine.close, _NOT_OPENED)
-            for name, open_companion in self._open_companion.items():
-                on_death = partial(self._on_death, bundle)
-                companion = open_companion(bundle, self._settings, maker, self._metrics, on_death)
-                if companion is not None:
-                    undo.callback(companion.close, _NOT_OPENED)
-                    companions[name] = companion
-            model = Model(bundle, engine, open_codec(bundle, maker), metrics, companions)
-            undo.pop_all()
-        return model
+        on_death = partial(self._on_death, bundle)
+        return open_model(bundle, self._settings, self._maker, self._metrics, self._open_companion, on_death)
 
     def _put(self, model: Model, stamp: Stamp | None) -> None:
         name = model.manifest.name

@@ -30,7 +30,7 @@ from service.errors import (
     WrongPictureSize,
 )
 from service.inference_protocol import HEADER_LENGTH, B, InferenceBody, json_size_of, read_infer, read_json, write_infer
-from service.models import Model
+from service.model import Model
 from service.operations import json_response, reload
 from service.protocol_models import OPERATIONS, Operation
 from service.requests import read_body, read_json_here_or_in_thread, read_optional_body, read_query

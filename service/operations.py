@@ -11,7 +11,7 @@ from service.endpoints import Endpoint
 from service.errors import InvalidParameter, NotReady, ReloadFailed, UnknownModel
 from service.loads import LoadHangs
 from service.metrics import CONTENT_TYPE
-from service.models import Model
+from service.model import Model
 from service.requests import read_query
 from service.schemas import ModelAnswer, ModelsAnswer, StatusAnswer
 from service.service import Service, service_of

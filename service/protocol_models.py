@@ -22,7 +22,7 @@ from service.errors import InvalidCodes, InvalidParameter
 from service.generation_request import read_wanted
 from service.generator import generator_of
 from service.inference_protocol import BINARY_OUTPUT, InferRequest
-from service.models import Model
+from service.model import Model
 from service.requests import finish
 from service.service import Service
 from service.uploads import checked_pictures

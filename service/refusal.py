@@ -29,6 +29,7 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.middleware import OTHER, SECURITY_HEADERS, full
+from service.overload import WHY_SHORT, Door
 
 LARGEST_BODY = 1 << 16  # bytes that are read and dropped, so that the connection can be used again
 LARGEST_HEAD = 1 << 16  # bytes of URL and headers
@@ -47,15 +48,14 @@ class EarlyRefusal:
     """`routes` are the paths without parameters that have to wait their turn, and how metrics name them."""
 
     def __init__(
-        self, most: int, metrics: Metrics, routes: Mapping[str, str], draining: Callable[[], bool] = lambda: False
+        self, door: Door, metrics: Metrics, routes: Mapping[str, str], draining: Callable[[], bool] = lambda: False
     ) -> None:
-        self._most = most
+        self._door = door
         self._draining = draining  # then the middleware has another answer
         self._ids = RequestIds()
         self._reasons = metrics.refused.labels(QueueFull.slug)
         self._sent = metrics.sent
-        self._problem = full(most)
-        self._template = _Template(self._problem)
+        self._templates = {reason: _Template(full(reason)) for reason in (door.why_full, WHY_SHORT)}
         self._routes: dict[bytes, tuple[Counter, Histogram]] = {
             path.encode(): (
                 metrics.requests.labels(route, str(QueueFull.status)),
@@ -67,8 +67,11 @@ class EarlyRefusal:
     def of_whole(self, inside: int, data: bytes) -> bytes | None:
         """The answer to a request to be refused that `data` is, from its first byte to its last; None where the parser
         has to look."""
-        line = _REQUEST_LINE.match(data) if inside >= self._most else None
-        if line is None or line[1] not in self._routes or data.startswith(b"HEAD") or self._draining():
+        reason = self._door.why_closed(inside)
+        if reason is None or self._draining():
+            return None
+        line = _REQUEST_LINE.match(data)
+        if line is None or line[1] not in self._routes or data.startswith(b"HEAD"):
             return None
         end = data.find(_HEAD_END)
         # An end of a line in one byte is an error to the parser, and a line's end to some proxies.
@@ -82,25 +85,29 @@ class EarlyRefusal:
         body_bytes = len(data) - end - len(_HEAD_END)
         if given or size != str(body_bytes).encode():
             return None
-        return self._answered(line[1], self._ids.of(request_id), perf_counter())
+        return self._answered(line[1], self._ids.of(request_id), perf_counter(), reason)
 
-    def takes(self, inside: int, url: bytes, headers: Headers) -> bool:
-        """Whether the request whose head is this is to be refused now. Header names are in lower case."""
-        if inside < self._most or self._draining():
-            return False
-        return url.partition(b"?")[0] in self._routes and _is_small(headers)
+    def why(self, inside: int, url: bytes, headers: Headers) -> str | None:
+        """Why the request whose head is this is to be refused now, if it is. Header names are in lower case."""
+        if self._draining() or url.partition(b"?")[0] not in self._routes:
+            return None
+        reason = self._door.why_closed(inside)
+        if reason is None:
+            self._door.expect()
+        return reason if _is_small(headers) else None
 
-    def answer(self, url: bytes, headers: Headers, keep_alive: bool) -> bytes:
-        """The whole answer; the request is counted as every other is."""
+    def answer(self, reason: str, url: bytes, headers: Headers, keep_alive: bool) -> bytes:
+        """The whole answer, of what `why` has told; the request is counted as every other is."""
         started = perf_counter()
         request_id = self._ids.of(_given_id(headers))
-        return self._answered(url.partition(b"?")[0], request_id, started, keep_alive=keep_alive)
+        return self._answered(url.partition(b"?")[0], request_id, started, reason, keep_alive=keep_alive)
 
-    def _answered(self, path: bytes, request_id: str, started: float, *, keep_alive: bool = True) -> bytes:
+    def _answered(self, path: bytes, request_id: str, started: float, reason: str, *, keep_alive: bool = True) -> bytes:
         if keep_alive:
-            head, body = self._template.filled(request_id)
+            head, body = self._templates[reason].filled(request_id)
         else:
-            head, body = _answer(self._problem, request_id, keep_alive=False)
+            head, body = _answer(full(reason), request_id, keep_alive=False)
+        self._door.note(refused=True)
         requests, seconds = self._routes[path]
         requests.inc()
         seconds.observe(perf_counter() - started)

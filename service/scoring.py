@@ -17,7 +17,7 @@ from service.errors import InvalidParameter, NoPrior
 from service.generation_schemas import ScoreAnswer, ScoreManyAnswer
 from service.generator import generator_of
 from service.likelihood import bits_of
-from service.models import Model
+from service.model import Model
 from service.negotiate import answer_type
 from service.operations import json_response
 from service.requests import finish, read_body, read_query

@@ -109,6 +109,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Most samples inside one generator; one request alone may exceed it; above it 429 and Retry-After.",
     )
+    short_queue_in_overload: bool = Field(
+        True,
+        description="While more than a third of what comes is refused because a queue or the process is full, hardly "
+        "anything waits: answers are as fast as without load. False: as much as ever waits, and is answered late.",
+    )
     max_concurrent_requests: int = Field(
         1024, gt=0, description="Most requests inside a process; above it 429. Probes and /metrics are exempt."
     )

@@ -20,7 +20,7 @@ from service import images, npy
 from service.bundle import PictureSpec
 from service.errors import InvalidParameter, PictureTooLarge, Problem, TooManyItems, WrongPictureSize
 from service.images import Fit, Picture
-from service.models import Model
+from service.model import Model
 from service.multipart import pictures_of_form
 from service.negotiate import bare_type, unsupported
 from service.requests import finish

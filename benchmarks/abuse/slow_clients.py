@@ -19,7 +19,7 @@ from benchmarks.report import goal
 from benchmarks.server_process import Server, our_server
 from benchmarks.wrk import Closed, closed_loop
 
-SIZES = {"seconds": (2.0, 6.0), "turns": (2, 8), "slow_clients": (50, 200), "half": (50, 200), "silent": (200, 1000)}
+SIZES = {"seconds": (2.0, 4.0), "turns": (2, 16), "slow_clients": (50, 200), "half": (50, 200), "silent": (200, 1000)}
 WHAT = "Clients of 1 byte/s, clients that close their sending half, and idle connections, beside 16 busy connections."
 OTHERS = 16
 MAX_SLOWDOWN = 1.1

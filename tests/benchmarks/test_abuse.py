@@ -50,6 +50,9 @@ def test_overload_goals() -> None:
     found = overload.goals("x", {**case, "peak_growth_mb": 4, "server_errors": 0, "not_answered": 1})
     assert [one["value"] for one in found] == [3, 0.6, None, 4, 1]
     assert [one["met"] for one in found] == [False, True, False, True, False]
+    assert overload.compared({"digits": case}).endswith(
+        "digits answered at 3.0 times the unloaded p99, 0.60 of the capacity, and refused in no ms (p99)."
+    )
 
 
 def test_what_h2load_logs(tmp_path: Path) -> None:

@@ -132,10 +132,10 @@ def test_the_gpu_values_ask_for_a_gpu_and_for_cuda() -> None:
 
 
 def test_the_autoscaler_alone_decides_the_replicas() -> None:
-    """It did not see the load of containers, which waits for threads."""
+    """It did not see the load of containers, which waits for threads. Under overload hardly anything waits."""
     objects = render(*EVERYTHING)
     names = [entry["pods"]["metric"]["name"] for entry in objects["HorizontalPodAutoscaler"]["spec"]["metrics"]]
-    assert names == ["vqserve_queued_pictures", "vqserve_queued_work", "vqserve_slot_occupancy"]
+    assert names == ["vqserve_queued_pictures", "vqserve_queued_work", "vqserve_overloaded", "vqserve_slot_occupancy"]
     assert "replicas" not in objects["Deployment"]["spec"]
     adapter = yaml.safe_load((CHART.parent / "prometheus-adapter.yaml").read_text())
     assert [rule["name"]["as"] for rule in adapter["rules"]["custom"]] == names

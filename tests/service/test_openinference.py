@@ -16,7 +16,7 @@ import tritonclient.http.aio as triton_aio
 from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
-from service.models import Model
+from service.model import Model
 from service.requests import read_json_here_or_in_thread
 from service.settings import Settings
 from tests.conftest import Tiny, running

@@ -20,6 +20,7 @@ from service.app import early_refusal
 from service.http_protocol import HEADS, REFUSAL, UNREAD, OnePacket
 from service.metrics import Metrics
 from service.middleware import full as full_process
+from service.overload import Door
 from service.refusal import LARGEST_BODY, EarlyRefusal, Heads, _answer
 from service.settings import Settings
 from service.unread import UnreadAnswers
@@ -29,6 +30,7 @@ from tests.service.serving import serving, until
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 MOST = 2
+FULL = Door(MOST).why_full
 Address = tuple[str, int]
 Inside = list[tuple[socket.socket, BinaryIO]]
 
@@ -151,16 +153,16 @@ def test_probes_are_answered_and_refusals_are_counted(address: Address, full: In
     ],
 )
 def test_only_small_bodies_of_known_length_are_refused_early(headers: list[tuple[bytes, bytes]], takes: bool) -> None:
-    refusal = EarlyRefusal(MOST, Metrics(), {"/encode": "/encode"})
-    assert refusal.takes(MOST, b"/encode?model=a", headers) is takes
-    assert not refusal.takes(MOST - 1, b"/encode", headers)
-    assert not refusal.takes(MOST, b"/healthz", headers)
+    refusal = EarlyRefusal(Door(MOST), Metrics(), {"/encode": "/encode"})
+    assert (refusal.why(MOST, b"/encode?model=a", headers) == FULL) is takes
+    assert refusal.why(MOST - 1, b"/encode", headers) is None
+    assert refusal.why(MOST, b"/healthz", headers) is None
 
 
 def test_while_the_service_drains_the_middleware_answers() -> None:
     """With 429 and a second to wait, clients came back to a service that was about to end."""
-    refusal = EarlyRefusal(MOST, Metrics(), {"/encode": "/encode"}, lambda: True)
-    assert not refusal.takes(MOST, b"/encode", [])
+    refusal = EarlyRefusal(Door(MOST), Metrics(), {"/encode": "/encode"}, lambda: True)
+    assert refusal.why(MOST, b"/encode", []) is None
     assert refusal.of_whole(MOST, SMALL) is None
 
 
@@ -192,7 +194,7 @@ SMALL = b"POST /encode?fit=pad HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na
     ],
 )
 def test_a_request_that_came_whole_needs_no_parser(data: bytes, refused: bool) -> None:
-    refusal = EarlyRefusal(MOST, Metrics(), {"/encode": "/encode"})
+    refusal = EarlyRefusal(Door(MOST), Metrics(), {"/encode": "/encode"})
     answer = refusal.of_whole(MOST, data)
     assert (answer is not None) is refused
     assert refusal.of_whole(MOST - 1, data) is None
@@ -205,11 +207,11 @@ def test_a_request_that_came_whole_needs_no_parser(data: bytes, refused: bool) -
 
 @pytest.mark.parametrize("keep_alive", [True, False])
 def test_the_answer_is_the_same_however_it_is_made(keep_alive: bool) -> None:
-    refusal = EarlyRefusal(MOST, Metrics(), {"/encode": "/encode"})
-    expected = b"".join(_answer(full_process(MOST), "my-id", keep_alive=keep_alive))
-    assert refusal.answer(b"/encode", [(b"x-request-id", b"my-id")], keep_alive=keep_alive) == expected
+    refusal = EarlyRefusal(Door(MOST), Metrics(), {"/encode": "/encode"})
+    expected = b"".join(_answer(full_process(FULL), "my-id", keep_alive=keep_alive))
+    assert refusal.answer(FULL, b"/encode", [(b"x-request-id", b"my-id")], keep_alive=keep_alive) == expected
     whole = refusal.of_whole(MOST, SMALL.replace(b"Host: x", b"X-Request-Id: my-id"))
-    assert whole == (expected if keep_alive else b"".join(_answer(full_process(MOST), "my-id", keep_alive=True)))
+    assert whole == (expected if keep_alive else b"".join(_answer(full_process(FULL), "my-id", keep_alive=True)))
 
 
 def test_requests_that_come_whole_and_in_pieces_take_turns(address: Address, full: Inside) -> None:
@@ -276,7 +278,7 @@ async def test_where_the_client_does_not_read_the_app_refuses_and_waits(pieces: 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         asked.append(scope["path"])
 
-    refusal = EarlyRefusal(0, Metrics(), {"/encode": "/encode"})
+    refusal = EarlyRefusal(Door(0), Metrics(), {"/encode": "/encode"})
     shared = {HEADS: Heads(10, Metrics()), UNREAD: UnreadAnswers(10), REFUSAL: refusal}
     protocol, transport = OnePacket(Config(app), ServerState(), shared), Unread()
     protocol.connection_made(cast(asyncio.Transport, transport))
@@ -297,5 +299,24 @@ async def test_where_the_client_does_not_read_the_app_refuses_and_waits(pieces: 
     [{"cors_origins": "https://a.example"}, {"access_log": True}, {"otlp_endpoint": "http://localhost:4318"}],
 )
 def test_layers_that_add_to_a_refusal_keep_it(settings: dict[str, object]) -> None:
-    assert early_refusal(Settings(), Metrics()) is not None
-    assert early_refusal(Settings(**settings), Metrics()) is None  # type: ignore[arg-type]
+    assert early_refusal(Settings(), Metrics(), Door(MOST)) is not None
+    assert early_refusal(Settings(**settings), Metrics(), Door(MOST)) is None  # type: ignore[arg-type]
+
+
+def test_refusals_that_last_are_overload_until_nothing_comes(address: Address, full: Inside) -> None:
+    """What waits behind the door is little, so that it opens as soon as the places are free."""
+
+    with connected(address) as (connection, stream):
+
+        def refused() -> bool:
+            connection.sendall(post("/encode", DIGIT))
+            assert read_answer(stream)[0] == 429
+            return metric(address, "vqserve_overloaded") == 1
+
+        until(refused)
+        for inside, answers in full:
+            inside.sendall(DIGIT[-1:])
+            assert read_answer(answers)[0] == 200
+        connection.sendall(post("/encode", DIGIT))
+        assert read_answer(stream)[0] == 200
+        until(lambda: metric(address, "vqserve_overloaded") == 0)

@@ -1,0 +1,86 @@
+"""One version of one model. In: a bundle. Out: its engine, its codec and what is opened with them, or nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from service.bundle import Bundle, Manifest
+from service.codec_model import CodecModel
+from service.containers import open_codec
+from service.engine import Engine
+from service.graph_faults import faults_at_start_of
+from service.label_check import require_labels
+from service.metrics import Metrics, ModelMetrics
+from service.sessions import SessionMaker
+from service.settings import Settings
+
+_NOT_OPENED = "Another part of the model could not be opened."
+
+
+class Companion(Protocol):
+    """Something else that is opened with a model and closed with it, such as its generator."""
+
+    def why_not_ready(self) -> str | None: ...
+
+    def close(self, reason: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version of one model, ready to serve."""
+
+    bundle: Bundle
+    engine: Engine
+    codec: CodecModel
+    metrics: ModelMetrics
+    companions: Mapping[str, Companion]
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    def why_not_ready(self) -> str | None:
+        parts = (self.engine, *self.companions.values())
+        return next((reason for part in parts if (reason := part.why_not_ready())), None)
+
+    def close(self, reason: str) -> None:
+        for part in (self.engine, *self.companions.values()):
+            part.close(reason)
+
+
+OnDeath = Callable[[], None]
+OpenCompanion = Callable[[Bundle, Settings, SessionMaker, Metrics, OnDeath], Companion | None]
+
+
+def open_model(
+    bundle: Bundle,
+    settings: Settings,
+    maker: SessionMaker,
+    metrics: Metrics,
+    companions: Mapping[str, OpenCompanion],
+    on_death: OnDeath,
+) -> Model:
+    """`on_death` is called when the engine or a companion has failed on known input.
+
+    Raises:
+        BundleError: onnxruntime refuses a graph of it, the manifest says something else of it, or there is no memory
+            for it. DeviceError: it would run elsewhere.
+    """
+    maker = replace(maker, bundle=bundle)
+    with faults_at_start_of(bundle), ExitStack() as undo:
+        require_labels(bundle, maker)
+        of_model = metrics.open_model(bundle.manifest, maker.provider)
+        engine = Engine(bundle, settings, maker, of_model, lambda _: on_death())
+        undo.callback(engine.close, _NOT_OPENED)
+        opened: dict[str, Companion] = {}
+        for name, open_companion in companions.items():
+            companion = open_companion(bundle, settings, maker, metrics, on_death)
+            if companion is not None:
+                undo.callback(companion.close, _NOT_OPENED)
+                opened[name] = companion
+        model = Model(bundle, engine, open_codec(bundle, maker), of_model, opened)
+        undo.pop_all()
+    return model
