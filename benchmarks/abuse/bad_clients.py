@@ -1,6 +1,7 @@
 """Clients of one byte a second, half-closed and idle ones, all in one thread that takes little processor time.
 
-In: how many of each. Out: they are connected while the block runs. Whoever is cut off comes again on a new connection.
+In: how many of each. Out: they are connected while the block runs, and do nothing while they are paused. Whoever is cut
+off comes again on a new connection.
 A client is a generator over its sockets: it yields for how many seconds it sleeps, or a socket that it reads until the
 server closes it. asyncio's streams took twice as much of the processors that the server needs: 200 half-closed clients
 0.11 of one, here 0.06.
@@ -51,16 +52,17 @@ def idle(sock: socket.socket, request: bytes) -> Waits:
 
 
 @contextmanager
-def bad_clients(address: Address, request: bytes, counts: dict[Behaviour, int]) -> Iterator[None]:
+def bad_clients(address: Address, request: bytes, counts: dict[Behaviour, int]) -> Iterator[Crowd]:
     """All are connected when the block begins and gone when it ends."""
     clients = [_life(address, behaviour, request) for behaviour, many in counts.items() for _ in range(many)]
-    crowd, ended = _Crowd(clients), threading.Event()
+    crowd, ended = Crowd(clients), threading.Event()
     thread = threading.Thread(target=crowd.live, args=(ended,))
     thread.start()
     try:
-        yield
+        yield crowd
     finally:
         ended.set()
+        crowd.resume()
         thread.join()
 
 
@@ -71,36 +73,53 @@ def _life(address: Address, behaviour: Behaviour, request: bytes) -> Waits:
             yield from behaviour(sock, request)
 
 
-class _Crowd:
-    """Each client does its first step here, which connects it."""
+class Crowd:
+    """Each client does its first step here, which connects it. A pause is no time for them: none wakes up late."""
 
     def __init__(self, clients: list[Waits]) -> None:
         self._clients = clients
         self._selector = selectors.DefaultSelector()
         self._asleep: list[tuple[float, int, Waits]] = []
         self._order = count()
+        self._going = threading.Event()
+        self._going.set()
+        self._paused_s = 0.0
         for client in clients:
             self._step(client)
 
     def live(self, ended: threading.Event) -> None:
         with closing(self._selector):
             while not ended.is_set():
+                if not self._going.is_set():
+                    began = monotonic()
+                    self._going.wait()
+                    self._paused_s += monotonic() - began
                 self._wake_up()
-                due = self._asleep[0][0] - monotonic() if self._asleep else _LOOK_S
+                due = self._asleep[0][0] - self._now() if self._asleep else _LOOK_S
                 for key, _ in self._selector.select(max(0.0, min(due, _LOOK_S))):
                     self._read(key)
             for client in self._clients:
                 client.close()
+
+    def pause(self) -> None:
+        """They stop within `_LOOK_S`."""
+        self._going.clear()
+
+    def resume(self) -> None:
+        self._going.set()
+
+    def _now(self) -> float:
+        return monotonic() - self._paused_s
 
     def _step(self, client: Waits) -> None:
         waits = next(client)
         if isinstance(waits, socket.socket):
             self._selector.register(waits, selectors.EVENT_READ, client)
         else:
-            heappush(self._asleep, (monotonic() + waits, next(self._order), client))
+            heappush(self._asleep, (self._now() + waits, next(self._order), client))
 
     def _wake_up(self) -> None:
-        while self._asleep and self._asleep[0][0] <= monotonic():
+        while self._asleep and self._asleep[0][0] <= self._now():
             self._step(heappop(self._asleep)[2])
 
     def _read(self, key: selectors.SelectorKey) -> None:

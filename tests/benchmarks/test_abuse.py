@@ -138,7 +138,7 @@ def test_bad_clients_send_what_they_should_and_come_again_when_they_are_cut_off(
     behaviour: Behaviour, patience_s: float, first: bytes, again: bool
 ) -> None:
     with Listener(patience_s) as listener:
-        thread = threading.Thread(target=listener.serve_forever, args=(0.05,))
+        thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         with bad_clients(("127.0.0.1", listener.server_address[1]), REQUEST, {behaviour: 2}):
             time.sleep(1.5)
@@ -149,5 +149,26 @@ def test_bad_clients_send_what_they_should_and_come_again_when_they_are_cut_off(
             assert listener.came[0].startswith(first)
             assert len(listener.came[0]) < len(first) + 10 * (behaviour is slow) + 1
             assert (len(listener.came) > 2) == again
+        listener.shutdown()
+        thread.join()
+
+
+def test_a_pause_is_no_time_for_bad_clients() -> None:
+    """Those that would have come again meanwhile would all come at its end."""
+    with Listener(0.05) as listener:
+        thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        with bad_clients(("127.0.0.1", listener.server_address[1]), REQUEST, {half_closed: 50}) as crowd:
+            time.sleep(0.5)  # all have been cut off, and sleep for 0.2 to 1.8 s
+            crowd.pause()
+            time.sleep(0.3)
+            before = len(listener.came)
+            time.sleep(2.0)
+            assert len(listener.came) == before
+            crowd.resume()
+            time.sleep(0.1)
+            assert len(listener.came) < before + 30
+            time.sleep(2.0)
+            assert len(listener.came) > before + 30
         listener.shutdown()
         thread.join()
