@@ -115,7 +115,7 @@ class Bench:
         self._label, self._size = prior.label_count, codes.codebook_size
         self._maker = maker = SessionMaker(CPU, threads)
         whole = max(slots, *(mix.large for mix in MIXES))
-        self.sampler = RowSampler(bundle, maker, slots, places=4 * slots)
+        self.sampler = RowSampler(bundle, maker, slots, places=2 * slots)
         self.static_sampler = RowSampler(bundle, maker, whole, places=whole)
 
     def draw(self, seed: int) -> Draw:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.batch_limits import BatchLimits
 from service.call import Stage, noted_stages
 from service.errors import NotReady, QueueFull
 from service.overload import WHY_SHORT, Overload
@@ -33,21 +34,6 @@ Run = Callable[[Array], Array]
 _DRAIN_SMOOTHING = 0.2  # weight of the newest run in the measured drain rate
 
 
-@dataclass(frozen=True)
-class BatchLimits:
-    """In pictures; the elements are those of all their arrays together."""
-
-    max_batch: int
-    max_queued: int
-    max_wait_ms: float = 0.0
-    max_batch_elements: float = math.inf
-    max_queued_elements: float = math.inf
-
-    def most_pictures(self, shape: tuple[int, ...]) -> int:
-        """How many pictures of this shape, without the batch axis, a network gets at once: one at least."""
-        return max(1, int(min(self.max_batch, self.max_batch_elements / math.prod(shape))))
-
-
 @dataclass(slots=True, eq=False)
 class Item:
     """One caller's array, (n, ...): its n pictures stay together."""
@@ -55,6 +41,7 @@ class Item:
     array: Array
     future: asyncio.Future[Array]
     queued_at: float
+    late: bool  # work has been done for it already: it is not given up under overload
     stages: list[Stage] | None  # of the request, where it is traced
 
 
@@ -79,7 +66,7 @@ class Batcher:
         self._observe = observe
         self._on_failure = on_failure
         self._on_queue = on_queue
-        self._overload = overload
+        self._overload = overload or Overload(adapts=False)
         self._waiting: OrderedDict[tuple[int, ...], OrderedDict[Item, None]] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._active = False
@@ -93,55 +80,60 @@ class Batcher:
         self.busy_since: float | None = None
         self._elements_per_s = 0.0
 
-    def submit(self, array: Array) -> asyncio.Future[Array]:
+    def submit(self, array: Array, *, late: bool = False) -> asyncio.Future[Array]:
         """`submit_all` with one array."""
-        return self.submit_all([array])[0]
+        return self.submit_all([array], late=late)[0]
 
-    def submit_all(self, arrays: Sequence[Array]) -> list[asyncio.Future[Array]]:
+    def submit_all(self, arrays: Sequence[Array], *, late: bool = False) -> list[asyncio.Future[Array]]:
         """Queue arrays (n, ...) of one caller, all or none, and return the futures of their results (n, ...). Cancel
-        one to give it up.
+        one to give it up. `late`: they are the result of work that a refusal would waste, so that overload is none.
 
         Raises:
             QueueFull: others wait, and together they would be more than may. `NotReady`: the batcher is closed.
         """
         if self._closed is not None:
             raise NotReady(self._closed)
-        if self.queued and (full := self._why_full(arrays)):
+        if self.queued and (full := self._why_full(arrays, late)):
             raise self._refused(full)
         self._note(refused=False)
-        return [self._queue(array) for array in arrays]
+        return [self._queue(array, late) for array in arrays]
 
     def refuse_early(self) -> None:
         """Where overload lasts: raise now, before its body is read, the QueueFull that any array would get later."""
-        if self._overload is not None and self._overload.lasts and self._is_full():
+        if self._overload.lasts and self._is_full():
             raise self._refused(WHY_SHORT)
 
     def give_up_waiting(self) -> None:
         """Refuse what waits."""
-        for item in [item for items in self._waiting.values() for item in items]:
+        waiting = [item for items in self._waiting.values() for item in items if not item.late]
+        for item in waiting:
+            self._leave(item)  # before the time is told until the queue is done
+        for item in waiting:
             if not item.future.done():
                 item.future.set_exception(self._problem(WHY_SHORT))
 
     def _refused(self, text: str) -> QueueFull:
-        self._note(refused=True)
-        return self._problem(text)
+        """Where much waits; what is too large for the room beside little is no sign of overload."""
+        problem = self._problem(text)
+        self._note(refused=self._overload.lasts or self.limits.half_full(self.queued, self._queued_elements))
+        return problem
 
     def _note(self, *, refused: bool) -> None:
-        if self._overload is not None and self._overload.note(refused=refused):
+        if self._overload.note(refused=refused):
             self.give_up_waiting()
 
     def _problem(self, text: str) -> QueueFull:
         return QueueFull(text, {"Retry-After": str(self.retry_after_s())})
 
-    def _queue(self, array: Array) -> asyncio.Future[Array]:
+    def _queue(self, array: Array, late: bool) -> asyncio.Future[Array]:
         loop = asyncio.get_running_loop()
-        item = Item(array, loop.create_future(), perf_counter(), noted_stages.get())
+        item = Item(array, loop.create_future(), perf_counter(), late, noted_stages.get())
         item.future.add_done_callback(lambda _: self._leave(item))
         self._waiting.setdefault(array.shape[1:], OrderedDict())[item] = None
         self._change_queue(len(array), array.size)
         if not self._active:
             self._active = True
-            if self.limits.max_wait_ms:
+            if self.limits.max_wait_ms and not self._overload.lasts:
                 self._company = loop.call_later(self.limits.max_wait_ms / 1e3, self._next)
             else:
                 loop.call_soon(self._next)  # everything that this turn of the loop submits goes along
@@ -153,23 +145,16 @@ class Batcher:
 
     def _is_full(self) -> bool:
         """Whether what waits is a batch already, so that company would come too late."""
-        return self.queued >= self.limits.max_batch or self._queued_elements >= self.limits.max_batch_elements
+        return self.limits.fill_a_run(self.queued, self._queued_elements)
 
-    def _why_full(self, arrays: Sequence[Array]) -> str | None:
-        """Which limit these arrays would exceed, and the setting that moves it; None where there is room."""
-        limits, pictures = self.limits, self.queued + sum(map(len, arrays))
+    def _why_full(self, arrays: Sequence[Array], late: bool) -> str | None:
+        """Why these arrays have no room beside what waits; None where they have."""
+        pictures = self.queued + sum(map(len, arrays))
         elements = self._queued_elements + sum(array.size for array in arrays)
-        if self._overload is not None and self._overload.lasts:  # then one run may wait while one is under way
-            return WHY_SHORT if pictures > limits.max_batch or elements > limits.max_batch_elements else None
-        if pictures > limits.max_queued:
-            return f"{self.queued} pictures are waiting, at most {limits.max_queued} may (VQSERVE_MAX_QUEUED_PICTURES)."
-        if elements > limits.max_queued_elements:
-            return (
-                f"{self.queued} pictures are waiting, and with these they would have more pixels than may "
-                "(VQSERVE_MAX_PIXELS_PER_REQUEST, or VQSERVE_MAX_QUEUED_PICTURES of the model's size where those have "
-                "more)."
-            )
-        return None
+        if self._overload.lasts and not late and not self.limits.fit_a_run(pictures, elements):
+            return WHY_SHORT  # one run may wait beside the one that is under way
+        full = self.limits.why_full(pictures, elements)
+        return full and f"{self.queued} pictures are waiting, {full}"
 
     def _leave(self, item: Item) -> None:
         """What is done while it waits has lost its caller. What has been taken for a run does not wait any more."""
@@ -224,8 +209,7 @@ class Batcher:
 
     def _fits(self, pictures: int, shape: tuple[int, ...]) -> bool:
         """Whether so many pictures of this shape may go together."""
-        elements = pictures * math.prod(shape)
-        return pictures <= self.limits.max_batch and elements <= self.limits.max_batch_elements
+        return self.limits.fit_a_run(pictures, pictures * math.prod(shape))
 
     def _change_queue(self, pictures: int, elements: int) -> None:
         self.queued += pictures
@@ -259,14 +243,20 @@ class Batcher:
         """One result or exception for each item. A batch that fails is tried item by item: a bad one fails alone."""
         try:
             if stop is not None:
-                return [stoppable(partial(self._run, batch[0].array), stop)()]
+                return [stoppable(partial(self._checked, batch[0].array), stop)()]
             if len(batch) == 1:
-                return [self._run(batch[0].array)]
-            results = self._run(np.concatenate([item.array for item in batch]))
+                return [self._checked(batch[0].array)]
+            results = self._checked(np.concatenate([item.array for item in batch]))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers, or they wait forever
             return [error] if len(batch) == 1 else [self._outcomes([item])[0] for item in batch]
         ends = np.cumsum([len(item.array) for item in batch])
         return list(np.split(results, ends[:-1]))
+
+    def _checked(self, array: Array) -> Array:
+        results = self._run(array)
+        if len(results) != len(array):
+            raise ValueError(f"a run of {len(array)} pictures gave {len(results)}")
+        return results
 
     def _finish(self, batch: Sequence[Item], started: float, outcomes: list[Array | Exception]) -> None:
         seconds = perf_counter() - started
@@ -274,7 +264,6 @@ class Batcher:
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if len(errors) < len(outcomes):  # what failed or was given up may have ended early
             self._measure(batch, seconds)
-        self._observe(batch, started, seconds)
         for item, outcome in zip(batch, outcomes, strict=True):
             if item.future.done():
                 continue
@@ -292,6 +281,7 @@ class Batcher:
             loop.call_soon(self._next)
         else:
             self._active = False
+        self._observe(batch, started, seconds)  # last: whatever it may do, the callers have what they wait for
 
     def _answered(self, pictures: int) -> None:
         self._just_done -= pictures

@@ -67,7 +67,8 @@ def _mean_errors(graphs: LatentGraphs, latents: Floats, codebook_size: int) -> N
         for start in range(0, width, columns):
             check_stop()
             part = slice(row, row + 1), slice(start, start + columns)
-            nearest[:, *part] = graphs.distances(np.ascontiguousarray(latents[:, *part])).min(axis=-1)
+            errors = graphs.distances(np.ascontiguousarray(latents[:, *part])).min(axis=-1)
+            nearest[:, *part] = np.maximum(errors, 0)  # |z|^2 + |e|^2 - 2 z.e may cancel to less
     means: NDArray[np.float64] = nearest.mean(axis=(1, 2), dtype=np.float64)
     return means
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching import Array, Batcher, BatchLimits, Run
+from service.batch_limits import BatchLimits
+from service.batching import Array, Batcher, Run
 from service.bundle import Bundle, GraphName
 from service.encoder import EncoderThenQuantizer, Runnable, open_encoder
 from service.graph_checks import require_array, require_codes
@@ -89,9 +90,9 @@ class Engine:
         """As `encode`, of arrays of several sizes: all of them are queued, or none."""
         return self._encode.submit_all(pictures)
 
-    def decode(self, codes: Codes) -> asyncio.Future[Array]:
-        """int64 (n,h,w) in [0, K) -> future of uint8 (n,H,W,C)."""
-        return self._decode.submit(codes)
+    def decode(self, codes: Codes, *, late: bool = False) -> asyncio.Future[Array]:
+        """int64 (n,h,w) in [0, K) -> future of uint8 (n,H,W,C). `late`: they have been drawn for it."""
+        return self._decode.submit(codes, late=late)
 
     @property
     def in_hand(self) -> int:
@@ -154,7 +155,7 @@ class Engine:
             max_queued_elements=max(max_queued * native, largest + largest // 4),
         )
         observe = partial(self._metrics.observe_run, stage)
-        overload = Overload(self._metrics.count_overload) if self._settings.short_queue_in_overload else None
+        overload = Overload(self._metrics.count_overload, adapts=self._settings.short_queue_in_overload)
         return Batcher(run, limits, observe, self._suspect, self._metrics.queued.inc, overload)
 
     def _warm_up(self) -> None:

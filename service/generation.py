@@ -63,7 +63,7 @@ async def generate(request: Request) -> Response:
     if media_type == JSON:
         answer = await _answer(service, model, wanted, codes)
         return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), 200, _headers(wanted), JSON)
-    (pixels,) = await finish([model.engine.decode(codes)], request)  # (n,H,W,C) uint8
+    (pixels,) = await finish([model.engine.decode(codes, late=True)], request)  # (n,H,W,C) uint8
     if media_type == npy.MEDIA_TYPE:
         return Response(npy.write_npy(pixels), 200, _headers(wanted), media_type)
     content = await _in_thread_if_large(service, pixels, partial(images.write_picture, sheet(pixels)))
@@ -126,7 +126,7 @@ async def _answer(service: Service, model: Model, wanted: Wanted, codes: Codes) 
 
 async def _pictures(service: Service, model: Model, codes: Codes) -> list[str]:
     """codes (n,h,w) -> n PNG files in base64."""
-    pixels = await model.engine.decode(codes)
+    pixels = await model.engine.decode(codes, late=True)
 
     def write() -> list[str]:
         return [base64.b64encode(images.write_picture(one)).decode() for one in pixels]

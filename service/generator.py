@@ -37,8 +37,8 @@ def open_generator(
     if bundle.manifest.prior is None:
         return None
     slots = slots_of(settings, maker)
-    # four times as many places, for those that pause: see service.turns.choose
-    sampler = RowSampler(bundle, maker, slots, places=4 * slots, warm=False)
+    # twice as many places, for those that pause: see service.turns.choose
+    sampler = RowSampler(bundle, maker, slots, places=2 * slots, warm=False)
     bound = metrics.generation.of(bundle.manifest.name)
     filled = filled_beside_others(slots, maker)
     scheduler = Scheduler(sampler, settings.max_queued_samples, settings.engine_stall_s, bound, on_death, filled)

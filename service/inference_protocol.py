@@ -204,7 +204,7 @@ def _array_of_list(given: InferenceInput) -> NDArray[Any]:
         if given.data is None or not _only(_NUMBERS | {bool} if dtype.kind == "b" else _NUMBERS, given.data):
             raise ValueError("numbers are needed")
         found = np.array(given.data)
-        if dtype.kind in "iu" and found.dtype.kind not in "iu":
+        if dtype.kind in "iu" and found.size and found.dtype.kind not in "iu":
             raise ValueError("whole numbers are needed")
         if dtype.kind in "iu" and found.size and not _holds(dtype, found):
             raise ValueError(f"a number does not fit {given.datatype}")

@@ -256,8 +256,9 @@ class Admission:
         service = scope["app"].state.service
         if service.draining:
             raise NotReady("The service is shutting down; ask another instance.", {"Connection": "close"})
-        reason = self._door.why_closed(self._inside)
-        self._door.note(refused=reason is not None)
+        path, query = scope["path"], scope["query_string"]
+        reason = self._door.why_closed(self._inside, path, query)
+        self._door.note(reason, path, query)
         if reason is not None:
             raise full(reason)
         self._inside += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote_plus
 
 from service.bundle import Bundle, BundleError, load_bundle, load_bundles
 from service.ending import end_for_dead_engine
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RESTART_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # the last one again and again while the device is missing
+_MODEL_OF_QUERY = re.compile(rb"(?:^|&)model=([^&]*)")
 _FOLLOW_OTHER_WORKERS_S, _FOLLOW_AGAIN_S = 0.5, 10.0  # the latter after an attempt that did not lead to the same
 
 
@@ -74,9 +77,9 @@ class Models:
         return iter(self._by_name.values())
 
     def get(self, name: str | None) -> Model:
-        model = self._by_name.get(name or self.default)
+        model = self._by_name.get(self.default if name is None else name)
         if model is None:
-            raise UnknownModel(f"No model {name!r}; there are {', '.join(self._by_name)}.")
+            raise UnknownModel(f"No model {(name or '')[:80]!r}; there are {', '.join(self._by_name)}.")
         return model
 
     def of_prefix(self, prefix: bytes) -> Model | None:
@@ -85,12 +88,15 @@ class Models:
 
     @property
     def enough(self) -> int:
-        """`Queues.enough`: half a run, while the other half is made ready."""
-        return max(1, batch_of(self._settings, self._maker) // 2)
+        """`Queues.enough`: half a run, while the other half is made ready; a run where an engine waits for one."""
+        batch = batch_of(self._settings, self._maker)
+        return batch if self._settings.max_wait_ms else max(1, batch // 2)
 
-    def in_hand(self) -> int:
-        """`Batcher.in_hand` of all engines."""
-        return sum(model.engine.in_hand for model in self._by_name.values())
+    def in_hand(self, query: bytes) -> int:
+        """As `Queues.in_hand`; of a model that is not served, whose request is refused for that, nothing is."""
+        named = _MODEL_OF_QUERY.search(query) if query else None
+        model = self._by_name.get(unquote_plus(named[1].decode("latin-1")) if named else self.default)
+        return model.engine.in_hand if model is not None else 0
 
     def give_up_waiting(self) -> None:
         """Refuse what waits."""

@@ -27,8 +27,8 @@ def pictures_of_form(body: bytes, content_type: str, max_parts: int) -> list[byt
     pictures: list[bytes] = []
     try:
         _collect(body, boundary, max_parts, pictures)
-    except (MultipartError, UnicodeError) as error:
-        raise MalformedRequest(f"The body is not a complete multipart/form-data: {error}") from error
+    except MultipartError as error:
+        raise MalformedRequest(f"The body is not a complete multipart/form-data: {error.args[0]}") from error
     if not pictures:
         raise InvalidParameter(f"The form has no picture; send at least one as {FIELD}: curl -F {FIELD}=@x.png")
     return pictures
@@ -37,7 +37,8 @@ def pictures_of_form(body: bytes, content_type: str, max_parts: int) -> list[byt
 def _collect(body: bytes, boundary: str, max_parts: int, pictures: list[bytes]) -> None:
     chunks: list[bytearray] = []
     # the end of `with` complains when the closing boundary is missing
-    with PushMultipartParser(boundary, content_length=len(body), max_segment_count=max_parts + 1) as parser:
+    limits = {"content_length": len(body), "max_segment_count": max_parts + 1}
+    with PushMultipartParser(boundary, **limits, header_charset="latin-1") as parser:  # file names in any are ignored
         for event in parser.parse(body):
             if isinstance(event, MultipartSegment):
                 if len(pictures) == max_parts:

@@ -61,10 +61,8 @@ def _find(request: Request) -> tuple[Model, Operation, str]:
     name, service = request.path_params["name"], service_of(request)
     base, _, verb = name.rpartition(".")
     operation = OPERATIONS.get(verb)
-    if operation is None or not base:
-        raise UnknownModel(f"No model {name[:80]!r}; there are {', '.join(_names(service))}.")
-    model = service.models.get(base)
-    if operation.needs_prior and model.manifest.prior is None:
+    model = next((model for model in service.models if model.manifest.name == base), None)
+    if model is None or operation is None or (operation.needs_prior and model.manifest.prior is None):
         raise UnknownModel(f"No model {name[:80]!r}; there are {', '.join(_names(service))}.")
     version = request.path_params.get("version")
     if version not in (None, model.manifest.version):

@@ -112,7 +112,7 @@ async def _generate(request: Request, service: Service, model: Model, asked: Inf
     wanted = read_wanted(json.dumps(body).encode(), model.manifest, most)
     draws = [replace(draw, label=label) for draw, label in zip(wanted.draws, labels, strict=True)]
     (codes,) = await finish([generator.submit(draws)], request)
-    (images,) = await finish([model.engine.decode(codes)], request)
+    (images,) = await finish([model.engine.decode(codes, late=True)], request)
     return {"codes": codes, "images": images, "seed": np.full(len(codes), wanted.seed, np.uint64)}
 
 

@@ -36,7 +36,7 @@ LARGEST_HEAD = 1 << 16  # bytes of URL and headers
 _PLACE = "a-request-id"  # stands where the ids of requests will
 Headers = Sequence[tuple[bytes, bytes]]
 FRAMING = (b"content-length", b"transfer-encoding")  # headers that say where a body ends
-_REQUEST_LINE = re.compile(rb"[A-Z]+ (/[^ ?#\r\n]*)(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
+_REQUEST_LINE = re.compile(rb"[A-Z]+ (/[^ ?#\r\n]*)(?:\?([^ \r\n]*))? HTTP/1\.1\r\n")
 _TELLING = re.compile(  # headers that decide where the request ends, what becomes of the connection, or the answer
     rb"\r\n(content-length|transfer-encoding|expect|upgrade|connection|x-request-id)[ \t]*:[ \t]*([^\r\n]*)", re.I
 )
@@ -67,11 +67,14 @@ class EarlyRefusal:
     def of_whole(self, inside: int, data: bytes) -> bytes | None:
         """The answer to a request to be refused that `data` is, from its first byte to its last; None where the parser
         has to look."""
-        reason = self._door.why_closed(inside)
-        if reason is None or self._draining():
+        if not self._door.may_be_closed(inside):
             return None
         line = _REQUEST_LINE.match(data)
-        if line is None or line[1] not in self._routes or data.startswith(b"HEAD"):
+        if line is None or line[1] not in self._routes or data.startswith(b"HEAD") or self._draining():
+            return None
+        path, query = line[1], line[2] or b""
+        reason = self._door.why_closed(inside, path.decode(), query)
+        if reason is None:
             return None
         end = data.find(_HEAD_END)
         # An end of a line in one byte is an error to the parser, and a line's end to some proxies.
@@ -85,29 +88,33 @@ class EarlyRefusal:
         body_bytes = len(data) - end - len(_HEAD_END)
         if given or size != str(body_bytes).encode():
             return None
-        return self._answered(line[1], self._ids.of(request_id), perf_counter(), reason)
+        return self._answered(path, query, self._ids.of(request_id), perf_counter(), reason)
 
     def why(self, inside: int, url: bytes, headers: Headers) -> str | None:
         """Why the request whose head is this is to be refused now, if it is. Header names are in lower case."""
-        if self._draining() or url.partition(b"?")[0] not in self._routes:
+        path, _, query = url.partition(b"?")
+        if self._draining() or path not in self._routes:
             return None
-        reason = self._door.why_closed(inside)
+        reason = self._door.why_closed(inside, path.decode(), query)
         if reason is None:
-            self._door.expect()
+            self._door.expect(path.decode())
         return reason if _is_small(headers) else None
 
     def answer(self, reason: str, url: bytes, headers: Headers, keep_alive: bool) -> bytes:
         """The whole answer, of what `why` has told; the request is counted as every other is."""
         started = perf_counter()
         request_id = self._ids.of(_given_id(headers))
-        return self._answered(url.partition(b"?")[0], request_id, started, reason, keep_alive=keep_alive)
+        path, _, query = url.partition(b"?")
+        return self._answered(path, query, request_id, started, reason, keep_alive=keep_alive)
 
-    def _answered(self, path: bytes, request_id: str, started: float, reason: str, *, keep_alive: bool = True) -> bytes:
+    def _answered(
+        self, path: bytes, query: bytes, request_id: str, started: float, reason: str, *, keep_alive: bool = True
+    ) -> bytes:
         if keep_alive:
             head, body = self._templates[reason].filled(request_id)
         else:
             head, body = _answer(full(reason), request_id, keep_alive=False)
-        self._door.note(refused=True)
+        self._door.note(reason, path.decode(), query)
         requests, seconds = self._routes[path]
         requests.inc()
         seconds.observe(perf_counter() - started)

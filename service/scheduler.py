@@ -173,11 +173,9 @@ class Scheduler:
                         return
                     self._busy_since = started
                     places = [s.place if s.place is not None else self._open(s, len(batch)) for s in batch]
-                drawn = self._sampler.advance(places)
+                self._record(batch, self._sampler.advance(places), started)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers, or they wait forever
                 self._fail(batch, error)
-            else:
-                self._record(batch, drawn, started)
             self._busy_since = None
 
     def _filled(self) -> int:
@@ -191,6 +189,8 @@ class Scheduler:
         return place
 
     def _record(self, batch: Sequence[Sample], drawn: Codes, started: float) -> None:
+        if (found := np.shape(drawn)) != (expected := (len(batch), self._sampler.grid[1])):
+            raise ValueError(f"the sampler gave rows of shape {found}, not {expected}")
         seconds = perf_counter() - started
         self._metrics.row.observe(seconds)
         self._metrics.rows.inc(len(batch))

@@ -110,9 +110,10 @@ class Settings(BaseSettings):
         description="Most samples inside one generator; one request alone may exceed it; above it 429 and Retry-After.",
     )
     short_queue_in_overload: bool = Field(
-        True,
-        description="While more than a third of what comes is refused because a queue or the process is full, hardly "
-        "anything waits: answers are as fast as without load. False: as much as ever waits, and is answered late.",
+        False,
+        description="While more than a third of what comes to `/encode` and `/decode` is refused because the process "
+        "or the engine's queue is full, hardly anything waits: answers are about as fast as without load. For many "
+        "callers that do not wait for one another, 8 requests a second or more.",
     )
     max_concurrent_requests: int = Field(
         1024, gt=0, description="Most requests inside a process; above it 429. Probes and /metrics are exempt."

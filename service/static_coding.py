@@ -27,8 +27,14 @@ def bits_of(codebook_size: int) -> int:
 
 def pack(codes: Codes, codebook_size: int) -> bytes:
     """bits_of(K) bits a code, most significant bit first, the last byte filled up with zeros."""
+    width = bits_of(codebook_size)
+    flat = codes.reshape(-1)
+    return b"".join(_packed(flat[s : s + CODES_A_STEP], width) for s in range(0, flat.size, CODES_A_STEP))
+
+
+def _packed(codes: Codes, width: int) -> bytes:
     bits = np.unpackbits(codes.astype(">u4").view(np.uint8).reshape(-1, 4), axis=1)  # (n, 32)
-    return np.packbits(bits[:, 32 - bits_of(codebook_size) :]).tobytes()
+    return np.packbits(bits[:, 32 - width :]).tobytes()
 
 
 def unpack(data: bytes, count: int, codebook_size: int) -> Codes:

@@ -80,9 +80,11 @@ class Pool:
     def _begin(self, held: list[Callable[[], T]], pixels: float) -> T:
         self._count(-1, -pixels)
         try:
-            if not held:  # given up just now
-                raise Stopped
-            return held.pop()()
+            try:
+                call = held.pop()
+            except IndexError:  # given up just now
+                raise Stopped from None
+            return call()
         except Stopped as stopped:
             raise NotReady(_CLOSED) from stopped
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -285,6 +286,19 @@ def test_colour_is_repeated_only_in_an_extended_header() -> None:
     assert read_header(data)[0].colour
     with pytest.raises(HeaderError, match="colour"):
         decode(tiny_model(channels=1), data)
+
+
+def test_packing_needs_little_memory_beside_the_codes() -> None:
+    """All codes taken apart at once are 32 bytes each, and as much again."""
+    codes = np.zeros(1 << 19, np.int64)
+    tracemalloc.start()
+    try:
+        data = pack(codes, 512)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(data) == codes.size * 9 // 8
+    assert peak < 6 * len(data)
 
 
 @pytest.mark.parametrize("direction", ["encode", "decode"])

@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.picture_codecs import Vqserve
 from benchmarks.tiny_prior import FREQUENCY_TABLE, tiny_model
 from service.codec_model import CodecModel
+from service.effort import _mean_errors as mean_errors
 from service.effort import choose_codes
 from service.likelihood import bits_of
 from service.prior_coding import frequencies
@@ -114,6 +115,17 @@ def test_neither_the_batch_nor_the_tiles_matter() -> None:
     for index in range(5):
         alone = choose_codes(model(), pixels[index : index + 1], 1.0, labels[index : index + 1])
         assert np.array_equal(alone[0], together[index])
+
+
+def test_an_error_that_cancels_to_below_0_is_0() -> None:
+    """Its mean is what a bit weighs: below 0, more bits would be better."""
+
+    class Cancelling(PixelLatents):
+        def distances(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+            return super().distances(latents) - np.float32(1e-4)
+
+    latents = np.zeros((2, 3, 3, 1), np.float32)
+    assert mean_errors(Cancelling(), latents, K).tolist() == [0, 0]
 
 
 def test_more_effort_costs_fewer_bits_and_more_distance(tmp_path: Path) -> None:

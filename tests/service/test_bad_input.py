@@ -114,6 +114,7 @@ ROWS = (
     Row("unknown query field", 422, "invalid-parameter", path="/encode?modle=tiny"),
     Row("query field given twice", 422, "invalid-parameter", path="/encode?fit=pad&fit=exact"),
     Row("unknown model", 404, "unknown-model", path="/encode?model=none"),
+    Row("a model without a name", 404, "unknown-model", path="/encode?model="),
     Row("unknown route", 404, "unknown-route", path="/encod"),
     Row("wrong method", 405, "method-not-allowed", method="GET", body=b"", content_type=None),
     Row("a query of many fields", 422, "invalid-parameter", path=f"/encode?{'a&' * 40}"),

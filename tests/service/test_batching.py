@@ -6,13 +6,14 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.batching import Array, Batcher, BatchLimits
+from service.batch_limits import BatchLimits
+from service.batching import Array, Batcher, Item
 from service.errors import NotReady, QueueFull
 from service.stopping import check_stop
 
@@ -343,5 +344,32 @@ def test_max_wait_gathers_company() -> None:
         second = batcher.submit(ones(1))
         await asyncio.gather(first, second)
         assert recorder.shapes == [(2, 2)]
+
+    run(work)
+
+
+def test_a_fault_of_who_observes_keeps_nobody_waiting() -> None:
+    async def work() -> None:
+        def observe(items: Sequence[Item], started: float, seconds: float) -> None:
+            raise KeyError("observe")
+
+        batcher = Batcher(Recorder(), BatchLimits(64, 100), observe=observe)
+        for _ in range(2):
+            assert (await batcher.submit(ones(1))).tolist() == [[2, 2]]
+
+    run(work)
+
+
+def test_a_run_that_gives_too_little_fails_for_all_of_its_callers() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(lambda array: recorder(array)[: 1 + (len(array) == 1)], BatchLimits(64, 100))
+        first = await hold(batcher, recorder)
+        two = [batcher.submit(ones(2)), batcher.submit(ones(2))]
+        recorder.gate.set()
+        await first
+        for future in two:
+            with pytest.raises(ValueError, match="a run of 2 pictures gave 1"):
+                await future
 
     run(work)

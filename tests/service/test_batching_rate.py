@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from service.batching import Array, Batcher, BatchLimits
+from service.batch_limits import BatchLimits
+from service.batching import Array, Batcher
 from service.stopping import Stopped
 from tests.service.test_batching import Recorder, hold, hold_again, ones, run
 

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from service.batching import Batcher, BatchLimits
+from service.batch_limits import BatchLimits
+from service.batching import Batcher
 from service.errors import NotReady, QueueFull
 from tests.service.test_batching import Recorder, hold, ones, run
 

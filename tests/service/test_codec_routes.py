@@ -49,6 +49,12 @@ def test_encode_a_form_answers_the_documented_json(client: TestClient, tiny: Tin
     assert codes == oracle_codes(pixels_of(digit)[None], tiny.grey_weights)[0].tolist()
 
 
+def test_a_file_name_may_be_in_any_encoding(client: TestClient, digit: bytes) -> None:
+    part = b'--xx\r\nContent-Disposition: form-data; name="img"; filename="\xe9.png"\r\n\r\n' + digit
+    headers = {"Content-Type": "multipart/form-data; boundary=xx"}
+    assert client.post("/encode", content=part + b"\r\n--xx--\r\n", headers=headers).status_code == 200
+
+
 def test_encode_a_raw_body_gives_the_same_as_a_form(client: TestClient, digit: bytes) -> None:
     form = client.post("/encode", files={"img": digit})
     raw = client.post("/encode", content=digit, headers={"content-type": "image/png"})

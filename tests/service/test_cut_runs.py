@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from benchmarks.tiny_prior import tiny_model
-from service.batching import BatchLimits
+from service.batch_limits import BatchLimits
 from service.effort import MOST_TOGETHER, choose_codes
 from service.stopping import Stopped, stoppable
 from service.windows import CORE, MARGIN, run_in_parts

@@ -113,7 +113,7 @@ def test_a_client_that_leaves_frees_its_slots_within_one_row(generating: Generat
         assert len(rows) <= before + 1
         assert len(rows) < 7
         assert scheduler_of(app).samples_inside == 0
-        assert scheduler_of(app)._sampler.free_places == 4 * scheduler_of(app)._sampler.max_batch
+        assert scheduler_of(app)._sampler.free_places == 2 * scheduler_of(app)._sampler.max_batch
 
     asgi(generating, work)
 

@@ -113,7 +113,7 @@ def test_metadata_readiness_and_repository(client: Any) -> None:
 @pytest.mark.parametrize(
     ("model", "name", "array", "datatype", "status", "message"),
     [
-        ("none.encode", "images", np.zeros((1, 28, 28, 1), np.uint8), "UINT8", "404", "No model"),
+        ("none.encode", "images", np.zeros((1, 28, 28, 1), np.uint8), "UINT8", "404", "there are tiny.encode, "),
         ("tiny.encode", "pictures", np.zeros((1, 28, 28, 1), np.uint8), "UINT8", "422", "only input"),
         ("tiny.encode", "images", np.zeros((1, 27, 28, 1), np.uint8), "UINT8", "422", "28x28"),
         ("tiny.encode", "images", np.zeros((1, 28, 28, 1), np.int64), "INT64", "422", "uint8"),

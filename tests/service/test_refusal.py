@@ -20,7 +20,7 @@ from service.app import early_refusal
 from service.http_protocol import HEADS, REFUSAL, UNREAD, OnePacket
 from service.metrics import Metrics
 from service.middleware import full as full_process
-from service.overload import Door
+from service.overload import WHY_SHORT, Door
 from service.refusal import LARGEST_BODY, EarlyRefusal, Heads, _answer
 from service.settings import Settings
 from service.unread import UnreadAnswers
@@ -303,20 +303,49 @@ def test_layers_that_add_to_a_refusal_keep_it(settings: dict[str, object]) -> No
     assert early_refusal(Settings(**settings), Metrics(), Door(MOST)) is None  # type: ignore[arg-type]
 
 
-def test_refusals_that_last_are_overload_until_nothing_comes(address: Address, full: Inside) -> None:
-    """What waits behind the door is little, so that it opens as soon as the places are free."""
+class Busy:
+    """Queues with so many pictures in hand."""
 
-    with connected(address) as (connection, stream):
+    enough = 4
 
-        def refused() -> bool:
-            connection.sendall(post("/encode", DIGIT))
-            assert read_answer(stream)[0] == 429
-            return metric(address, "vqserve_overloaded") == 1
+    def __init__(self, pictures: int) -> None:
+        self.pictures = pictures
 
-        until(refused)
-        for inside, answers in full:
-            inside.sendall(DIGIT[-1:])
-            assert read_answer(answers)[0] == 200
-        connection.sendall(post("/encode", DIGIT))
-        assert read_answer(stream)[0] == 200
-        until(lambda: metric(address, "vqserve_overloaded") == 0)
+    def in_hand(self, query: bytes) -> int:
+        return self.pictures * (query != b"model=idle")
+
+    def give_up_waiting(self) -> None:
+        pass
+
+
+def under_overload(pictures: int) -> EarlyRefusal:
+    door = Door(MOST, adapts=True)
+    door.open_to(Busy(pictures))
+    door._overload.lasts = True
+    return EarlyRefusal(door, Metrics(), {"/encode": "/encode", "/models": "/models"})
+
+
+def test_what_an_overloaded_model_is_asked_is_refused_early() -> None:
+    async def work() -> None:
+        refusal = under_overload(4)
+        given = SMALL.replace(b"Host: x", b"X-Request-Id: my-id")
+        expected = b"".join(_answer(full_process(WHY_SHORT), "my-id", keep_alive=True))
+        assert refusal.of_whole(0, given) == expected
+        assert refusal.answer(WHY_SHORT, b"/encode", [(b"x-request-id", b"my-id")], keep_alive=True) == expected
+        assert refusal.why(0, b"/encode?fit=pad", []) == WHY_SHORT
+        for other in (b"/encode?model=idle", b"/models"):
+            assert refusal.of_whole(0, given.replace(b"/encode?fit=pad", other)) is None
+            assert refusal.why(0, other, []) is None
+            assert refusal.of_whole(MOST, given.replace(b"/encode?fit=pad", other)) is not None
+
+    asyncio.run(work())
+
+
+def test_those_that_come_in_one_turn_count_before_they_wait() -> None:
+    async def work() -> None:
+        refusal = under_overload(2)
+        assert [refusal.why(0, b"/encode", []) for _ in range(4)] == [None, None, WHY_SHORT, WHY_SHORT]
+        await asyncio.sleep(0)
+        assert refusal.why(0, b"/encode", []) is None
+
+    asyncio.run(work())

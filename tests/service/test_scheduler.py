@@ -277,6 +277,23 @@ def test_a_failed_row_reaches_every_caller(dead: bool) -> None:
     run(work)
 
 
+def test_rows_that_cannot_be_stored_reach_every_caller() -> None:
+    """All waited for ever, also later ones."""
+
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        future, right = scheduler.submit(draws(1, 2)), sampler.advance
+        sampler.advance = lambda places: right(places)[:1]  # type: ignore[method-assign]
+        await sampler.rows(1)
+        with pytest.raises(NotReady, match="sampler has failed"):
+            await future
+        sampler.advance = right  # type: ignore[method-assign]
+        again = scheduler.submit(draws(1))
+        await sampler.rows(H)
+        assert (await again).shape == (1, H, W)
+
+    run(work)
+
+
 @pytest.mark.parametrize("dead", [False, True])
 def test_a_sample_that_cannot_begin_reaches_every_caller(dead: bool) -> None:
     """On CUDA it clears a place on the device, which may fail. All waited for ever, also later ones."""
