@@ -3,6 +3,7 @@
 const CONTAINER = "application/vnd.vqserve.codes";
 const NPY = "application/x-npy";
 const KEY_NAME = "vqserve-key";
+const LONGEST_DETAIL = 200; // characters of an answer that is not the service's own
 
 /** What the service answers instead of a result, in its own words (RFC 9457). */
 export class Problem extends Error {
@@ -27,26 +28,26 @@ export function address(path, query = {}) {
 /** `key`: one to try, before it is kept. */
 export async function listModels(key) {
   const { response } = await call("models", { key });
-  return (await response.json()).models;
+  return (await jsonOf(response)).models;
 }
 
 /** PNG bytes -> {codes, shape, width, height, ...}. */
 export async function encode(query, picture) {
   const { response, finish } = await call("encode", { query, body: picture, type: picture.type });
-  return { answer: await response.json(), timing: finish() };
+  return { answer: await jsonOf(response), timing: finish() };
 }
 
 /** PNG bytes -> the container's bytes. */
 export async function compress(query, picture) {
   const { response, finish } = await call("encode", { query, body: picture, type: picture.type, accept: CONTAINER });
-  return { container: await response.blob(), timing: finish() };
+  return { container: await reached(response.blob()), timing: finish() };
 }
 
-/** Rows of codes -> a PNG file. */
-export async function decode(query, codes) {
-  const body = JSON.stringify({ codes });
+/** {codes, width, height} -> a PNG file of that size, without the border that a multiple of the model's needs. */
+export async function decode(query, grid) {
+  const body = JSON.stringify(grid);
   const { response, finish } = await call("decode", { query, body, type: "application/json", accept: "image/png" });
-  return { picture: await response.blob(), timing: finish() };
+  return { picture: await reached(response.blob()), timing: finish() };
 }
 
 /** Several grids of codes -> as many pictures of one size. */
@@ -90,6 +91,7 @@ async function call(path, { query, body, type, accept = "application/json", sign
   const started = performance.now();
   const response = await reached(fetch(address(path, query), { method: body ? "POST" : "GET", body, headers, signal }));
   if (!response.ok) throw new Problem(await problemOf(response));
+  if (isWebPage(response)) throw unreadable("It is a web page, which the service does not answer with.");
   const finish = () => ({ totalMs: performance.now() - started, stages: stagesOf(response) });
   return { response, finish, started };
 }
@@ -113,9 +115,29 @@ async function reached(promise) {
 }
 
 async function problemOf(response) {
-  const type = response.headers.get("Content-Type") ?? "";
-  if (type.startsWith("application/problem+json")) return response.json();
-  return { status: response.status, title: `Status ${response.status}`, detail: await response.text() };
+  if (typeOf(response).startsWith("application/problem+json")) return jsonOf(response);
+  const detail = isWebPage(response) ? "" : shortened(await reached(response.text()));
+  return { status: response.status, title: `Status ${response.status}`, detail };
+}
+
+const typeOf = (response) => response.headers.get("Content-Type") ?? "";
+
+/** What a proxy says in the place of the service. */
+const isWebPage = (response) => typeOf(response).startsWith("text/html");
+
+const shortened = (text) => (text.length > LONGEST_DETAIL ? `${text.slice(0, LONGEST_DETAIL)}…` : text);
+
+const unreadable = (detail) => new Problem({ title: "The answer cannot be read", detail });
+
+const jsonOf = async (response) => parseJson(await reached(response.text()));
+
+/** The browser's own SyntaxError looks like a mistake in the page. */
+function parseJson(text) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw unreadable(error.message);
+  }
 }
 
 /** Server-Timing: `run;dur=1.2, read;dur=0.1` -> [{name, ms}]. */
@@ -129,7 +151,7 @@ async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reached(reader.read());
     if (done) return;
     const blocks = (text + value).split("\n\n");
     text = blocks.pop();
@@ -141,5 +163,5 @@ function parseEvent(block) {
   const lines = block.split("\n");
   const field = (name) => lines.filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1));
   const data = field("data").join("\n");
-  return { event: (field("event")[0] ?? "message").trim(), data: data ? JSON.parse(data) : null };
+  return { event: (field("event")[0] ?? "message").trim(), data: data ? parseJson(data) : null };
 }

@@ -23,8 +23,8 @@ export const decompressLine = (query, container, output) =>
     ...["--data-binary", `@${container}`, "-H", "Content-Type: application/vnd.vqserve.codes", "-o", output],
   ]);
 
-/** null where the codes are too many for a command line. */
-export const decodeLine = (query, codes, output) => jsonLine("decode", query, { codes }, ["-o", output]);
+/** `grid`: {codes, width, height}; null where the codes are too many for a command line. */
+export const decodeLine = (query, grid, output) => jsonLine("decode", query, grid, ["-o", output]);
 
 export const generateLine = (query, settings, output) => jsonLine("generate", query, settings, output ? ["-o", output] : []);
 

@@ -180,6 +180,7 @@ class Sample {
   constructor(model, index) {
     const { width, height } = model.codes;
     this.colours = coloursOf(model);
+    this.labels = model.labels ?? [];
     this.canvas = element("canvas", { width, height, "aria-hidden": "true" });
     this.caption = element("span", { className: "caption" }, "\u00a0");
     this.button = element("button", { type: "button", className: "sample", "aria-label": `Sample ${index + 1}` }, this.canvas, this.caption);
@@ -196,7 +197,7 @@ class Sample {
   show({ image, label, bits }, onClick) {
     const picture = element("img", { src: `data:image/png;base64,${image}`, alt: "" });
     this.canvas.replaceWith(picture);
-    const parts = [label ?? null, bits == null ? null : `${bits.toFixed(0)} bits`].filter((part) => part !== null);
+    const parts = [this.labels[label], bits == null ? null : `${bits.toFixed(0)} bits`].filter(Boolean);
     this.caption.textContent = parts.join(" · ");
     this.button.setAttribute("aria-label", `${this.name}, ${parts.join(", ")}: take it as the picture`);
     this.button.disabled = false;

@@ -1,5 +1,9 @@
 // Pictures as numbers. A picture is {width, height, channels, data}, data uint8 (H,W,C), as the model takes it.
 
+import { Problem } from "./api.js";
+
+const MOST_PIXELS = 1 << 24; // of one picture: what the service takes by default, and a page can still work on
+
 export const blank = (width, height, channels) => {
   return { width, height, channels, data: new Uint8Array(width * height * channels) };
 };
@@ -9,12 +13,13 @@ export const openImage = (file) => createImageBitmap(file, { colorSpaceConversio
 
 /**
  * An image in the size of the model (`spec`: its picture), with the fit `crop`, `whole` or `keep`.
- * What is transparent lies on white; what lies outside a whole picture is black.
+ * What is transparent lies on white; what lies outside a whole picture is black. A Problem where that is too large.
  */
 export function fitImage(image, spec, fit, inverted) {
   const keep = fit === "keep";
   const width = keep ? image.width : spec.width;
   const height = keep ? image.height : spec.height;
+  checkSize(width, height);
   const scale = keep ? 1 : (fit === "crop" ? Math.max : Math.min)(width / image.width, height / image.height);
   const box = [(width - image.width * scale) / 2, (height - image.height * scale) / 2];
   box.push(image.width * scale, image.height * scale);
@@ -31,8 +36,15 @@ export function fitImage(image, spec, fit, inverted) {
   return fromRgba(context.getImageData(0, 0, width, height), spec.channels);
 }
 
-/** The part of a decoded picture that was in the original, without the border that a multiple of the model's needs. */
-export function cropImage(image, width, height, channels) {
+function checkSize(width, height) {
+  if (width * height <= MOST_PIXELS) return;
+  const detail = `${width}x${height} is more than ${MOST_PIXELS} pixels; make it smaller.`;
+  throw new Problem({ title: "The picture has too many pixels", detail });
+}
+
+/** A decoded picture, pixel by pixel. */
+export function readImage(image, channels) {
+  const { width, height } = image;
   const context = contextOf(width, height);
   context.drawImage(image, 0, 0);
   return fromRgba(context.getImageData(0, 0, width, height), channels);
@@ -42,9 +54,8 @@ export function cropImage(image, width, height, channels) {
 function fromRgba({ width, height, data }, channels) {
   const picture = blank(width, height, channels);
   for (let i = 0; i < width * height; i++) {
-    const [red, green, blue] = data.subarray(4 * i, 4 * i + 3);
-    if (channels === 3) picture.data.set([red, green, blue], 3 * i);
-    else picture.data[i] = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16;
+    if (channels === 3) for (let c = 0; c < 3; c++) picture.data[3 * i + c] = data[4 * i + c];
+    else picture.data[i] = (19595 * data[4 * i] + 38470 * data[4 * i + 1] + 7471 * data[4 * i + 2] + 32768) >> 16;
   }
   return picture;
 }

@@ -8,7 +8,7 @@ import { coloursOf, palette } from "./colours.js";
 import { compressLine, decodeLine, decompressLine, encodeLine, showLines } from "./curl.js";
 import { announce, byId, element, formatBytes, formatMs, hideProblem, latest, offerDownload, problemsSoFar, showProblem } from "./dom.js";
 import { Pad } from "./pad.js";
-import { blank, clear, compare, cropImage, fitImage, openImage, paint, paintDifference } from "./pixels.js";
+import { blank, clear, compare, fitImage, openImage, paint, paintDifference, readImage } from "./pixels.js";
 import { encodePng } from "./png.js";
 import { texturesOf } from "./textures.js";
 
@@ -71,17 +71,16 @@ export class Workbench extends EventTarget {
     byId("how").textContent = this.#drawable
       ? "Draw, or drop, paste or open a picture. Then change its codes and see what they make."
       : "Drop, paste or open a picture. Then change its codes and see what they make.";
-    if (this.#image) await this.#fit();
-    else this.#drawExample();
+    this.#showAgain();
   }
 
   /** A file or blob that the browser can show becomes the picture. */
   async load(blob) {
     await this.#reported(async () => {
-      this.#image = await openImage(blob).catch(() => {
+      const image = await openImage(blob).catch(() => {
         throw Object.assign(new Error(), { title: "Not a picture", detail: "The browser cannot show this file." });
       });
-      await this.#fit();
+      this.#fit(image);
     });
   }
 
@@ -115,9 +114,22 @@ export class Workbench extends EventTarget {
     }
   }
 
-  async #fit() {
-    const { picture } = this.#model;
-    this.#take(fitImage(this.#image, picture, byId("fit").value, byId("invert").checked));
+  /** The picture of before for another model; the first drawing in the place of a file that is too large for it. */
+  #showAgain() {
+    try {
+      if (this.#image) this.#fit(this.#image);
+      else this.#drawExample();
+    } catch (error) {
+      this.#image = null;
+      this.#drawExample();
+      showProblem(error); // last, as what has begun before it does not hide it
+    }
+  }
+
+  #fit(image) {
+    const picture = fitImage(image, this.#model.picture, byId("fit").value, byId("invert").checked);
+    this.#image = image;
+    this.#take(picture);
   }
 
   #take(picture) {
@@ -169,11 +181,11 @@ export class Workbench extends EventTarget {
 
   async #decode() {
     const encoded = this.#encoded;
-    const { picture: blob, timing } = await decode(this.query, this.grid.codes);
+    const { picture: blob, timing } = await decode(this.query, this.#sized);
     const image = await openImage(blob);
     if (encoded !== this.#encoded) return; // the codes of another picture have come, and are decoded on their own
     const before = encoded.picture;
-    const after = cropImage(image, before.width, before.height, before.channels);
+    const after = readImage(image, before.channels);
     const { mse, psnrDb, largest } = compare(before, after);
     offerDownload(byId("save-decoded"), blob, "decoded.png");
     paint(byId("decoded"), after);
@@ -209,13 +221,19 @@ export class Workbench extends EventTarget {
   }
 
   #showLines() {
-    const decoded = decodeLine(this.query, this.grid.codes, "decoded.png");
+    const decoded = decodeLine(this.query, this.#sized, "decoded.png");
     showLines(byId("codec-lines"), [
       ["Picture to codes", encodeLine(this.#encodeQuery, "picture.png")],
       ["Codes to picture", decoded],
       ["Picture to bytes", compressLine(this.#encodeQuery, "picture.png", "picture.vqc")],
       ["Bytes to picture", decompressLine(this.query, "picture.vqc", "decoded.png")],
     ]);
+  }
+
+  /** The codes with the size of the picture that they are of: what /decode takes. */
+  get #sized() {
+    const { width, height } = this.#encoded.picture;
+    return { codes: this.grid.codes, width, height };
   }
 
   get #edited() {
@@ -248,7 +266,7 @@ export class Workbench extends EventTarget {
       const { width, height, channels } = this.#model.picture;
       this.#take(blank(width, height, channels));
     });
-    for (const id of ["fit", "invert"]) byId(id).addEventListener("change", () => this.#image && this.#reported(() => this.#fit()));
+    for (const id of ["fit", "invert"]) byId(id).addEventListener("change", () => this.#image && this.#reported(() => this.#fit(this.#image)));
     document.addEventListener("paste", ({ clipboardData }) => {
       const file = [...clipboardData.files].find(({ type }) => type.startsWith("image/"));
       if (file) this.load(file);

@@ -84,16 +84,16 @@ def test_guidance_waits_for_a_label(page: Page) -> None:
 
 def test_every_setting_reaches_the_service(page: Page, site: Site) -> None:
     page.select_option("#label", "1")
-    fill_form(page, n="4", temperature="0.8", top_k="5", top_p="0.9", guidance="2.5", seed="7")
+    fill_form(page, n="4", temperature="0.8", top_k="5", top_p="0.9", guidance="1.1", seed="7")
     page.evaluate(WATCH_ROWS)
     page.click("#generate")
     page.locator("#sheet img").nth(3).wait_for()
-    settings = {"n": 4, "label": 1, "temperature": 0.8, "top_k": 5, "top_p": 0.9, "guidance": 2.5, "seed": 7}
+    settings = {"n": 4, "label": 1, "temperature": 0.8, "top_k": 5, "top_p": 0.9, "guidance": 1.1, "seed": 7}
     assert body_of(line(page, "The same sheet")) == settings
     items = httpx.post(f"{site.address}generate", json=settings, headers=JSON).json()["items"]
     sources = [image.get_attribute("src") for image in page.locator("#sheet img").all()]
     assert sources == [f"data:image/png;base64,{item['image']}" for item in items]
-    bits = [f"1 · {item['bits']:.0f} bits" for item in items]
+    bits = [f"label 1 · {item['bits']:.0f} bits" for item in items]
     assert page.locator("#sheet .caption").all_inner_texts() == bits
     assert "Seed 7;" in page.locator("#generate-facts").inner_text()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 
 from tests.browser.chromium import browsing
 from tests.browser.conftest import Site
@@ -31,6 +32,15 @@ SEND_FILE = """([kind, data]) => {
         ? new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true })
         : new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
     document.getElementById("drop").dispatchEvent(event);
+}"""
+
+WATCH_READS = """() => {
+    window.widths = [];
+    const read = OffscreenCanvasRenderingContext2D.prototype.getImageData;
+    OffscreenCanvasRenderingContext2D.prototype.getImageData = function (x, y, width, height) {
+        window.widths.push(width);
+        return read.call(this, x, y, width, height);
+    };
 }"""
 
 # Tiny models have grey textures, and colours that are no grey.
@@ -307,3 +317,47 @@ def test_a_colour_model_of_any_size(page: Page, site: Site) -> None:
     answer = httpx.post(f"{site.address}encode?model=colour", files={"img": saved(page, "#save-picture")}, headers=JSON)
     assert answer.json()["codes"] == shown_codes(page)
     assert pixels_of(saved(page, "#save-decoded")).shape == (64, 96, 3)
+
+
+def photo_of(width: int, height: int) -> FilePayload:
+    """The photograph in this size, as a file for the page."""
+    file = io.BytesIO()
+    Image.open(PHOTO).resize((width, height)).save(file, "PNG")
+    return {"name": "x.png", "mimeType": "image/png", "buffer": file.getvalue()}
+
+
+def test_sides_that_are_no_multiple_of_the_models(page: Page, tmp_path: Path) -> None:
+    """Regression: what was saved, and what the curl line made, had the border that the codes need: 132x100."""
+    page.select_option("#model", "colour")
+    page.set_input_files("#file", photo_of(130, 97))
+    settle(page)
+    expect(page.locator("#codes-facts")).to_have_text("25 × 33 of 16")
+    decoded = saved(page, "#save-decoded")
+    assert pixels_of(decoded).shape == (97, 130, 3)
+    assert page.evaluate("[decoded.width, decoded.height]") == [130, 97]
+    run_curl(line(page, "Codes to picture"), tmp_path)
+    assert (tmp_path / "decoded.png").read_bytes() == decoded
+
+
+def test_a_picture_with_too_many_pixels_is_not_read(page: Page, tmp_path: Path) -> None:
+    """It is fine for a model that takes only a part of it."""
+    Image.new("L", (4097, 4096), 200).save(tmp_path / "large.png")
+    page.set_input_files("#file", tmp_path / "large.png")
+    settle(page)
+    expect(page.locator("#problem")).to_be_hidden()
+    assert (pixels_of(saved(page, "#save-picture")) == 200).all()
+    page.evaluate(WATCH_READS)
+    page.select_option("#model", "colour")
+    assert_too_many_pixels(page)
+    expect(page.locator("#picture-facts")).to_have_text("16 × 16")  # the first drawing, as the file is none for it
+    page.set_input_files("#file", tmp_path / "large.png")
+    settle(page)
+    assert_too_many_pixels(page)
+    expect(page.locator("#picture-facts")).to_have_text("16 × 16")
+    assert max(page.evaluate("window.widths")) < 4096
+
+
+def assert_too_many_pixels(page: Page) -> None:
+    expect(page.locator("#problem-title")).to_have_text("The picture has too many pixels")
+    expect(page.locator("#problem-detail")).to_have_text("4097x4096 is more than 16777216 pixels; make it smaller.")
+    expect(page.locator("#problem")).to_be_visible()

@@ -1,0 +1,122 @@
+"""Answers that are not the service's own, or not whole: what the page says of them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.browser.conftest import Site
+from tests.browser.reading import settle
+
+LOST = "The service cannot be reached"
+UNREADABLE = "The answer cannot be read"
+WEB_PAGE = f"<!doctype html><title>Bad gateway</title><p>{'proxy ' * 100}</p>"
+CUT_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: 9999\r\nConnection: close\r\n\r\n"
+CUT_STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@contextmanager
+def cutting(answer: bytes) -> Iterator[str]:
+    """The address of a server that answers every request so, and closes the connection."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(1 << 20)
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 20):  # to its end: what is left unread would reset the connection
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+@pytest.fixture
+def unchecked(browser: Browser, site: Site) -> Iterator[Page]:
+    """The page without `browsing`, for which a failed connection is a fault."""
+    page = browser.new_page()
+    page.goto(site.address)
+    page.locator("#codec-lines li").first.wait_for()
+    settle(page)
+    yield page
+    page.close()
+
+
+def ask(page: Page, path: str) -> None:
+    """Something that needs an answer from there."""
+    if path == "decode":
+        page.fill("#code", "3")
+        page.keyboard.press("Enter")
+    else:
+        page.click({"encode": "#clear", "generate": "#generate"}[path])
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("encode", CUT_LENGTH % b"application/json" + b'{"codes": [[1,'),
+        ("decode", CUT_LENGTH % b"image/png" + b"\x89PNG"),
+        ("generate", CUT_STREAM + b"9\r\n: alive\n\n\r\n"),
+        ("generate", CUT_LENGTH.replace(b"200 OK", b"503 Busy") % b"text/plain" + b"busy"),
+        ("generate", CUT_LENGTH.replace(b"200 OK", b"503 Busy") % b"application/problem+json" + b"{"),
+    ],
+    ids=["json", "picture", "stream", "text of a refusal", "problem"],
+)
+def test_a_connection_that_is_lost_during_an_answer(unchecked: Page, path: str, answer: bytes) -> None:
+    with cutting(answer) as address:
+        unchecked.route(f"**/{path}*", lambda route: route.continue_(url=address))
+        ask(unchecked, path)
+        expect(unchecked.locator("#problem-title")).to_have_text(LOST)
+
+
+@pytest.mark.parametrize("path", ["encode", "decode", "generate"])
+def test_a_web_page_in_the_place_of_an_answer(page: Page, path: str) -> None:
+    settle(page)
+    page.route(f"**/{path}*", lambda route: route.fulfill(body=WEB_PAGE, content_type="text/html; charset=utf-8"))
+    ask(page, path)
+    expect(page.locator("#problem-title")).to_have_text(UNREADABLE)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "body"),
+    [
+        ("encode", "application/json", '{"codes": [[1,'),
+        ("generate", "text/event-stream", 'event: row\ndata: {"row": 0,\n\n'),
+    ],
+)
+def test_json_that_is_cut(page: Page, path: str, kind: str, body: str) -> None:
+    settle(page)
+    page.route(f"**/{path}*", lambda route: route.fulfill(body=body, content_type=kind))
+    ask(page, path)
+    expect(page.locator("#problem-title")).to_have_text(UNREADABLE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "detail"),
+    [("text/html", WEB_PAGE, ""), ("text/plain", "a" * 5000, "a" * 200 + "…"), ("text/plain", "busy", "busy")],
+    ids=["web page", "long", "short"],
+)
+def test_an_error_of_a_proxy_is_short(page: Page, kind: str, body: str, detail: str) -> None:
+    settle(page)
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=413, body=body, content_type=kind)
+
+    page.route("**/generate", refuse)
+    page.click("#generate")
+    expect(page.locator("#problem-title")).to_have_text("Status 413")
+    expect(page.locator("#problem-detail")).to_have_text(detail)
