@@ -35,7 +35,8 @@ class AsyncClient:
     ) -> None:
         url, headers = connection.base_url(url), connection.key_header(key)
         timeout = connection.timeout(timeout_s)
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        with connection.from_environment():
+            self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
         self._retries = retries
 
     async def encode(

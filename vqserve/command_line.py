@@ -9,8 +9,8 @@
 
 In: files, folders or `-` for standard input. Out: files beside the output's name, `-` for standard output. The exit
 status is 0, or 1 with a message when something could not be done; of many files, those that can be done are. Before any
-work it is refused that two results have one name, that several would be one file, and that one beside its input would
-replace a file, unless `--force` says so.
+work it is refused that two results have one name, that several would be one file, and that one would replace an input,
+or a file that `--output` does not name, unless `--force` says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
+import os.path
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -43,9 +43,9 @@ from vqserve.files import (
 )
 from vqserve.operations import Wanted
 from vqserve.options import Command, parser
-from vqserve.outputs import Output, write
+from vqserve.outputs import Output, let_go_of_standard_output, print_json, write
 from vqserve.problems import FileError, VqserveError
-from vqserve.progress import Progress, clear_line, say
+from vqserve.progress import Progress, say
 from vqserve.together import encode_together
 
 if TYPE_CHECKING:  # the header needs the service's modules, which online only `decode` loads
@@ -59,12 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__, SUMMARIES).parse_args(arguments)
     try:
         options.run(options)
-        sys.stdout.flush()  # here, where a reader that has left is expected, and not at the end of the process
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()  # here, where a reader that has left is expected, and not at the end of the process
     except KeyboardInterrupt:
         say("stopped")
         return INTERRUPTED
     except BrokenPipeError:
-        _let_go_of_standard_output()
+        let_go_of_standard_output()
         return READER_LEFT
     except httpx.HTTPError as error:
         say(f"no answer from {without_userinfo(url_of(options))}: {error}")
@@ -75,21 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _let_go_of_standard_output() -> None:
-    """Nobody reads it, as behind `| head`. What is left in its buffer would end the process with a message."""
-    clear_line()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
 def encode(options: argparse.Namespace) -> None:
     inputs = list(named_files(options.inputs, PICTURE_SUFFIXES))
     if options.together:
         encode_together(inputs, options)
         return
     suffix = ".json" if options.codes else CONTAINER_SUFFIX
-    output = Output.of(options, single=is_one_file(options.inputs))
+    output = Output.of(options, is_one_file(options.inputs), inputs)
     targets = output.places([(path, stem_of(path) + suffix) for path in inputs])
     with backend_of(options) as backend, Files(len(inputs)) as files:
         for path, target in Progress(list(zip(inputs, targets, strict=True)), "encode"):
@@ -106,22 +99,24 @@ def _encode_one(backend: Backend, picture: bytes, options: argparse.Namespace) -
 def decode(options: argparse.Namespace) -> None:
     inputs, one = list(named_files(options.inputs, (CONTAINER_SUFFIX,))), is_one_file(options.inputs)
     results = [(path, name) for path in inputs for name in _names_by_header(path)]
-    output = Output.of(options, single=one and len(results) <= 1)
+    output = Output.of(options, one and len(results) <= 1, inputs)
+    output.require_png("decode")
     output.places(results)
     with backend_of(options) as backend, Files(len(inputs)) as files:
         for path in Progress(inputs, "decode"):
             with files.one(path):
                 pictures = backend.decompress(read(path))
                 if one:  # of standard input it is known only now how many it holds
-                    output = Output.of(options, single=len(pictures) == 1)
-                for name, pixels in zip(_picture_names(path, len(pictures)), pictures, strict=True):
-                    write(output.place(path, name), _png(pixels))
+                    output = Output.of(options, len(pictures) == 1, inputs)
+                targets = output.places([(path, name) for name in _picture_names(path, len(pictures))])
+                for target, pixels in zip(targets, pictures, strict=True):
+                    write(target, _png(pixels))
 
 
 def _names_by_header(container: Path) -> list[str]:
-    """None for standard input, which can be read only once, and whose name no file has. None for what cannot be read:
-    it is refused when its turn comes."""
-    if str(container) == STANDARD:
+    """None for standard input and pipes, which can be read only once. None for what cannot be read: it is refused when
+    its turn comes."""
+    if str(container) == STANDARD or not os.path.isfile(container):  # noqa: PTH113 - False where it may not look
         return []
     try:
         header, _ = _header(read(container))
@@ -139,6 +134,7 @@ def generate(options: argparse.Namespace) -> None:
     wishes = {name: getattr(options, name) for name in Wanted.__annotations__ if name in options}
     given = {name: value for name, value in wishes.items() if value is not None}
     output = Output.of(options, single=options.n <= 1)
+    output.require_png("generate")
     if options.seed is not None:  # where its first picture is there, it is refused before they are drawn
         _places_of_drawn(output, options.seed, 1)
     with backend_of(options) as backend:
@@ -160,14 +156,14 @@ def score(options: argparse.Namespace) -> None:
         for path in Progress(inputs, "score", prints=True):
             with files.one(path):
                 found = backend.score([read(path)], options.fit, options.label, options.by_label)[0]
-                print(_score_line(path, found), flush=True)  # who reads along may have enough
+                print_json(_score_fields(path, found))
 
 
-def _score_line(path: Path, found: Score) -> str:
-    line = {"file": str(path), "bits": round(found.bits, 3), "bits_per_code": round(found.bits_per_code, 4)}
+def _score_fields(path: Path, found: Score) -> dict[str, object]:
+    numbers = {"bits": round(found.bits, 3), "bits_per_code": round(found.bits_per_code, 4)}
     if found.bits_by_label is None:
-        return json.dumps(line)
-    return json.dumps({**line, "bits_by_label": [round(bits, 3) for bits in found.bits_by_label]})
+        return {"file": str(path), **numbers}
+    return {"file": str(path), **numbers, "bits_by_label": [round(bits, 3) for bits in found.bits_by_label]}
 
 
 def info(options: argparse.Namespace) -> None:
@@ -176,10 +172,10 @@ def info(options: argparse.Namespace) -> None:
     with Files(len(inputs)) as files:
         for path in inputs:
             with files.one(path):
-                print(json.dumps(_header_fields(path)))
+                print_json(_header_fields(path))
     if not inputs:
         with backend_of(options) as backend:
-            print(json.dumps([_without_lists_of_codes(model) for model in backend.info()], indent=2))
+            print_json([_without_lists_of_codes(model) for model in backend.info()], indent=2)
 
 
 def _header(data: bytes) -> tuple[Header, int]:

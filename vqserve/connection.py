@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 
 from vqserve.problems import VqserveError
 
 TIMEOUT_S = 60.0
+VARIABLES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
 
 
 def base_url(url: str) -> str:
@@ -50,3 +53,19 @@ def timeout(timeout_s: float) -> httpx.Timeout:
     """Of a connection and of each read and write. The wait for a free connection has no end: of many calls at once
     the last ones wait for the first, and no service is to blame for it."""
     return httpx.Timeout(timeout_s, pool=None)
+
+
+@contextmanager
+def from_environment() -> Iterator[None]:
+    """Around the making of a client of httpx, which reads the proxies and certificates that the environment names.
+
+    Raises VqserveError where it cannot use them, without httpx's words: those quote the password of a proxy.
+    """
+    try:
+        yield
+    except ImportError:
+        fix = "pip install 'httpx[socks]', or unset it"
+        raise VqserveError(f"one of the variables {VARIABLES} names a SOCKS proxy: {fix}") from None
+    except (httpx.InvalidURL, OSError, ValueError):
+        fix = "a proxy is as http://host:3128, a certificate a file"
+        raise VqserveError(f"one of the variables {VARIABLES} cannot be used: {fix}") from None

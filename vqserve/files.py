@@ -7,6 +7,7 @@ results go says vqserve/outputs.py.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import httpx
 from vqserve.problems import NO_TYPE, OF_ONE_FILE, FileError, ProblemError, VqserveError
 from vqserve.progress import say
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 CONTAINER_SUFFIX = ".vqc"
 STANDARD = "-"
 
@@ -69,7 +70,7 @@ def _in_words_of_options(error: VqserveError | httpx.ReadTimeout) -> str:
 
 def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
     """Files as they are named, and the files of folders whose suffix fits, in alphabetical order; not those of folders
-    in them, which is said."""
+    in them, and not other files, which is said."""
     for name in names:
         path = Path(name)
         if name == STANDARD or not path.is_dir():
@@ -83,7 +84,18 @@ def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Pat
             say(f"{path}: the files of the folders in it are left out ({folders[0]}{more}); name those too")
         if not found:
             raise VqserveError(f"{path} holds no file that ends in {', '.join(suffixes)}")
+        _say_others(path, inside)
         yield from found
+
+
+def _say_others(folder: Path, inside: Sequence[Path]) -> None:
+    """The files that no command takes. Hidden ones are nobody's pictures."""
+    known = (*PICTURE_SUFFIXES, CONTAINER_SUFFIX)
+    others = [file for file in inside if not file.name.startswith(".") and not file.is_dir()]
+    counts = Counter(file.suffix.lower() or "no suffix" for file in others if file.suffix.lower() not in known)
+    if counts:
+        kinds = ", ".join(f"{count} with {suffix}" for suffix, count in sorted(counts.items()))
+        say(f"{folder}: {counts.total()} other files are left out ({kinds}); name those that should be taken")
 
 
 def is_one_file(names: Sequence[str]) -> bool:
@@ -97,7 +109,9 @@ def stem_of(path: Path) -> str:
 
 
 def read(path: Path) -> bytes:
-    """Raises FileError where it cannot be read, or is empty."""
+    """Raises FileError where it cannot be read, is closed, or is empty."""
+    if str(path) == STANDARD and sys.stdin is None:
+        raise FileError("standard input is closed: name a file, or send one into it")
     try:
         content = sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
     except OSError as error:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import httpx
 import numpy as np
+from numpy.lib.format import read_array
 from numpy.typing import ArrayLike, NDArray
 
 from vqserve.answers import Encoded, Generation, ModelInfo, Row, Score
@@ -29,6 +30,7 @@ Query = str | Whole | Number | bool | None
 
 JSON, NPY, CONTAINER, PNG = "application/json", "application/x-npy", "application/vnd.vqserve.codes", "image/png"
 EVENTS = "text/event-stream"
+CONTAINER_START, PNG_START = b"\xf6Q", b"\x89PNG\r\n\x1a\n"  # of every such file
 UNREADABLE = (AttributeError, EOFError, KeyError, TypeError, ValueError)  # what reading an unknown answer raises
 
 
@@ -98,7 +100,7 @@ def encode(pictures: Sequence[Picture], **query: Query) -> Operation[list[Encode
 
 
 def compress(pictures: Sequence[Picture], **query: Query) -> Operation[bytes]:
-    return Operation("POST", "/encode", _read_bytes, _params(query), {"Accept": CONTAINER}, files=_form(pictures))
+    return Operation("POST", "/encode", _read_container, _params(query), {"Accept": CONTAINER}, files=_form(pictures))
 
 
 def encode_array(pixels: NDArray[np.uint8], **query: Query) -> Operation[NDArray[np.int64]]:
@@ -106,7 +108,7 @@ def encode_array(pixels: NDArray[np.uint8], **query: Query) -> Operation[NDArray
 
 
 def compress_array(pixels: NDArray[np.uint8], **query: Query) -> Operation[bytes]:
-    return _send_array("/encode", pixels, query, CONTAINER, _read_bytes)
+    return _send_array("/encode", pixels, query, CONTAINER, _read_container)
 
 
 def decode(codes: ArrayLike, **query: Query) -> Operation[NDArray[np.uint8]]:
@@ -120,7 +122,7 @@ def decompress(container: bytes | Path, **query: Query) -> Operation[NDArray[np.
 
 
 def decode_png(codes: ArrayLike, **query: Query) -> Operation[bytes]:
-    return _send_array("/decode", _whole_numbers(codes), query, PNG, _read_bytes)
+    return _send_array("/decode", _whole_numbers(codes), query, PNG, _read_png)
 
 
 def generate(model: str | None, wanted: Wanted) -> Operation[Generation]:
@@ -251,12 +253,24 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read_bytes(response: httpx.Response) -> bytes:
-    return response.content
+def _read_container(response: httpx.Response) -> bytes:
+    return _starting_with(CONTAINER_START, response.content)
+
+
+def _read_png(response: httpx.Response) -> bytes:
+    return _starting_with(PNG_START, response.content)
+
+
+def _starting_with(start: bytes, content: bytes) -> bytes:
+    """Raises ValueError: something else, such as the page of a wrong URL, would be written as if it were the result."""
+    if not content.startswith(start):
+        raise ValueError(f"it starts with {content[:16]!r}, not {start!r}")
+    return content
 
 
 def _read_array(response: httpx.Response) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(io.BytesIO(response.content), allow_pickle=False)
+    """Raises ValueError where it is no .npy: np.load would open archives too."""
+    array: NDArray[Any] = read_array(io.BytesIO(response.content), allow_pickle=False)
     return array
 
 

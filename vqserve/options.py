@@ -32,10 +32,12 @@ def parser(description: str | None, summaries: dict[Command, str]) -> argparse.A
 def _add_common(command: argparse.ArgumentParser, name: str) -> None:
     if name != "generate":
         some = "*" if name == "info" else "+"
-        command.add_argument("inputs", nargs=some, metavar="INPUT", help="file, folder, or - for standard input")
+        command.add_argument(
+            "inputs", nargs=some, type=named, metavar="INPUT", help="file, folder, or - for standard input"
+        )
     where = command.add_mutually_exclusive_group()
     where.add_argument("--url", help="a running service (default: $VQSERVE_URL)")
-    where.add_argument("--bundle", type=Path, help="a bundle folder, to work without a service")
+    where.add_argument("--bundle", type=folder, help="a bundle folder, to work without a service")
     command.add_argument("--model", help="name of the service's model; its default one without it")
     command.add_argument("--key", help="API key (default: $VQSERVE_KEY)")
     wait = f"how long the service may take for an answer (default: {TIMEOUT_S:g})"
@@ -47,7 +49,7 @@ def _add_special(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--fit", choices=FITS, default="exact", help="where the size differs from the model's")
     if name in ("encode", "decode", "generate"):
         help_text = "folder, file of the one result, or - for standard output (default: beside the input)"
-        command.add_argument("-o", "--output", help=help_text)
+        command.add_argument("-o", "--output", type=named, help=help_text)
         command.add_argument("-f", "--force", action="store_true", help="replace files that are there")
     if name == "encode":
         command.add_argument("--effort", type=number, default=0.0, help="weight of a bit against distortion")
@@ -69,6 +71,18 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top-k", type=int)
     command.add_argument("--top-p", type=number)
     command.add_argument("--guidance", type=number, help="how far to push towards the label, 1 to 8; 1.5 is clear")
+
+
+def named(text: str) -> str:
+    """Raises ArgumentTypeError for no name at all, as of a variable that is not set: it would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty: write . for the current folder")
+    return text
+
+
+def folder(text: str) -> Path:
+    """Raises ArgumentTypeError as `named`."""
+    return Path(named(text))
 
 
 def number(text: str) -> float:

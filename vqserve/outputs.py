@@ -4,32 +4,51 @@ VqserveError before any work is done."""
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import secrets
+import shutil
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqserve.files import STANDARD
+from vqserve.files import PICTURE_SUFFIXES, STANDARD
 from vqserve.problems import VqserveError
+from vqserve.progress import clear_line
+
+OTHER_PICTURES = (*PICTURE_SUFFIXES[1:], ".gif", ".tif", ".tiff", ".avif", ".heic", ".jxl")  # than PNG
+Identity = tuple[int, int]  # of a file, whatever it is called: its device and its number there
 
 
 @dataclass(frozen=True)
 class Output:
-    """`name` is what --output says: the file itself with `is_file`, else a folder. `single`: there is one result."""
+    """`name` is what --output says: the file itself with `is_file`, else a folder. `single`: there is one result.
+
+    `inputs` are the files that the command reads.
+    """
 
     name: str | None
     single: bool
     is_file: bool
     force: bool
+    inputs: frozenset[Identity | None] = frozenset()
 
     @classmethod
-    def of(cls, options: argparse.Namespace, single: bool) -> Output:
+    def of(cls, options: argparse.Namespace, single: bool, inputs: Sequence[Path] = ()) -> Output:
         """Raises VqserveError where there may be several results, and `name` is that of one file."""
         name: str | None = options.output
         no_folder = name is not None and not name.endswith("/") and not Path(name).is_dir()
         if name is not None and no_folder and not single and Path(name).suffix:
             raise VqserveError(f"{name} is the name of one file, for what may be several: pass a folder, as {name}/")
-        return cls(name, single, single and no_folder, options.force)
+        read = frozenset(_identity(path) for path in inputs if str(path) != STANDARD)
+        return cls(name, single, single and no_folder, options.force, read - {None})
+
+    def require_png(self, command: str) -> None:
+        """Raises VqserveError where --output is the name of another kind of picture than the command writes."""
+        if self.name is not None and self.is_file and Path(self.name).suffix.lower() in OTHER_PICTURES:
+            raise VqserveError(f"{command} writes PNG: name it {Path(self.name).with_suffix('.png')}")
 
     def places(self, results: Sequence[tuple[Path, str]]) -> list[Path | None]:
         """Where all the results of a command go, each given by its source and its name; see `place`.
@@ -60,19 +79,98 @@ class Output:
         return Path(self.name) if self.is_file else Path(self.name) / name
 
     def require_free(self, target: Path, *, named: bool = True) -> None:
-        """Raises VqserveError where nobody named the place and a file is there, such as the original picture.
+        """Raises VqserveError where an input is there, or nobody named the file that is, such as the original picture.
 
-        `named`: the place is the one that --output names, if it names one.
+        `named`: the place is the one that --output names, if it names a file. A folder names none of those in it.
         """
-        if not (named and self.name) and not self.force and target.exists():
-            raise VqserveError(f"{target} is there already: name another place with --output, or pass --force")
+        if self.force:
+            return
+        advice = "name another place with --output, or pass --force"
+        if _identity(target) in self.inputs:
+            raise VqserveError(f"{target} is one of the inputs: {advice}")
+        if not (named and self.is_file) and target.exists():
+            raise VqserveError(f"{target} is there already: {advice}")
+
+
+def _identity(path: Path) -> Identity | None:
+    """None for what is no regular file: a terminal may well be both input and output."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def write(target: Path | None, data: bytes) -> None:
-    """Raises OSError. None is standard output."""
+    """None is standard output. A file has all of `data`, or is as it was.
+
+    Raises VqserveError where it cannot be written, and BrokenPipeError where its reader has left.
+    """
     if target is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        _to_standard_output(data)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():  # a device or a pipe: nothing may take its place
+            target.write_bytes(data)
+        else:
+            _write_whole(Path(os.path.realpath(target)), data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        advice = "see to it, or name another place with --output"
+        raise VqserveError(f"{target} cannot be written: {error.strerror}: {advice}") from error
+
+
+def _write_whole(target: Path, data: bytes) -> None:
+    """Raises OSError. Nobody sees a part of the file, and none is left, also where Ctrl-C ends it."""
+    there = target.exists()
+    if there:
+        target.open("ab").close()  # one that is protected stays
+    part = target.with_name(f".vqserve-{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as stream:
+            stream.write(data)
+        if there:
+            shutil.copymode(target, part)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def print_json(value: object, indent: int | None = None) -> None:
+    """On standard output, at once: who reads along may have enough. Names are written as they are, or escaped where
+    its encoding has no such signs. Raises as `write`."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode((sys.stdout and sys.stdout.encoding) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+    _to_standard_output(text + "\n")
+
+
+def _to_standard_output(data: bytes | str) -> None:
+    """Raises as `write`."""
+    if sys.stdout is None:
+        raise VqserveError("standard output is closed: leave it open, or name a file with --output")
+    try:
+        if isinstance(data, str):
+            sys.stdout.write(data)
+        else:
+            sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        let_go_of_standard_output()
+        raise VqserveError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def let_go_of_standard_output() -> None:
+    """Nobody reads it, as behind `| head`. What is left in its buffer would end the process with a message."""
+    clear_line()
+    if sys.stdout is None:
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

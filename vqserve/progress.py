@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TextIO, TypeVar
 
 T = TypeVar("T")
 WIDTH = 30
@@ -23,7 +23,7 @@ class Progress(Generic[T]):
         self._prints = prints
 
     def __iter__(self) -> Iterator[T]:
-        visible = len(self._items) > 1 and sys.stderr.isatty() and not (self._prints and sys.stdout.isatty())
+        visible = len(self._items) > 1 and _on_terminal(sys.stderr) and not (self._prints and _on_terminal(sys.stdout))
         for done, item in enumerate(self._items):
             if visible:
                 self._draw(done)
@@ -42,11 +42,17 @@ class Progress(Generic[T]):
 def say(message: str) -> None:
     """One line on standard error, in the place of a bar."""
     clear_line()
-    print(f"vqserve: {message}", file=sys.stderr)
+    if sys.stderr is not None:  # closed: print would take standard output instead
+        print(f"vqserve: {message}", file=sys.stderr)
 
 
 def clear_line() -> None:
     """Of the terminal, where a bar may be."""
-    if sys.stderr.isatty():
+    if _on_terminal(sys.stderr):
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
+
+
+def _on_terminal(stream: TextIO | None) -> bool:
+    """None is a standard stream that was closed before the command began."""
+    return stream is not None and stream.isatty()

@@ -48,7 +48,7 @@ def retry_after_s(response: httpx.Response) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (OverflowError, TypeError, ValueError):  # a year of ten digits overflows
         return None
     if moment.tzinfo is None:  # "-0000" in the header: UTC of unknown origin
         moment = moment.replace(tzinfo=UTC)

@@ -50,7 +50,7 @@ def encode_together(inputs: Sequence[Path], options: argparse.Namespace) -> None
     names = ["pictures"] if len(parts) == 1 else [f"pictures-{number:03d}" for number in range(len(parts))]
     # Without a suffix --output is a folder, so that it does not depend on how many pictures there are.
     names_one = options.output in (None, STANDARD) or bool(Path(options.output).suffix)
-    output = Output.of(options, single=names_one and len(parts) == 1)
+    output = Output.of(options, names_one and len(parts) == 1, inputs)
     targets = output.places([(part[0], name + CONTAINER_SUFFIX) for part, name in zip(parts, names, strict=True)])
     groups = [Group(part, target) for part, target in zip(parts, targets, strict=True)]
     with backend_of(options) as backend, Files(len(inputs)) as files:

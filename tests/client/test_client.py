@@ -59,7 +59,24 @@ def test_keys_and_urls_that_cannot_be_used_say_so() -> None:
         AsyncClient(key="clé")
 
 
-@pytest.mark.parametrize(("call", "body"), [(operations.decode([[1]]), b""), (operations.models(), b"[]")])
+def archive() -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, np.zeros(1))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        (operations.decode([[1]]), b""),
+        (operations.decode([[1]]), archive()),
+        (operations.decode([[1]]), archive()[:20]),  # it was a BadZipFile
+        (operations.models(), b"[]"),
+        (operations.compress([b"x"]), b"<!DOCTYPE html>"),  # it was written as the container
+        (operations.compress_array(np.zeros((1, 2, 2, 1), np.uint8)), b""),
+        (operations.decode_png([[1]]), b"<!DOCTYPE html>"),
+    ],
+)
 def test_an_answer_of_another_shape_is_unexpected(call: operations.Operation[object], body: bytes) -> None:
     with pytest.raises(UnexpectedAnswerError):
         call.value(httpx.Response(200, content=body))
@@ -234,7 +251,8 @@ def test_it_gives_up(asynchronous: bool, pauses: list[float]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "low", "high"),
-    [("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("nonsense", 0.1, 0.3), ("", 0.1, 0.3), ("0", 0, 0)],
+    [("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("nonsense", 0.1, 0.3), ("", 0.1, 0.3), ("0", 0, 0)]
+    + [(f"Wed, 21 Oct {year} 07:28:00 GMT", 0.1, 0.3) for year in ("10000", "99999999999999999999")],
 )
 def test_retry_after_may_be_a_date(value: str, low: float, high: float) -> None:
     pause = Retries().pause_s(1, httpx.Response(429, headers={"Retry-After": value}))

@@ -75,7 +75,7 @@ def test_the_name_of_a_file_is_not_sent(tmp_path: Path) -> None:
     """A name that is no UTF-8 was a UnicodeEncodeError."""
     path = tmp_path / "caf\udce9.png"
     path.write_bytes(DIGIT.read_bytes())
-    transport, seen = scripted(httpx.Response(200, content=b"c"), httpx.Response(200, content=b"c"))
+    transport, seen = scripted(httpx.Response(200, content=b"\xf6Qc"), httpx.Response(200, content=b"\xf6Qc"))
     with Client("http://x", transport=transport) as client:
         client.compress(path)
         client.compress(DIGIT)
@@ -87,7 +87,7 @@ def test_numbers_and_arrays_of_numpy_are_sent_as_json() -> None:
     known = np.array([[1, 2], [3, 4]])
     mask = np.array([[True, False], [False, True]])
     answers = [httpx.Response(200, json=DONE) for _ in range(3)]
-    transport, seen = scripted(*answers, httpx.Response(200, content=b"c"))
+    transport, seen = scripted(*answers, httpx.Response(200, content=b"\xf6Qc"))
     with Client("http://x", transport=transport) as client:
         client.generate(seed=np.int64(3), n=np.int32(1), temperature=np.float32(0.5), known=known)
         client.generate(known={"codes": known, "mask": mask})
@@ -118,3 +118,26 @@ def test_a_broken_event_is_an_unexpected_answer(event: str, data: str) -> None:
 
 def test_an_address_in_brackets_is_a_host() -> None:
     assert connection.base_url("http://[::1]:8000") == "http://[::1]:8000"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://me:secret@localhost:1080"),
+        ("HTTP_PROXY", "foo:secret"),
+        ("HTTPS_PROXY", "ftp://me:secret@localhost"),
+        ("SSL_CERT_FILE", "/nope/secret"),
+    ],
+)
+def test_variables_that_cannot_be_used_are_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were tracebacks, with the proxy's password."""
+    monkeypatch.setenv(name, value)
+    said = f"one of the variables {connection.VARIABLES} "
+    for kind in (Client, AsyncClient):
+        with pytest.raises(VqserveError, match=said):
+            kind("http://127.0.0.1:9")
+    assert main(["info", "--url", "http://127.0.0.1:9"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vqserve: {said}") and name in line and "secret" not in line

@@ -64,7 +64,7 @@ def test_several_results_for_one_file_are_refused_before_any_work(
         name = given[-1]
         assert line == f"vqserve: {name} is the name of one file, for what may be several: pass a folder, as {name}/"
     assert main(["encode", *where, str(one_picture), "-o", f"{tmp_path}/x.vqc/"]) == 0
-    assert main(["encode", *where, *map(str, DIGITS), "-o", f"{tmp_path}/x.vqc"]) == 0  # it is a folder now
+    assert main(["encode", *where, *map(str, DIGITS), "-f", "-o", f"{tmp_path}/x.vqc"]) == 0  # it is a folder now
     assert len(list((tmp_path / "x.vqc").iterdir())) == 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
         def handle(request: httpx.Request) -> httpx.Response:
             seen.append(request)
-            answer = answers.get(len(seen), httpx.Response(200, content=b"container"))
+            answer = answers.get(len(seen), httpx.Response(200, content=b"\xf6Qcontainer"))
             if isinstance(answer, Exception):
                 raise answer
             return answer
@@ -113,7 +114,7 @@ def test_the_time_to_wait_is_an_option(
 ) -> None:
     seen = script({})
     for options, expected in ((["--timeout", "2.5"], 2.5), ([], 60.0)):
-        assert main(["encode", "--url", "http://x", *options, str(DIGITS[0]), "-o", "-"]) == 0
+        assert main(["encode", "--url", "http://x", *options, str(DIGITS[0]), "-o", os.devnull]) == 0
         assert seen[-1].extensions["timeout"]["read"] == expected
     for wrong in ("0", "-1", "nan", "1e20", "soon"):
         with pytest.raises(SystemExit) as ended:

@@ -68,7 +68,7 @@ def test_messages_have_a_line_of_their_own(url: str, mixed: Path, tmp_path: Path
     shown = on_a_terminal(["encode", "--url", url, str(mixed), "-o", f"{tmp_path}/out/"])
     assert f" 0/4{CLEAR}vqserve: {mixed}/a.png: " in shown
     assert f" 4/4\n{CLEAR}vqserve: 1 of 4 files were refused\n" in shown
-    shown = on_a_terminal(["encode", "--url", url, "--effort", "9", str(mixed), "-o", f"{tmp_path}/out/"])
+    shown = on_a_terminal(["encode", "--url", url, "--effort", "9", str(mixed), "-o", f"{tmp_path}/none/"])
     assert f" 0/4{CLEAR}vqserve: {mixed}/a.png: " in shown  # also where the message ends the command
 
 
