@@ -8,13 +8,6 @@ import signal
 import sys
 from pathlib import Path
 
-from export.build import ExportError, build_bundle
-from export.exactness import ExactnessError
-from export.verify import VerificationError
-from service.bundle import BundleError
-from training.config import ConfigError
-from training.data import DataError
-
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
@@ -23,13 +16,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", help="where the run's pictures are now, if they are not at its data.source")
     options = parser.parse_args(arguments)
     try:
-        manifest = build_bundle(options.run, options.bundle, options.data or None)
-    except (BundleError, ConfigError, DataError, ExportError, ExactnessError, VerificationError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _export(options)
     except KeyboardInterrupt:
         print("ended by Ctrl-C: nothing was written", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _export(options: argparse.Namespace) -> int:
+    """PyTorch takes seconds to import: here, so that --help does not wait and Ctrl-C is no traceback."""
+    from export.build import ExportError, build_bundle
+    from export.exactness import ExactnessError
+    from export.verify import VerificationError
+    from service.bundle import BundleError
+    from training.config import ConfigError
+    from training.data import DataError
+
+    try:
+        manifest = build_bundle(options.run, options.bundle, options.data)
+    except (BundleError, ConfigError, DataError, ExportError, ExactnessError, VerificationError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     size = sum(path.stat().st_size for path in options.bundle.iterdir())
     print(f"{options.bundle}: {manifest.name} {manifest.version[:12]}, {size / 1e6:.1f} MB")
     print(manifest.model_dump_json(include={"quality", "parity"}, indent=1))

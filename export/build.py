@@ -50,6 +50,7 @@ from training.report import require_same_pictures
 from training.runs import Run, load_run
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "numpy")
+CODES_AT_ONCE = 1024  # decoded for their colours: all of a large codebook would take gigabytes
 
 
 class ExportError(ValueError):
@@ -176,7 +177,7 @@ def _prior_spec(prior: PixelCNN, run: Run, table: NDArray[np.int32]) -> PriorSpe
 def _test_pictures(run: Run, source: str | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The whole test split: uint8 (N,H,W,C) and labels, `label_count` where there are none."""
     config = run.config.data if source is None else run.config.data.model_copy(update={"source": source})
-    data = load_data(config)
+    data = load_data(config, begun=True)
     require_same_pictures(run, data, config.source)
     split = data.test
     assert isinstance(split.images, torch.Tensor)
@@ -209,7 +210,8 @@ def _save(folder: Path, name: GraphName, model: onnx.ModelProto) -> GraphSpec:
 def codebook_colours(vqvae: VQVAE) -> tuple[str, ...]:
     """ "#rrggbb" for each code: the mean colour of a picture made of this code alone, for displays of code grids."""
     codes = torch.arange(vqvae.quantizer.codebook_size)[:, None, None].expand(-1, 3, 3)
-    means = (vqvae.decode(codes).mean(dim=(2, 3)) * 255).round().int()  # (K,C)
+    colours = torch.cat([vqvae.decode(part).mean(dim=(2, 3)) for part in torch.split(codes, CODES_AT_ONCE)])  # (K,C)
+    means = (colours * 255).round().int()
     return tuple("#" + "".join(f"{value:02x}" for value in row.expand(3).tolist()) for row in means)
 
 

@@ -1,7 +1,7 @@
 """Does the bundle compute what the trained modules compute? Measured on real pictures, recorded in the manifest.
 
-In: a run, the ONNX models in memory, pictures uint8 (N,H,W,C) with labels. Out: `Parity`, or `VerificationError` with
-the first difference that is not allowed:
+In: the trained modules, the ONNX models in memory, pictures uint8 (N,H,W,C) with labels. Out: `Parity`, or
+`VerificationError` with the first difference that is not allowed:
 
     codes      at most 1 in 10,000 may differ, of fewer one, and only where two vectors are nearly as near (float
                rounding)

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config_and_folder(options: argparse.Namespace) -> tuple[RunConfig, Path]:
-    config = load_config(options.config, options.overrides, options.data or None)
+    config = load_config(options.config, options.overrides, options.data)
     return config, options.out or Path("runs") / config.name
 
 

@@ -69,7 +69,7 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
         ConfigError: the config cannot be compared, or the folder is another process's or holds runs of another config.
     """
     config = on_one_device(config)
-    data = load_data(config.data)
+    data = load_data(config.data, begun=folder.exists())
     _require_comparable(config, data)
     to_train = variants(config, data)
     require_own_folders(to_train, data, folder)
@@ -221,7 +221,7 @@ class Yardstick:
         self.accuracy = float((seen == data.test.labels).double().mean())
         generator = torch.Generator().manual_seed(config.trainer.seed)
         test, train = (torch.randperm(len(one), generator=generator)[: self.count] for one in (data.test, data.train))
-        self._features, self._spread = features[test], 1.0
+        self._features = features[test]
         self._spread = spread_within_classes(self._features, seen[test])
         self.real = self.measure(to_unit(data.train.images[train]), data.train.labels[train])
 
@@ -239,7 +239,7 @@ class Yardstick:
 
 
 def measure_system(run: Run, data: DataSet, yardstick: Yardstick, sheet_path: Path) -> dict[str, Any]:
-    """The numbers of one system, and its sheet: ten rows, one a class where it takes labels."""
+    """The numbers of one system, and its sheet: a row of ten samples for each label."""
     conditional = run.prior is not None or (isinstance(run.autoencoder, VAE) and run.autoencoder.label_count > 0)
     draw = sampler(run, data)
     fidelity = measure_samples(draw, data, yardstick, conditional=conditional)

@@ -53,7 +53,7 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
         DataError: the data cannot be read. TrainingDiverged: a loss is not finite.
     """
     require_own_folder(config, folder, resume=resume)
-    data = load_data(config.data)
+    data = load_data(config.data, begun=(folder / CONFIG_FILE).exists())
     data.require_multiple_of(config.autoencoder.downsampling)
     _require_models(config, data)
     require_exportable(config, data.picture)

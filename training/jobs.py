@@ -18,6 +18,7 @@ from training.autoencoders import VQVAE
 from training.config import StageConfig
 from training.data import Batch, Split, Stream
 from training.prior import PixelCNN
+from training.quantizers import VectorQuantizer
 from training.runs import System
 
 
@@ -68,7 +69,9 @@ class AutoencoderJob(Job):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
         if self.global_step >= self._last_restart and isinstance(self.model, VQVAE):
-            self.model.quantizer.restart_every = 0
+            quantizer = self.model.quantizer
+            if isinstance(quantizer, VectorQuantizer):
+                quantizer.restart_every = 0
         output = self.apply_model(to_unit(images), labels)
         self._log_step({"loss": output.loss.detach()} | output.metrics)
         loss: Tensor = output.loss
@@ -80,6 +83,7 @@ class AutoencoderJob(Job):
         self._log_validation({"loss": output.loss} | output.metrics, len(images))
 
     def _log_validation(self, metrics: dict[str, Tensor], batch_size: int) -> None:
+        """All are means over batches; of perplexity and codes_used that is not the number of the whole split."""
         values = {f"validation/{name}": value for name, value in metrics.items()}
         self.log_dict(values, batch_size=batch_size, on_epoch=True, on_step=False)
         self.log("mse", metrics["mse"], batch_size=batch_size, on_epoch=True, prog_bar=True, logger=False)

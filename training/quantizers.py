@@ -97,7 +97,7 @@ class VectorQuantizer(nn.Module):
         commitment_cost: beta of eq. 3.
         rate_weight: lambda of the entropy-constrained assignment, in units of the mean squared quantization error a
             bit; 0 is the plain nearest neighbour.
-        usage_decay: decay of the usage statistics a step.
+        usage_decay: decay of the usage statistics a step, and of the codebook of `EMAQuantizer`.
         start_step: steps in which latents pass unquantized, so that the codebook starts from a trained encoder's
             latents; the first ones lie in a tiny ball that the encoder leaves at once, and the codebook would die
             there.
@@ -173,8 +173,8 @@ class VectorQuantizer(nn.Module):
 
     def _unquantized(self, latents: Tensor) -> Quantized:
         codes = torch.zeros(latents.shape[0], *latents.shape[2:], dtype=torch.int64, device=latents.device)
-        zero = latents.new_zeros(())
-        return Quantized(latents.float(), codes, zero, {"perplexity": zero, "codes_used": zero, "commitment": zero})
+        names, zero = (*self._loss(latents, latents)[1], "perplexity", "codes_used"), latents.new_zeros(())
+        return Quantized(latents.float(), codes, zero, dict.fromkeys(names, zero))
 
     def _loss(self, latents: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         commitment = commitment_loss(latents, vectors)
@@ -264,7 +264,9 @@ class GradientQuantizer(VectorQuantizer):
 class FiniteScalarQuantizer(nn.Module):
     """FSQ (arXiv:2309.15505): each of D numbers is bounded and rounded to one of `levels[d]` values.
 
-    The codebook is the grid itself, K = prod(levels); nothing can die and nothing is learned.
+    The codebook is the grid itself, K = prod(levels); nothing can die and nothing is learned. Unlike the paper's
+    listing, an even number of levels is not shifted by half a step: the grid is symmetric, and z = 0 lies between two
+    of its values.
     """
 
     levels: Tensor  # (D,) int64

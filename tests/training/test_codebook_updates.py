@@ -223,9 +223,13 @@ def test_the_commitment_costs_what_it_is_set_to(kind: type[VectorQuantizer], cos
     assert loss == pytest.approx(0.05 * cost + (0.05 if kind is GradientQuantizer else 0), rel=1e-4)
 
 
-def test_numbers_before_the_codebook_starts_have_the_names_of_those_after() -> None:
-    names = [EMAQuantizer(K, D, start_step=step)(latents()).metrics.keys() for step in (1, 0)]
-    assert names[0] == names[1] == {"perplexity", "codes_used", "commitment"}
+@pytest.mark.parametrize(("kind", "own"), [(EMAQuantizer, set()), (GradientQuantizer, {"vq"})])
+def test_numbers_before_the_codebook_starts_have_the_names_of_those_after(
+    kind: type[VectorQuantizer], own: set[str]
+) -> None:
+    before, after = (kind(K, D, start_step=step)(latents()).metrics for step in (1, 0))
+    assert before.keys() == after.keys() == {"perplexity", "codes_used", "commitment"} | own
+    assert not any(before.values())
 
 
 # restarts

@@ -271,14 +271,15 @@ def test_an_empty_test_folder_is_named(tmp_path: Path) -> None:
 # what is not read
 
 
-def test_pictures_of_other_formats_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_that_are_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_pictures(tmp_path / "p", 10)
-    for name in ("a.gif", "b.GIF", "c.heic", "notes.txt", ".hidden/d.gif"):
+    for name in ("a.gif", "b.GIF", "c.heic", "notes.txt", "LICENSE", ".DS_Store", ".hidden/d.gif"):
         (tmp_path / "p" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "p" / name).touch()
     loaded(tmp_path / "p")
     assert any(
-        message.startswith(f"not read in {tmp_path / 'p'}: 2 .gif, 1 .heic: save") for message in caplog.messages
+        message.startswith(f"not read in {tmp_path / 'p'}: 2 .gif, 1 .heic, 1 .txt, 1 without a suffix: save")
+        for message in caplog.messages
     )
 
 

@@ -49,12 +49,14 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def load_data(config: DataConfig) -> DataSet:
-    """Read, split and check the data set that `config` names.
+def load_data(config: DataConfig, *, begun: bool = False) -> DataSet:
+    """Read, split and check the data set that `config` names. `begun`: for a run whose settings cannot change any more.
 
     Raises:
         DataError: nothing usable there; the message says which file or setting to change.
     """
+    if not begun:
+        _require_settings_used(config)
     data = _split(config, _read(config))
     _tell_of_unseen_labels(data.train, data.label_names)
     return data
@@ -110,7 +112,7 @@ def _data_set(source: Source, train: Split, validation: Split, test: Split) -> D
 
 def would_read_run(config: DataConfig, folder: Path) -> bool:
     """Whether the pictures that a run writes into `folder` would be some of its own data at the next look."""
-    source = Path(config.source)
+    source = _place_of(config)
     return source.is_dir() and not _holds_arrays(source) and would_read(source, folder)
 
 
@@ -130,12 +132,26 @@ def _read(config: DataConfig) -> Source:
     return source
 
 
+def _place_of(config: DataConfig) -> Path:
+    if not config.source:  # which would be the current folder
+        raise DataError(f"data.source, or --data, is empty: name a folder, a file or one of {', '.join(NAMED)}")
+    return Path(config.source)
+
+
+def _require_settings_used(config: DataConfig) -> None:
+    """Of arrays the two would be ignored without a word."""
+    path = _place_of(config)
+    files = path.is_dir() and not _holds_arrays(path)
+    if not files and (config.grey or config.shorter_side is not None):
+        raise DataError("data.grey and data.shorter_side are for picture files; convert the arrays")
+
+
 def _holds_arrays(path: Path) -> bool:
     return (path / CIFAR_ARCHIVE).is_file() or any(find_idx(path, part) for part in IDX_PARTS)
 
 
 def _read_source(config: DataConfig) -> Source:
-    path = Path(config.source)
+    path = _place_of(config)
     if not path.exists():
         if config.source not in NAMED:
             raise DataError(f"data.source {config.source!r} is no path here and none of {', '.join(NAMED)}: correct it")

@@ -107,7 +107,13 @@ def split_source(source: Source, validation_fraction: float, test_fraction: floa
     validation_count = max(1, round(validation_fraction * len(order)))
     held_out = test_count + validation_count
     if held_out >= len(order):
-        raise TooFewError(f"{len(order)} pictures are too few: {held_out} are held out. Add pictures to data.source")
+        fractions = f"data.validation_fraction={validation_fraction}"
+        if source.test is None:
+            fractions += f" and data.test_fraction={test_fraction}"
+        few = f"{len(order)} pictures are too few: {held_out} are held out"
+        raise TooFewError(
+            f"{few}, by {fractions}, and one at least of each. Add pictures to data.source, or lower these"
+        )
     test = source.test if source.test is not None else source.train.select(sorted(order[:test_count]))
     validation = source.train.select(sorted(order[test_count:held_out]))
     return source.train.select(sorted(order[held_out:])), validation, test
@@ -141,6 +147,7 @@ def require_one_size(split: Split) -> Split:
 
 
 def digest_of(splits: Sequence[Split]) -> str:
+    """SHA-256 of the bytes of pixels and labels, not of their shapes."""
     sha = hashlib.sha256()
     for split in splits:
         images = [split.images] if isinstance(split.images, Tensor) else split.images

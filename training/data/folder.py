@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,14 +23,22 @@ from torch import Tensor
 
 from service.pixels import UNREADABLE, is_animated, to_pixels
 from training.data.dataset import DataError, Ragged, Source, Split, ranked, test_count_of
+from training.data.folder_labels import first_folders, labels_of, sub_folders, tell_of_labels
 
 logger = logging.getLogger(__name__)
 
 MOST_ENLARGED = 4  # times: of a larger picture than that, training would see little but the interpolation
 SPLIT_NAMES = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")  # of folders, in any case
-# Pictures of formats that are not read.
-UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg")
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+MOST_SUFFIXES = 10  # of files that are not read, in the log
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+}
 
 
 def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: int | None, memory_mib: int) -> Source:
@@ -44,7 +52,7 @@ def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: i
     splits: list[Split] = []
     names: list[list[str]] = []
     label_names: tuple[str, ...] = ()
-    for part, paths in zip(parts, files, strict=True):
+    for part, (paths, others) in zip(parts, files, strict=True):
         before = len(skipped)
         kept, items, at_edge = _decode_all(paths, decode, budget, skipped, smallest_side)
         if not kept:
@@ -56,8 +64,8 @@ def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: i
             logger.warning("%d pictures of %s are no larger than data.crop; smaller ones are enlarged", at_edge, part)
         if not splits:  # the training pictures; a folder of nothing but unreadable files is no label
             label_names = sub_folders(part, kept)
-            _tell_of_labels(part, paths, kept, label_names)
-        splits.append(Split(Ragged(items, partial(_decode_again, decode)), _labels(part, kept, label_names)))
+            tell_of_labels(part, [*paths, *others], kept, label_names)
+        splits.append(Split(Ragged(items, partial(_decode_again, decode)), labels_of(part, kept, label_names)))
         names.append([path.relative_to(part).as_posix() for path in kept])
     return Source(splits[0], names[0], splits[1] if len(splits) > 1 else None, label_names, tuple(skipped))
 
@@ -89,7 +97,7 @@ def split_folders(folder: Path) -> list[Path]:
     if train.is_dir() and test.is_dir():
         return [train, test]
     found = picture_files(folder)
-    names = sorted(_first_folders(folder, found))
+    names = sorted(first_folders(folder, found))
     if len(names) > 1 and all(name.lower() in SPLIT_NAMES for name in names):
         raise DataError(
             f"{folder} has the folders {', '.join(names)}, which are no labels: name those of the split train and "
@@ -120,16 +128,29 @@ def _tell_of_parts(folder: Path, parts: Sequence[Path]) -> None:
             logger.warning("not used: %s and %d more pictures beside train and test", beside[0], len(beside) - 1)
 
 
-def _files_of(folder: Path, skipped: list[str]) -> list[Path]:
-    """The picture files of one part of the data; the log has how many there are of formats that are not read."""
-    unread = Counter(path.suffix.lower() for path in _files_below(folder, (), UNREAD, skipped=[]))
-    if unread:
-        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
-        logger.warning("not read in %s: %s: save them as one of %s", folder, counts, ", ".join(FORMATS))
-    files = picture_files(folder, skipped)
-    if not files:
+def _files_of(folder: Path, skipped: list[str]) -> tuple[list[Path], list[Path]]:
+    """The picture files of one part of the data, and all others but hidden ones, whose number the log has."""
+    files = sorted(_files_below(folder, (), skipped))
+    pictures = [path for path in files if _is_picture(path)]
+    others = [path for path in files if not (_is_picture(path) or _is_left_out(path.name))]
+    if others:
+        logger.warning("not read in %s: %s: save pictures as one of %s", folder, _counts(others), ", ".join(FORMATS))
+    if not pictures:
         raise DataError(f"{folder} holds no {', '.join(FORMATS)} files: put pictures there or correct data.source")
-    return files
+    return pictures, others
+
+
+def _counts(files: Sequence[Path]) -> str:
+    """How many there are of each suffix, the most first."""
+    numbers = Counter(path.suffix.lower() or "without a suffix" for path in files)
+    found = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
+    listed = [f"{count} {suffix}" for suffix, count in found[:MOST_SUFFIXES]]
+    rest = sum(count for _, count in found[MOST_SUFFIXES:])
+    return ", ".join([*listed, f"{rest} of other suffixes"] if rest else listed)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in FORMATS
 
 
 def picture_files(folder: Path, skipped: list[str] | None = None) -> list[Path]:
@@ -140,12 +161,11 @@ def picture_files(folder: Path, skipped: list[str] | None = None) -> list[Path]:
     Raises:
         DataError: a folder cannot be listed, or is a link to one that holds it.
     """
-    return sorted(_files_below(folder, (), FORMATS, [] if skipped is None else skipped))
+    return sorted(filter(_is_picture, _files_below(folder, (), [] if skipped is None else skipped)))
 
 
-def _files_below(
-    folder: Path, above: tuple[Path, ...], suffixes: Collection[str], skipped: list[str]
-) -> Iterator[Path]:
+def _files_below(folder: Path, above: tuple[Path, ...], skipped: list[str]) -> Iterator[Path]:
+    """Of any suffix, and the links of pictures that lead nowhere, so that they are told and count."""
     real = folder.resolve()
     if real in above:
         raise DataError(f"{folder} is a link to {real}, which holds it: remove the link")
@@ -163,44 +183,13 @@ def _files_below(
             skipped.append(f"{path}: {error.strerror}")
             continue
         if is_folder and not _is_left_out(entry.name):
-            yield from _files_below(path, (*above, real), suffixes, skipped)
-        elif path.suffix.lower() in suffixes and (is_file or _leads_nowhere(path)):  # so that it is told and counts
+            yield from _files_below(path, (*above, real), skipped)
+        elif is_file or (_is_picture(path) and _leads_nowhere(path)):
             yield path
 
 
 def _leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
-
-
-def _tell_of_labels(folder: Path, paths: Sequence[Path], kept: Sequence[Path], label_names: tuple[str, ...]) -> None:
-    """Without a word, one stray picture would take all labels away, and unreadable ones their own."""
-    loose = [path for path in kept if path.parent == folder]
-    if label_names:
-        logger.info("labels: %s", ", ".join(label_names))
-    elif 0 < len(loose) < len(kept):
-        logger.warning("no labels: %s and %d more lie beside the sub-folders", loose[0], len(loose) - 1)
-    for name in sorted(_first_folders(folder, paths) - _first_folders(folder, kept)):
-        logger.warning("%s is no label: none of its pictures can be used", folder / name)
-
-
-def _first_folders(folder: Path, paths: Sequence[Path]) -> set[str]:
-    parts = [path.relative_to(folder).parts for path in paths]
-    return {part[0] for part in parts if len(part) > 1}
-
-
-def sub_folders(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
-    """The label names: the first-level sub-folders, where every picture lies in one and there are at least two.
-
-    Raises:
-        DataError: one is no UTF-8, so that no manifest could hold it.
-    """
-    names = sorted(_first_folders(folder, paths))
-    if len(names) < 2 or any(path.parent == folder for path in paths):
-        return ()
-    for name in names:
-        if os.fsencode(name).decode(errors="replace") != name:
-            raise DataError(f"the name of the folder {str(folder / name)!r}, a label, is not UTF-8: rename it")
-    return tuple(names)
 
 
 def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: int | None) -> Tensor:
@@ -277,18 +266,3 @@ def _in_batches(pool: ThreadPoolExecutor, attempt: object, paths: Sequence[Path]
     """`pool.map`, 64 files at a time: it would otherwise hold every decoded picture at once."""
     for start in range(0, len(paths), 64):
         yield from pool.map(attempt, paths[start : start + 64])  # type: ignore[arg-type]
-
-
-def _labels(folder: Path, paths: Sequence[Path], label_names: tuple[str, ...]) -> Tensor:
-    if not label_names:
-        return torch.zeros(len(paths), dtype=torch.int64)
-    loose = next((path for path in paths if path.parent == folder), None)
-    if loose is not None:
-        raise DataError(f"{loose} has no label: move it into the sub-folder of its label, as in the training pictures")
-    first_parts = [path.relative_to(folder).parts[0] for path in paths]
-    unknown = sorted(set(first_parts) - set(label_names))
-    if unknown:
-        raise DataError(
-            f"{folder} has the label {unknown[0]!r}, which the training pictures lack: add some, or remove it"
-        )
-    return torch.tensor([label_names.index(part) for part in first_parts], dtype=torch.int64)

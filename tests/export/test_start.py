@@ -1,0 +1,68 @@
+"""`python -m export` before PyTorch is there, and colours of a codebook that is large."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from export.__main__ import main
+from export.build import CODES_AT_ONCE, codebook_colours
+from tests.training.conftest import ROOT
+from training.autoencoders import VQVAE
+from training.networks import Decoder, Encoder
+from training.quantizers import EMAQuantizer
+
+
+class Interrupted(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "export.build", Interrupted("export.build"))
+    assert main([str(tmp_path), str(tmp_path / "bundle")]) == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "ended by Ctrl-C: nothing was written\n"
+
+
+def test_the_command_line_is_there_before_pytorch() -> None:
+    script = "import sys, export.__main__; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_an_empty_place_of_the_pictures_is_refused(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was taken as not given."""
+    assert main([str(finished_run), str(tmp_path / "bundle"), "--data", ""]) == 1
+    assert "data.source, or --data, is empty: name a folder" in capsys.readouterr().err
+
+
+def test_the_colours_of_a_large_codebook_are_decoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of 65,536 codes at once took 2 GB."""
+    torch.manual_seed(0)
+    size = 2 * CODES_AT_ONCE + 5
+    quantizer = EMAQuantizer(size, 2)
+    quantizer.codebook.normal_()
+    vqvae = VQVAE(Encoder(3, 2, channels=4, residual_blocks=0), quantizer, Decoder(3, 2, channels=4)).eval()
+    decode, batches = vqvae.decode, []
+
+    def counted(codes: torch.Tensor) -> torch.Tensor:
+        batches.append(len(codes))
+        return decode(codes)
+
+    monkeypatch.setattr(vqvae, "decode", counted)
+    colours = codebook_colours(vqvae)
+    assert batches == [CODES_AT_ONCE, CODES_AT_ONCE, 5] and len(colours) == size
+    for code in (0, CODES_AT_ONCE - 1, CODES_AT_ONCE, size - 1):
+        mean = (decode(torch.full((1, 3, 3), code)).mean(dim=(0, 2, 3)) * 255).tolist()
+        found = [int(colours[code][start : start + 2], 16) for start in (1, 3, 5)]
+        assert found == pytest.approx(mean, abs=0.51)

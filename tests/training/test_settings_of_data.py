@@ -1,0 +1,69 @@
+"""Settings of the data that would be ignored, or would mean another folder, are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.build import build_bundle
+from tests.training.conftest import DIGITS, TINY, copied, noise, numbered, tiny_config, write_pictures
+from training.__main__ import main
+from training.config import DataConfig
+from training.data import DataError, load_data
+from training.data.dataset import Source, split_source
+from training.fit import fit
+from training.report import evaluate
+from training.runs import CONFIG_FILE, read_json, write_json
+
+EMPTY = "data.source, or --data, is empty: name a folder, a file or one of mnist"
+
+
+@pytest.mark.parametrize("setting", [{"grey": True}, {"shorter_side": 16}])
+@pytest.mark.parametrize("kind", ["npz", "idx", "named"])
+def test_settings_of_picture_files_are_refused_for_arrays(tmp_path: Path, kind: str, setting: dict[str, int]) -> None:
+    """They were ignored without a word. Nothing is downloaded before."""
+    np.savez(tmp_path / "d.npz", images=noise((20, 8, 8, 3)))
+    source = {"npz": str(tmp_path / "d.npz"), "idx": str(DIGITS), "named": "mnist"}[kind]
+    config = DataConfig.model_validate({"source": source, "root": str(tmp_path / "none"), **setting})
+    with pytest.raises(DataError, match=r"data\.grey and data\.shorter_side are for picture files; convert the arrays"):
+        load_data(config)
+
+
+def test_a_run_that_ignored_a_setting_can_still_go_on(tiny_run: Path, tmp_path: Path) -> None:
+    run = copied(tiny_run, tmp_path / "run")
+    config = read_json(run / CONFIG_FILE)
+    config["data"]["grey"] = True
+    write_json(run / CONFIG_FILE, config)
+    evaluate(run)
+    fit(tiny_config("data.grey=true"), run, resume=True)
+    assert build_bundle(run, tmp_path / "bundle").name == "tiny"
+
+
+def test_an_empty_source_is_no_folder(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was the current folder, or, as --data, the source of the config."""
+    write_pictures(tmp_path / "here", 10)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(DataError, match=EMPTY):
+        fit(tiny_config("data.source=''"), tmp_path / "run")
+    for words in (
+        ["fit", "--config", str(TINY), "--data", "", "--out", str(tmp_path / "run")],
+        ["compare", "--config", str(TINY), "--data", "", "--out", str(tmp_path / "run")],
+        ["evaluate", "--run", str(tiny_run), "--data", ""],
+    ):
+        assert main(words) == 2
+        assert EMPTY in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_fractions_that_hold_out_too_many_are_named() -> None:
+    """The advice was to add pictures, of which the same share would be held out."""
+    source = Source(numbered(50), [str(index) for index in range(50)], None, ())
+    by = r"51 are held out, by data\.validation_fraction=0\.02 and data\.test_fraction=0\.99, .* or lower these"
+    with pytest.raises(DataError, match=by):
+        split_source(source, 0.02, 0.99)
+    with pytest.raises(DataError, match=r"are held out, by data\.validation_fraction=0\.99, and one"):
+        split_source(Source(source.train, source.names, numbered(7), ()), 0.99, 0.15)
