@@ -20,7 +20,9 @@ from benchmarks.server_process import our_server
 from benchmarks.wrk import Request, closed_loop
 
 SIZES = {"seconds": (3.0, 60.0), "factor": (5.0, 5.0)}
-WHAT = "Requests at five times the capacity, with VQSERVE_SHORT_QUEUE_IN_OVERLOAD=true: batches of 64, and single digits."
+WHAT = (
+    "Requests at five times the capacity, with VQSERVE_SHORT_QUEUE_IN_OVERLOAD=true: batches of 64, and single digits."
+)
 CAPACITY_CONNECTIONS = 4
 UNLOADED_SHARE = 0.1
 MAX_GROWTH_MB, MAX_SLOWDOWN, MAX_REFUSAL_MS = 100, 2, 50
