@@ -84,7 +84,7 @@ def test_ctrl_c_is_no_traceback(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "build_bundle", interrupted)
+    monkeypatch.setattr("export.build.build_bundle", interrupted)
     assert command.main([str(finished_run), str(tmp_path / "bundle")]) == 130
     assert capsys.readouterr().err == "ended by Ctrl-C: nothing was written\n"
 

@@ -222,7 +222,7 @@ def test_each_system_is_measured_from_the_seed_whatever_was_trained_before(
 
     fake: Any = SimpleNamespace(count=20, accuracy=0.5, real=Fidelity(1, 2, 3, 4, None))
     replaced = {
-        "load_data": lambda config: DATA,
+        "load_data": lambda config, begun: DATA,
         "_require_comparable": lambda config, data: None,
         "variants": lambda config, data: {name: config.model_copy(update={"name": name}) for name in ("one", "two")},
         "require_own_folders": lambda systems, data, folder: None,
