@@ -3,7 +3,8 @@
 An idle batcher starts at once; whatever arrives while it is busy goes as one batch. Arrays of different shapes go in
 different batches, shapes taking turns. Batches and queue are bounded in pictures and in elements: a picture may be a
 thousand times as large as another. An array that is more than a batch may be is a run of its own, which `run` has to
-cut. Whoever leaves frees the place at once. All state belongs to the event loop, so there are no locks: only `run`
+cut. Whoever leaves frees the place at once. While overload lasts (`service.overload`), where a setting asks for that,
+one run waits at most. All state belongs to the event loop, so there are no locks: only `run`
 leaves it, for work that is estimated to take longer than `inline_ms`.
 """
 

@@ -1,4 +1,4 @@
-"""Refusing early. In: the head of a request, while as many are inside as may be. Out: the bytes of a 429.
+"""Refusing early. In: the head of a request, while the door (`service.overload`) is closed. Out: the bytes of a 429.
 
 What the middleware refuses has had a scope, a task and a response made for it: a service that is offered several times
 what it can answer would do little but refuse. Here nothing is made but the answer, by the protocol itself, and most
