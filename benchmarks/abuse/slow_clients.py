@@ -36,6 +36,7 @@ class Found:
 
     alone: list[Closed] = field(default_factory=list)
     beside: list[Closed] = field(default_factory=list)
+    connections: int = 0  # that the bad clients made during their turns
     descriptors: int = 0
 
 
@@ -77,6 +78,9 @@ def _take_turns(
     address = beside.host, beside.port
     with bad_clients(address, encode(DIGIT, *address), counts) as crowd:
         time.sleep(_CONNECTED_S)
+        crowd.pause()
+        time.sleep(_PAUSE_S)
+        before = crowd.connections
         for turn in range(turns):
             for among in (False, True) if turn % 2 else (True, False):
                 if among:
@@ -86,10 +90,12 @@ def _take_turns(
                     crowd.pause()
                     time.sleep(_PAUSE_S)
                     found.alone.append(closed_loop(alone.url, DIGIT, OTHERS, seconds))
+        found.connections += crowd.connections - before
 
 
 def numbers(found: Found) -> dict[str, Any]:
     return {
+        "bad_connections": found.connections,
         "alone_per_s": [round(one.per_second, 1) for one in found.alone],
         "beside_per_s": [round(one.per_second, 1) for one in found.beside],
         "alone_p99_ms": [one.p99_ms for one in found.alone],

@@ -140,7 +140,7 @@ def test_bad_clients_send_what_they_should_and_come_again_when_they_are_cut_off(
     with Listener(patience_s) as listener:
         thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
         thread.start()
-        with bad_clients(("127.0.0.1", listener.server_address[1]), REQUEST, {behaviour: 2}):
+        with bad_clients(("127.0.0.1", listener.server_address[1]), REQUEST, {behaviour: 2}) as crowd:
             time.sleep(1.5)
             deadline = time.monotonic() + 10
             while len(listener.came) < 2 + 2 * again:
@@ -149,6 +149,7 @@ def test_bad_clients_send_what_they_should_and_come_again_when_they_are_cut_off(
             assert listener.came[0].startswith(first)
             assert len(listener.came[0]) < len(first) + 10 * (behaviour is slow) + 1
             assert (len(listener.came) > 2) == again
+            assert (crowd.connections > 2) == again
         listener.shutdown()
         thread.join()
 
