@@ -11,14 +11,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from typing import Any
 import httpx
 
 from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
+from benchmarks.server_process import our_server
 
 EVENTS = {"accept": "text/event-stream"}
 AT_ONCE = 32  # connections
@@ -115,33 +112,6 @@ async def _metric(client: httpx.AsyncClient, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if re.match(rf"vqserve_{name}[ {{]", line))
 
 
-@contextmanager
-def server(bundle: Path) -> Iterator[tuple[str, int]]:
-    """`python -m service` in a process of its own: its address and process id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, "VQSERVE_DEVICE": "cpu"})  # noqa: S603 - our own module
-    address = f"http://127.0.0.1:{port}"
-    try:
-        while not _ready(address):
-            if process.poll() is not None:
-                raise RuntimeError("the server ended; its message stands above")
-            time.sleep(0.05)
-        yield address, process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _ready(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 def page(result: Mapping[str, Any]) -> str:
     """The section of docs/benchmarks.md."""
     held = [(name, result["before"][name], result["after"][name]) for name in result["before"]]
@@ -166,8 +136,8 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write docs/results/generation_kill.json and the page")
     options = parser.parse_args()
     head = {"benchmark": "generation_kill", "command": command_line(), "machine": machine()}
-    with server(options.bundle) as (address, pid):
-        report = asyncio.run(kill(address, pid, options.requests, options.samples))
+    with our_server(options.bundle) as server:
+        report = asyncio.run(kill(server.url, server.pid, options.requests, options.samples))
     result = {**head, **asdict(report), "leaks": report.leaks}
     if options.record:
         write_result("generation_kill", result)

@@ -67,7 +67,7 @@ class Batcher:
         self._observe = observe
         self._on_failure = on_failure
         self._on_queue = on_queue
-        self._overload = overload or Overload(adapts=False)
+        self._overload = overload or Overload()
         self._waiting: OrderedDict[tuple[int, ...], OrderedDict[Item, None]] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._active = False

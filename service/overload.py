@@ -32,7 +32,7 @@ WHY_SHORT = (
 class Overload:
     """`on_change` hears when it begins (True) and ends. Without `adapts` it never does. Belongs to the event loop."""
 
-    def __init__(self, on_change: Callable[[bool], None] = lambda lasts: None, *, adapts: bool = True) -> None:
+    def __init__(self, on_change: Callable[[bool], None] = lambda lasts: None, *, adapts: bool = False) -> None:
         self.lasts = False
         self._adapts = adapts
         self._on_change = on_change

@@ -61,7 +61,7 @@ def come(overload: Overload, clock: Clock, refusals: str, seconds: float) -> lis
 
 
 def overloaded(clock: Clock) -> Overload:
-    overload = Overload()
+    overload = Overload(adapts=True)
     come(overload, clock, "rrrrrrrr", 0.25)
     assert overload.lasts
     return overload

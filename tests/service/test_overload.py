@@ -47,7 +47,7 @@ def come_to(door: Door, clock: Clock, refusals: str, path: str = "/encode") -> N
 )
 def test_refusals_of_two_windows_are_overload(clock: Clock, refusals: str, seconds: float, lasts: bool) -> None:
     changes: list[bool] = []
-    overload = Overload(changes.append)
+    overload = Overload(changes.append, adapts=True)
     told = come(overload, clock, refusals, seconds)
     assert overload.lasts is lasts
     assert changes == [True] * lasts
@@ -55,7 +55,7 @@ def test_refusals_of_two_windows_are_overload(clock: Clock, refusals: str, secon
 
 
 def test_clients_that_are_refused_and_come_again_together_stay_a_burst(clock: Clock) -> None:
-    overload = Overload()
+    overload = Overload(adapts=True)
     for _ in range(5):
         come(overload, clock, "aaaaarrrrrrrrrrrrrrr", 0.02)
         clock.wait(1.0)  # Retry-After
@@ -64,7 +64,7 @@ def test_clients_that_are_refused_and_come_again_together_stay_a_burst(clock: Cl
 
 def test_overload_ends_after_two_windows_without(clock: Clock) -> None:
     changes: list[bool] = []
-    overload = Overload(changes.append)
+    overload = Overload(changes.append, adapts=True)
     come(overload, clock, "rrrrrrrr", 0.25)
     come(overload, clock, "aaaa" + "rrrr" + "aaaa", 0.36)  # not in succession
     assert overload.lasts
@@ -76,7 +76,7 @@ def test_overload_ends_after_two_windows_without(clock: Clock) -> None:
 def test_overload_ends_where_nothing_comes_any_more(clock: Clock) -> None:
     """Metrics, and the autoscaler that reads them, had it last until the next requests came."""
     changes: list[bool] = []
-    overload = Overload(changes.append)
+    overload = Overload(changes.append, adapts=True)
     come(overload, clock, "rrrrrrrr", 0.25)
     for _ in range(8):
         come(overload, clock, "rrrr", 0.25)
@@ -98,7 +98,7 @@ def test_overload_ends_where_nothing_comes_any_more(clock: Clock) -> None:
 def test_after_a_minute_the_long_queue_has_another_try(clock: Clock) -> None:
     """A few callers that ask again at once are refused for ever by a queue that has no room for all of them."""
     changed_s: list[float] = []
-    overload = Overload(lambda lasts: changed_s.append(clock.now))
+    overload = Overload(lambda lasts: changed_s.append(clock.now), adapts=True)
     for _ in range(70):
         come(overload, clock, "rrrr" * 3, 1.0)
     began, ended, began_again = changed_s
@@ -107,7 +107,7 @@ def test_after_a_minute_the_long_queue_has_another_try(clock: Clock) -> None:
 
 
 def test_without_adapting_nothing_is_overload(clock: Clock) -> None:
-    overload = Overload(adapts=False)
+    overload = Overload()
     assert not any(come(overload, clock, "rrrrrrrr", 0.25))
     assert not overload.lasts
 
@@ -126,7 +126,7 @@ def test_without_adapting_nothing_is_overload(clock: Clock) -> None:
 )
 def test_windows_have_a_length_and_a_share(clock: Clock, window_s: float, refusals: str, lasts: bool) -> None:
     """All of a window come at its end, so that it ends with the last of them."""
-    overload = Overload()
+    overload = Overload(adapts=True)
     for _ in range(2):
         for letter in refusals[:-1]:
             overload.note(refused=letter == "r")

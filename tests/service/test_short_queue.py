@@ -72,7 +72,7 @@ def test_a_queue_that_does_not_adapt_is_as_long_as_ever() -> None:
 def test_what_waits_when_overload_begins_is_given_up(clock: Clock, last: str) -> None:
     async def work() -> None:
         recorder, changes = Recorder(), list[int]()
-        overload = Overload()
+        overload = Overload(adapts=True)
         batcher = Batcher(recorder, BatchLimits(1, 4), on_queue=changes.append, overload=overload)
         running = await hold(batcher, recorder)
         waiting = [batcher.submit(ones(1)) for _ in range(3)]
