@@ -219,8 +219,8 @@ def test_a_stream_that_ends_before_its_first_event_gives_its_places_back(generat
 
 
 def test_the_deadline_of_a_json_answer_gives_504(make_generator: MakeClient) -> None:
-    client = make_generator(request_deadline_ms=100)
-    slow_down(client.app, 0.05)
+    client = make_generator(request_deadline_ms=400)
+    slow_down(client.app, 0.2)
     assert client.post("/generate", json={}, headers=JSON).status_code == 504
     until(lambda: metric(client, "generate_samples_in_flight") == 0)
     assert metric(client, "generate_cancelled_samples_total") == 1
