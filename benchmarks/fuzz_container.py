@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.report import RESULTS, command_line, machine, write_result
 from benchmarks.tiny_prior import draw_codes, tiny_model
 from service.codec import Limits, decode, encode
 from service.codec_model import CodecModel
@@ -35,7 +36,6 @@ from service.container import FIXED_BYTES, Mode
 from service.container_errors import ContainerError
 
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "docs" / "results" / "fuzz_container.json"
 FIXTURES = ROOT / "tests" / "codec" / "fixtures" / "nasty.json"
 BATCH = 10_000
 LIMITS = Limits(max_pictures=64, max_codes=400)  # a hostile header that passes is decoded in milliseconds
@@ -210,6 +210,7 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(given)
     warnings.simplefilter("error")
     np.seterr(all="raise")
+    result: dict[str, Any] = {"command": command_line(), "machine": machine()}
     model = tiny_model()
     bases = base_containers(model)
     state = new_state(arguments.seed)
@@ -227,10 +228,9 @@ def main(given: Sequence[str] | None = None) -> int:
         arguments.state.write_text(json.dumps(state))
     write_fixtures(state["nasty"])
     altered = state["batches"] * BATCH - state["outcomes"].get("unchanged", 0)
-    result = {"altered_streams": altered, "silent_corruptions": len(state["silent"])}
+    result |= {"altered_streams": altered, "silent_corruptions": len(state["silent"])}
     result |= {name: state[name] for name in ("outcomes", "slowest_decode_ms", "seconds", "seed")}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="ascii")
+    write_result("fuzz_container", result, RESULTS)
     print(json.dumps(result))
     return 1 if state["silent"] else 0
 

@@ -86,12 +86,13 @@ def test_a_batch_of_the_fuzzer_is_reproducible() -> None:
 
 def test_a_finished_measurement_is_not_that_of_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record of an earlier version was written again as that of the present one."""
-    monkeypatch.setattr(fuzz_container, "RESULT", tmp_path / "results" / "fuzz.json")
+    monkeypatch.setattr(fuzz_container, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(fuzz_container, "FIXTURES", tmp_path / "nasty.json")
     monkeypatch.setattr(fuzz_container, "BATCH", 50)
     arguments = ["--streams", "100", "--state", str(tmp_path / "state.json")]
     assert fuzz_container.main(arguments) == 0
-    assert json.loads((tmp_path / "results" / "fuzz.json").read_text())["altered_streams"] > 90
+    result = json.loads((tmp_path / "results" / "fuzz_container.json").read_text())
+    assert result["altered_streams"] > 90 and "command" in result and "machine" in result
     state = json.loads((tmp_path / "state.json").read_text())
     (tmp_path / "state.json").write_text(json.dumps({**state, "silent": ["00"]}))
     assert fuzz_container.main(arguments) == 1
