@@ -35,10 +35,10 @@ class BatchLimits:
     def why_full(self, pictures: int, elements: int) -> str | None:
         """Which limit of the queue so many exceed, and the setting that moves it; None where they may wait."""
         if pictures > self.max_queued:
-            return f"at most {self.max_queued} may (VQSERVE_MAX_QUEUED_PICTURES)."
+            return f"with these they would be more than the {self.max_queued} that may (VQSERVE_MAX_QUEUED_PICTURES)."
         if elements > self.max_queued_elements:
             return (
-                "and with these they would have more pixels than may (VQSERVE_MAX_PIXELS_PER_REQUEST, or "
+                "with these they would have more pixels than may (VQSERVE_MAX_PIXELS_PER_REQUEST, or "
                 "VQSERVE_MAX_QUEUED_PICTURES of the model's size where those have more)."
             )
         return None

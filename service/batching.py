@@ -42,7 +42,7 @@ class Item:
     array: Array
     future: asyncio.Future[Array]
     queued_at: float
-    late: bool  # work has been done for it already: it is not given up under overload
+    late: bool  # work has been done for it already: it is not refused
     stages: list[Stage] | None  # of the request, where it is traced
 
 
@@ -87,14 +87,15 @@ class Batcher:
 
     def submit_all(self, arrays: Sequence[Array], *, late: bool = False) -> list[asyncio.Future[Array]]:
         """Queue arrays (n, ...) of one caller, all or none, and return the futures of their results (n, ...). Cancel
-        one to give it up. `late`: they are the result of work that a refusal would waste, so that overload is none.
+        one to give it up. `late`: they are the result of work that a refusal would waste.
 
         Raises:
-            QueueFull: others wait, and together they would be more than may. `NotReady`: the batcher is closed.
+            QueueFull: others wait, and together they would be more than may. Not what is `late`.
+            NotReady: the batcher is closed.
         """
         if self._closed is not None:
             raise NotReady(self._closed)
-        if self.queued and (full := self._why_full(arrays, late)):
+        if self.queued and not late and (full := self._why_full(arrays)):
             raise self._refused(full)
         self._note(refused=False)
         return [self._queue(array, late) for array in arrays]
@@ -148,11 +149,11 @@ class Batcher:
         """Whether what waits is a batch already, so that company would come too late."""
         return self.limits.fill_a_run(self.queued, self._queued_elements)
 
-    def _why_full(self, arrays: Sequence[Array], late: bool) -> str | None:
+    def _why_full(self, arrays: Sequence[Array]) -> str | None:
         """Why these arrays have no room beside what waits; None where they have."""
         pictures = self.queued + sum(map(len, arrays))
         elements = self._queued_elements + sum(array.size for array in arrays)
-        if self._overload.lasts and not late and not self.limits.fit_a_run(pictures, elements):
+        if self._overload.lasts and not self.limits.fit_a_run(pictures, elements):
             return WHY_SHORT  # one run may wait beside the one that is under way
         full = self.limits.why_full(pictures, elements)
         return full and f"{self.queued} pictures are waiting, {full}"

@@ -222,7 +222,7 @@ async def _answer(request: Request, service: Service, wanted: Wanted, pixels: Pi
     if pixels.size <= INLINE_PIXELS:
         files = write()
     else:
-        (files,) = await finish([service.in_thread(write, pixels[..., 0].size)], request)
+        (files,) = await finish([service.in_thread(write, pixels[..., 0].size, late=True)], request)
     if media_type == JSON:
         return Response(
             orjson.dumps({"items": [{"image": base64.b64encode(f).decode()} for f in files]}), 200, None, JSON

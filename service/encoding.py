@@ -174,7 +174,8 @@ async def _answer(
     size = _only_size(upload.pictures)
     grids = stack_alike(codes, "codes")
     pack = partial(containers.pack, model.codec, grids, size, packing.label, packing.indexed)
-    (content,) = await finish([service.in_thread(pack, grids.size * model.codec.multiple_of**2)], request)
+    pixels = grids.size * model.codec.multiple_of**2
+    (content,) = await finish([service.in_thread(pack, pixels, late=True)], request)
     return Response(content, media_type=containers.MEDIA_TYPE)
 
 

@@ -115,7 +115,7 @@ def _fill(model: Model, count: int) -> Codes:
 
 async def _answer(service: Service, model: Model, wanted: Wanted, codes: Codes) -> dict[str, object]:
     pixels = codes.size * model.codec.multiple_of**2
-    bits = await service.in_thread(partial(bits_of, model.codec, codes, wanted.labels), pixels)
+    bits = await service.in_thread(partial(bits_of, model.codec, codes, wanted.labels), pixels, late=True)
     items = [
         {"label": wanted.label, "bits": float(bit), "codes": one, "image": picture}
         for bit, one, picture in zip(bits, codes, await _pictures(service, model, codes), strict=True)
@@ -135,7 +135,9 @@ async def _pictures(service: Service, model: Model, codes: Codes) -> list[str]:
 
 
 async def _in_thread_if_large(service: Service, pixels: Pixels, write: Callable[[], T]) -> T:
-    return write() if pixels.size <= INLINE_PIXELS else await service.in_thread(write, pixels[..., 0].size)
+    if pixels.size <= INLINE_PIXELS:
+        return write()
+    return await service.in_thread(write, pixels[..., 0].size, late=True)
 
 
 def sheet(pixels: Pixels) -> Pixels:

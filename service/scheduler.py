@@ -121,7 +121,8 @@ class Scheduler:
         if inside and inside + len(job.unfinished) > self._max_samples:
             self._metrics.rejected.inc(len(job.unfinished))
             raise QueueFull(
-                f"{inside} samples are inside, at most {self._max_samples} may be (VQSERVE_MAX_QUEUED_SAMPLES).",
+                f"{inside} samples are inside, with these they would be more than the {self._max_samples} that may "
+                "(VQSERVE_MAX_QUEUED_SAMPLES).",
                 {"Retry-After": str(self._retry_after_s())},
             )
         self._jobs.append(job)

@@ -59,15 +59,17 @@ class Service:
         self.body_bytes -= call.body_bytes
         call.body_bytes = 0
 
-    def in_thread(self, call: Callable[[], T], pixels: int) -> asyncio.Future[T]:
+    def in_thread(self, call: Callable[[], T], pixels: int, *, late: bool = False) -> asyncio.Future[T]:
         """`in_threads` with one call."""
-        return self.in_threads([call], pixels)[0]
+        return self.in_threads([call], pixels, late=late)[0]
 
-    def in_threads(self, calls: Sequence[Callable[[], T]], pixels: int) -> list[asyncio.Future[T]]:
+    def in_threads(
+        self, calls: Sequence[Callable[[], T]], pixels: int, *, late: bool = False
+    ) -> list[asyncio.Future[T]]:
         """For work that would hold up the event loop for longer than a few milliseconds; `pixels` are those of all the
-        calls together, or as many as their bytes where no picture has been opened yet. See `Pool.submit` for how to
-        stop it and what is raised."""
-        return self._pools[SMALL if pixels <= SMALL_PIXELS else LARGE].submit(calls, pixels)
+        calls together, or as many as their bytes where no picture has been opened yet. See `Pool.submit` for `late`,
+        for how to stop it, and for what is raised."""
+        return self._pools[SMALL if pixels <= SMALL_PIXELS else LARGE].submit(calls, pixels, late=late)
 
     def close(self) -> None:
         """Stop what runs in threads, and wait for none of it: the grace of whoever waited is over."""

@@ -37,15 +37,17 @@ class Pool:
         self._stops: set[threading.Event] = set()  # one for each call that has not ended
         self._closed = False
 
-    def submit(self, calls: Sequence[Callable[[], T]], pixels: int) -> list[asyncio.Future[T]]:
+    def submit(self, calls: Sequence[Callable[[], T]], pixels: int, *, late: bool = False) -> list[asyncio.Future[T]]:
         """All of them or none. Cancel a future to stop its call: its thread is free at the work's next `check_stop`.
+        `late`: they make an answer of what an engine has done already, and a refusal would waste that.
 
         Raises:
-            QueueFull: others wait, and together they would be more than may. `NotReady`: the pool is closed.
+            QueueFull: others wait, and together they would be more than may. Not what is `late`.
+            NotReady: the pool is closed.
         """
         if self._closed:
             raise NotReady(_CLOSED)
-        if self._waiting and (full := self._why_full(len(calls), pixels)):
+        if self._waiting and not late and (full := self._why_full(len(calls), pixels)):
             raise QueueFull(f"{self._waiting} pictures are waiting for a thread, {full}", {"Retry-After": "1"})
         return [self._submit(call, pixels / len(calls)) for call in calls]
 
@@ -59,9 +61,11 @@ class Pool:
     def _why_full(self, calls: int, pixels: int) -> str | None:
         """Which limit so much more would exceed, and the setting that moves it; None where there is room."""
         if self._waiting + calls > self._most_waiting:
-            return f"at most {self._most_waiting} may (VQSERVE_MAX_QUEUED_PICTURES)."
+            return (
+                f"with these they would be more than the {self._most_waiting} that may (VQSERVE_MAX_QUEUED_PICTURES)."
+            )
         if self._pixels + pixels > self._most_pixels:
-            return "and with these they would have more pixels than may (VQSERVE_MAX_PIXELS_PER_REQUEST)."
+            return "with these they would have more pixels than may (VQSERVE_MAX_PIXELS_PER_REQUEST)."
         return None
 
     def _submit(self, call: Callable[[], T], pixels: float) -> asyncio.Future[T]:

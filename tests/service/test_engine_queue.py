@@ -53,7 +53,7 @@ def test_as_many_pictures_of_the_models_size_as_may_wait_do(make_client: MakeCli
             while not slow.runs:
                 await asyncio.sleep(0.001)
             futures += [engine.encode(picture) for _ in range(6)]
-            with pytest.raises(QueueFull, match=r"at most 6 may \(VQSERVE_MAX_QUEUED_PICTURES"):
+            with pytest.raises(QueueFull, match=r"than the 6 that may \(VQSERVE_MAX_QUEUED_PICTURES"):
                 engine.encode(picture)
             slow.gate.set()
             await asyncio.gather(*futures)

@@ -45,7 +45,7 @@ async def test_as_many_calls_wait_as_may_and_one_request_always(pool: Pool, gaug
     await asyncio.to_thread(begun.wait, 10)
     futures = pool.submit([lambda: 1] * 5, 5)  # nothing waits: the calls of one request, however many
     assert waiting(gauge) == 5
-    with pytest.raises(QueueFull, match=r"5 pictures are waiting .* at most 3 may \(VQSERVE_MAX_QUEUED_PICTURES"):
+    with pytest.raises(QueueFull, match=r"5 pictures are waiting .* than the 3 that may \(VQSERVE_MAX_QUEUED_PICTURES"):
         pool.submit([lambda: 2], 1)
     for future in futures[1:]:
         future.cancel()
@@ -56,8 +56,9 @@ async def test_as_many_calls_wait_as_may_and_one_request_always(pool: Pool, gaug
     futures += pool.submit([lambda: 3, lambda: 4], 999)
     with pytest.raises(QueueFull):
         pool.submit([lambda: 5], 1)
+    futures += pool.submit([lambda: 6] * 3, 3000, late=True)
     going_on.set()
-    assert await asyncio.gather(*holding, futures[0], *futures[5:]) == [None, 1, 3, 4]
+    assert await asyncio.gather(*holding, futures[0], *futures[5:]) == [None, 1, 3, 4, 6, 6, 6]
     assert waiting(gauge) == 0
     assert not pool._stops, "nothing is kept of calls that have ended"
 
