@@ -76,7 +76,7 @@ async def decode(request: Request) -> Response:
         model = _model_of_container(service, body, model, chosen="model" in query)
     wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
     if wanted.several:
-        media_type = answer_type(request, SEVERAL_ANSWERS, "several pictures are no picture file")
+        media_type = answer_type(request, SEVERAL_ANSWERS, "several pictures, or a list of one, are no picture file")
     else:
         media_type = answer_type(request, ONE_ANSWERS)
     images.check_can_hold(media_type, *wanted.size(model.manifest.picture.multiple_of))
@@ -101,7 +101,7 @@ def _tile(text: str | None) -> int | None:
     if text is None:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise InvalidParameter(f"tile must be a whole number from 0, not {text[:40]!r}.")
+        raise InvalidParameter(f"tile must be a whole number from 0 to 999999999, not {text[:40]!r}.")
     return int(text)
 
 

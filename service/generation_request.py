@@ -110,7 +110,7 @@ def _require_guidance(asked: GenerateRequest, manifest: Manifest) -> None:
     if "prior_row_guided" not in manifest.graphs:
         raise InvalidParameter(f"guidance: model {manifest.name!r} has no labels to guide by; leave it out.")
     if asked.label is None:
-        raise InvalidParameter("guidance needs a `label` to push towards.")
+        raise InvalidParameter("guidance needs a label to push towards.")
 
 
 def _parse(body: bytes, grid: tuple[int, int]) -> GenerateRequest:

@@ -33,7 +33,7 @@ DTYPES: Mapping[str, type[np.generic]] = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
-_NUMBERS = frozenset({int, float})
+_NUMBERS, _WHOLE = frozenset({int, float}), frozenset({int})
 BINARY_OUTPUT = "binary_data_output"
 # Of a tensor; the last tells a client's codec what it was, and some clients always send it.
 _TENSOR_PARAMETERS = ("binary_data_size", "binary_data", "content_type")
@@ -44,7 +44,7 @@ B = TypeVar("B", bound=BaseModel)
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")  # a misspelt field would be ignored
+    model_config = ConfigDict(extra="forbid", strict=True)  # a misspelt field would be ignored, and `true` be a 1
 
 
 class InferenceInput(_Strict):
@@ -119,14 +119,24 @@ def read_infer(body: bytes, json_bytes: int) -> InferRequest:
         if size is None:
             inputs[given.name] = _array_of_list(given)
             continue
-        if not isinstance(size, int) or not 0 <= size <= len(rest):
+        if given.data is not None:
+            raise InvalidParameter(f"Input {given.name!r} has both data and binary_data_size; leave one out.")
+        if type(size) is not int or not 0 <= size <= len(rest):
             raise MalformedRequest(f"Input {given.name!r}: binary_data_size must be at most the bytes that follow.")
         inputs[given.name], rest = _array_of_bytes(given, rest[:size]), rest[size:]
     if len(rest):
         raise MalformedRequest(f"{len(rest)} bytes follow the tensors; their sizes must add up to the body.")
-    wanted = {output.name: output.parameters.get("binary_data") is True for output in request.outputs}
-    binary = request.parameters.get(BINARY_OUTPUT) is True
+    wanted = {output.name: _flag("binary_data", output.parameters) for output in request.outputs}
+    binary = _flag(BINARY_OUTPUT, request.parameters)
     return InferRequest(request.id, inputs, wanted, binary, request.parameters)
+
+
+def _flag(name: str, parameters: Mapping[str, Any]) -> bool:
+    """False where it is not given. Raises InvalidParameter."""
+    flag = parameters.get(name, False)
+    if not isinstance(flag, bool):
+        raise InvalidParameter(f"{name} must be true or false, not {flag!r:.40}.")
+    return flag
 
 
 def write_infer(
@@ -204,6 +214,8 @@ def _array_of_list(given: InferenceInput) -> NDArray[Any]:
         if given.data is None or not _only(_NUMBERS | {bool} if dtype.kind == "b" else _NUMBERS, given.data):
             raise ValueError("numbers are needed")
         found = np.array(given.data)
+        if dtype.kind in "iu" and found.dtype.kind in "fO" and _only(_WHOLE, given.data):
+            raise ValueError(f"a number does not fit {given.datatype}")  # numpy found no integers for them either
         if dtype.kind in "iu" and found.size and found.dtype.kind not in "iu":
             raise ValueError("whole numbers are needed")
         if dtype.kind in "iu" and found.size and not _holds(dtype, found):

@@ -267,5 +267,5 @@ def test_several_pictures_have_no_picture_file(client: TestClient) -> None:
     refused = client.post("/decode", json=codes, headers={"accept": "image/png"})
     assert refused.status_code == 406
     assert refused.json()["detail"] == (
-        "Accept one of application/json, application/x-npy: several pictures are no picture file."
+        "Accept one of application/json, application/x-npy: several pictures, or a list of one, are no picture file."
     )

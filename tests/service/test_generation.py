@@ -249,7 +249,7 @@ def test_a_region_is_resampled_given_all_before_it(generator: TestClient, genera
         ({"guidance": 0.9, "label": 1}, "guidance: "),
         ({"guidance": 8.5, "label": 1}, "guidance: "),
         ({"label": "cats"}, "label: send its number, from 0; GET /models lists the labels' names"),
-        ({"guidance": 2}, "guidance needs a `label` to push towards"),
+        ({"guidance": 2}, "guidance needs a label to push towards"),
         ({"known": [[1]]}, "known: must be 7 rows of 7"),
         ({"known": [[1] * 7] * 6 + [[1] * 8]}, "known: must be 7 rows of 7"),
         ({"known": [[16] * 7] * 7}, "known: codes must lie in 0..15"),

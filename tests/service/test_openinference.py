@@ -85,7 +85,7 @@ def test_guidance_pushes_only_what_has_a_label(client: Any, tiny: Tiny) -> None:
     ]
     assert (drawn[0][0] == drawn[1][0]).all()
     assert (drawn[0][1:] != drawn[1][1:]).any()
-    with pytest.raises(InferenceServerException, match="guidance needs a `label`"):
+    with pytest.raises(InferenceServerException, match="guidance needs a label"):
         client.infer("tiny.generate", [tensor("labels", np.array([-1]), "INT64")], parameters={"guidance": 2.0})
 
 

@@ -80,7 +80,7 @@ def test_what_waits_when_overload_begins_is_given_up(clock: Clock, last: str) ->
         come(overload, clock, "rrrr", 0.12)
         come(overload, clock, "rrr", 0.12)
         if last == "r":
-            with pytest.raises(QueueFull, match="3 pictures are waiting, with these .* more than the 4 that may"):
+            with pytest.raises(QueueFull, match=r"3 pictures are waiting, with these .* more than the 4 that may"):
                 batcher.submit(ones(2))
         else:
             waiting[0].cancel()  # its own affair

@@ -1,0 +1,63 @@
+"""Bodies of the Open Inference Protocol: what would be read as something else is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from service.errors import InvalidParameter, MalformedRequest, Problem
+from service.inference_protocol import InferRequest, read_infer
+
+
+def read(tensor: dict[str, Any], tail: bytes = b"", **more: Any) -> InferRequest:
+    given = {"name": "codes", "shape": [2], "datatype": "INT64", **tensor}
+    body = orjson.dumps({"inputs": [given], **more})
+    return read_infer(body + tail, len(body))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "more", "kind", "message"),
+    [
+        (
+            {"data": [1, 2], "parameters": {"binary_data_size": 16}},
+            {},
+            InvalidParameter,
+            "both data and binary_data_size",
+        ),
+        ({"parameters": {"binary_data_size": True}}, {}, MalformedRequest, "binary_data_size must be"),
+        ({"data": [1, 2], "shape": [True, 2]}, {}, MalformedRequest, r"shape\.0"),
+        ({"data": [1, 2], "shape": ["2"]}, {}, MalformedRequest, r"shape\.0"),
+        ({"data": [1, 2], "shape": [2.0]}, {}, MalformedRequest, r"shape\.0"),
+        ({"data": [-1, 2**63]}, {}, InvalidParameter, "a number does not fit INT64"),
+        ({"data": [0.5, 1]}, {}, InvalidParameter, "whole numbers are needed"),
+        ({"data": [1, 2]}, {"parameters": {"binary_data_output": "true"}}, InvalidParameter, "must be true or false"),
+        ({"data": [1, 2]}, {"parameters": {"binary_data_output": 1}}, InvalidParameter, "must be true or false"),
+        (
+            {"data": [1, 2]},
+            {"outputs": [{"name": "images", "parameters": {"binary_data": "true"}}]},
+            InvalidParameter,
+            "binary_data must be true or false, not 'true'",
+        ),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_refused(
+    tensor: dict[str, Any], more: dict[str, Any], kind: type[Problem], message: str
+) -> None:
+    """Each but the numbers that do not fit was answered with 200: bytes won over data, "true" was false, true was 1."""
+    with pytest.raises(kind, match=message):
+        read(tensor, bytes(16) if "binary_data_size" in tensor.get("parameters", {}) else b"", **more)
+
+
+@pytest.mark.parametrize("data", [[3, 2**62], [[3], [2**62]]])
+def test_numbers_and_bytes_are_read_as_they_are(data: list[Any]) -> None:
+    parameters = {"binary_data_size": 16}
+    sent = np.array([3, 2**62])
+    asked = read({"data": data}, parameters={"binary_data_output": True})
+    assert asked.binary and (asked.inputs["codes"] == sent).all()
+    asked = read(
+        {"parameters": parameters}, sent.tobytes(), outputs=[{"name": "a", "parameters": {"binary_data": True}}]
+    )
+    assert not asked.binary and asked.wanted == {"a": True} and (asked.inputs["codes"] == sent).all()
