@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Codes = NDArray[np.int64]
+UNREADABLE = (AttributeError, EOFError, KeyError, TypeError, ValueError)  # what reading an unknown answer raises
 
 
 @dataclass(frozen=True)

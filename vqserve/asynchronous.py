@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vqserve import connection, operations
 from vqserve.answers import Encoded, Generation, ModelInfo, Row, Score
+from vqserve.events import Events
 from vqserve.operations import Operation, Packing, Picture, Wanted
 from vqserve.problems import problem_of
 from vqserve.retries import RETRIED_ERRORS, Retries
@@ -33,10 +34,12 @@ class AsyncClient:
         retries: Retries = Retries(),  # noqa: B008 - frozen
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        url, headers = connection.base_url(url), connection.key_header(key)
-        timeout = connection.timeout(timeout_s)
+        base_url, auth = connection.base_url(url), connection.login(url)
+        headers, timeout = connection.key_header(key, auth), connection.timeout(timeout_s)
         with connection.from_environment():
-            self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
+            self._http = httpx.AsyncClient(
+                base_url=base_url, auth=auth, headers=headers, timeout=timeout, transport=transport
+            )
         self._retries = retries
 
     async def encode(
@@ -84,13 +87,15 @@ class AsyncClient:
         """New pictures: `n`, `label`, `seed`, `temperature`, `top_k`, `top_p`, `guidance`, `known`."""
         return await self._run(operations.generate(model, wanted))
 
-    async def stream(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> AsyncIterator[Row | Generation]:
+    async def stream(
+        self, *, model: str | None = None, **wanted: Unpack[Wanted]
+    ) -> AsyncGenerator[Row | Generation, None]:
         """As `generate`: a `Row` as soon as it is drawn, and at last the `Generation`.
 
         A stream that has begun is not tried again: what ends it early is raised, as `ProblemError` where the service
         says why.
         """
-        operation, events = operations.stream(model, wanted), operations.Events()
+        operation, events = operations.stream(model, wanted), Events()
         response = await self._send(operation, stream=True)
         try:
             async for line in response.aiter_lines():

@@ -37,6 +37,9 @@ class Backend(Protocol):
 
     def score(self, pictures: Sequence[bytes], fit: str, label: int | None, by_label: bool) -> list[Score]: ...
 
+    def labels(self) -> Sequence[str]:
+        """Their names, in the order of their numbers; none of a model without labels."""
+
     def info(self) -> list[dict[str, Any]]:
         """What the models are."""
 
@@ -62,6 +65,11 @@ class Online:
 
     def score(self, pictures: Sequence[bytes], fit: str, label: int | None, by_label: bool) -> list[Score]:
         return self.client.score(*pictures, model=self.model, fit=fit, label=label, by_label=by_label)
+
+    def labels(self) -> Sequence[str]:
+        if self.model is not None:
+            return self.client.model(self.model).labels or ()
+        return next((model.labels or () for model in self.client.models() if model.details.get("default")), ())
 
     def info(self) -> list[dict[str, Any]]:
         models = self.client.models() if self.model is None else [self.client.model(self.model)]

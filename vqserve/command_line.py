@@ -7,10 +7,10 @@
     vqserve score --bundle models/mnist digits/
     vqserve info digit.vqc
 
-In: files, folders or `-` for standard input. Out: files beside the output's name, `-` for standard output. The exit
-status is 0, or 1 with a message when something could not be done; of many files, those that can be done are. Before any
-work it is refused that two results have one name, that several would be one file, and that one would replace an input,
-or a file that `--output` does not name, unless `--force` says so.
+In: files, folders or `-` for standard input. Out: files beside the inputs or at `--output`, `-` for standard output.
+The exit status is 0, or 1 with a message when something could not be done, or 2 when an option could not be read; of
+many files, those that can be done are. Before any work it is refused that two results have one name, that several would
+be one file, and that one would replace an input, or a file that `--output` does not name, unless `--force` says so.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from PIL import Image
 
 from vqserve.answers import Encoded, Score
 from vqserve.backends import Backend, Pixels, backend_of, url_of
-from vqserve.connection import without_userinfo
 from vqserve.files import (
     CONTAINER_SUFFIX,
     PICTURE_SUFFIXES,
     STANDARD,
     Files,
+    in_words_of_options,
     is_one_file,
     named_files,
     read,
@@ -44,7 +44,7 @@ from vqserve.files import (
 from vqserve.operations import Wanted
 from vqserve.options import Command, parser
 from vqserve.outputs import Output, let_go_of_standard_output, print_json, write
-from vqserve.problems import FileError, VqserveError
+from vqserve.problems import FileError, VqserveError, without_userinfo
 from vqserve.progress import Progress, say
 from vqserve.together import encode_together
 
@@ -67,9 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         let_go_of_standard_output()
         return READER_LEFT
+    except httpx.TimeoutException as error:
+        say(f"{without_userinfo(url_of(options))}: {in_words_of_options(error)}")
     except httpx.HTTPError as error:
         say(f"no answer from {without_userinfo(url_of(options))}: {error}")
-    except (VqserveError, OSError, Image.DecompressionBombError) as error:
+    except VqserveError as error:
+        say(in_words_of_options(error))
+    except (OSError, Image.DecompressionBombError) as error:
         say(str(error))
     else:
         return 0
@@ -138,6 +142,8 @@ def generate(options: argparse.Namespace) -> None:
     if options.seed is not None:  # where its first picture is there, it is refused before they are drawn
         _places_of_drawn(output, options.seed, 1)
     with backend_of(options) as backend:
+        if options.label is not None:
+            given["label"] = _number_of(options.label, backend)
         generation = backend.generate(cast(Wanted, given))
     targets = _places_of_drawn(output, generation.seed, len(generation.items))
     for target, item in zip(targets, generation.items, strict=True):
@@ -153,10 +159,23 @@ def score(options: argparse.Namespace) -> None:
     """One line of JSON a picture, so that the output sorts and filters with other tools."""
     inputs = list(named_files(options.inputs, PICTURE_SUFFIXES))
     with backend_of(options) as backend, Files(len(inputs)) as files:
+        label = _number_of(options.label, backend)
         for path in Progress(inputs, "score", prints=True):
             with files.one(path):
-                found = backend.score([read(path)], options.fit, options.label, options.by_label)[0]
+                found = backend.score([read(path)], options.fit, label, options.by_label)[0]
                 print_json(_score_fields(path, found))
+
+
+def _number_of(label: int | str | None, backend: Backend) -> int | None:
+    """Raises VqserveError where no label of the model has this name."""
+    if label is None or isinstance(label, int):
+        return label
+    names = list(backend.labels())
+    if not names:
+        raise VqserveError("the model has no labels: leave --label out")
+    if label not in names:
+        raise VqserveError(f"no label of the model is called {label!r}: vqserve info lists their names")
+    return names.index(label)
 
 
 def _score_fields(path: Path, found: Score) -> dict[str, object]:
@@ -221,7 +240,7 @@ def _without_lists_of_codes(model: dict[str, Any]) -> dict[str, Any]:
     """What has a line for every code of a codebook is for programs: they ask the service, or read the manifest."""
     short: dict[str, Any] = {}
     for name, value in model.items():
-        if not isinstance(value, list) or len(value) <= _MOST_LISTED:
+        if not isinstance(value, list) or len(value) <= _MOST_LISTED or name == "labels":
             short[name] = _without_lists_of_codes(value) if isinstance(value, dict) else value
     return short
 

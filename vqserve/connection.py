@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
 
-from vqserve.problems import VqserveError
+from vqserve.problems import VqserveError, without_userinfo
 
 TIMEOUT_S = 60.0
+LONGEST_S = 86400.0  # a socket takes no number of seconds, however large
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
 
 
 def base_url(url: str) -> str:
-    """Raises VqserveError where `url` has no scheme or cannot be read, or where no name is like its host."""
+    """`url` without its user and password, which httpx would log with each request: those are `login`.
+
+    Raises VqserveError where it is none of a service or cannot be read, or where no name is like its host.
+    """
     shown = without_userinfo(url)
     if "://" not in url:
         raise VqserveError(f"{shown!r} is no URL: write http://{shown}")
@@ -24,34 +27,43 @@ def base_url(url: str) -> str:
     except httpx.InvalidURL as error:
         raise VqserveError(f"{shown!r} is no URL: {error}") from error
     try:
-        host = httpx.URL(url).raw_host.decode("ascii")
+        parts = httpx.URL(url)
     except httpx.InvalidURL:  # left out of the traceback: its words quote the password
         raise VqserveError(f"the URL of {shown!r} has signs in its user or password that need escaping") from None
+    if parts.scheme not in ("http", "https") or not parts.host or parts.query or parts.fragment:
+        raise VqserveError(f"{shown!r} is no URL of a service: write it as http://localhost:8000 or https://host/path")
     try:
-        host.encode("idna")  # as the resolver does, whose error is no error of httpx
+        parts.raw_host.decode("ascii").encode("idna")  # as the resolver does, whose error is no error of httpx
     except UnicodeError as error:
         fault = "its host has an empty part, or one of more than 63 characters"
         raise VqserveError(f"{shown!r} is no URL: {fault}") from error
-    return url
+    return str(parts.copy_with(userinfo=b"")) if parts.userinfo else url
 
 
-def without_userinfo(url: str) -> str:
-    """For messages. All up to the last @ goes, since the `/` of a password that was not escaped ends no user."""
-    return re.sub(r"^([a-zA-Z][a-zA-Z0-9+.-]*://)?.*@", r"\1", url, flags=re.DOTALL)
+def login(url: str) -> httpx.BasicAuth | None:
+    """The user and the password in a URL that `base_url` takes."""
+    parts = httpx.URL(url)
+    return httpx.BasicAuth(parts.username, parts.password) if parts.userinfo else None
 
 
-def key_header(key: str | None) -> dict[str, str]:
-    """Raises VqserveError for a key that no header can carry. An empty one is none, as in `VQSERVE_KEY=`."""
+def key_header(key: str | None, beside: httpx.BasicAuth | None = None) -> dict[str, str]:
+    """Where a proxy's login is in `Authorization`, the service takes its key from another header.
+
+    Raises VqserveError for a key that no header can carry. An empty one is none, as in `VQSERVE_KEY=`.
+    """
     if not key:
         return {}
-    if not (key.isascii() and key.isprintable()):
-        raise VqserveError("an API key is printable ASCII: letters, digits and signs")
-    return {"Authorization": f"Bearer {key}"}
+    if not (key.isascii() and key.isprintable() and key == key.strip()):
+        raise VqserveError("an API key is printable ASCII, letters, digits and signs, without a space at its ends")
+    return {"Authorization": f"Bearer {key}"} if beside is None else {"X-API-Key": key}
 
 
 def timeout(timeout_s: float) -> httpx.Timeout:
-    """Of a connection and of each read and write. The wait for a free connection has no end: of many calls at once
-    the last ones wait for the first, and no service is to blame for it."""
+    """Of a connection and of each read and write, so an answer that comes bit by bit may take longer in all. The wait
+    for a free connection has no end: of many calls at once the last ones wait for the first, and no service is to blame
+    for it. Raises ValueError for what is no time to wait."""
+    if not 0 < timeout_s <= LONGEST_S:
+        raise ValueError(f"timeout_s is {timeout_s}: pass seconds above 0 and at most {LONGEST_S:g}")
     return httpx.Timeout(timeout_s, pool=None)
 
 

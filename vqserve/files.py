@@ -6,6 +6,7 @@ results go says vqserve/outputs.py.
 
 from __future__ import annotations
 
+import os.path
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,14 @@ from vqserve.progress import say
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 CONTAINER_SUFFIX = ".vqc"
 STANDARD = "-"
+IN_OPTIONS = {  # what replaces a text does not hold it: a message may come by twice
+    "?fit=": "--fit ",
+    "and one container holds pictures of one size": "but one container holds one size: leave --together out, or make "
+    "all alike",
+    "leave ?model= out": "leave --model out",
+    "GET /models lists": "vqserve info lists",
+    "Send a valid key as Authorization: Bearer KEY or X-API-Key: KEY": "Pass a valid key with --key or in VQSERVE_KEY",
+}
 
 
 class Files:
@@ -44,7 +53,7 @@ class Files:
         try:
             yield
         except (VqserveError, httpx.ReadTimeout) as error:
-            said = f"{name}: {_in_words_of_options(error)}"
+            said = f"{name}: {in_words_of_options(error)}"
             if count == self._count or not _is_of_the_file(error):
                 raise VqserveError(said) from error
             self._refused += count
@@ -60,25 +69,32 @@ def _is_of_the_file(error: VqserveError | httpx.ReadTimeout) -> bool:
     return error.type in OF_ONE_FILE
 
 
-def _in_words_of_options(error: VqserveError | httpx.ReadTimeout) -> str:
+def in_words_of_options(error: VqserveError | httpx.TimeoutException) -> str:
     """The service advises in words of its URL, httpx in those of Python."""
-    if isinstance(error, httpx.ReadTimeout):
+    if isinstance(error, httpx.ConnectTimeout):
+        return "no connection in time: see that the URL is right, or give it more with --timeout"
+    if isinstance(error, httpx.TimeoutException):
         return "no answer in time: give it more with --timeout"
-    words = str(error).replace("?fit=resize or ?fit=pad", "--fit resize or --fit pad")
-    return words.replace("leave ?model= out", "leave --model out")
+    words = str(error)
+    for of_url, of_options in IN_OPTIONS.items():
+        words = words.replace(of_url, of_options)
+    return words
 
 
 def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
     """Files as they are named, and the files of folders whose suffix fits, in alphabetical order; not those of folders
-    in them, and not other files, which is said."""
+    in them, and not other files, which is said. Hidden ones, such as `._x.png` of macOS, are nobody's pictures."""
     for name in names:
         path = Path(name)
-        if name == STANDARD or not path.is_dir():
+        if name == STANDARD or not is_folder(path):
             yield path
             continue
-        inside = sorted(path.iterdir())
-        found = [file for file in inside if file.suffix.lower() in suffixes and not file.is_dir()]
-        folders = [file.name for file in inside if file.is_dir() and not file.name.startswith(".")]
+        try:
+            inside = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        except OSError as error:
+            raise VqserveError(f"{path} cannot be read: {error.strerror}") from error
+        found = [file for file in inside if file.suffix.lower() in suffixes and not is_folder(file)]
+        folders = [file.name for file in inside if is_folder(file)]
         if folders:
             more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
             say(f"{path}: the files of the folders in it are left out ({folders[0]}{more}); name those too")
@@ -89,10 +105,10 @@ def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Pat
 
 
 def _say_others(folder: Path, inside: Sequence[Path]) -> None:
-    """The files that no command takes. Hidden ones are nobody's pictures."""
+    """The files that no command takes."""
     known = (*PICTURE_SUFFIXES, CONTAINER_SUFFIX)
-    others = [file for file in inside if not file.name.startswith(".") and not file.is_dir()]
-    counts = Counter(file.suffix.lower() or "no suffix" for file in others if file.suffix.lower() not in known)
+    others = [file.suffix.lower() for file in inside if file.suffix.lower() not in known and not is_folder(file)]
+    counts = Counter(suffix or "no suffix" for suffix in others)
     if counts:
         kinds = ", ".join(f"{count} with {suffix}" for suffix, count in sorted(counts.items()))
         say(f"{folder}: {counts.total()} other files are left out ({kinds}); name those that should be taken")
@@ -100,7 +116,12 @@ def _say_others(folder: Path, inside: Sequence[Path]) -> None:
 
 def is_one_file(names: Sequence[str]) -> bool:
     """Whether exactly one file is named, or standard input. A folder is none, also with one file in it."""
-    return len(names) == 1 and (names[0] == STANDARD or not Path(names[0]).is_dir())
+    return len(names) == 1 and (names[0] == STANDARD or not is_folder(Path(names[0])))
+
+
+def is_folder(path: Path) -> bool:
+    """False also for what cannot be looked at: whoever reads it then says why."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises PermissionError
 
 
 def stem_of(path: Path) -> str:

@@ -100,7 +100,7 @@ class Offline:
     def score(
         self, pictures: Sequence[bytes], fit: str, label: int | None = None, by_label: bool = False
     ) -> list[Score]:
-        no_label, names = self._require_prior(), self._bundle.manifest.labels or ()
+        no_label, names = self._require_prior(), self.labels()
         if by_label and not names:
             raise VqserveError("--by-label: there are no labels; leave it out")
         if label is not None and not 0 <= label < no_label:  # which is the number after the last label
@@ -111,6 +111,9 @@ class Offline:
     def _score(self, grid: Codes, labels: NDArray[np.int64], by_label: bool) -> Score:
         bits, *others = bits_of(self._codec, np.repeat(grid[None], len(labels), axis=0), labels).tolist()
         return Score(bits, bits / grid.size, tuple(others) if by_label else None)
+
+    def labels(self) -> Sequence[str]:
+        return self._bundle.manifest.labels or ()
 
     def info(self) -> list[dict[str, Any]]:
         return [self._bundle.manifest.model_dump(mode="json")]

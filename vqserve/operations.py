@@ -5,9 +5,10 @@ Both clients run these, so a call exists once.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar
@@ -18,8 +19,8 @@ import numpy as np
 from numpy.lib.format import read_array
 from numpy.typing import ArrayLike, NDArray
 
-from vqserve.answers import Encoded, Generation, ModelInfo, Row, Score
-from vqserve.problems import UnexpectedAnswerError, problem_of_event
+from vqserve.answers import UNREADABLE, Encoded, Generation, ModelInfo, Score
+from vqserve.problems import UnexpectedAnswerError
 
 T = TypeVar("T")
 Picture = bytes | Path  # a PNG, JPEG, WebP or BMP file
@@ -31,7 +32,6 @@ Query = str | Whole | Number | bool | None
 JSON, NPY, CONTAINER, PNG = "application/json", "application/x-npy", "application/vnd.vqserve.codes", "image/png"
 EVENTS = "text/event-stream"
 CONTAINER_START, PNG_START = b"\xf6Q", b"\x89PNG\r\n\x1a\n"  # of every such file
-UNREADABLE = (AttributeError, EOFError, KeyError, TypeError, ValueError)  # what reading an unknown answer raises
 
 
 class Packing(TypedDict, total=False):
@@ -92,7 +92,10 @@ class Operation(Generic[T]):
         try:
             return self.read(response)
         except UNREADABLE as error:
-            raise UnexpectedAnswerError(f"{self.method} {self.path} gave an unknown answer: {error!r}") from error
+            advice = "see that the URL is that of a vqserve service, and of this version"
+            raise UnexpectedAnswerError(
+                f"{self.method} {self.path} gave an unknown answer ({error!r}): {advice}"
+            ) from error
 
 
 def encode(pictures: Sequence[Picture], **query: Query) -> Operation[list[Encoded]]:
@@ -131,7 +134,7 @@ def generate(model: str | None, wanted: Wanted) -> Operation[Generation]:
 
 
 def stream(model: str | None, wanted: Wanted) -> Operation[None]:
-    """Read with `Events`, line by line."""
+    """Read with `events.Events`, line by line."""
     headers = {"Accept": EVENTS}
     return Operation("POST", "/generate", lambda _: None, _params({"model": model}), headers, body=_plain(wanted))
 
@@ -146,52 +149,6 @@ def models() -> Operation[list[ModelInfo]]:
 
 def model(name: str) -> Operation[ModelInfo]:
     return Operation("GET", f"/models/{quote(name, safe='')}", lambda answer: ModelInfo.of(answer.json()))
-
-
-class Events:
-    """Lines of `text/event-stream` to values: `Row`s, then one `Generation`."""
-
-    def __init__(self) -> None:
-        self._event = "message"
-        self._data: list[str] = []
-        self._done = False
-
-    def feed(self, line: str) -> Iterator[Row | Generation]:
-        """The value that this line, without its line end, completes: none or one.
-
-        Raises ProblemError for the event `error`, with which the service ends a stream that it cannot finish, and
-        UnexpectedAnswerError for an event that is not what the service of this version sends.
-        """
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "event":
-            self._event = value
-        elif name == "data":
-            self._data.append(value)
-        elif line == "" and self._data:
-            event, data = self._event, "\n".join(self._data)
-            self._event, self._data = "message", []
-            yield from self._complete(event, data)
-
-    def finish(self) -> None:
-        """Call it when the lines end. Raises UnexpectedAnswerError unless the answer was complete."""
-        if not self._done:
-            raise UnexpectedAnswerError("the stream ended before its last event")
-
-    def _complete(self, event: str, data: str) -> list[Row | Generation]:
-        try:
-            fields = json.loads(data)
-            if event == "row":
-                return [Row.of(fields)]
-            if event == "done":
-                generation = Generation.of(fields)
-                self._done = True
-                return [generation]
-        except UNREADABLE as error:
-            raise UnexpectedAnswerError(f"the stream has an unknown event {event!r}: {error!r}") from error
-        if event == "error":
-            raise problem_of_event(fields)
-        return []
 
 
 def _whole_numbers(codes: ArrayLike) -> NDArray[Any]:
@@ -216,8 +173,11 @@ def _file(picture: Picture) -> tuple[str, bytes, str]:
 
 
 def _bytes_of(file: bytes | Path, what: str) -> bytes:
-    """Raises TypeError: something else from untyped code, which would be sent as no picture or container is."""
+    """Raises OSError where it cannot be read, and TypeError for something else from untyped code, which would be sent
+    as no picture or container is."""
     if isinstance(file, Path):
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder: pass its files, each as its Path", str(file))
         return file.read_bytes()
     if not isinstance(file, bytes):
         raise TypeError(f"pass {what} as the bytes of a file or its Path, not {type(file).__name__}: {file!r:.60}")

@@ -7,10 +7,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from vqserve.connection import TIMEOUT_S
+from vqserve.connection import LONGEST_S, TIMEOUT_S
 
 FITS = ("exact", "resize", "pad")
-LONGEST_S = 86400.0  # a socket takes no number of seconds, however large
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -40,7 +39,7 @@ def _add_common(command: argparse.ArgumentParser, name: str) -> None:
     where.add_argument("--bundle", type=folder, help="a bundle folder, to work without a service")
     command.add_argument("--model", help="name of the service's model; its default one without it")
     command.add_argument("--key", help="API key (default: $VQSERVE_KEY)")
-    wait = f"how long the service may take for an answer (default: {TIMEOUT_S:g})"
+    wait = f"longest wait for a connection, and for each next part of an answer (default: {TIMEOUT_S:g})"
     command.add_argument("--timeout", type=seconds, default=TIMEOUT_S, metavar="SECONDS", help=wait)
 
 
@@ -57,7 +56,7 @@ def _add_special(command: argparse.ArgumentParser, name: str) -> None:
         form.add_argument("--together", action="store_true", help="pictures of one size into one container")
         form.add_argument("--codes", action="store_true", help="write the codes as JSON instead of a container")
     if name == "score":
-        command.add_argument("--label", type=int, help="number of the label under which to score")
+        command.add_argument("--label", type=label, help="number or name of the label under which to score")
         command.add_argument("--by-label", action="store_true", help="also the bits under each label in turn")
     if name == "generate":
         _add_wishes(command)
@@ -65,7 +64,7 @@ def _add_special(command: argparse.ArgumentParser, name: str) -> None:
 
 def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--n", type=int, default=1, help="how many")
-    command.add_argument("--label", type=int, help="number of the label")
+    command.add_argument("--label", type=label, help="number or name of the label")
     command.add_argument("--seed", type=int, help="reproduces the pictures; part of the file names")
     command.add_argument("--temperature", type=number)
     command.add_argument("--top-k", type=int)
@@ -83,6 +82,14 @@ def named(text: str) -> str:
 def folder(text: str) -> Path:
     """Raises ArgumentTypeError as `named`."""
     return Path(named(text))
+
+
+def label(text: str) -> int | str:
+    """A number where it is one, else a name, which only the model knows."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def number(text: str) -> float:

@@ -10,7 +10,8 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,8 @@ class Output:
     def of(cls, options: argparse.Namespace, single: bool, inputs: Sequence[Path] = ()) -> Output:
         """Raises VqserveError where there may be several results, and `name` is that of one file."""
         name: str | None = options.output
-        no_folder = name is not None and not name.endswith("/") and not Path(name).is_dir()
+        with _to_be_written(name):
+            no_folder = name is not None and not name.endswith("/") and not Path(name).is_dir()
         if name is not None and no_folder and not single and Path(name).suffix:
             raise VqserveError(f"{name} is the name of one file, for what may be several: pass a folder, as {name}/")
         read = frozenset(_identity(path) for path in inputs if str(path) != STANDARD)
@@ -56,12 +58,12 @@ class Output:
         Raises VqserveError where two have the same place, or one must not be replaced.
         """
         targets = [self.place(source, name) for source, name in results]
-        taken: dict[Path, Path] = {}
+        taken: dict[str, Path] = {}
         for (source, _), target in zip(results, targets, strict=True):
             if target is None:
                 continue
             self.require_free(target)
-            resolved = target.resolve()
+            resolved = os.path.realpath(target)  # Path.resolve raises RuntimeError for a link to itself
             if resolved in taken:
                 both = f"{taken[resolved]} and {source} would both become {target}"
                 raise VqserveError(f"{both}: rename one, or name another --output for it")
@@ -88,7 +90,9 @@ class Output:
         advice = "name another place with --output, or pass --force"
         if _identity(target) in self.inputs:
             raise VqserveError(f"{target} is one of the inputs: {advice}")
-        if not (named and self.is_file) and target.exists():
+        with _to_be_written(target):
+            there = not (named and self.is_file) and target.exists()
+        if there:
             raise VqserveError(f"{target} is there already: {advice}")
 
 
@@ -109,12 +113,19 @@ def write(target: Path | None, data: bytes) -> None:
     if target is None:
         _to_standard_output(data)
         return
-    try:
+    with _to_be_written(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not target.is_file():  # a device or a pipe: nothing may take its place
             target.write_bytes(data)
         else:
             _write_whole(Path(os.path.realpath(target)), data)
+
+
+@contextmanager
+def _to_be_written(target: Path | str | None) -> Iterator[None]:
+    """Around a look at `target`, or its writing. Raises as `write`."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:

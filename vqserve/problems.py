@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -40,12 +41,15 @@ class ProblemError(VqserveError):
     """The service refused. `type` is stable (`urn:vqserve:problem:queue-full`); `detail` says what to do."""
 
     def __init__(self, status: int, type: str, title: str, detail: str, request_id: str | None) -> None:
-        super().__init__(f"{status} {title}: {detail}")
+        super().__init__(status, type, title, detail, request_id)  # all, or no other process could read the error
         self.status = status
         self.type = type
         self.title = title
         self.detail = detail
         self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.title}: {self.detail}" if self.detail else f"{self.status} {self.title}"
 
 
 def problem_of(response: httpx.Response) -> ProblemError:
@@ -55,9 +59,22 @@ def problem_of(response: httpx.Response) -> ProblemError:
         response.status_code,
         str(fields.get("type", NO_TYPE)),
         str(fields.get("title", response.reason_phrase)),
-        str(fields.get("detail", response.text[:200])),
+        str(fields.get("detail", _of_another_server(response))),
         response.headers.get("x-request-id"),
     )
+
+
+def _of_another_server(response: httpx.Response) -> str:
+    """Where a redirect leads, without its query, which may hold a secret; else the beginning of the page, in a line."""
+    if not response.has_redirect_location:
+        return " ".join(response.text.split())[:200]
+    target = response.headers["location"].partition("?")[0]
+    return f"it leads to {without_userinfo(target)}, and redirects are not followed: pass the service's own URL"
+
+
+def without_userinfo(url: str) -> str:
+    """For messages. All up to the last @ goes, since the `/` of a password that was not escaped ends no user."""
+    return re.sub(r"^([a-zA-Z][a-zA-Z0-9+.-]*://)?.*@", r"\1", url, flags=re.DOTALL)
 
 
 def _fields(response: httpx.Response) -> dict[str, object]:

@@ -71,7 +71,7 @@ def _encode(group: Group, backend: Backend, output: Output, options: argparse.Na
         raise FileError(group.with_name(str(error))) from error
     except ProblemError as error:
         if error.status != TOO_LARGE or len(pictures) == 1:
-            error.args = (group.with_name(str(error)),)
+            error.detail = group.with_name(error.detail)
             raise
         halves = group.halves()
         for half in halves:

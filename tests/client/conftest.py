@@ -1,4 +1,4 @@
-"""A real server on a real socket, for the clients."""
+"""A real server on a real socket for the clients, and where the command works."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import uvicorn
+from PIL import Image
 
 from service.app import create_app
 from service.settings import Settings
-from tests.conftest import Tiny
+from tests.conftest import PICTURES, Tiny
+from tests.tiny_bundle import oracle_codes, oracle_pixels
 
 KEY = "a-key-for-tests"
+DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
 
 
 @contextmanager
@@ -42,3 +47,13 @@ def server_url(tiny: Tiny) -> Iterator[str]:
     """Asks for `KEY`."""
     with serving(tiny, api_keys=f"tests:{KEY}") as url:
         yield url
+
+
+@pytest.fixture(params=["offline", "online"])
+def where(request: pytest.FixtureRequest, tiny: Tiny, server_url: str) -> list[str]:
+    return ["--bundle", str(tiny.grey)] if request.param == "offline" else ["--url", server_url, "--key", KEY]
+
+
+def expected(path: Path, tiny: Tiny) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    pixels = np.asarray(Image.open(path))[None, ..., None]
+    return oracle_pixels(oracle_codes(pixels, tiny.grey_weights), tiny.grey_weights, 1)[0, :, :, 0]

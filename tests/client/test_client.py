@@ -1,14 +1,12 @@
-"""Both clients against a real server, and their retries and streams against a scripted one."""
+"""Both clients against a real server, and what they refuse before they send it."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,17 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import DeadlinePassed, NotReady, Problem, problem_body, problem_type
 from tests.client.conftest import KEY
+from tests.client.scripted import scripted
 from tests.conftest import PICTURES, Tiny
 from tests.tiny_bundle import oracle_codes, oracle_pixels
 from vqserve import (
     AsyncClient,
     Client,
-    Generation,
     ProblemError,
-    Retries,
-    Row,
     UnexpectedAnswerError,
     VqserveError,
     connection,
@@ -34,8 +29,6 @@ from vqserve import (
 )
 
 DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
-ITEM = {"label": 3, "bits": 12.5, "codes": [[1, 2], [3, 4]], "image": "iVBORw=="}
-DONE = {"model": "tiny", "version": "ab", "seed": 7, "items": [ITEM]}
 
 
 def pixels_of(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -55,8 +48,10 @@ def test_keys_and_urls_that_cannot_be_used_say_so() -> None:
     assert connection.key_header("") == connection.key_header(None) == {}
     with pytest.raises(VqserveError, match="write http://localhost:8000"):
         Client("localhost:8000")
-    with pytest.raises(VqserveError, match="printable ASCII"):
-        AsyncClient(key="clé")
+    for key in ("clé", "secret ", " secret", " "):  # with a space, each call was an error of httpx that quotes the key
+        with pytest.raises(VqserveError, match=r"printable ASCII.*without a space") as raised:
+            AsyncClient(key=key)
+        assert "secret" not in str(raised.value)
 
 
 def archive() -> bytes:
@@ -78,7 +73,7 @@ def archive() -> bytes:
     ],
 )
 def test_an_answer_of_another_shape_is_unexpected(call: operations.Operation[object], body: bytes) -> None:
-    with pytest.raises(UnexpectedAnswerError):
+    with pytest.raises(UnexpectedAnswerError, match="see that the URL is that of a vqserve service"):
         call.value(httpx.Response(200, content=body))
 
 
@@ -170,146 +165,6 @@ def test_both_clients_have_the_same_methods() -> None:
             assert inspect.signature(getattr(AsyncClient, name)).parameters == inspect.signature(method).parameters
 
 
-def scripted(*answers: httpx.Response | Exception) -> tuple[httpx.MockTransport, list[httpx.Request]]:
-    seen: list[httpx.Request] = []
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        answer = answers[len(seen) - 1]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return httpx.MockTransport(handle), seen
-
-
-MODELS = {"models": [{"name": "m", "version": "v", "labels": None}]}
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    # The names in these two modules only: the server of other tests sleeps too.
-    monkeypatch.setattr("vqserve.synchronous.time", SimpleNamespace(sleep=slept.append))
-    monkeypatch.setattr("vqserve.asynchronous.asyncio", SimpleNamespace(sleep=sleep))
-    return slept
-
-
-def run_models(transport: httpx.MockTransport, asynchronous: bool, retries: Retries) -> Any:
-    if not asynchronous:
-        with Client("http://x", transport=transport, retries=retries) as client:
-            return client.models()
-
-    async def call() -> Any:
-        async with AsyncClient("http://x", transport=transport, retries=retries) as client:
-            return await client.models()
-
-    return asyncio.run(call())
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_retry_after_is_honoured(asynchronous: bool, pauses: list[float]) -> None:
-    full = httpx.Response(429, headers={"Retry-After": "3"})
-    transport, seen = scripted(
-        full, httpx.Response(503, headers={"Retry-After": "1"}), httpx.Response(200, json=MODELS)
-    )
-    (model,) = run_models(transport, asynchronous, Retries())
-    assert (model.name, len(seen), pauses) == ("m", 3, [3.0, 1.0])
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_without_retry_after_the_pause_doubles(asynchronous: bool, pauses: list[float]) -> None:
-    lost = httpx.ConnectError("refused")
-    transport, seen = scripted(lost, httpx.Response(502), lost, httpx.Response(200, json=MODELS))
-    run_models(transport, asynchronous, Retries(first_pause_s=1.0))
-    assert len(seen) == 4
-    assert all(low <= pause <= 2 * low for pause, low in zip(pauses, (0.5, 1.0, 2.0), strict=True))
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_it_gives_up(asynchronous: bool, pauses: list[float]) -> None:
-    busy = httpx.Response(429, headers={"Retry-After": "1"})
-    for answers, attempts in (
-        ([busy] * 4, 4),
-        ([httpx.Response(503, headers={"Retry-After": "31"})], 1),  # longer than the longest pause
-        ([httpx.Response(404)], 1),  # would not help
-        ([httpx.Response(504)], 1),  # the service took its time once already
-    ):
-        transport, seen = scripted(*answers)
-        with pytest.raises(ProblemError):
-            run_models(transport, asynchronous, Retries())
-        assert len(seen) == attempts
-    transport, seen = scripted(*[httpx.ConnectError("refused")] * 4)
-    with pytest.raises(httpx.ConnectError):
-        run_models(transport, asynchronous, Retries())
-    assert len(seen) == 4
-
-
-@pytest.mark.parametrize(
-    ("value", "low", "high"),
-    [("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("nonsense", 0.1, 0.3), ("", 0.1, 0.3), ("0", 0, 0)]
-    + [(f"Wed, 21 Oct {year} 07:28:00 GMT", 0.1, 0.3) for year in ("10000", "99999999999999999999")],
-)
-def test_retry_after_may_be_a_date(value: str, low: float, high: float) -> None:
-    pause = Retries().pause_s(1, httpx.Response(429, headers={"Retry-After": value}))
-    assert pause is not None and low <= pause <= high
-
-
-def events(*parts: tuple[str, Any]) -> str:
-    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in parts)
-
-
-ROWS = [("row", {"row": row, "items": [{"codes": [row, row + 1]}]}) for row in range(2)]
-
-
-def stream(text: str, asynchronous: bool) -> list[Row | Generation]:
-    transport, seen = scripted(httpx.Response(200, text=text, headers={"Content-Type": "text/event-stream"}))
-    if asynchronous:
-
-        async def call() -> list[Row | Generation]:
-            async with AsyncClient("http://x", transport=transport) as client:
-                return [value async for value in client.stream(n=1, seed=7)]
-
-        values = asyncio.run(call())
-    else:
-        with Client("http://x", transport=transport) as client:
-            values = list(client.stream(n=1, seed=7))
-    assert json.loads(seen[0].content) == {"n": 1, "seed": 7}
-    return values
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_stream_gives_rows_and_then_the_generation(asynchronous: bool) -> None:
-    first, second, last = stream(": hello\n\n" + events(*ROWS, ("done", DONE)), asynchronous)
-    assert isinstance(first, Row) and isinstance(second, Row) and isinstance(last, Generation)
-    assert (second.row, second.codes.tolist()) == (1, [[1, 2]])
-    assert (last.seed, last.items[0].bits, last.items[0].png) == (7, 12.5, b"\x89PNG")
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_stream_that_breaks_off_is_an_error(asynchronous: bool) -> None:
-    with pytest.raises(UnexpectedAnswerError, match="before its last event"):
-        stream(events(*ROWS), asynchronous)
-    for unknown in ({"detail": "half a problem"}, ["no problem"]):
-        with pytest.raises(UnexpectedAnswerError, match=r"unknown error: .*problem"):
-            stream(events(*ROWS, ("error", unknown)), asynchronous)
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("problem", [NotReady("The service is shutting down."), DeadlinePassed("It took too long.")])
-def test_a_stream_that_the_service_ends_is_a_problem(problem: Problem, asynchronous: bool) -> None:
-    """It used to be an UnexpectedAnswerError, which says that this is another server or another version of it."""
-    with pytest.raises(ProblemError) as raised:
-        stream(events(*ROWS, ("error", problem_body(problem, "an-id"))), asynchronous)
-    error = raised.value
-    assert (error.status, error.type) == (problem.status, problem_type(problem.slug))
-    assert (error.title, error.detail, error.request_id) == (problem.title, problem.detail, "an-id")
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -324,3 +179,16 @@ def test_an_unknown_answer_is_an_error(call: Callable[[Client], Any]) -> None:
     transport, _ = scripted(httpx.Response(200, json={"unknown": 1}))
     with Client("http://x", transport=transport) as client, pytest.raises(UnexpectedAnswerError):
         call(client)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    """The error did not say what to pass instead."""
+    with Client("http://x") as client:
+        for call in (client.encode, client.compress, client.score, client.decompress):
+            with pytest.raises(IsADirectoryError, match=f"it is a folder: pass its files.*{tmp_path}"):
+                call(tmp_path)
+
+
+def test_who_installs_the_package_has_its_types() -> None:
+    """Without the file, type checkers take all of it for `Any`."""
+    assert Path(connection.__file__).with_name("py.typed").is_file()

@@ -14,22 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.client.conftest import KEY, serving
-from tests.conftest import PICTURES, Tiny
-from tests.tiny_bundle import CODEBOOK_SIZE, oracle_codes, oracle_pixels
+from tests.client.conftest import DIGITS, KEY, expected, serving
+from tests.conftest import Tiny
+from tests.tiny_bundle import CODEBOOK_SIZE, oracle_codes
 from vqserve.command_line import main
-
-DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
-
-
-@pytest.fixture(params=["offline", "online"])
-def where(request: pytest.FixtureRequest, tiny: Tiny, server_url: str) -> list[str]:
-    return ["--bundle", str(tiny.grey)] if request.param == "offline" else ["--url", server_url, "--key", KEY]
-
-
-def expected(path: Path, tiny: Tiny) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    pixels = np.asarray(Image.open(path))[None, ..., None]
-    return oracle_pixels(oracle_codes(pixels, tiny.grey_weights), tiny.grey_weights, 1)[0, :, :, 0]
 
 
 def test_a_folder_goes_there_and_back(where: list[str], tiny: Tiny, tmp_path: Path) -> None:
@@ -153,7 +141,8 @@ def test_what_ails_all_files_ends_the_command(
     server_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["encode", "--url", server_url, "--key", "wrong", *map(str, DIGITS), "-o", f"{tmp_path}/out/"]) == 1
-    assert capsys.readouterr().err.count("401") == 1
+    said = "401 No or wrong API key: Pass a valid key with --key or in VQSERVE_KEY."
+    assert capsys.readouterr().err == f"vqserve: {DIGITS[0]}: {said}\n"
 
 
 def test_info_reads_a_header_without_a_model(
@@ -261,70 +250,14 @@ def test_the_advice_on_sizes_names_the_option(
     assert "Add --fit resize or --fit pad." in said and "?fit" not in said
 
 
-def test_two_pictures_of_one_name_are_refused_before_any_work(
-    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_advice_on_what_fit_makes_names_the_option(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The second container used to replace the first, with exit status 0."""
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "x.png").write_bytes(DIGITS[0].read_bytes())
-    Image.open(DIGITS[1]).save(tmp_path / "a/x.bmp")
-    one, other, bitmap = (str(tmp_path / name) for name in ("a/x.png", "b/x.png", "a/x.bmp"))
-    out = str(tmp_path / "out")
-    for given, first, second in (
-        ([str(tmp_path / "a")], bitmap, one),
-        ([one, other, "-o", out], one, other),
-        ([one, other, "-o", out, "--codes"], one, other),
-        ([one, f"{tmp_path}/b/../a/x.bmp"], one, f"{tmp_path}/b/../a/x.bmp"),
-    ):
-        assert main(["encode", *where, *given]) == 1
-        assert f"vqserve: {first} and {second} would both become " in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["x.bmp", "x.png", "x.png"]
-    assert main(["encode", *where, one, other]) == 0  # each beside its own picture
-    assert main(["encode", *where, one, other, "--together", "-o", str(tmp_path / "all.vqc")]) == 0
-
-
-def test_two_containers_of_one_name_are_refused_before_any_work(
-    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A container of several pictures gives names with numbers, which another container may have as its own."""
-    digits, several = [str(path) for path in DIGITS], str(tmp_path / "x.vqc")
-    assert main(["encode", *where, *digits, "--together", "-o", several]) == 0
-    names = [str(tmp_path / name) for name in ("x-001.vqc", "x-003.vqc", "other/x-001.vqc")]
-    for name in names:
-        assert main(["encode", *where, digits[0], "-o", name]) == 0
-    taken, free, same_name = names
-    out = tmp_path / "out"
-    for first, second in ((several, taken), (taken, same_name)):
-        assert main(["decode", *where, first, second, "-o", str(out)]) == 1
-        assert f"vqserve: {first} and {second} would both become {out}/x-001.png" in capsys.readouterr().err
-        assert not out.exists()
-    assert main(["decode", *where, several, free, "-o", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == [f"x-{index:03d}.png" for index in range(4)]
-
-
-def test_a_decoded_picture_does_not_take_the_place_of_its_original(
-    where: list[str], tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    original, container = tmp_path / "digit.png", tmp_path / "digit.vqc"
-    original.write_bytes(DIGITS[0].read_bytes())
-    assert main(["encode", *where, str(original)]) == 0
-    assert main(["decode", *where, str(container)]) == 1
-    assert f"{original} is there already: name another place with --output, or pass --force" in capsys.readouterr().err
-    assert original.read_bytes() == DIGITS[0].read_bytes()
-    assert main(["decode", *where, str(container), "--force"]) == 0
-    assert np.array_equal(np.asarray(Image.open(original)), expected(DIGITS[0], tiny))
-
-
-def test_several_results_for_standard_output_are_refused_before_any_work(
-    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    several = str(tmp_path / "all.vqc")
-    assert main(["encode", *where, *map(str, DIGITS), "--together", "-o", several]) == 0
-    for arguments in (["encode", *map(str, DIGITS)], ["decode", several]):
-        assert main([arguments[0], *where, *arguments[1:], "-o", "-"]) == 1
-        captured = capsys.readouterr()
-        assert captured.out == "" and "several results do not fit standard output" in captured.err
+    Image.new("RGB", (1, 30)).save(tmp_path / "narrow.png")
+    with serving(tiny, max_pixels=100) as url:
+        given = ["encode", "--url", url, "--model", "tiny_colour", "--fit", "pad", str(tmp_path / "narrow.png")]
+        assert main(given) == 1
+    assert "1x30 becomes 4x32 with --fit pad, which is more than 100 pixels" in capsys.readouterr().err
 
 
 def test_what_cannot_be_decoded_says_why(where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

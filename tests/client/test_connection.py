@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import copy
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,9 @@ import numpy as np
 import pytest
 
 from tests.client.conftest import serving
-from tests.client.test_client import DONE, scripted
+from tests.client.scripted import DONE, MODELS, scripted
 from tests.conftest import PICTURES, Tiny
-from vqserve import AsyncClient, Client, UnexpectedAnswerError, VqserveError, connection, operations
+from vqserve import AsyncClient, Client, VqserveError, connection
 from vqserve.command_line import main
 from vqserve.problems import problem_of
 
@@ -108,14 +111,6 @@ def test_a_broken_problem_document_counts_by_its_status(body: bytes) -> None:
     assert error.request_id == "an-id"
 
 
-@pytest.mark.parametrize(("event", "data"), [("row", '{"row": 0, "it'), ("row", "{}"), ("done", "[]"), ("error", "{")])
-def test_a_broken_event_is_an_unexpected_answer(event: str, data: str) -> None:
-    """It was a bare JSONDecodeError, KeyError or TypeError."""
-    events = operations.Events()
-    with pytest.raises(UnexpectedAnswerError, match=f"unknown event '{event}'"):
-        [value for line in (f"event: {event}", f"data: {data}", "") for value in events.feed(line)]
-
-
 def test_an_address_in_brackets_is_a_host() -> None:
     assert connection.base_url("http://[::1]:8000") == "http://[::1]:8000"
 
@@ -141,3 +136,82 @@ def test_variables_that_cannot_be_used_are_named(
     assert main(["info", "--url", "http://127.0.0.1:9"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"vqserve: {said}") and name in line and "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("https://codes.example.org/encode?model=mnist", "https://codes.example.org/encode"),
+        ("/login?token=secret", "/login"),
+        ("https://me:secret@codes.example.org/", "https://codes.example.org/"),
+    ],
+)
+def test_a_redirect_says_where_it_leads(location: str, shown: str) -> None:
+    """It was `302 Found: `, and the page of the proxy."""
+    error = problem_of(httpx.Response(302, text="<html>", headers={"Location": location}))
+    advice = "and redirects are not followed: pass the service's own URL"
+    assert str(error) == f"302 Found: it leads to {shown}, {advice}"
+
+
+def test_the_page_of_another_server_is_one_line() -> None:
+    """A message had as many lines as the page, and one without a page ended in a colon."""
+    page = "<html>\r\n<h1>401 Authorization Required</h1>\n</html>\n"
+    said = "401 Unauthorized: <html> <h1>401 Authorization Required</h1> </html>"
+    assert str(problem_of(httpx.Response(401, text=page))) == said
+    assert str(problem_of(httpx.Response(404))) == "404 Not Found"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        " http://localhost:8000",
+        "ftp://localhost",
+        "http+unix://socket",
+        "http://",
+        "http:///encode",
+        "http://localhost:8000?model=mnist",
+        "http://localhost:8000/#encode",
+    ],
+)
+def test_what_is_no_url_of_a_service_is_refused(url: str) -> None:
+    """It was taken, and each call was a network that fails, or another route."""
+    with pytest.raises(VqserveError, match="is no URL of a service: write it as http://localhost:8000"):
+        Client(url)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e20])
+def test_what_is_no_time_to_wait_is_refused(seconds: float) -> None:
+    """0 was `Operation now in progress`, after four attempts; the others failed at the first call."""
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match=r"timeout_s is .*: pass seconds above 0 and at most 86400"):
+            kind("http://x", timeout_s=seconds)
+
+
+def test_a_problem_goes_to_another_process() -> None:
+    """It could not be unpickled, which ended a pool of processes."""
+    error = problem_of(httpx.Response(404, text="nothing here", headers={"X-Request-ID": "an-id"}))
+    there = copy.copy(error)  # as pickle does
+    assert str(there) == str(error) == "404 Not Found: nothing here"
+    assert vars(there) == vars(error) and there.request_id == "an-id"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_password_of_a_url_is_in_no_log(asynchronous: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """httpx logged it with each request, and an API key beside it was not sent."""
+    caplog.set_level(logging.INFO)
+    transport, seen = scripted(httpx.Response(200, json=MODELS))
+    url = "https://me:p%40ss@codes.example.org/vq"
+
+    async def models() -> None:
+        async with AsyncClient(url, key="a-key", transport=transport) as client:
+            await client.models()
+
+    if asynchronous:
+        asyncio.run(models())
+    else:
+        with Client(url, key="a-key", transport=transport) as client:
+            client.models()
+    (request,) = seen
+    assert request.headers["authorization"] == f"Basic {base64.b64encode(b'me:p@ss').decode()}"
+    assert request.headers["x-api-key"] == "a-key"
+    assert "https://codes.example.org/vq/models" in caplog.text and "ss@" not in caplog.text

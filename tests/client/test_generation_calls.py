@@ -104,3 +104,32 @@ def _png(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels[:, :, 0]).save(stream, "PNG")
     return stream.getvalue()
+
+
+def test_labels_may_be_named(url: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only their numbers could be, and `GET /models`, which lists the names, is no word of the command."""
+    for where in (["--bundle", str(bundle)], ["--url", url], ["--url", url, "--model", "tiny_prior"]):
+        drawn = []
+        for label in ("label 2", "2"):
+            assert main(["generate", *where, "--seed", "5", "--label", label, "-o", f"{tmp_path}/drawn.png"]) == 0
+            assert main(["score", *where, "--label", label, str(DIGITS[0])]) == 0
+            drawn.append(((tmp_path / "drawn.png").read_bytes(), capsys.readouterr().out))
+        assert drawn[0] == drawn[1]
+        for command in (["generate"], ["score", str(DIGITS[0]), str(DIGITS[1])]):
+            assert main([*command, *where, "--label", "cat"]) == 1
+            said = "vqserve: no label of the model is called 'cat': vqserve info lists their names\n"
+            assert capsys.readouterr().err == said
+        assert main(["generate", *where, "--label", "-1"]) == 1
+        assert "vqserve info lists the labels' names" in capsys.readouterr().err
+    assert main(["generate", "--url", url, "--model", "tiny", "--label", "cat"]) == 1
+    assert capsys.readouterr().err == "vqserve: the model has no labels: leave --label out\n"
+
+
+def test_info_lists_all_labels(
+    url: str, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of more than a hundred it listed none."""
+    monkeypatch.setattr("vqserve.command_line._MOST_LISTED", 2)
+    for where in (["--bundle", str(bundle)], ["--url", url, "--model", "tiny_prior"]):
+        assert main(["info", *where]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["labels"] == ["label 0", "label 1", "label 2"]

@@ -131,3 +131,45 @@ def test_what_is_no_number_is_refused(option: str, value: str, capsys: pytest.Ca
     assert ended.value.code == 2 and f"argument {option}: '{value}' is no" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["encode", "--url", "http://x", f"--effort={value}", "x.png"])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (httpx.ReadTimeout("timed out"), "no answer in time: give it more with --timeout"),
+        (httpx.WriteTimeout("timed out"), "no answer in time: give it more with --timeout"),
+        (
+            httpx.ConnectTimeout("timed out"),
+            "no connection in time: see that the URL is right, or give it more with --timeout",
+        ),
+    ],
+)
+def test_all_commands_say_the_same_of_a_wait_that_ends(
+    error: httpx.TimeoutException, words: str, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`info` and `generate` had httpx's words, and no advice."""
+    script({1: error, 2: error, 3: error})
+    for given in (["info"], ["generate", "-o", os.devnull], ["encode", str(DIGITS[0]), "-o", os.devnull]):
+        assert main([given[0], "--url", "http://me:secret@x", *given[1:]]) == 1
+        said = capsys.readouterr().err
+        assert said.endswith(f": {words}\n") and "secret" not in said
+        assert given[0] == "encode" or said.startswith("vqserve: http://x: ")
+
+
+def test_what_cannot_be_looked_at_is_of_the_file(
+    server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a bare `[Errno 36]`, before any file was done."""
+    where = ["--url", server_url, "--key", KEY]
+    long = f"{tmp_path}/{'a' * 300}"
+    assert main(["encode", *where, long, str(DIGITS[0]), "-o", f"{tmp_path}/out/"]) == 1
+    said = [f"vqserve: {long}: File name too long", "vqserve: 1 of 2 files were refused"]
+    assert capsys.readouterr().err.splitlines() == said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["digit_0.vqc"]
+
+    def protected(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("vqserve.files.Path.iterdir", protected)
+    assert main(["encode", *where, str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"vqserve: {tmp_path} cannot be read: Permission denied\n"

@@ -110,3 +110,16 @@ def test_the_names_of_halves_are_nobodys_choice(
     assert (tmp_path / "all-1.vqc").read_bytes() == b"mine"
     assert main(["encode", *narrow, "--together", str(five), "-o", f"{tmp_path}/all.vqc", "--force"]) == 0
     assert (tmp_path / "all-1.vqc").read_bytes() != b"mine"
+
+
+def test_pictures_of_two_sizes_have_advice(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It did not say what to do."""
+    names = [f"{tmp_path}/{side}.png" for side in (32, 64)]
+    for name, side in zip(names, (32, 64), strict=True):
+        Image.new("RGB", (side, side)).save(name)
+    with serving(tiny) as url:
+        for where in (["--url", url, "--model", "tiny_colour"], ["--bundle", str(tiny.colour)]):
+            assert main(["encode", *where, "--together", *names, "-o", f"{tmp_path}/x.vqc"]) == 1
+            said = capsys.readouterr().err.strip().removesuffix(".")
+            advice = "but one container holds one size: leave --together out, or make all alike"
+            assert said.endswith(f": {names[1]}: it is 64x64, the first one 32x32, {advice}")

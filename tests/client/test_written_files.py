@@ -181,6 +181,7 @@ def test_other_files_of_a_folder_are_counted(
         (demo / name).write_bytes(b"x")
     for name, original in zip(("j.jfif", "k.jpe"), DIGITS, strict=False):
         Image.open(original).save(demo / name, "JPEG")
+    (demo / "._digit_0.png").write_bytes(b"what macOS writes beside a file")
     assert main(["encode", *where, str(demo), "-o", f"{tmp_path}/out/"]) == 0
     kinds = "1 with .tiff, 2 with .txt, 1 with no suffix"
     said = f"vqserve: {demo}: 4 other files are left out ({kinds}); name those that should be taken\n"
@@ -211,3 +212,25 @@ def test_names_are_written_as_they_are(
     assert main(["info", *names]) == 0
     lines = printed.buffer.getvalue().decode(encoding).splitlines()
     assert f'"file": "{shown}"' in lines[0] and [json.loads(line)["file"] for line in lines] == names
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/x.vqc"])
+def test_an_output_that_cannot_be_looked_at_is_named(
+    suffix: str, where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a bare `[Errno 36]`, or 13 for a folder of somebody else."""
+    output = f"{tmp_path}/{'a' * 300}{suffix}"
+    assert main(["encode", *where, str(DIGITS[0]), "-o", output]) == 1
+    target = f"{output}digit_0.vqc" if suffix == "/" else output
+    advice = "see to it, or name another place with --output"
+    assert capsys.readouterr().err == f"vqserve: {target} cannot be written: File name too long: {advice}\n"
+
+
+def test_a_link_to_itself_holds_nothing(where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was a traceback."""
+    link = tmp_path / "x.vqc"
+    link.symlink_to(link)
+    assert main(["encode", *where, str(DIGITS[0]), "-o", f"{link}/"]) == 1
+    assert f"{link}/digit_0.vqc cannot be written: File exists: see to it" in capsys.readouterr().err
+    assert main(["encode", *where, str(DIGITS[0]), "-o", str(link)]) == 0
+    assert link.is_file() and not link.is_symlink()

@@ -1,0 +1,86 @@
+"""When both clients try again, against a scripted service."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.client.scripted import MODELS, scripted
+from vqserve import AsyncClient, Client, ProblemError, Retries
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    # The names in these two modules only: the server of other tests sleeps too.
+    monkeypatch.setattr("vqserve.synchronous.time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr("vqserve.asynchronous.asyncio", SimpleNamespace(sleep=sleep))
+    return slept
+
+
+def run_models(transport: httpx.MockTransport, asynchronous: bool, retries: Retries) -> Any:
+    if not asynchronous:
+        with Client("http://x", transport=transport, retries=retries) as client:
+            return client.models()
+
+    async def call() -> Any:
+        async with AsyncClient("http://x", transport=transport, retries=retries) as client:
+            return await client.models()
+
+    return asyncio.run(call())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_retry_after_is_honoured(asynchronous: bool, pauses: list[float]) -> None:
+    full = httpx.Response(429, headers={"Retry-After": "3"})
+    transport, seen = scripted(
+        full, httpx.Response(503, headers={"Retry-After": "1"}), httpx.Response(200, json=MODELS)
+    )
+    (model,) = run_models(transport, asynchronous, Retries())
+    assert (model.name, len(seen), pauses) == ("m", 3, [3.0, 1.0])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_without_retry_after_the_pause_doubles(asynchronous: bool, pauses: list[float]) -> None:
+    lost = httpx.ConnectError("refused")
+    transport, seen = scripted(lost, httpx.Response(502), lost, httpx.Response(200, json=MODELS))
+    run_models(transport, asynchronous, Retries(first_pause_s=1.0))
+    assert len(seen) == 4
+    assert all(low <= pause <= 2 * low for pause, low in zip(pauses, (0.5, 1.0, 2.0), strict=True))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_it_gives_up(asynchronous: bool, pauses: list[float]) -> None:
+    busy = httpx.Response(429, headers={"Retry-After": "1"})
+    for answers, attempts in (
+        ([busy] * 4, 4),
+        ([httpx.Response(503, headers={"Retry-After": "31"})], 1),  # longer than the longest pause
+        ([httpx.Response(404)], 1),  # would not help
+        ([httpx.Response(504)], 1),  # the service took its time once already
+    ):
+        transport, seen = scripted(*answers)
+        with pytest.raises(ProblemError):
+            run_models(transport, asynchronous, Retries())
+        assert len(seen) == attempts
+    transport, seen = scripted(*[httpx.ConnectError("refused")] * 4)
+    with pytest.raises(httpx.ConnectError):
+        run_models(transport, asynchronous, Retries())
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"),
+    [("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("nonsense", 0.1, 0.3), ("", 0.1, 0.3), ("0", 0, 0)]
+    + [(f"Wed, 21 Oct {year} 07:28:00 GMT", 0.1, 0.3) for year in ("10000", "99999999999999999999")],
+)
+def test_retry_after_may_be_a_date(value: str, low: float, high: float) -> None:
+    pause = Retries().pause_s(1, httpx.Response(429, headers={"Retry-After": value}))
+    assert pause is not None and low <= pause <= high
