@@ -11,6 +11,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
+from starlette.staticfiles import NotModifiedResponse
 from starlette.types import Receive, Scope, Send
 
 from service.errors import UnknownRoute
@@ -19,15 +20,18 @@ FOLDER = Path(__file__).parent / "playground"
 PAGE = "index.html"
 FILES = (
     "api.js",
+    "arrivals.js",
     "codes.js",
     "colours.js",
     "curl.js",
     "dom.js",
     "generate.js",
     "main.js",
+    "numbers.js",
     "pad.js",
     "pixels.js",
     "png.js",
+    "png_worker.js",
     "style.css",
     "textures.js",
     "workbench.js",
@@ -60,11 +64,19 @@ def routes() -> list[Route]:
 
 
 async def page(request: Request) -> Response:
-    return WholeFile(FOLDER / PAGE, headers=_PAGE_HEADERS)
+    return _whole(request, PAGE, _PAGE_HEADERS)
 
 
 async def file(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in FILES:
         raise UnknownRoute(f"The playground has no file {name[:40]!r}; open / for its page.")
-    return WholeFile(FOLDER / name, headers=_HEADERS)
+    return _whole(request, name, _HEADERS)
+
+
+def _whole(request: Request, name: str, headers: dict[str, str]) -> Response:
+    """304 where the browser has this version of the file (RFC 9110, section 13.1.2)."""
+    path = FOLDER / name
+    response = WholeFile(path, headers=headers, stat_result=path.stat())
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    return NotModifiedResponse(response.headers) if known & {response.headers["etag"], "*"} else response

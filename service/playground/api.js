@@ -32,28 +32,30 @@ export async function listModels(key) {
 }
 
 /** PNG bytes -> {codes, shape, width, height, ...}. */
-export async function encode(query, picture) {
-  const { response, finish } = await call("encode", { query, body: picture, type: picture.type });
+export async function encode(query, picture, signal) {
+  const { response, finish } = await call("encode", { query, body: picture, type: picture.type, signal });
   return { answer: await jsonOf(response), timing: finish() };
 }
 
 /** PNG bytes -> the container's bytes. */
-export async function compress(query, picture) {
-  const { response, finish } = await call("encode", { query, body: picture, type: picture.type, accept: CONTAINER });
+export async function compress(query, picture, signal) {
+  const options = { query, body: picture, type: picture.type, accept: CONTAINER, signal };
+  const { response, finish } = await call("encode", options);
   return { container: await reached(response.blob()), timing: finish() };
 }
 
 /** {codes, width, height} -> a PNG file of that size, without the border that a multiple of the model's needs. */
-export async function decode(query, grid) {
+export async function decode(query, grid, signal) {
   const body = JSON.stringify(grid);
-  const { response, finish } = await call("decode", { query, body, type: "application/json", accept: "image/png" });
+  const options = { query, body, type: "application/json", accept: "image/png", signal };
+  const { response, finish } = await call("decode", options);
   return { picture: await reached(response.blob()), timing: finish() };
 }
 
 /** Several grids of codes -> as many pictures of one size. */
-export async function decodeMany(query, codes) {
+export async function decodeMany(query, codes, signal) {
   const body = JSON.stringify({ codes });
-  const { response } = await call("decode", { query, body, type: "application/json", accept: NPY });
+  const { response } = await call("decode", { query, body, type: "application/json", accept: NPY, signal });
   const bytes = await reached(response.arrayBuffer());
   // The npy format: 8 bytes of magic and version, the length of a header in Python's syntax, the header, the numbers.
   const start = 10 + new DataView(bytes).getUint16(8, true);
@@ -110,7 +112,8 @@ async function reached(promise) {
     return await promise;
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
-    throw new Problem({ title: "The service cannot be reached", detail: error.message });
+    const detail = `The browser says: ${error.message}. See whether the service runs, then try again.`;
+    throw new Problem({ title: "The service cannot be reached", detail });
   }
 }
 

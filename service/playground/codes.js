@@ -1,9 +1,10 @@
 // A grid of codes as a heat map that can be walked with the arrow keys. In: rows of codes and a colour (or texture) each.
-// Out: events of its host: "select" and "activate" {row, column, code}, "erase" when the erased cells change.
+// Out: its events "select", "press" (a click) and "activate" (Enter) {row, column, code}, and "erase" when the erased cells
+// change.
 //
 // One canvas for any number of cells; for screen readers a single cell follows the cursor (aria-activedescendant).
 
-import { element } from "./dom.js";
+import { element, setShape } from "./dom.js";
 import { inkOn } from "./colours.js";
 
 const SMALLEST_LABELLED_PX = 21;
@@ -12,8 +13,8 @@ const LABEL_OPACITY = 0.72;
 const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
 export class CodeGrid extends EventTarget {
-  erasing = false;
   codes = [];
+  #erasing = false;
   #erased = new Set(); // row * columns + column
   #cursor = { row: 0, column: 0 };
   #anchor = null; // where a drag that erases began
@@ -28,11 +29,18 @@ export class CodeGrid extends EventTarget {
     host.append(this.canvas, element("div", { role: "row" }, this.cell));
     host.tabIndex = 0;
     host.addEventListener("keydown", (event) => this.#type(event));
-    host.addEventListener("pointerdown", (event) => this.#press(event));
+    host.addEventListener("click", (event) => this.#press(event)); // no pointerdown, with which scrolling begins too
+    host.addEventListener("pointerdown", (event) => this.#beginErasing(event));
     host.addEventListener("pointermove", (event) => this.#drag(event));
     for (const type of ["pointerup", "pointercancel"]) host.addEventListener(type, () => (this.#anchor = null));
     new ResizeObserver(() => this.draw()).observe(host);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+  }
+
+  /** Whether a drag erases cells or scrolls the page. */
+  set erasing(erasing) {
+    this.#erasing = erasing;
+    this.host.classList.toggle("erasing", erasing);
   }
 
   get rows() {
@@ -67,7 +75,7 @@ export class CodeGrid extends EventTarget {
     this.#colours = colours;
     this.host.setAttribute("aria-rowcount", this.rows);
     this.host.setAttribute("aria-colcount", this.columns);
-    this.host.style.aspectRatio = `${this.columns} / ${this.rows}`;
+    setShape(this.host, this.columns, this.rows);
     if (!sameShape) {
       this.#erased.clear();
       this.#cursor = { row: this.rows >> 1, column: this.columns >> 1 };
@@ -132,18 +140,22 @@ export class CodeGrid extends EventTarget {
     else if (event.key === "Home") this.select(event.ctrlKey ? 0 : row, 0);
     else if (event.key === "End") this.select(event.ctrlKey ? this.rows - 1 : row, this.columns - 1);
     else if (event.key === "Enter") this.#tell("activate");
-    else if (event.key === " " && this.erasing) this.#eraseBox(this.#cursor, this.#cursor, !this.isErased(row, column));
+    else if (event.key === " " && this.#erasing) this.#eraseBox(this.#cursor, this.#cursor, !this.isErased(row, column));
     else return;
     event.preventDefault();
   }
 
   #press(event) {
+    if (this.#erasing) return;
+    const { row, column } = this.#at(event);
+    this.select(row, column);
+    this.#tell("press");
+  }
+
+  #beginErasing(event) {
+    if (!this.#erasing) return;
     const at = this.#at(event);
     this.select(at.row, at.column);
-    if (!this.erasing) {
-      this.#tell("activate");
-      return;
-    }
     this.host.setPointerCapture(event.pointerId);
     this.#anchor = { ...at, erase: !this.isErased(at.row, at.column), before: new Set(this.#erased) };
     this.#eraseBox(at, at, this.#anchor.erase);

@@ -46,11 +46,11 @@ export function showLines(list, lines) {
   );
 }
 
-/** Browsers only give the clipboard to localhost and https; elsewhere the line is selected for Ctrl+C. */
+/** Browsers only give the clipboard to localhost and https, where people allow it; else the line is selected for Ctrl+C. */
 async function copy(code, button) {
-  if (navigator.clipboard) await navigator.clipboard.writeText(code.textContent);
-  else getSelection().selectAllChildren(code);
-  button.textContent = navigator.clipboard ? "Copied" : "Selected";
-  announce(navigator.clipboard ? "Copied to the clipboard." : "Selected. Copy it with Ctrl+C.");
+  const copied = await navigator.clipboard?.writeText(code.textContent).then(() => true, () => false);
+  if (!copied) getSelection().selectAllChildren(code);
+  button.textContent = copied ? "Copied" : "Selected";
+  announce(copied ? "Copied to the clipboard." : "Selected. Copy it with Ctrl+C.");
   setTimeout(() => (button.textContent = "Copy"), 1500);
 }

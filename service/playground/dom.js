@@ -33,7 +33,21 @@ export function hideProblem(upTo = problems) {
   if (upTo === problems) byId("problem").hidden = true;
 }
 
-export const formatBytes = (bytes) => (bytes < 10_000 ? `${bytes} B` : `${(bytes / 1000).toFixed(1)} kB`);
+/** Codes, pictures and numbers of another picture than the one on top are pale until their own come. */
+export function setStale(stale, ...ids) {
+  for (const id of ids) byId(id).classList.toggle("stale", stale);
+}
+
+/** As large as its square frame allows. */
+export function setShape(node, width, height) {
+  node.style.aspectRatio = `${width} / ${height}`;
+  node.classList.toggle("tall", height > width);
+}
+
+export function formatBytes(bytes) {
+  if (bytes >= 1_000_000) return `${(bytes / 1_000_000).toFixed(1)} MB`;
+  return bytes < 10_000 ? `${bytes} B` : `${(bytes / 1000).toFixed(1)} kB`;
+}
 
 export function formatMs(ms) {
   if (ms >= 1000) return `${(ms / 1000).toFixed(2)} s`;

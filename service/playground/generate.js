@@ -131,10 +131,11 @@ export class Generator {
   #showErased() {
     const { grid, model } = this.#workbench;
     const count = grid.erasedCount;
-    byId("complete").disabled = !count || Boolean(this.#running) || !model?.prior;
-    byId("erase-help").textContent = count
-      ? `${count} of ${grid.rows * grid.columns} codes are erased.`
-      : "Drag over the codes to erase a region.";
+    const fits = grid.rows === model?.codes.height && grid.columns === model.codes.width;
+    byId("complete").disabled = !count || Boolean(this.#running) || !model?.prior || !fits;
+    if (model?.prior && !fits) byId("erase-help").textContent = sizeHelp(model, grid);
+    else if (count) byId("erase-help").textContent = `${count} of ${grid.rows * grid.columns} codes are erased.`;
+    else byId("erase-help").textContent = "Drag over the codes to erase a region.";
   }
 
   /** {answer, timing}; {ended}, in words, where it was cancelled or failed; null where it was abandoned. */
@@ -173,6 +174,15 @@ export class Generator {
     byId("generate").disabled = Boolean(run);
     this.#showErased();
   }
+}
+
+/** The prior has learned grids of one size; the pictures of a model of any size have others too. */
+function sizeHelp({ codes, picture }, grid) {
+  const side = picture.multiple_of;
+  return (
+    `The prior completes pictures of ${codes.width * side} × ${codes.height * side} pixels only, ` +
+    `with ${codes.height} × ${codes.width} codes; this one has ${grid.rows} × ${grid.columns}.`
+  );
 }
 
 /** One picture of the sheet: first its codes as colours, then the picture. */

@@ -25,6 +25,7 @@ async function start(key) {
   keepApiKey(key); // only now that the service has taken it
   byId("key-form").hidden = true;
   hideGuarded(key);
+  for (const node of document.querySelectorAll(".needs-model")) node.hidden = false;
   byId("model").replaceChildren(...models.map(({ name }) => element("option", { value: name }, name)));
   byId("model").value = models.find((model) => model.default).name;
   await choose();

@@ -30,8 +30,11 @@ export class Pad {
     this.#keys = { x: picture.width >> 1, y: picture.height >> 1, down: false };
     this.#canvas.classList.toggle("drawable", enabled);
     this.#canvas.tabIndex = enabled ? 0 : -1;
+    if (enabled) this.#canvas.setAttribute("aria-describedby", "pad-help");
+    else this.#canvas.removeAttribute("aria-describedby");
     this.enabled = enabled;
     paint(this.#canvas, picture);
+    this.#placeMarker();
   }
 
   clear() {
@@ -89,8 +92,9 @@ export class Pad {
     const { width, height } = this.#picture;
     this.#marker.hidden = !this.enabled || !this.#canvas.matches(":focus-visible");
     this.#marker.classList.toggle("down", this.#keys.down);
-    this.#marker.style.left = `${((this.#keys.x + 0.5) / width) * 100}%`;
-    this.#marker.style.top = `${((this.#keys.y + 0.5) / height) * 100}%`;
+    const { offsetLeft, offsetTop, offsetWidth, offsetHeight } = this.#canvas;
+    this.#marker.style.left = `${offsetLeft + ((this.#keys.x + 0.5) / width) * offsetWidth}px`;
+    this.#marker.style.top = `${offsetTop + ((this.#keys.y + 0.5) / height) * offsetHeight}px`;
   }
 
   /** Each pixel takes the part of it that the pen covers, and never less than it had. */

@@ -1,8 +1,13 @@
 // Pictures as numbers. A picture is {width, height, channels, data}, data uint8 (H,W,C), as the model takes it.
 
 import { Problem } from "./api.js";
+import { setShape } from "./dom.js";
 
 const MOST_PIXELS = 1 << 24; // of one picture: what the service takes by default, and a page can still work on
+const LONGEST_PIXELATED = 400; // of a side; a frame is at most as large, and pixels left out make lines jagged
+
+const BRIGHTER = [236, 118, 28];
+const DARKER = [62, 126, 240];
 
 export const blank = (width, height, channels) => {
   return { width, height, channels, data: new Uint8Array(width * height * channels) };
@@ -77,7 +82,8 @@ export function paintDifference(canvas, before, after) {
     let sum = 0;
     for (let c = 0; c < channels; c++) sum += after.data[i * channels + c] - before.data[i * channels + c];
     const difference = sum / channels;
-    image.data.set(difference > 0 ? [236, 118, 28] : [62, 126, 240], 4 * i);
+    const colour = difference > 0 ? BRIGHTER : DARKER;
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = colour[c];
     image.data[4 * i + 3] = Math.min(255, 2 * Math.abs(difference));
   }
   show(canvas, image);
@@ -103,7 +109,8 @@ export function clear(canvas) {
 function show(canvas, image) {
   canvas.width = image.width;
   canvas.height = image.height;
-  canvas.style.aspectRatio = `${image.width} / ${image.height}`;
+  setShape(canvas, image.width, image.height);
+  canvas.style.imageRendering = Math.max(image.width, image.height) > LONGEST_PIXELATED ? "auto" : "pixelated";
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 

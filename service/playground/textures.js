@@ -5,7 +5,7 @@ import { paint } from "./pixels.js";
 
 const CODES_A_REQUEST = 32; // few, as a service may take fewer pictures a request than it does by default
 
-export async function texturesOf(model, query) {
+export async function texturesOf(model, query, signal) {
   const { codes, picture } = model;
   // A middle cell with neighbours of its own kind on all sides, where the model allows so small a picture.
   const [rows, columns] = picture.any_size ? [3, 3] : [codes.height, codes.width];
@@ -13,7 +13,7 @@ export async function texturesOf(model, query) {
   for (let first = 0; first < codes.codebook_size; first += CODES_A_REQUEST) {
     const count = Math.min(CODES_A_REQUEST, codes.codebook_size - first);
     const grids = Array.from({ length: count }, (_, i) => uniform(rows, columns, first + i));
-    const pictures = await decodeMany(query, grids);
+    const pictures = await decodeMany(query, grids, signal);
     for (const one of pictures) textures.push(patch(one, rows >> 1, columns >> 1, picture.multiple_of));
   }
   return textures;

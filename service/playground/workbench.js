@@ -3,10 +3,12 @@
 // "picture" when the codes are, or soon will be, those of another picture.
 
 import { compress, decode, encode, Problem } from "./api.js";
+import { onPictureFile } from "./arrivals.js";
 import { CodeGrid } from "./codes.js";
 import { coloursOf, palette } from "./colours.js";
 import { compressLine, decodeLine, decompressLine, encodeLine, showLines } from "./curl.js";
-import { announce, byId, element, formatBytes, formatMs, hideProblem, latest, offerDownload, problemsSoFar, showProblem } from "./dom.js";
+import { announce, byId, hideProblem, latest, offerDownload, problemsSoFar, setStale, showProblem } from "./dom.js";
+import { modeOf, showBytes, showTimes } from "./numbers.js";
 import { Pad } from "./pad.js";
 import { blank, clear, compare, fitImage, openImage, paint, paintDifference, readImage } from "./pixels.js";
 import { encodePng } from "./png.js";
@@ -14,13 +16,7 @@ import { texturesOf } from "./textures.js";
 
 const SEVEN = [[7.5, 8], [20.5, 7.5], [16, 14], [13, 22]]; // the first picture, so that there is something to see
 const PALETTE_COLUMNS = { wide: 48, narrow: 24 };
-const CONTAINER_MODES = ["plain", "by frequency", "with the prior", "with the prior"];
-const STAGES = {
-  read: "request",
-  decode_picture: "read picture",
-  run: "model",
-  encode_answer: "write answer",
-};
+const WIDE = matchMedia("(min-width: 46rem)");
 
 export class Workbench extends EventTarget {
   #model = null;
@@ -30,6 +26,7 @@ export class Workbench extends EventTarget {
   #encoded = null; // the picture that the codes are of, and its codes as the service gave them
   #textured = null; // the model whose textures were asked for
   #times = {};
+  #superseded = new AbortController(); // of what is asked for the picture that is shown
   #working = 0; // how many things are being done that will change the panels
 
   constructor() {
@@ -37,8 +34,9 @@ export class Workbench extends EventTarget {
     this.pad = new Pad(byId("pad"), byId("pen"), (picture) => this.#drawn(picture));
     this.grid = new CodeGrid(byId("codes"));
     this.palette = new CodeGrid(byId("palette"));
-    this.encodeLatest = latest(() => this.#reported(() => this.#encode()));
-    this.decodeLatest = latest(() => this.#reported(() => this.#decode()));
+    this.encodeLatest = latest(() => this.#reported(() => this.#encode(), () => this.#clearDecoded()));
+    this.decodeLatest = latest(() => this.#reported(() => this.#decode(), () => this.#clearDecoded()));
+    WIDE.addEventListener("change", () => this.#model && this.#showPalette());
     this.#listenToPictures();
     this.#listenToCodes();
   }
@@ -60,25 +58,26 @@ export class Workbench extends EventTarget {
     this.#model = model;
     const { picture } = model;
     byId("fit").value = picture.any_size ? "keep" : "crop";
-    byId("clear").hidden = !this.#drawable;
+    for (const id of ["clear", "pad-help"]) byId(id).hidden = !this.#drawable;
     byId("code").max = model.codes.codebook_size - 1;
-    const columns = matchMedia("(min-width: 46rem)").matches ? PALETTE_COLUMNS.wide : PALETTE_COLUMNS.narrow;
-    const colours = coloursOf(model);
     this.#textured = null;
     this.#times = {};
     this.palette.showTextures(null);
-    this.palette.show(palette(colours, Math.min(columns, colours.length)), colours);
+    this.#showPalette();
     byId("how").textContent = this.#drawable
       ? "Draw, or drop, paste or open a picture. Then change its codes and see what they make."
       : "Drop, paste or open a picture. Then change its codes and see what they make.";
+    this.#supersede();
     this.#showAgain();
   }
 
   /** A file or blob that the browser can show becomes the picture. */
   async load(blob) {
+    if (!this.#model) return; // a key is asked for, or the service is not there
     await this.#reported(async () => {
       const image = await openImage(blob).catch(() => {
-        throw Object.assign(new Error(), { title: "Not a picture", detail: "The browser cannot show this file." });
+        const detail = "The browser cannot show this file. Take a PNG, JPEG, WebP or BMP file.";
+        throw new Problem({ title: "Not a picture", detail });
       });
       this.#fit(image);
     });
@@ -91,7 +90,14 @@ export class Workbench extends EventTarget {
 
   showTime(name, timing) {
     this.#times[name] = timing;
-    byId("times").replaceChildren(...Object.entries(this.#times).flatMap(([title, time]) => timeRow(title, time)));
+    showTimes(this.#times);
+  }
+
+  #showPalette() {
+    const colours = coloursOf(this.#model);
+    const columns = WIDE.matches ? PALETTE_COLUMNS.wide : PALETTE_COLUMNS.narrow;
+    this.palette.show(palette(colours, Math.min(columns, colours.length)), colours);
+    this.palette.point(this.grid.selected.code);
   }
 
   get #drawable() {
@@ -132,7 +138,15 @@ export class Workbench extends EventTarget {
     this.#take(picture);
   }
 
+  /** Another picture or model has come: what is still asked for the one before ends. */
+  #supersede() {
+    this.#superseded.abort();
+    this.#superseded = new AbortController();
+  }
+
   #take(picture) {
+    this.#supersede();
+    for (const id of ["save-picture", "save-decoded"]) byId(id).hidden = true;
     this.pad.open(picture, this.#drawable && picture.width === this.#model.picture.width);
     this.#drawn(picture);
   }
@@ -141,25 +155,28 @@ export class Workbench extends EventTarget {
     this.#picture = picture;
     byId("fit-controls").hidden = !this.#image || this.#model.picture.any_size;
     byId("picture-facts").textContent = `${picture.width} × ${picture.height}`;
+    setStale(true, "codes", "decoded", "difference", "bytes");
     this.#tellPicture();
     this.encodeLatest();
   }
 
   async #encode() {
-    const [picture, model] = [this.#picture, this.#model];
+    const [picture, model, { signal }] = [this.#picture, this.#model, this.#superseded];
     this.#file = await encodePng(picture);
+    signal.throwIfAborted();
     offerDownload(byId("save-picture"), this.#file, "picture.png");
-    const { answer, timing } = await encode(this.#encodeQuery, this.#file);
+    const { answer, timing } = await encode(this.#encodeQuery, this.#file, signal);
     this.#encoded = { picture, codes: answer.codes };
     this.#tellPicture(); // again, for what was begun since then with the codes before
     this.grid.show(answer.codes, coloursOf(model));
     this.grid.restoreErased();
+    setStale(false, "codes");
     byId("codes-facts").textContent = `${answer.shape.join(" × ")} of ${answer.codebook_size}`;
     this.showTime("encode", timing);
-    await this.#decode();
-    await this.#compress();
+    await this.#decode(signal);
+    await this.#compress(signal);
     this.#select();
-    if (this.#textured !== model) await this.#showTextures(); // last, so that it delays nothing that is timed
+    if (this.#textured !== model) await this.#showTextures(signal); // last, so that it delays nothing that is timed
     announce(`Encoded to ${answer.shape.join(" by ")} codes. ${byId("decoded-facts").textContent}`);
   }
 
@@ -168,21 +185,23 @@ export class Workbench extends EventTarget {
   }
 
   /** Asked for once a model: without them the palette keeps its colours, which serve as well. */
-  async #showTextures() {
+  async #showTextures(signal) {
     const model = this.#model;
     this.#textured = model;
     try {
-      const textures = await texturesOf(model, this.query);
+      const textures = await texturesOf(model, this.query, signal);
       if (model === this.#model) this.palette.showTextures(textures);
     } catch (error) {
+      if (signal.aborted) this.#textured = null; // the next picture asks again
       if (!(error instanceof Problem)) throw error;
     }
   }
 
-  async #decode() {
+  async #decode(signal = this.#superseded.signal) {
     const encoded = this.#encoded;
-    const { picture: blob, timing } = await decode(this.query, this.#sized);
+    const { picture: blob, timing } = await decode(this.query, this.#sized, signal);
     const image = await openImage(blob);
+    signal.throwIfAborted();
     if (encoded !== this.#encoded) return; // the codes of another picture have come, and are decoded on their own
     const before = encoded.picture;
     const after = readImage(image, before.channels);
@@ -190,6 +209,7 @@ export class Workbench extends EventTarget {
     offerDownload(byId("save-decoded"), blob, "decoded.png");
     paint(byId("decoded"), after);
     paintDifference(byId("difference"), before, after);
+    setStale(false, "decoded", "difference");
     byId("decoded-facts").textContent = `MSE ${mse.toFixed(4)}, ${psnrDb.toFixed(1)} dB`;
     byId("difference-facts").textContent = `at most ${largest} of 255`;
     this.showTime("decode", timing);
@@ -197,27 +217,20 @@ export class Workbench extends EventTarget {
     this.#showLines();
   }
 
-  async #compress() {
-    const { container, timing } = await compress(this.#encodeQuery, this.#file);
+  async #compress(signal) {
+    const { container, timing } = await compress(this.#encodeQuery, this.#file, signal);
+    const mode = await modeOf(container);
+    signal.throwIfAborted();
     const bits = Math.ceil(Math.log2(this.#model.codes.codebook_size));
     const raw = Math.ceil((this.grid.rows * this.grid.columns * bits) / 8);
     this.showTime("compress", timing);
-    this.#showBytes([
+    setStale(false, "bytes");
+    showBytes([
       ["pixels", this.#picture.data.length],
       ["PNG", this.#file.size],
       [`codes, ${bits} bits each`, raw],
-      [`container, ${await modeOf(container)}`, container.size],
+      [`container, ${mode}`, container.size],
     ]);
-  }
-
-  #showBytes(sizes) {
-    const most = Math.max(...sizes.map(([, bytes]) => bytes));
-    const bars = sizes.flatMap(([title, bytes]) => {
-      const bar = element("span", { className: "bar" });
-      bar.style.width = `${(100 * bytes) / most}%`;
-      return [element("dt", {}, title), element("dd", {}, bar, element("span", {}, formatBytes(bytes)))];
-    });
-    byId("bytes").replaceChildren(...bars);
   }
 
   #showLines() {
@@ -248,7 +261,11 @@ export class Workbench extends EventTarget {
   }
 
   #put(code) {
-    if (!Number.isInteger(code)) return;
+    if (!Number.isInteger(code)) {
+      showProblem(new Problem({ title: "Not a code", detail: `A code is a whole number from 0 to ${byId("code").max}.` }));
+      this.#select(); // the code that the cell has
+      return;
+    }
     const { row, column } = this.grid.selected;
     if (code >= 0 && code < this.#model.codes.codebook_size) this.grid.setCode(row, column, code);
     else this.grid.codes[row][column] = code; // the service says what is wrong with it
@@ -257,41 +274,20 @@ export class Workbench extends EventTarget {
   }
 
   #listenToPictures() {
-    byId("file").addEventListener("change", ({ target }) => {
-      if (target.files[0]) this.load(target.files[0]);
-      target.value = "";
-    });
+    onPictureFile((file) => this.load(file));
     byId("clear").addEventListener("click", () => {
       this.#image = null;
       const { width, height, channels } = this.#model.picture;
       this.#take(blank(width, height, channels));
     });
     for (const id of ["fit", "invert"]) byId(id).addEventListener("change", () => this.#image && this.#reported(() => this.#fit(this.#image)));
-    document.addEventListener("paste", ({ clipboardData }) => {
-      const file = [...clipboardData.files].find(({ type }) => type.startsWith("image/"));
-      if (file) this.load(file);
-    });
-    for (const type of ["dragenter", "dragover"]) {
-      document.addEventListener(type, (event) => {
-        event.preventDefault();
-        byId("drop").classList.add("dropping");
-      });
-    }
-    document.addEventListener("dragleave", ({ relatedTarget }) => {
-      if (!relatedTarget) byId("drop").classList.remove("dropping");
-    });
-    document.addEventListener("drop", (event) => {
-      event.preventDefault();
-      byId("drop").classList.remove("dropping");
-      if (event.dataTransfer.files[0]) this.load(event.dataTransfer.files[0]);
-    });
   }
 
   #listenToCodes() {
     this.grid.addEventListener("select", () => this.#select());
     this.grid.addEventListener("activate", () => byId("code").select());
     byId("code").addEventListener("change", ({ target }) => this.#put(target.valueAsNumber));
-    this.palette.addEventListener("activate", ({ detail }) => this.#put(detail.code));
+    for (const type of ["press", "activate"]) this.palette.addEventListener(type, ({ detail }) => this.#put(detail.code));
     byId("restore").addEventListener("click", () => {
       this.grid.show(this.#encoded.codes);
       this.grid.restoreErased();
@@ -312,16 +308,22 @@ export class Workbench extends EventTarget {
     byId("erase-tools").hidden = mode !== "erase";
   }
 
-  async #reported(work) {
+  #clearDecoded() {
+    for (const id of ["decoded", "difference"]) clear(byId(id));
+    for (const id of ["decoded-facts", "difference-facts"]) byId(id).textContent = "";
+    byId("save-decoded").hidden = true;
+  }
+
+  async #reported(work, onFailure = () => {}) {
     this.#setWorking(1);
     const before = problemsSoFar();
     try {
       await work();
       hideProblem(before);
     } catch (error) {
+      if (error.name === "AbortError") return;
       showProblem(error);
-      for (const id of ["decoded", "difference"]) clear(byId(id));
-      for (const id of ["decoded-facts", "difference-facts"]) byId(id).textContent = "";
+      onFailure();
     } finally {
       this.#setWorking(-1);
     }
@@ -331,20 +333,4 @@ export class Workbench extends EventTarget {
     this.#working += change;
     byId("panels").setAttribute("aria-busy", this.#working > 0);
   }
-}
-
-/** Which way of coding was the shortest: the low bits of the container's third byte (docs/code-format.md). */
-async function modeOf(container) {
-  const [flags] = new Uint8Array(await container.slice(2, 3).arrayBuffer());
-  return CONTAINER_MODES[flags & 3];
-}
-
-function timeRow(title, { totalMs, stages }) {
-  const inside = stages.reduce((sum, { ms }) => sum + ms, 0);
-  const parts = stages.map(({ name, ms }) => `${STAGES[name] ?? name} ${formatMs(ms)}`);
-  if (parts.length) parts.push(`network and browser ${formatMs(Math.max(0, totalMs - inside))}`);
-  return [
-    element("dt", {}, title),
-    element("dd", {}, element("span", { className: "total" }, formatMs(totalMs)), element("span", { className: "soft small" }, parts.join(", "))),
-  ];
 }

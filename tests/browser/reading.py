@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 
 JSON = {"accept": "application/json"}
 Pixels = NDArray[np.uint8]
@@ -60,3 +60,18 @@ def bytes_shown(page: Page, title: str) -> int:
 def settle(page: Page) -> None:
     """Until the four panels show the same picture."""
     page.locator("#panels[aria-busy=false]").wait_for()
+
+
+def hold(page: Page, path: str, most: int = 99) -> list[Route]:
+    """The first `most` requests of this path, in a list that grows, without an answer."""
+    held: list[Route] = []
+    page.route(path, lambda route: held.append(route) if len(held) < most else route.continue_())
+    return held
+
+
+def wait_for_requests(page: Page, held: list[Route], count: int = 1) -> None:
+    for _ in range(500):
+        if len(held) >= count:
+            return
+        page.wait_for_timeout(10)
+    raise AssertionError("no such request came")

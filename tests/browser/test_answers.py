@@ -81,6 +81,20 @@ def test_a_connection_that_is_lost_during_an_answer(unchecked: Page, path: str, 
         unchecked.route(f"**/{path}*", lambda route: route.continue_(url=address))
         ask(unchecked, path)
         expect(unchecked.locator("#problem-title")).to_have_text(LOST)
+        expect(unchecked.locator("#problem-detail")).to_contain_text("See whether the service runs, then try again.")
+
+
+def test_a_script_that_does_not_load_is_told_and_asked_for_again(browser: Browser, site: Site) -> None:
+    page = browser.new_page()
+    page.route("**/png_worker.js", lambda route: route.abort())
+    page.goto(site.address)
+    expect(page.locator("#problem-detail")).to_contain_text("png_worker.js, a script of the page, does not load.")
+    settle(page)
+    page.unroute("**/png_worker.js")
+    page.click("#clear")
+    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator("#codes-facts")).to_have_text("7 × 7 of 16")
+    page.close()
 
 
 @pytest.mark.parametrize("path", ["encode", "decode", "generate"])

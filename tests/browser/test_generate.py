@@ -5,10 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import Site
-from tests.browser.reading import JSON, body_of, line, pixels_of, run_curl, saved, settle, shown_codes
+from tests.browser.reading import (
+    JSON,
+    body_of,
+    hold,
+    line,
+    pixels_of,
+    run_curl,
+    saved,
+    settle,
+    shown_codes,
+    wait_for_requests,
+)
 from tests.conftest import PICTURES
 
 DIGIT = PICTURES / "digit_4.png"
@@ -32,21 +43,6 @@ def erase_the_first_code(page: Page) -> None:
     page.keyboard.press("Control+Home")
     page.keyboard.press("Space")
     expect(page.locator("#erase-help")).to_have_text("1 of 49 codes are erased.")
-
-
-def hold(page: Page, path: str, most: int = 99) -> list[Route]:
-    """The first `most` requests of this path, in a list that grows, without an answer."""
-    held: list[Route] = []
-    page.route(path, lambda route: held.append(route) if len(held) < most else route.continue_())
-    return held
-
-
-def wait_for_requests(page: Page, held: list[Route], count: int = 1) -> None:
-    for _ in range(500):
-        if len(held) >= count:
-            return
-        page.wait_for_timeout(10)
-    raise AssertionError("no such request came")
 
 
 def open_alone(page: Page) -> tuple[object, str]:

@@ -186,6 +186,16 @@ def test_every_file_is_served_and_no_other(client: TestClient) -> None:
         assert client.get(f"/playground/{name}").headers["content-type"] == "application/problem+json"
 
 
+def test_a_file_that_the_browser_has_is_not_sent_again(client: TestClient) -> None:
+    """It was, each time, though its ETag had been given."""
+    for path in ("/", "/playground/main.js"):
+        tag = client.get(path).headers["etag"]
+        for known in (tag, f'"other", W/{tag}', "*"):
+            again = client.get(path, headers={"if-none-match": known})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        assert client.get(path, headers={"if-none-match": '"other"'}).status_code == 200
+
+
 @pytest.mark.parametrize("asked", ["bytes=abc", "bytes=99999999-", "bytes=0-1"])
 def test_files_are_sent_whole(client: TestClient, asked: str) -> None:
     """Regression: what `Range` got wrong was answered with 400 as plain text, or with 416 and nothing."""

@@ -1,0 +1,151 @@
+"""Each control by itself: what it is called, what a finger, a key or a mouse does with it, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.chromium import browsing
+from tests.browser.reading import line, settle, shown_codes
+from tests.conftest import PICTURES
+from tests.service.serving import serving
+from tests.tiny_bundle import Weights
+
+PHOTO = PICTURES / "ladybird_crop.jpg"
+
+DISPATCH = """([kind, data, type]) => {
+    const transfer = new DataTransfer();
+    if (type === "file") transfer.items.add(new File([data], "x.txt", { type: "text/plain" }));
+    else transfer.setData("text/plain", data);
+    const event = kind === "paste"
+        ? new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true })
+        : new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true });
+    document.getElementById("drop").dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
+
+REFUSE_CLIPBOARD = """() => {
+    navigator.clipboard.writeText = () => Promise.reject(new DOMException("no", "NotAllowedError"));
+}"""
+
+
+def test_the_links_that_save_are_told_apart(page: Page) -> None:
+    settle(page)
+    for name in ("Save the picture", "Save the decoded picture"):
+        expect(page.get_by_role("link", name=name)).to_have_text("Save")
+
+
+def test_the_help_for_drawing_is_read_where_one_can_draw(page: Page) -> None:
+    settle(page)
+    help_text = "With the keyboard: arrow keys move the pen, Space puts it down or lifts it, Delete clears."
+    expect(page.locator("#pad")).to_have_accessible_description(help_text)
+    page.focus("#pad")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#pen")).to_be_visible()
+    page.evaluate("document.getElementById('model').value = 'colour'")  # the pad keeps the focus
+    page.dispatch_event("#model", "change")
+    settle(page)
+    expect(page.locator("#pad")).to_have_accessible_description("")
+    expect(page.locator("#pad-help")).to_be_hidden()
+    expect(page.locator("#pen")).to_be_hidden()
+
+
+@pytest.mark.parametrize("typed", ["3.5", ""])
+def test_what_is_no_code_is_told_and_not_kept(page: Page, typed: str) -> None:
+    settle(page)
+    before = page.input_value("#code")
+    page.fill("#code", typed)
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.locator("#problem-title")).to_have_text("Not a code")
+    expect(page.locator("#problem-detail")).to_have_text("A code is a whole number from 0 to 15.")
+    assert page.input_value("#code") == before
+
+
+def test_a_finger_that_scrolls_changes_no_code(page: Page) -> None:
+    """Regression: where it touched the palette, it put a code into the cell; on the codes it could not scroll."""
+    settle(page)
+    before = shown_codes(page)
+    for grid in ("#palette", "#codes"):
+        expect(page.locator(grid)).to_have_css("touch-action", "manipulation")
+        place = page.locator("#code-place").inner_text()
+        box = page.locator(grid).bounding_box()
+        assert box is not None
+        at = {"clientX": box["x"] + 3, "clientY": box["y"] + 3, "pointerId": 1, "pointerType": "touch"}
+        page.dispatch_event(grid, "pointerdown", at)
+        page.dispatch_event(grid, "pointercancel", at)
+        assert page.locator("#code-place").inner_text() == place
+    settle(page)
+    assert shown_codes(page) == before
+    page.get_by_text("Erase", exact=True).click()
+    expect(page.locator("#codes")).to_have_css("touch-action", "none")  # there a finger draws
+
+
+def test_the_help_of_the_palette_stands_clear_of_its_focus_ring(page: Page) -> None:
+    settle(page)
+    text, palette = page.locator("#palette-help").bounding_box(), page.locator("#palette").bounding_box()
+    assert text is not None and palette is not None
+    assert palette["y"] - (text["y"] + text["height"]) >= 4
+
+
+def test_a_line_is_selected_where_the_clipboard_is_refused(page: Page) -> None:
+    settle(page)
+    page.evaluate(REFUSE_CLIPBOARD)
+    button = page.get_by_role("button", name="Copy: Picture to bytes")
+    button.click()
+    expect(button).to_have_text("Selected")
+    assert page.evaluate("getSelection().toString()") == line(page, "Picture to bytes")
+
+
+def test_a_pasted_file_that_is_no_picture(page: Page) -> None:
+    settle(page)
+    page.evaluate(DISPATCH, ["paste", "some text", "text"])
+    expect(page.locator("#problem")).to_be_hidden()
+    page.evaluate(DISPATCH, ["paste", "a file", "file"])
+    expect(page.locator("#problem-title")).to_have_text("Not a picture")
+    expect(page.locator("#problem-detail")).to_contain_text("Take a PNG")
+
+
+def test_text_that_is_dragged_is_left_to_the_browser(page: Page) -> None:
+    """Regression: it could not be dropped into a field, and the page asked for it as a picture."""
+    settle(page)
+    for kind in ("dragenter", "dragover", "drop"):
+        assert not page.evaluate(DISPATCH, [kind, "7", "text"])
+        expect(page.locator(".dropping")).to_have_count(0)
+    assert page.evaluate(DISPATCH, ["dragover", "a file", "file"])
+    expect(page.locator(".dropping")).to_have_count(1)
+
+
+def test_the_prior_completes_one_size(page: Page) -> None:
+    """Regression: for any other the service refused it, in words about JSON."""
+    page.select_option("#model", "colour")
+    settle(page)
+    page.set_input_files("#file", PHOTO)
+    expect(page.locator("#codes-facts")).to_have_text("16 × 24 of 16")
+    settle(page)
+    page.get_by_text("Erase", exact=True).click()
+    page.focus("#codes")
+    page.keyboard.press("Space")
+    expect(page.locator("#complete")).to_be_disabled()
+    expect(page.locator("#erase-help")).to_have_text(
+        "The prior completes pictures of 16 × 16 pixels only, with 4 × 4 codes; this one has 16 × 24."
+    )
+
+
+def test_before_a_model_is_known_there_is_nothing_to_use(browser: Browser, bundles: tuple[Path, Weights]) -> None:
+    """Regression: controls without a model ended in a TypeError, told as a fault of the page."""
+    with (
+        serving(bundles[0], VQSERVE_API_KEYS="someone:a-secret-key") as (_, address),
+        browsing(browser, f"{address}/") as page,
+    ):
+        expect(page.locator("#problem-title")).to_have_text("No or wrong API key")
+        page.evaluate(DISPATCH, ["paste", "a file", "file"])
+        page.wait_for_timeout(100)
+        expect(page.locator("#problem-title")).to_have_text("No or wrong API key")
+        expect(page.locator("section:visible, select:visible")).to_have_count(0)
+        page.fill("#key", "a-secret-key")
+        page.keyboard.press("Enter")
+        settle(page)
+        expect(page.locator("section:visible")).to_have_count(2)
