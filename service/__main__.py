@@ -15,7 +15,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from uvicorn.config import STARTUP_FAILURE
 from service.bundle import BundleError, load_bundles
 from service.ending import end_at_hangup, tell_why_it_ends
 from service.logs import log_config
-from service.settings import PREFIX, Settings, misspelt
+from service.settings import PREFIX, Settings
 from service.shared_port import SharedPort
 from service.supervisor import Supervisor
 
@@ -34,9 +35,15 @@ log = logging.getLogger("service.main")
 APP = "service.app:create_app"
 SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 _OTHER_DESCRIPTORS = 256  # files, pipes, and connections that are idle or wait to be refused
+_ADVICE = {  # of what refuses an address
+    errno.EADDRINUSE: ": another process has this port; stop it, or choose another port with --port",
+    errno.EADDRNOTAVAIL: ": this machine does not have it; 127.0.0.1 is for its own callers, 0.0.0.0 for all",
+    errno.EACCES: ": a port below 1024 needs a privilege; choose a higher one with --port",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until SIGTERM. What prevents the start is a SystemExit with a sentence."""
     _to_environment(_parse(arguments))
     settings = _settings()
     logging.config.dictConfig(log_config(settings.log_level))
@@ -50,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if settings.workers == 1:
         serve(settings)
         return
-    folder = tempfile.mkdtemp(prefix="vqserve-metrics-")
+    try:
+        folder = tempfile.mkdtemp(prefix="vqserve-metrics-")
+    except OSError as error:
+        sys.exit(f"cannot start: several workers count in files: {error.strerror}: let TMPDIR name a folder with room")
     os.environ[SHARED_METRICS] = folder  # read by prometheus_client when a worker imports it
     try:
         serve(settings)
@@ -59,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def serve(settings: Settings) -> None:
+    """With one worker in this process, else in as many below a supervisor."""
     options: dict[str, Any] = {
         "factory": True,
         "host": settings.host,
@@ -71,6 +82,7 @@ def serve(settings: Settings) -> None:
         "proxy_headers": False,  # nothing here depends on the caller's address, so nobody needs to be trusted with it
         "log_config": log_config(settings.log_level),
         "timeout_graceful_shutdown": settings.grace_s,
+        "timeout_keep_alive": settings.keep_alive_s,
         "workers": settings.workers,  # else uvicorn takes WEB_CONCURRENCY
     }
     end_at_hangup()
@@ -98,6 +110,15 @@ def _settings() -> Settings:
         first = error.errors()[0]
         reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
         sys.exit(f"{PREFIX}{'.'.join(map(str, first['loc'])).upper()}: {reason}")
+
+
+def misspelt(variables: Iterable[str]) -> dict[str, str]:
+    """Names of variables that are nearly a setting's -> that setting's. What is further off may be somebody else's:
+    Kubernetes and the client have variables with this prefix too."""
+    known = [name.upper() for name in Settings.model_fields]
+    given = (name.removeprefix(PREFIX) for name in variables if name.startswith(PREFIX))
+    near = {name: get_close_matches(name, known, n=1, cutoff=0.7) for name in given if name not in known}
+    return {PREFIX + name: PREFIX + found[0] for name, found in near.items() if found}
 
 
 # What would end the start later ends it here, with one sentence and before there are workers.
@@ -133,7 +154,8 @@ def _check_address(settings: Settings) -> None:
 
 def _refused(settings: Settings, error: OSError) -> str:
     name = "HOST" if error.errno == errno.EADDRNOTAVAIL else "PORT"
-    return f"{PREFIX}{name}: {settings.host}:{settings.port}: {error.strerror}"
+    advice = _ADVICE.get(error.errno or 0, "")
+    return f"{PREFIX}{name}: {settings.host}:{settings.port}: {error.strerror}{advice}"
 
 
 def _raise_descriptor_limit(settings: Settings) -> None:
@@ -165,9 +187,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _to_environment(options: argparse.Namespace) -> None:
     """Options become variables, because worker processes read their settings from the environment."""
-    given = {"BUNDLES": ",".join(options.bundle or []), "PORT": options.port, "HOST": options.host}
+    bundles = None if options.bundle is None else ",".join(options.bundle)
+    given = {"BUNDLES": bundles, "PORT": options.port, "HOST": options.host}
     for name, value in given.items():
-        if value not in (None, ""):
+        if value is not None:
             os.environ[f"{PREFIX}{name}"] = str(value)
 
 

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from service.manifest_checks import LARGEST_SIDE, MOST_CHANNELS, MOST_CODES_A_SIDE, tensor_fault, value_fault
+from service.no_manifest import why_no_bundle
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -72,6 +73,8 @@ class TensorSpec(_Strict):
 
 
 class GraphSpec(_Strict):
+    """An ONNX file beside the manifest, its SHA-256 as 64 hexadecimal digits, and its tensors."""
+
     file: str = Field(pattern=r"^[A-Za-z0-9_]+\.onnx$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     opset: PositiveInt
@@ -153,6 +156,8 @@ class Parity(_Strict):
 
 
 class Provenance(_Strict):
+    """Where the weights come from: a run's configuration, its pictures, and the code and the libraries it used."""
+
     config: dict[str, object]
     data_digest: str
     data_licence: str
@@ -161,6 +166,8 @@ class Provenance(_Strict):
 
 
 class Manifest(_Strict):
+    """manifest.json. docs/bundle-format.md has every field. A ValidationError names the first that is wrong."""
+
     format_version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     version: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -237,7 +244,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     path = folder / MANIFEST_FILE
     with _readable(path):
         if not path.is_file():
-            raise BundleError(f"{path} does not exist: make a bundle with `python -m export RUN {folder}`")
+            raise BundleError(why_no_bundle(folder, MANIFEST_FILE))
         opened = folder.resolve()
     manifest = _read_manifest(opened / MANIFEST_FILE)
     for name, graph in manifest.graphs.items():
@@ -270,11 +277,8 @@ def load_bundles(folders: Iterable[Path]) -> list[Bundle]:
     for bundle in bundles:
         first = by_name.setdefault(bundle.manifest.name, bundle)
         if first is not bundle:
-            name = bundle.manifest.name
-            raise BundleError(
-                f"{bundle.folder} and {first.folder} are both named {name}: serve one of them, or change the name in "
-                "the manifest.json of one"
-            )
+            both = f"{bundle.folder} and {first.folder} are both named {bundle.manifest.name}"
+            raise BundleError(f"{both}: serve one of them, or change the name in the manifest.json of one")
     return bundles
 
 

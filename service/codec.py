@@ -198,7 +198,8 @@ def _check_header(model: CodecModel, header: Header, limits: Limits) -> tuple[tu
     """The pictures' size in pixels and in codes, if this model can decode such a container within the limits."""
     if header.model != model.prefix:  # the name is for people
         wanted = f"model version {header.model.hex()}..." + (f" ({header.name})" if header.name else "")
-        raise WrongModelError(f"the container needs {wanted}, this is {model.name} {model.version[:12]}")
+        advice = "decode it with the bundle of that version"
+        raise WrongModelError(f"the container needs {wanted}, this is {model.name} {model.version[:12]}: {advice}")
     if header.colour != (header.extended and model.channels == 3):
         raise HeaderError(f"the container disagrees about colour with model {model.name}: it is damaged")
     size = header.size or model.native_size

@@ -135,10 +135,12 @@ def utf8(text: str) -> str:
 
 
 def problem_type(slug: str) -> str:
+    """The `type` of the JSON, which stays the same for ever: callers compare it."""
     return f"urn:vqserve:problem:{slug}"
 
 
 def problem_body(problem: Problem, request_id: str) -> dict[str, object]:
+    """The JSON of RFC 9457."""
     return {
         "type": problem_type(problem.slug),
         "title": problem.title,
@@ -157,4 +159,5 @@ def problem_response(problem: Problem, request_id: str, protocol: bool = False) 
 
 
 def internal_error() -> InternalError:
+    """For whatever is not a `Problem`."""
     return InternalError("Something went wrong inside. The log knows more, under the request's id.")

@@ -150,6 +150,7 @@ def target_size(width: int, height: int, spec: PictureSpec) -> tuple[int, int]:
 
 
 def fit_image(image: Image.Image, spec: PictureSpec, fit: Fit) -> Image.Image:
+    """The image in the model's size, or the next valid one. Raises WrongPictureSize with fit `exact`."""
     size = target_size(image.width, image.height, spec)
     if image.size == size:
         return image
@@ -161,6 +162,7 @@ def fit_image(image: Image.Image, spec: PictureSpec, fit: Fit) -> Image.Image:
 
 
 def wrong_size(width: int, height: int, spec: PictureSpec) -> str:
+    """The sentence about a picture that has another size than the model takes."""
     if spec.any_size:
         return f"Width and height must be multiples of {spec.multiple_of}, not {width}x{height}."
     return f"The model takes {spec.width}x{spec.height} pixels, not {width}x{height}."

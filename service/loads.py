@@ -24,7 +24,10 @@ class LoadHangs(Exception):
 
 
 class Closes(Protocol):
-    def close(self, reason: str) -> None: ...
+    """What is loaded: a model."""
+
+    def close(self, reason: str) -> None:
+        """`reason` is for those whose requests are not answered any more."""
 
 
 C = TypeVar("C", bound=Closes)

@@ -28,6 +28,8 @@ class Axis(NamedTuple):
 
 
 class Expected(NamedTuple):
+    """What the format says of one tensor."""
+
     dtype: str
     shape: tuple[Axis, ...]
 

@@ -23,9 +23,11 @@ _NOT_OPENED = "Another part of the model could not be opened."
 class Companion(Protocol):
     """Something else that is opened with a model and closed with it, such as its generator."""
 
-    def why_not_ready(self) -> str | None: ...
+    def why_not_ready(self) -> str | None:
+        """Why it takes no work, if it does not."""
 
-    def close(self, reason: str) -> None: ...
+    def close(self, reason: str) -> None:
+        """`reason` is for those whose requests are not answered any more."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,12 @@ class Model:
         return self.bundle.manifest
 
     def why_not_ready(self) -> str | None:
+        """Why the engine or a companion takes no work, if one does not."""
         parts = (self.engine, *self.companions.values())
         return next((reason for part in parts if (reason := part.why_not_ready())), None)
 
     def close(self, reason: str) -> None:
+        """`reason` is for those whose requests are not answered any more."""
         for part in (self.engine, *self.companions.values()):
             part.close(reason)
 

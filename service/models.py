@@ -77,6 +77,7 @@ class Models:
         return iter(self._by_name.values())
 
     def get(self, name: str | None) -> Model:
+        """The model of this name, None: the default one. Raises UnknownModel."""
         model = self._by_name.get(self.default if name is None else name)
         if model is None:
             raise UnknownModel(f"No model {(name or '')[:80]!r}; there are {', '.join(self._by_name)}.")
@@ -104,6 +105,7 @@ class Models:
             model.engine.give_up_waiting()
 
     def why_not_ready(self) -> str | None:
+        """The first model that takes no work, and why; None if all do."""
         for name, model in self._by_name.items():
             if reason := model.why_not_ready():
                 return f"{name}: {reason}"
@@ -137,6 +139,7 @@ class Models:
             self._spawn(self._follow())
 
     def close(self, reason: str) -> None:
+        """End what runs for the models, and the models; `reason` is for those whose requests are not answered."""
         for task in self._tasks:
             task.cancel()
         self._loads.close()

@@ -53,6 +53,7 @@ def read_npy(body: bytes) -> NDArray[Any]:
 
 
 def write_npy(array: NDArray[Any]) -> bytes:
+    """A .npy file of version 1.0. Raises ValueError of an array of objects."""
     stream = io.BytesIO()
     npy_format.write_array(stream, array, version=(1, 0), allow_pickle=False)
     return stream.getvalue()

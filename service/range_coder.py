@@ -23,6 +23,8 @@ TOTAL_LIMIT = 1 << 31
 
 
 class RangeEncoder:
+    """Writes symbols. Call `encode` once a symbol, or `encode_all`, then `finish`."""
+
     def __init__(self) -> None:
         self._low = 0  # below 2**57: bit 56 is a carry into the bytes written
         self._range = TOP

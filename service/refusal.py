@@ -154,13 +154,16 @@ class Heads:
         self._requests = metrics.requests
 
     def too_large(self, headers: Headers) -> bytes:
+        """A 431, after which the connection ends, as after each of these."""
         text = f"At most {LARGEST_HEAD} bytes of URL and headers; put what is large into the body."
         return self._answer(HeadTooLarge(text), headers)
 
     def too_slow(self, headers: Headers) -> bytes:
+        """A 408."""
         return self._answer(HeadTooSlow(f"URL and headers may take {self.timeout_s:g} s to come."), headers)
 
     def malformed(self, headers: Headers) -> bytes:
+        """A 400."""
         return self._answer(MalformedRequest("The bytes are no request of HTTP/1.1."), headers)
 
     def malformed_body(self, headers: Headers) -> bytes:
@@ -190,6 +193,7 @@ def _given_id(headers: Headers) -> bytes:
 
 
 def has_body(headers: Headers) -> bool:
+    """Whether these headers announce a body of more than nothing."""
     return any(name in FRAMING and value.strip(b"0 ") for name, value in headers)
 
 

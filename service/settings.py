@@ -6,8 +6,6 @@ docs/configuration.md is generated from this file (service/reference.py); a test
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -127,6 +125,13 @@ class Settings(BaseSettings):
         le=DAY_S,
         description="URL and headers have to come within this; else 408. The same time ends a new "
         "connection that stays silent, and one whose client reads less than 64 KiB of a finished answer within it.",
+    )
+    keep_alive_s: float = Field(
+        75.0,
+        gt=0,
+        le=DAY_S,
+        description="An idle connection that has had an answer ends after this. Longer than what is in front keeps its "
+        "own (nginx and the load balancers of AWS 60 s), which would else send a request into one that ends.",
     )
 
     max_batch: int = Field(
@@ -265,6 +270,7 @@ class Settings(BaseSettings):
 
 
 def origins_of(text: str) -> list[str]:
+    """Of `VQSERVE_CORS_ORIGINS`, without blanks."""
     return [origin.strip() for origin in text.split(",") if origin.strip()]
 
 
@@ -284,21 +290,15 @@ def _installed(*modules: str) -> bool:
         return False
 
 
-def misspelt(variables: Iterable[str]) -> dict[str, str]:
-    """Names of variables that are nearly a setting's -> that setting's. What is further off may be somebody else's:
-    Kubernetes and the client have variables with this prefix too."""
-    known = [name.upper() for name in Settings.model_fields]
-    given = (name.removeprefix(PREFIX) for name in variables if name.startswith(PREFIX))
-    near = {name: get_close_matches(name, known, n=1, cutoff=0.7) for name in given if name not in known}
-    return {PREFIX + name: PREFIX + found[0] for name, found in near.items() if found}
-
-
 def parse_api_keys(text: str) -> dict[str, bytes]:
     """`"alice:s3cret-key,bob:hunter2-key"` -> name to key. The message of an error shows no key."""
     keys: dict[str, bytes] = {}
     for position, pair in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
         name, colon, key = (word.strip() for word in pair.partition(":"))  # a header's value comes without blanks too
-        if not (name and colon and len(key) >= 8) or name in keys:
-            raise ValueError(f"entry {position} must be name:key, each name once, a key of at least 8 characters")
+        if not (name and colon and len(key) >= 8 and key.isprintable()) or name in keys:
+            raise ValueError(
+                f"entry {position} must be name:key, each name once, a key of at least 8 characters, a comma before "
+                "another, also on a new line"
+            )
         keys[name] = key.encode()
     return keys

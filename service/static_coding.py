@@ -38,6 +38,7 @@ def _packed(codes: Codes, width: int) -> bytes:
 
 
 def unpack(data: bytes, count: int, codebook_size: int) -> Codes:
+    """What `pack` made of (count,) codes. Raises DamagedError where it makes no such bytes."""
     width = bits_of(codebook_size)
     if len(data) != -(-count * width // 8):
         raise DamagedError(f"{count} codes of {width} bits take {-(-count * width // 8)} bytes, there are {len(data)}")
@@ -71,6 +72,7 @@ class FrequencyTable:
         return np.cumsum([0, *frequency], dtype=np.int64)
 
     def encode(self, codes: Codes, encoder: RangeEncoder) -> None:
+        """codes (n,) int64 in [0, K), one symbol each."""
         frequency, total = np.diff(self.boundaries), np.full(CODES_A_STEP, self.boundaries[-1])
         for start in range(0, len(codes), CODES_A_STEP):
             check_stop()
@@ -79,6 +81,7 @@ class FrequencyTable:
             encoder.encode_all(zip(*(column.tolist() for column in columns), strict=True))
 
     def decode(self, count: int, decoder: RangeDecoder) -> Codes:
+        """(count,) int64 in [0, K), as `encode` took them. Raises DamagedError from `decoder`."""
         flat, last = self.boundaries.data, len(self.boundaries) - 1
         codes = np.empty(count, np.int64)
         for start in range(0, count, CODES_A_STEP):

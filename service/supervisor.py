@@ -48,6 +48,8 @@ class _Server(Server):
 
 
 class Worker(Process):
+    """One process that serves, as the supervisor sees it."""
+
     again_at: float | None = None  # once it is gone: when another takes its place, by `monotonic`
 
     def __init__(self, config: Config, sockets: list[socket], failures: int = 0) -> None:
@@ -88,6 +90,8 @@ class Worker(Process):
 
 
 class Supervisor(Multiprocess):
+    """Starts the workers and replaces those that end, until SIGTERM."""
+
     processes: list[Worker]  # type: ignore[assignment]  # nothing else is put into it here
     failed_to_start = False  # `run` has ended because no worker has ever served
 
@@ -122,6 +126,8 @@ class Supervisor(Multiprocess):
         """Another takes the place of one that has served at once, of any other after a pause. None does where no worker
         has ever served and there is no reason to hope: then the service ends."""
         how = worker.bury()
+        if worker.exitcode == -signal.SIGBUS:  # their files are mapped into memory
+            log.error("a bus error comes of a full disk: the workers count in files in %s", self._metrics_folder)
         forget_process(self._metrics_folder, worker.pid or 0, worker.has_served)
         if worker.has_served:
             log.error("worker %s %s; another takes its place", worker.pid, how)

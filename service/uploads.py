@@ -44,6 +44,7 @@ class Upload:
 
 
 def fit_of(value: str) -> Fit:
+    """The value of ?fit=. Raises InvalidParameter."""
     for fit in images.FITS:
         if fit == value:
             return fit
@@ -51,6 +52,12 @@ def fit_of(value: str) -> Fit:
 
 
 async def read_upload(request: Request, service: Service, model: Model, body: bytes, fit: Fit) -> Upload:
+    """The pictures in a body of any media type that `/encode` takes, as the model takes them.
+
+    Raises:
+        Problem: another media type, a body that does not fit its own, a picture that the model does not take, or more
+            of them than the settings allow.
+    """
     content_type = request.headers.get("content-type", "")
     media_type = bare_type(content_type)
     if media_type == npy.MEDIA_TYPE:
@@ -118,6 +125,7 @@ def _of_one(call: Callable[[], T], which: str) -> T:
 
 
 def check_total_pixels(service: Service, pixels: int) -> None:
+    """Raises PictureTooLarge."""
     limit = service.settings.max_pixels_per_request
     if pixels > limit:
         raise PictureTooLarge(f"At most {limit} pixels a request, not {pixels}; send fewer or smaller pictures.")
@@ -130,8 +138,13 @@ def checked_pictures(array: NDArray[Any], service: Service, model: Model) -> ima
         WrongPictureSize: another dtype or shape. TooManyItems, PictureTooLarge: over a limit.
     """
     spec = model.manifest.picture
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != spec.channels or 0 in array.shape:
-        raise WrongPictureSize(f"Send uint8 (B,H,W,{spec.channels}), not {array.dtype} {array.shape}.")
+    if array.dtype != np.uint8:
+        raise WrongPictureSize(f"The array is {array.dtype}: send uint8, from 0 for black to 255 for white.")
+    if array.ndim != 4 or array.shape[3] != spec.channels or 0 in array.shape:
+        raise WrongPictureSize(
+            f"The array has the shape {array.shape}: send (B,H,W,{spec.channels}), the last axis being the channels. "
+            "One picture is a B of 1."
+        )
     count, height, width, _ = array.shape
     check_count(service, count)
     check_pixels(service, count, height, width)
@@ -141,12 +154,14 @@ def checked_pictures(array: NDArray[Any], service: Service, model: Model) -> ima
 
 
 def check_pixels(service: Service, count: int, height: int, width: int) -> None:
+    """Raises PictureTooLarge, for one picture or for all of them."""
     if height * width > service.settings.max_pixels:
         raise PictureTooLarge(f"A picture of {width}x{height} is more than {service.settings.max_pixels} pixels.")
     check_total_pixels(service, count * height * width)
 
 
 def check_count(service: Service, count: int) -> None:
+    """Raises TooManyItems."""
     limit = service.settings.max_pictures_per_request
     if count > limit:
         raise TooManyItems(f"At most {limit} items a request, not {count}; send the rest in another one.")

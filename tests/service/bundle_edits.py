@@ -77,9 +77,9 @@ def raised(folder: Path, graph: str, output: str, source: str | None = None) -> 
         node.input[:] = ["before" if name == output else name for name in node.input]
     more = [helper.make_node("Add", ["before", "offset"], [output])]
     if source is None:
-        model.graph.initializer.append(numpy_helper.from_array(np.int64(100), "offset"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(100, np.int64), "offset"))
     else:
-        hundred = numpy_helper.from_array(np.float32(100), "hundred")
+        hundred = numpy_helper.from_array(np.array(100, np.float32), "hundred")
         model.graph.initializer.append(hundred)
         more = [
             helper.make_node("Cast", [source], ["number"], to=TensorProto.FLOAT),

@@ -181,6 +181,38 @@ def test_a_folder_that_no_disk_can_have_is_no_bundle() -> None:
         load_bundle("m" * 300)
 
 
+def test_what_is_no_bundle_is_named(whole: Path, tmp_path: Path) -> None:
+    """A run, a folder of bundles and a file of one got the advice to export into them."""
+    run, bundles = tmp_path / "digits", tmp_path / "models"
+    run.mkdir()
+    for name in ("config.json", "progress.json"):
+        (run / name).write_text("{}")
+    with pytest.raises(BundleError, match=rf"^{run} is a training run, .*export {run} models/digits`"):
+        load_bundle(run)
+    first = edited(whole, bundles / "1", lambda manifest: None)
+    with pytest.raises(BundleError, match=rf"^{bundles} is no bundle, but .*: give one or more of {first}$"):
+        load_bundle(bundles)
+    for number in range(2, 7):
+        (bundles / f"{number}").mkdir()
+        (bundles / f"{number}" / "manifest.json").touch()
+    with pytest.raises(BundleError, match=rf" {bundles}/4, {bundles}/5, \.\.\.$"):
+        load_bundle(bundles)
+    with pytest.raises(BundleError, match=rf"is a file of a bundle: give its folder, {first}$"):
+        load_bundle(first / "decoder.onnx")
+    (run / "progress.json").unlink()
+    with pytest.raises(BundleError, match=rf"^{run}/manifest.json does not exist: make a bundle"):
+        load_bundle(run)
+
+
+def test_a_bundle_that_is_looked_for_elsewhere_is_told_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A service that was started in another folder only had the advice to export."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match=rf"RUN models/mine`; the folder of this process is {tmp_path}$"):
+        load_bundle("models/mine")
+    with pytest.raises(BundleError, match=rf"RUN {tmp_path}/mine`$"):
+        load_bundle(tmp_path / "mine")
+
+
 def test_all_files_come_from_where_a_link_led(whole: Path, tmp_path: Path) -> None:
     first, second = (edited(whole, tmp_path / name, lambda manifest: None) for name in ("first", "second"))
     link = tmp_path / "current"

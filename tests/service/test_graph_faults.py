@@ -69,6 +69,11 @@ def test_a_sampler_that_draws_other_codes_is_refused(copy: Path, graph: str, sou
             "needs more memory than there is: CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
         ),
         (
+            RuntimeError("pthread_create failed, error code: 11 error msg: Resource temporarily unavailable"),
+            "cannot be run: pthread_create failed, error code: 11 error msg: Resource temporarily unavailable: allow "
+            "more threads (pids) or memory",
+        ),
+        (
             RuntimeError("CUDA failure 700: an illegal memory access was encountered"),
             "cannot be run, because the device fails: CUDA failure 700: an illegal memory access was encountered",
         ),

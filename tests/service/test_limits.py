@@ -219,6 +219,13 @@ def test_blanks_around_a_key_are_none_of_it() -> None:
     assert parse_api_keys("alice: first-key-1 , bob :second-key-2") == {"alice": b"first-key-1", "bob": b"second-key-2"}
 
 
+def test_keys_on_lines_of_their_own_need_commas() -> None:
+    """A file of a key a line was one entry, with a key that no header can hold: nobody was let in."""
+    with pytest.raises(ValueError, match=r"^entry 1 must be name:key, .*, a comma before another"):
+        parse_api_keys("alice:first-key-1\nbob:second-key-2\n")
+    assert list(parse_api_keys("alice:first-key-1,\nbob:second-key-2\n")) == ["alice", "bob"]
+
+
 def test_the_log_names_the_key_and_never_shows_it(make_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
     client = make_client(api_keys="alice:first-key-1", access_log=True)
     with caplog.at_level("INFO", logger="service.middleware"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -23,7 +25,7 @@ from service.app import open_models
 from service.bundle import GraphName, GraphSpec, sha256_file, version_of
 from service.metrics import Metrics
 from service.sessions import CUDA, DeviceError
-from service.settings import Settings, misspelt
+from service.settings import Settings
 from tests.conftest import Tiny
 from tests.service.serving import answers, free_port, serving, until
 
@@ -70,6 +72,12 @@ def test_a_bad_value_ends_the_start(monkeypatch: pytest.MonkeyPatch, name: str, 
     with pytest.raises(SystemExit) as ended:
         start.main([])
     assert str(ended.value.code).startswith(said)
+
+
+def test_an_option_that_is_empty_is_not_left_out() -> None:
+    """`--bundle "$MINE"` without the variable served the shipped digits."""
+    with pytest.raises(SystemExit, match=r"^VQSERVE_BUNDLES: name at least one bundle folder"):
+        start.main(["--bundle", ""])
 
 
 TIMES = [name for name in Settings.model_fields if name.endswith(("_s", "_ms"))]
@@ -164,12 +172,29 @@ def test_what_cannot_be_served_ends_the_start_with_a_sentence(
         start.main([*bundle, "--host", "999.1.1.1"])
     with pytest.raises(SystemExit, match=r"VQSERVE_HOST: a\.\.b: .*label"):
         start.main([*bundle, "--host", "a..b"])
-    with pytest.raises(SystemExit, match=r"VQSERVE_HOST: 192\.0\.2\.1:\d+: Cannot assign requested address"):
+    with pytest.raises(SystemExit, match=r"VQSERVE_HOST: 192\.0\.2\.1:\d+: Cannot assign requested address: this"):
         start.main([*bundle, "--host", "192.0.2.1"])  # of nobody: RFC 5737
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SystemExit, match=rf"VQSERVE_PORT: 127\.0\.0\.1:{port}: Address already in use"):
+        with pytest.raises(SystemExit, match=rf"VQSERVE_PORT: 127\.0\.0\.1:{port}: Address already in use: .* --port"):
             start.main([*bundle, "--host", "127.0.0.1", "--port", str(port)])
+
+
+def test_a_port_that_needs_a_privilege_is_named(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
+    def refuse(probe: socket.socket, address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(SystemExit, match=r"VQSERVE_PORT: 127\.0\.0\.1:80: Permission denied: a port below 1024"):
+        start.main(["--bundle", str(tiny.grey), "--port", "80"])
+
+
+def test_several_workers_need_a_folder(monkeypatch: pytest.MonkeyPatch, tiny: Tiny, tmp_path: Path) -> None:
+    """With a read-only file system and no /tmp it was a traceback."""
+    monkeypatch.setenv("VQSERVE_WORKERS", "2")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(SystemExit, match="several workers count in files: No such file or directory: let TMPDIR name"):
+        start.main(["--bundle", str(tiny.grey), "--port", "0"])
 
 
 def two_workers(tiny: Tiny, port: int) -> subprocess.Popen[str]:
@@ -189,7 +214,7 @@ def test_of_two_services_with_several_workers_one_has_the_port(tiny: Tiny) -> No
         assert serves.poll() is None and refused.wait() == 1
         assert refused.stderr is not None
         said = refused.stderr.read().splitlines()[-1]
-        assert said == f"VQSERVE_PORT: 127.0.0.1:{port}: Address already in use"
+        assert said.startswith(f"VQSERVE_PORT: 127.0.0.1:{port}: Address already in use: another process has this port")
     finally:
         for process in both:
             process.terminate()
@@ -260,7 +285,7 @@ def test_a_name_that_is_nearly_a_settings_is_logged(
 def test_names_of_others_are_not_misspelt() -> None:
     theirs = ("PATH", "VQSERVE_URL", "VQSERVE_KEY", "VQSERVE_SERVICE_HOST", "VQSERVE_PORT_8000_TCP_ADDR")
     ours = tuple(f"VQSERVE_{name.upper()}" for name in Settings.model_fields)
-    assert misspelt((*theirs, *ours)) == {}
+    assert start.misspelt((*theirs, *ours)) == {}
 
 
 def test_what_the_device_lacks_is_one_line_of_the_log(

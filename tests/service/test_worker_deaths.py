@@ -69,6 +69,8 @@ def test_workers_that_are_killed_before_they_serve_end_the_service(tmp_path: Pat
     assert 3 <= len(deaths) <= 6
     assert {line["level"] for line in deaths} == {"error"}
     assert "no other ever has; the service ends" in deaths[-1]["message"]
+    (folder,) = {line["message"].rpartition(" ")[2] for line in logged(tmp_path, "a bus error comes of a full disk")}
+    assert folder.startswith(f"{tmp_path}/vqserve-metrics-")
 
 
 def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+"""Arrays that are no pictures of the model: the answer says what came, and what is taken instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from numpy.typing import NDArray
+
+from service.npy import MEDIA_TYPE
+from tests.service import bad_inputs as bad
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((1, 28, 28, 1), np.float32), "The array is float32: send uint8, from 0 for black to 255 for white."),
+        (np.zeros((28, 28), np.uint8), "The array has the shape (28, 28): send (B,H,W,1), "),
+        (np.zeros((28, 28, 1), np.uint8), "One picture is a B of 1."),
+        (np.zeros((1, 28, 28, 3), np.uint8), "The array has the shape (1, 28, 28, 3): send (B,H,W,1), "),
+        (np.zeros((0, 28, 28, 1), np.uint8), "The array has the shape (0, 28, 28, 1): send (B,H,W,1), "),
+        (np.zeros((1, 28, 27, 1), np.uint8), "The model takes 28x28 pixels, not 27x28."),
+    ],
+)
+def test_an_array_of_another_type_or_shape_is_named(client: TestClient, array: NDArray[Any], said: str) -> None:
+    """One sentence for all: whoever had sent (28, 28) was told of the type too, and not which axis was missing."""
+    response = client.post("/encode", content=bad.npy(array), headers={"content-type": MEDIA_TYPE})
+    assert response.status_code == 422
+    assert response.json()["type"] == "urn:vqserve:problem:wrong-picture-size"
+    assert said in response.json()["detail"]
