@@ -45,7 +45,7 @@ from service.bundle import (
 )
 from training.autoencoders import VQVAE
 from training.data import load_data
-from training.prior import HORIZONTAL_TAPS, PixelCNN
+from training.prior import PixelCNN, state_shapes
 from training.report import require_same_pictures
 from training.runs import Run, load_run
 
@@ -62,7 +62,7 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
 
     Raises:
         ExportError: the run is not a VQ-VAE, or a manifest cannot hold it; or the target exists and is more or less
-            than a bundle.
+            than a bundle, or nothing may be written beside it.
         ConfigError: the folder holds no finished run. DataError: its pictures cannot be read, or are others now.
         ExactnessError, VerificationError: a check failed; nothing was written.
     """
@@ -74,12 +74,12 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
     models = _graphs(run, run.autoencoder, table)
     _require_cuda_kernels(models)
     with _within_limits(run_folder):
-        prior_spec = _prior_spec(run.prior, run, table) if run.prior else None  # proves exactness
+        width = run.config.grid(_picture(run))[1]
+        prior_spec = _prior_spec(run.prior, width, table) if run.prior else None  # proves exactness
     pictures, labels = _test_pictures(run, source)
     parity = verify(run.autoencoder, run.prior, models, table, pictures, labels)
     target = bundle_folder.resolve()  # of a link, what it points at
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary, _within_limits(run_folder):
+    with _temporary_beside(target) as temporary, _within_limits(run_folder):
         folder = Path(temporary) / "bundle"
         manifest = _write(run, run.autoencoder, models, prior_spec, parity, folder)
         load_bundle(folder)
@@ -123,6 +123,17 @@ def _is_bundle(folder: Path) -> bool:
     return isinstance(manifest, dict) and {"format_version", "graphs"} <= manifest.keys()
 
 
+def _temporary_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-")
+    except OSError as error:
+        raise ExportError(
+            f"{target.parent} cannot be written to ({error.strerror}): correct its permissions, or "
+            "choose another folder"
+        ) from error
+
+
 def _replace(bundle_folder: Path, folder: Path, previous: Path) -> None:
     """Put `folder` in the place of a bundle, which is back there if that fails or is interrupted."""
     try:
@@ -161,16 +172,13 @@ def _require_cuda_kernels(models: dict[GraphName, onnx.ModelProto]) -> None:
         raise VerificationError("; ".join(missing))
 
 
-def _prior_spec(prior: PixelCNN, run: Run, table: NDArray[np.int32]) -> PriorSpec:
-    width = run.config.grid(_picture(run))[1]
-    layers = len(prior.horizontal)
+def _prior_spec(prior: PixelCNN, width: int, table: NDArray[np.int32]) -> PriorSpec:
+    """Of a prior over grids `width` codes wide."""
     return PriorSpec(
         frequency_table=tuple(int(f) for f in table),
         label_count=prior.label_count,
-        cache_shape=(len(prior.vertical) + 1, width, prior.channels),
-        pixel_cache_shape=(layers, HORIZONTAL_TAPS - 1, prior.channels),
-        context_channels=2 * prior.channels * layers,
         largest_partial_sum=prove_exact(prior),
+        **state_shapes(prior.channels, len(prior.vertical), len(prior.horizontal), width)._asdict(),
     )
 
 
@@ -185,11 +193,12 @@ def _test_pictures(run: Run, source: str | None) -> tuple[NDArray[np.uint8], NDA
 
 
 def tensor_specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    """A graph's inputs or outputs as a manifest lists them: dtypes by NumPy's names, strings for dynamic axes."""
     specs = []
     for value in values:
         tensor = value.type.tensor_type
         shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
-        dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower().replace("float", "float32")
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
         specs.append(TensorSpec(name=value.name, dtype=dtype, shape=shape))
     return tuple(specs)
 

@@ -28,6 +28,8 @@ TABLE = Path(__file__).with_name("cuda_kernels.json")
 
 @dataclass(frozen=True)
 class Uncovered:
+    """A node without a kernel; `types` are those of the operator's type parameters."""
+
     node: str
     operator: str
     version: int

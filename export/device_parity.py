@@ -73,6 +73,7 @@ class Side:
         return np.concatenate(runs)
 
     def decode(self, codes: Codes) -> Pictures:
+        """int64 (N,h,w) -> uint8 (N,H,W,C), in the same batches."""
         return np.concatenate(
             [self.decoder.run(None, {"codes": part})[0] for part in in_buckets(codes, self.max_batch)]
         )
@@ -80,6 +81,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Inputs:
+    """What both sides compute with: uint8 pictures, int64 codes and labels."""
+
     pictures: Pictures  # (N,H,W,C)
     codes: Codes  # (N,h,w)
     labels: Codes  # (N,) in [0, label_count]
@@ -163,6 +166,7 @@ def draw_codes(sampler: RowSampler, draws: Sequence[Draw], starts_a_row: int) ->
 
 
 def compare(trusted: Side, device: Side, inputs: Inputs) -> list[Row]:
+    """All comparisons of the module's docstring; without a prior, those of the autoencoder alone."""
     rows = [_codes(trusted, device, inputs.pictures), _pixels(trusted, device, inputs.codes)]
     if trusted.codec.latents is not None and device.codec.latents is not None:
         rows.append(_distances(trusted.codec.latents, device.codec.latents, inputs.pictures))

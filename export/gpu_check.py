@@ -65,6 +65,7 @@ def _bus_id() -> str:
 
 
 def versions() -> dict[str, str]:
+    """Of what computes here."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -93,6 +94,7 @@ def works(side: Side) -> list[tuple[str, int]]:
 
 
 def call_of(side: Side, work: str, inputs: Inputs, size: int) -> Callable[[], object]:
+    """What `timings` times: one of `works` for the first `size` inputs."""
     if work == "encode":
         return lambda: side.encoder.run(None, {"images": inputs.pictures[:size]})
     if work == "decode":
@@ -143,6 +145,7 @@ def _cuda_settings() -> set[str]:
 
 
 def pictures_for(bundle: Bundle) -> int:
+    """How many give both counts above."""
     codes = bundle.manifest.codes
     return max(LEAST_PICTURES, -(-LEAST_CODES // (codes.height * codes.width)))
 

@@ -37,10 +37,12 @@ class GraphBuilder:
         self._outputs: list[onnx.ValueInfoProto] = []
 
     def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> str:
+        """`dtype` is one of `DTYPES`; strings in `shape` are dynamic axes."""
         self._inputs.append(helper.make_tensor_value_info(name, DTYPES[dtype], shape))
         return name
 
     def output(self, value: str, name: str, dtype: str, shape: Sequence[int | str]) -> None:
+        """Give `value` out under the name `name`."""
         self._nodes.append(helper.make_node("Identity", [value], [name]))
         self._outputs.append(helper.make_tensor_value_info(name, DTYPES[dtype], shape))
 
@@ -62,21 +64,26 @@ class GraphBuilder:
         return self._scaled[key]
 
     def integers(self, *values: int) -> str:
+        """int64 (n,)."""
         return self.constant(np.array(values, np.int64))
 
     def scalar(self, value: float) -> str:
+        """float32 ()."""
         return self.constant(np.array(value, np.float32))
 
     def op(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A node of one output; an empty name stands for an optional input that is left out."""
         return self.ops(operator, *inputs, count=1, **attributes)[0]
 
     def ops(self, operator: str, *inputs: str, count: int, **attributes: Any) -> list[str]:
+        """A node of `count` outputs."""
         stem = f"{operator.lower()}_{len(self._nodes)}"
         outputs = [stem] if count == 1 else [f"{stem}_{i}" for i in range(count)]
         self._nodes.append(helper.make_node(operator, list(inputs), outputs, name=stem, **attributes))
         return outputs
 
     def cast(self, value: str, dtype: str) -> str:
+        """`dtype` is one of `DTYPES`."""
         return self.op("Cast", value, to=DTYPES[dtype])
 
     def split(self, value: str, count: int, axis: int) -> list[str]:
@@ -84,9 +91,11 @@ class GraphBuilder:
         return self.ops("Split", value, count=count, axis=axis, num_outputs=count) if count > 1 else [value]
 
     def slice(self, value: str, axis: int, start: int, end: int) -> str:
+        """value[start:end] along `axis`; negative numbers count from its end."""
         return self.op("Slice", value, self.integers(start), self.integers(end), self.integers(axis))
 
     def model(self) -> onnx.ModelProto:
+        """Raises onnx's ValidationError or InferenceError where a node or a shape is wrong."""
         graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, self._initializers)
         # IR 10 is what every onnxruntime since 1.20 reads
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)

@@ -25,6 +25,7 @@ class PriorGraphs(PriorParts):
     """Writes the graphs of one prior."""
 
     def teacher_forced(self) -> onnx.ModelProto:
+        """`prior`: the logits of all positions of a grid, of any height and width, in one call."""
         graph = GraphBuilder("prior")
         codes = graph.input("codes", "int64", ("B", "h", "w"))
         labels = graph.input("labels", "int64", ("B",))
@@ -130,6 +131,7 @@ class PriorGraphs(PriorParts):
         return graph.op("Concat", *drawn, axis=1) if w > 1 else drawn[0]
 
     def context_row(self) -> onnx.ModelProto:
+        """`prior_context`: the vertical stack for the row below `codes_above`, of any width."""
         graph = GraphBuilder("prior_context")
         codes_above = graph.input("codes_above", "int64", ("B", "w"))
         labels = graph.input("labels", "int64", ("B",))
@@ -148,6 +150,7 @@ class PriorGraphs(PriorParts):
         return graph.model()
 
     def pixel(self) -> onnx.ModelProto:
+        """`prior_pixel`: the horizontal stack and the head at one column."""
         graph = GraphBuilder("prior_pixel")
         layers, taps = len(self.horizontal_layers), HORIZONTAL_TAPS - 1
         context = graph.input("context", "float32", ("B", 2 * self.channels * layers))

@@ -34,6 +34,7 @@ assert EMBEDDING_LIMIT < STREAM_LIMIT
 
 
 def as_array(tensor: torch.Tensor) -> FloatArray:
+    """A parameter as float32, without its gradient."""
     return tensor.detach().numpy().astype(np.float32)
 
 

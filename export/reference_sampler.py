@@ -30,6 +30,7 @@ class Controls:
 
     @classmethod
     def off(cls, batch: int, codebook_size: int) -> Controls:
+        """Temperature 1, no filters, no guidance."""
         ones = np.ones(batch, np.float32)
         return cls(ones, np.full(batch, codebook_size, np.int64), ones)
 
@@ -43,6 +44,7 @@ class Known:
 
     @classmethod
     def nothing(cls, shape: tuple[int, ...]) -> Known:
+        """For uniforms of this shape."""
         return cls(np.zeros(shape, np.int64), np.zeros(shape, np.bool_))
 
 

@@ -25,7 +25,7 @@ from training.errors import TrainingError
 def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     options.command = shlex.join(["python", "-m", "training", *arguments])
     try:
         metrics = JOBS[options.job](options)
@@ -38,6 +38,18 @@ def main(arguments: list[str] | None = None) -> int:
     if metrics:
         print(json.dumps(metrics))
     return 0
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    """argparse takes the key=value words of one place only; they may stand before, between and after the options."""
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    unknown = [word for word in others if word.startswith("-") or "=" not in word or "overrides" not in options]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if others:
+        options.overrides += others
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from training.networks import Decoder, Encoder
+from training.networks import DEFAULTS, Decoder, Encoder
 from training.quantizers import FiniteScalarQuantizer, VectorQuantizer
 
 Quantizer = VectorQuantizer | FiniteScalarQuantizer
@@ -21,6 +21,8 @@ Quantizer = VectorQuantizer | FiniteScalarQuantizer
 
 @dataclass
 class AutoencoderOutput:
+    """What `forward` of every system gives a training step; `metrics` are for the log and carry no gradient."""
+
     loss: Tensor  # (): what training minimises
     reconstruction: Tensor  # (B,C,H,W), not clamped
     metrics: dict[str, Tensor] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> AutoencoderOutput:
+        """Images (B,C,H,W) in [0,1]; labels are not looked at."""
         reconstruction = self.decoder(self.encoder(images))
         mse = mean_squared_error(images, reconstruction)
         return AutoencoderOutput(mse, reconstruction, {"mse": mse.detach()})
@@ -52,12 +55,15 @@ class VQVAE(nn.Module):
     same on dark digits and on photographs.
     """
 
-    def __init__(self, encoder: Encoder, quantizer: Quantizer, decoder: Decoder, *, data_variance: float = 0.1) -> None:
+    def __init__(
+        self, encoder: Encoder, quantizer: Quantizer, decoder: Decoder, *, data_variance: float = DEFAULTS.data_variance
+    ) -> None:
         super().__init__()
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.data_variance = data_variance
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> AutoencoderOutput:
+        """Images (B,C,H,W) in [0,1]; labels are not looked at."""
         quantized = self.quantizer(self.encoder(images))
         reconstruction = self.decoder(quantized.vectors)
         mse = mean_squared_error(images, reconstruction)
@@ -137,6 +143,7 @@ class VAE(nn.Module):
         return images
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> AutoencoderOutput:
+        """Images (B,C,H,W) in [0,1], labels int64 (B,) of a CVAE, one z drawn: the loss is -ELBO / (C*H*W), in nats."""
         mean, log_variance = self.posterior(images, labels)
         reconstruction = self.decode(reparameterise(mean, log_variance), labels).float()
         kl = gaussian_kl(mean, log_variance)

@@ -27,6 +27,8 @@ WEIGHTS_FILE, ORIGIN_FILE = f"{NAME}.safetensors", f"{NAME}.json"
 
 
 class Classifier(nn.Module):
+    """Two convolutions and two layers: pictures (B,C,H,W) in [0,1] -> logits (B, labels). `picture` is (C, H, W)."""
+
     def __init__(self, picture: tuple[int, int, int], label_count: int) -> None:
         super().__init__()
         channels, height, width = picture
@@ -54,6 +56,8 @@ class Classifier(nn.Module):
 
 
 class ClassifierJob(Job):
+    """Cross entropy on pictures and labels."""
+
     model: Classifier
 
     def __init__(self, model: Classifier, stage: StageConfig, log_every: int) -> None:

@@ -66,14 +66,14 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     """Train and measure every system; returns the content of compare.json, where `command` says how it was made.
 
     Raises:
-        ConfigError: the config cannot be compared, or the folder is another process's or holds runs of another config.
+        ConfigError: the config cannot be compared, or the folder is another process's, holds runs of another config or
+            cannot be written to.
     """
     config = on_one_device(config)
     data = load_data(config.data, begun=folder.exists())
     _require_comparable(config, data)
     to_train = variants(config, data)
     require_own_folders(to_train, data, folder)
-    folder.mkdir(parents=True, exist_ok=True)
     hold_folder(folder)  # the classifier and the sheets; `fit` holds the folder of each run
     classifier = fit_classifier(config, data, folder)
     yardstick = Yardstick(config, data, classifier)

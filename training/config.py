@@ -38,6 +38,9 @@ class _Section(BaseModel):
         return isinstance(annotation, type) and issubclass(annotation, _Section)
 
 
+Downsampling = Literal[2, 4, 8]
+
+
 class DataConfig(_Section):
     """Where the pictures come from. `source` is a path, or mnist, fashion_mnist or cifar10."""
 
@@ -56,6 +59,8 @@ class DataConfig(_Section):
 
 
 class QuantizerConfig(_Section):
+    """The codebook of `vqvae`: by moving averages (ema), by the VQ loss (gradient), or a fixed grid (fsq)."""
+
     kind: Literal["ema", "gradient", "fsq"] = "ema"
     codebook_size: int = Field(default=512, gt=1)  # K; not for fsq, whose K is the product of its levels
     commitment_cost: float = Field(default=0.25, ge=0)  # beta, eq. 3 of arXiv:1711.00937
@@ -69,11 +74,13 @@ class QuantizerConfig(_Section):
 
 
 class AutoencoderConfig(_Section):
+    """Encoder and decoder, and which of the systems of `training.autoencoders` is made of them."""
+
     system: Literal["ae", "vae", "cvae", "vqvae"] = "vqvae"
     channels: int = Field(default=128, ge=2)  # of the encoder's widest layers
     decoder_channels: int | None = Field(default=None, ge=2)  # None: as many as the encoder
     residual_blocks: int = Field(default=2, ge=0, le=5)  # with more, a code would see beyond service.windows.MARGIN
-    downsampling: Literal[2, 4, 8] = 4
+    downsampling: Downsampling = 4
     dimension: int = Field(default=64, gt=0)  # D, channels of the latents; fsq has as many as it has levels
     latent_dimension: int = Field(default=32, gt=0)  # d, size of the latent vector of vae and cvae
     data_variance: float = Field(default=0.1, gt=0)  # of the pixels on [0,1]; scales the reconstruction term of vqvae
@@ -81,6 +88,8 @@ class AutoencoderConfig(_Section):
 
 
 class PriorConfig(_Section):
+    """The PixelCNN over the codes (arXiv:1606.05328): C, the depth of both stacks, and the width before the logits."""
+
     channels: int = Field(default=64, gt=0)
     vertical_layers: int = Field(default=6, gt=0)
     horizontal_layers: int = Field(default=3, gt=0)
@@ -101,6 +110,8 @@ class StageConfig(_Section):
 
 
 class TrainerConfig(_Section):
+    """What both stages share, and the steps of each."""
+
     seed: int = Field(default=1, ge=0, lt=2**32)
     accelerator: str = "auto"  # Lightning's accelerator, devices, nodes and strategy
     devices: int | Literal["auto"] = "auto"
@@ -167,10 +178,17 @@ def load_config(path: Path, overrides: Iterable[str] = (), source: str | None = 
     """Read a YAML file, apply `section.key=value` overrides (values are YAML too) and check the result.
 
     `source` is data.source as it stands, which may be no YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML, or a key or value is wrong; the message says which.
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}  # noqa: S506 - a safe loader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}): --config is a YAML file, such as training/configs/mnist.yaml"
+        ) from error
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a mapping of sections")
@@ -182,6 +200,11 @@ def load_config(path: Path, overrides: Iterable[str] = (), source: str | None = 
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    """Nested sections as YAML or JSON have them, checked; what is missing has its default.
+
+    Raises:
+        ConfigError: a key is unknown or a value is wrong; the message names every one.
+    """
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

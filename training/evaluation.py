@@ -56,6 +56,7 @@ class Reconstruction:
 
 
 def psnr_db(mse: float) -> float:
+    """10 log10(1 / MSE), of pixels on [0,1]; at most 120 dB."""
     return -10 * math.log10(max(mse, 1e-12))
 
 
@@ -79,6 +80,7 @@ def reconstruct(model: System, images: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure_reconstruction(model: System, split: Split, seed: int) -> Reconstruction:
+    """Of all pictures of the split, as one mean over all of their pixels; `seed` draws the z of a bound."""
     assert isinstance(split.images, Tensor)
     squares = 0.0
     for pixels, labels in batches(split.images, split.labels, pictures_a_batch(*split.images.shape[2:])):
@@ -126,6 +128,7 @@ def histogram(codes: Tensor, codebook_size: int) -> Tensor:
 
 
 def code_perplexity(codes: Tensor, codebook_size: int) -> float:
+    """2 to the entropy in bits of the histogram of all codes int64 (N,h,w): from 1 to K."""
     return float(perplexity(histogram(codes, codebook_size)))
 
 

@@ -53,11 +53,11 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
         DataError: the data cannot be read. TrainingDiverged: a loss is not finite.
     """
     require_own_folder(config, folder, resume=resume)
+    require_trainer(config)  # before the data, which may take long to read
     data = load_data(config.data, begun=(folder / CONFIG_FILE).exists())
     data.require_multiple_of(config.autoencoder.downsampling)
     _require_models(config, data)
     require_exportable(config, data.picture)
-    require_trainer(config)
     _begin(config, data, folder)
     autoencoder = fit_autoencoder(config, data, folder)
     prior = None
@@ -107,10 +107,6 @@ def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None
 @rank_zero_only
 def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
     """Not before data, model and device are known to fit, so that a corrected mistake may use the same folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be made ({error.strerror}): choose another --out") from error
     hold_folder(folder)
     begin_progress(folder, data.digest)
     write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
@@ -118,6 +114,7 @@ def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
 
 
 def fit_autoencoder(config: RunConfig, data: DataSet, folder: Path) -> System:
+    """The first stage, trained where `folder` has no weights of it yet; on the CPU, in evaluation mode."""
     seed_everything(config.trainer.seed, verbose=False)
     model = build_autoencoder(config.autoencoder, data.picture, len(data.label_names))
     if not (folder / AUTOENCODER_FILE).exists():
@@ -149,6 +146,7 @@ def _forget_prior(folder: Path) -> None:
 
 
 def fit_prior(config: RunConfig, data: DataSet, autoencoder: VQVAE, folder: Path) -> PixelCNN:
+    """The second stage, as the first one, over the codes of the finished `autoencoder`."""
     assert config.prior is not None
     seed_everything(config.trainer.seed, verbose=False)
     model = build_prior(config.prior, autoencoder.quantizer.codebook_size, len(data.label_names))

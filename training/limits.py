@@ -13,6 +13,7 @@ from typing import NamedTuple
 from service.bundle import LARGEST_CODEBOOK
 from service.manifest_checks import LARGEST_SIDE, MOST_CACHED, MOST_CHANNELS, MOST_CODES_A_SIDE
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, RunConfig
+from training.prior import state_shapes
 
 
 class Count(NamedTuple):
@@ -64,17 +65,17 @@ def _of_codebook(config: AutoencoderConfig) -> Iterator[Count]:
 
 
 def _of_prior(config: PriorConfig, width: int) -> Iterator[Count]:
-    """Of a grid `width` codes wide, as `PriorSpec` has them."""
-    channels, layers = config.channels, config.horizontal_layers
+    """Of a grid `width` codes wide."""
+    shapes = state_shapes(config.channels, config.vertical_layers, config.horizontal_layers, width)
     yield Count(
         "what the prior keeps of the rows above a code",
-        (config.vertical_layers + 1) * width * channels,
+        math.prod(shapes.cache_shape),
         MOST_CACHED,
         "lower prior.channels or prior.vertical_layers, or set a smaller data.crop",
     )
     yield Count(  # as many numbers as `pixel_cache_shape`, whose bound is the higher one
         "the channels of the prior's context",
-        2 * channels * layers,
+        shapes.context_channels,
         MOST_CHANNELS,
         "lower prior.channels or prior.horizontal_layers",
     )

@@ -7,11 +7,15 @@ Fully convolutional and without normalisation layers: any size works, and one pi
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-DOWNSAMPLING_CHOICES = (2, 4, 8)
+from training.config import AutoencoderConfig, Downsampling
+
+DEFAULTS = AutoencoderConfig()
+DOWNSAMPLING_CHOICES: tuple[int, ...] = get_args(Downsampling)
 
 
 class ResidualBlock(nn.Module):
@@ -45,9 +49,9 @@ class Encoder(nn.Module):
         image_channels: int,
         latent_channels: int,
         *,
-        channels: int = 128,
-        residual_blocks: int = 2,
-        downsampling: int = 4,
+        channels: int = DEFAULTS.channels,
+        residual_blocks: int = DEFAULTS.residual_blocks,
+        downsampling: int = DEFAULTS.downsampling,
     ) -> None:
         super().__init__()
         halvings = _halvings(downsampling)
@@ -82,9 +86,9 @@ class Decoder(nn.Module):
         image_channels: int,
         latent_channels: int,
         *,
-        channels: int = 128,
-        residual_blocks: int = 2,
-        downsampling: int = 4,
+        channels: int = DEFAULTS.channels,
+        residual_blocks: int = DEFAULTS.residual_blocks,
+        downsampling: int = DEFAULTS.downsampling,
     ) -> None:
         super().__init__()
         doublings = _halvings(downsampling)

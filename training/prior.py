@@ -22,10 +22,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from training.config import PriorConfig
+
+DEFAULTS = PriorConfig()
 WEIGHT_SCALE = 128  # weights are n / 128, n in [-127, 127]
 UNITS_PER_NAT = 64  # activations and logits are integers; 64 of them are 1.0 (or 1 nat)
 STREAM_LIMIT = 1023  # residual streams stay in [-1023, 1023]
@@ -120,6 +124,23 @@ def shift(x: Tensor, rows: int, columns: int) -> Tensor:
     return padded[:, top : top + height, left : left + width]
 
 
+class StateShapes(NamedTuple):
+    """What a sampler or an entropy decoder keeps between its calls, without B; the fields are those of `PriorSpec`."""
+
+    cache_shape: tuple[int, int, int]  # (V + 1, w, C): a row of the codes and of each vertical layer's input
+    pixel_cache_shape: tuple[int, int, int]  # (N, taps - 1, C): the last inputs of each horizontal layer
+    context_channels: int  # N * 2C: what the vertical stack says to the horizontal one at a column
+
+
+def state_shapes(channels: int, vertical_layers: int, horizontal_layers: int, width: int) -> StateShapes:
+    """Of a prior with C channels, V vertical and N horizontal layers, for grids `width` codes wide."""
+    return StateShapes(
+        (vertical_layers + 1, width, channels),
+        (horizontal_layers, HORIZONTAL_TAPS - 1, channels),
+        2 * channels * horizontal_layers,
+    )
+
+
 class PixelCNN(nn.Module):
     """Class-conditional Gated PixelCNN with integer arithmetic.
 
@@ -136,10 +157,10 @@ class PixelCNN(nn.Module):
         codebook_size: int,
         label_count: int = 0,
         *,
-        channels: int = 64,
-        vertical_layers: int = 6,
-        horizontal_layers: int = 3,
-        head_channels: int = 128,
+        channels: int = DEFAULTS.channels,
+        vertical_layers: int = DEFAULTS.vertical_layers,
+        horizontal_layers: int = DEFAULTS.horizontal_layers,
+        head_channels: int = DEFAULTS.head_channels,
     ) -> None:
         super().__init__()
         self.codebook_size, self.label_count, self.channels = codebook_size, label_count, channels

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from training.config import QuantizerConfig
 from training.ranks import from_first_rank, gather_over_ranks, sum_over_ranks
+
+DEFAULTS = QuantizerConfig()
 
 
 @dataclass
@@ -117,12 +120,12 @@ class VectorQuantizer(nn.Module):
         codebook_size: int,
         dimension: int,
         *,
-        commitment_cost: float = 0.25,
-        rate_weight: float = 0.0,
-        usage_decay: float = 0.99,
-        start_step: int = 200,
-        restart_every: int = 50,
-        restart_below: float = 0.03,
+        commitment_cost: float = DEFAULTS.commitment_cost,
+        rate_weight: float = DEFAULTS.rate_weight,
+        usage_decay: float = DEFAULTS.usage_decay,
+        start_step: int = DEFAULTS.start_step,
+        restart_every: int = DEFAULTS.restart_every,
+        restart_below: float = DEFAULTS.restart_below,
     ) -> None:
         super().__init__()
         self.codebook_size, self.dimension = codebook_size, dimension
@@ -152,6 +155,8 @@ class VectorQuantizer(nn.Module):
         return self.codebook[codes].movedim(-1, 1)
 
     def forward(self, latents: Tensor) -> Quantized:
+        """Latents (B,D,h,w). In training mode the codebook and its statistics move too; before `start_step`, and in a
+        validation before the codebook has started, latents pass as they are and every code is 0."""
         rows = _rows(latents)
         if self.training and self.step < self.start_step:
             self.step.add_(1)
@@ -290,16 +295,19 @@ class FiniteScalarQuantizer(nn.Module):
         return self.lookup(torch.arange(self.codebook_size, device=self.levels.device)[None, None])[0, :, 0].T
 
     def assign(self, latents: Tensor) -> Tensor:
+        """Latents (B,D,h,w) -> codes (B,h,w) int64: the rounded numbers as digits, the first one the lowest."""
         steps = (self.levels - 1)[:, None, None]
         # a NaN would be a code far out of range; as any code, it reaches the loss, whose look at it ends the run
         digits = torch.round((self.bounded(latents) + 1) / 2 * steps).nan_to_num().long()
         return (digits * self.strides[:, None, None]).sum(1)
 
     def lookup(self, codes: Tensor) -> Tensor:
+        """Codes (B,h,w) int64 -> vectors (B,D,h,w) float32 in [-1,1]."""
         digits = (codes[:, None] // self.strides[:, None, None]) % self.levels[:, None, None]
         return digits.float() / (self.levels - 1).float()[:, None, None] * 2 - 1
 
     def forward(self, latents: Tensor) -> Quantized:
+        """Latents (B,D,h,w), not yet bounded; the loss is 0."""
         bounded = self.bounded(latents)
         codes = self.assign(latents)
         counts = sum_over_ranks(torch.bincount(codes.flatten(), minlength=self.codebook_size).float())

@@ -8,6 +8,7 @@ from torch import Tensor
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum, in place of the tensor given: one shape in all processes."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
@@ -21,6 +22,7 @@ def on_any_rank(told: bool, device: torch.device) -> bool:
 
 
 def gather_over_ranks(rows: Tensor) -> Tensor:
+    """(N, ...) of each -> (processes * N, ...), in the order of the processes."""
     if not (dist.is_available() and dist.is_initialized()):
         return rows
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
@@ -29,6 +31,7 @@ def gather_over_ranks(rows: Tensor) -> Tensor:
 
 
 def from_first_rank(tensor: Tensor) -> Tensor:
+    """That of the first process, in place of the tensor given."""
     if dist.is_available() and dist.is_initialized():
         dist.broadcast(tensor, 0)
     return tensor

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -46,6 +47,7 @@ SAMPLE_ROWS_SMALL, SAMPLE_ROWS_LARGE = 10, 1  # rows of samples of grids up to, 
 LARGE_GRID = 256
 MOST_CODES_DRAWN = 1 << 14  # in a sample: half a minute on one core, at some ms a code
 DIGEST_DIGITS = 8  # of the data's, in the names of files: enough for all that one run is ever measured on
+MOST_LABELS_LISTED = 10  # in a message
 LIBRARIES = ("torch", "lightning", "numpy", "safetensors")
 
 logger = logging.getLogger(__name__)
@@ -155,10 +157,7 @@ def evaluate(folder: Path, source: str | None = None) -> tuple[dict[str, Any], P
     data = load_to_measure(config.data, run.metrics["data"]["digest"])
     if source is None:  # of changed data some would be training pictures
         require_same_pictures(run, data, config.data.source)
-    expected = (tuple(run.metrics["data"]["picture"]), tuple(run.metrics["data"]["labels"]))
-    if (data.picture, data.label_names) != expected:
-        found = (data.picture, data.label_names)
-        raise DataError(f"{config.data.source} has pictures and labels {found}, the run was trained on {expected}")
+    _require_same_kind(run, data, config.data.source)
     measured = measure(config, data, run.autoencoder, run.prior)
     if data.digest == run.metrics["data"]["digest"]:
         path, metrics = folder / METRICS_FILE, run.metrics | measured
@@ -179,6 +178,29 @@ def require_same_pictures(run: Run, data: DataSet, source: str) -> None:
             f"{source} holds other pictures than {run.folder} was trained on: bring them back, or say with --data "
             "where they are"
         )
+
+
+def _require_same_kind(run: Run, data: DataSet, source: str) -> None:
+    """Raises DataError if pictures or labels of `data`, which lies at `source`, are none that the model can take."""
+    picture, labels = tuple(run.metrics["data"]["picture"]), tuple(run.metrics["data"]["labels"])
+    if data.picture != picture:
+        raise DataError(
+            f"{source} has pictures of {data.picture} (channels, height, width), the run was trained on {picture}: "
+            "bring them to that shape"
+        )
+    if data.label_names != labels:
+        same = "give the pictures the same ones; in a folder of picture files they are the names of its sub-folders"
+        none = "leave them out; of a folder of picture files, name one sub-folder, or move all into one"
+        raise DataError(
+            f"{source} has {_listed(data.label_names)}, the run was trained with {_listed(labels)}: "
+            f"{same if labels else none}"
+        )
+
+
+def _listed(labels: Sequence[str]) -> str:
+    if not labels:
+        return "no labels"
+    return f"the labels {', '.join(labels[:MOST_LABELS_LISTED])}{', ...' * (len(labels) > MOST_LABELS_LISTED)}"
 
 
 def _facts(data: DataSet) -> dict[str, Any]:

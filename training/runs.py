@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from training.autoencoders import VAE, VQVAE, Autoencoder
@@ -33,7 +33,7 @@ from training.config import AutoencoderConfig, ConfigError, PriorConfig, Quantiz
 from training.networks import Decoder, Encoder
 from training.prior import PixelCNN
 from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQuantizer
-from training.writing import GO_ON, written_whole
+from training.writing import AGAIN, GO_ON, written_whole
 
 CONFIG_FILE, METRICS_FILE, PROGRESS_FILE = "config.json", "metrics.json", "progress.json"
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
@@ -71,6 +71,7 @@ NEEDED: dict[str, type[_Read]] = {METRICS_FILE: _Metrics, PROGRESS_FILE: _Progre
 def build_quantizer(
     config: QuantizerConfig, dimension: int
 ) -> EMAQuantizer | GradientQuantizer | FiniteScalarQuantizer:
+    """The quantizer that `config` names, for vectors of `dimension` numbers; fsq has as many as it has levels."""
     if config.kind == "fsq":
         return FiniteScalarQuantizer(config.levels)
     quantizer = EMAQuantizer if config.kind == "ema" else GradientQuantizer
@@ -87,7 +88,11 @@ def build_quantizer(
 
 
 def build_autoencoder(config: AutoencoderConfig, picture: tuple[int, int, int], label_count: int) -> System:
-    """The system that `config` names, for pictures of (C, H, W)."""
+    """The system that `config` names, for pictures of (C, H, W).
+
+    Raises:
+        ConfigError: a CVAE without labels.
+    """
     image_channels, height, width = picture
     fsq = config.system == "vqvae" and config.quantizer.kind == "fsq"
     dimension = len(config.quantizer.levels) if fsq else config.dimension
@@ -107,6 +112,7 @@ def build_autoencoder(config: AutoencoderConfig, picture: tuple[int, int, int], 
 
 
 def build_prior(config: PriorConfig, codebook_size: int, label_count: int) -> PixelCNN:
+    """A prior over K codes; `label_count` is 0 for an unconditional one."""
     return PixelCNN(
         codebook_size,
         label_count,
@@ -130,15 +136,24 @@ class Run:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Written beside and then renamed, so that an interruption leaves the earlier file whole."""
-    with written_whole(path, "run the command again") as partial:
+    with written_whole(path, AGAIN) as partial:
         partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist: is {path.parent} the folder of a finished `python -m training fit`?")
+    """A JSON file of a run, with what `NEEDED` lists for it.
+
+    Raises:
+        ConfigError: it is not there, cannot be read, or is damaged.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"{path} does not exist: is {path.parent} the folder of a finished `python -m training fit`?"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): correct its permissions") from error
     except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8; or brackets without an end
         raise ConfigError(f"{path} is damaged: {error}") from error
     if not isinstance(values, dict):
@@ -152,6 +167,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> RunConfig:
+    """The configuration of the run in `folder`; keys added since it was begun have their defaults.
+
+    Raises:
+        ConfigError: it is not there, or damaged.
+    """
     path = folder / CONFIG_FILE
     values = read_json(path)
     try:
@@ -164,15 +184,21 @@ _held: dict[Path, int] = {}  # file descriptors of the locks of this process
 
 
 def hold_folder(folder: Path) -> None:
-    """Keep all other processes from training in `folder` until this one ends, in whatever way.
+    """Make `folder`, and keep all other processes from training in it until this one ends, in whatever way.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process holds it, or it cannot be made or written to.
     """
     path = (folder / LOCK_FILE).resolve()
     if path in _held:
         os.close(_held.pop(path))
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written to ({error.strerror}): correct its permissions, or choose another --out"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -199,17 +225,26 @@ def begin_progress(folder: Path, digest: str) -> None:
 
 
 def write_seconds(folder: Path, stage: str, seconds: float) -> None:
+    """Note in progress.json how long a finished stage has taken."""
     progress = read_json(folder / PROGRESS_FILE)
     write_json(folder / PROGRESS_FILE, progress | {"seconds": progress["seconds"] | {stage: seconds}})
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Written beside and then renamed, so that the file is whole or absent: `--resume` takes it as a finished stage."""
+    """Written beside and then renamed, so that the file is whole or absent: `--resume` takes it as a finished stage.
+
+    Not by `save_file`, whose files nobody but their owner may read.
+    """
     with written_whole(path, GO_ON) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, partial)
+        partial.write_bytes(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()}))
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
+    """Put the weights of the file into `module`, which is in evaluation mode then.
+
+    Raises:
+        ConfigError: they are not there, cannot be read, are damaged, those of another model, or not finite.
+    """
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: finish the run with `python -m training fit --resume`")
     try:
@@ -217,6 +252,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(weights)
     except SafetensorError as error:
         raise ConfigError(f"{path} is damaged ({error}): delete it and train again with --resume") from error
+    except OSError as error:  # safetensors says of all of them that there is no such file
+        raise ConfigError(f"{path} cannot be read: correct its permissions") from error
     except RuntimeError as error:  # torch lists every tensor
         raise ConfigError(
             f"{path} has the weights of another model: delete it and train again with --resume"
@@ -227,8 +264,14 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_run(folder: Path) -> Run:
-    """Read a run folder that `fit` has finished."""
+    """Read a run folder that `fit` has finished.
+
+    Raises:
+        ConfigError: the run is not finished, or a file is not there or damaged.
+    """
     config = read_config(folder)
+    if not (folder / METRICS_FILE).exists():  # which `fit` writes last
+        raise ConfigError(f"{folder} is not finished: go on with `python -m training fit --resume`")
     metrics = read_json(folder / METRICS_FILE)
     channels, height, width = metrics["data"]["picture"]
     label_count = len(metrics["data"]["labels"])

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from training.writing import AGAIN, written_whole
+
 GAP = 2  # pixels between pictures
 
 
@@ -36,4 +38,11 @@ def interleave(originals: Tensor, reconstructions: Tensor, columns: int) -> Tens
 
 
 def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path, format="PNG")
+    """Pixels (H,W,C), C 1 or 3.
+
+    Raises:
+        WriteError: the file cannot be written; what was there stays.
+    """
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    with written_whole(path, AGAIN) as partial:
+        picture.save(partial, format="PNG")

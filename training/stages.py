@@ -129,6 +129,7 @@ def _quieten_lightning() -> None:
 
 
 def checkpoint_of(name: str, folder: Path) -> Path:
+    """Where the stage of this name keeps its last checkpoint, in the folder of a run."""
     return folder / CHECKPOINTS / f"{name}.ckpt"
 
 

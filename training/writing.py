@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from training.errors import TrainingError
 
 GO_ON = "go on with --resume"
+AGAIN = "run the command again"
 
 
 class WriteError(TrainingError):
@@ -28,8 +27,8 @@ def written_whole(path: Path, then: str) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
-    except (OSError, SafetensorError) as error:  # the second is what a full disk is to safetensors
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise WriteError(
             f"{path} cannot be written ({reason}): make room there or correct its permissions, then {then}"
         ) from error

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from export.__main__ import main
 from export.autoencoder_graphs import autoencoder_graphs
-from export.build import _replace, _require_cuda_kernels, _save, build_bundle
+from export.build import _replace, _require_cuda_kernels, _save, build_bundle, tensor_specs
 from export.exactness import partial_sum_bounds
 from export.onnx_builder import DTYPES
 from export.verify import Sessions, VerificationError
@@ -110,6 +110,15 @@ def test_training_counts_what_the_manifest_counts(manifest: Manifest, told_run: 
         prior.context_channels,
     ]
     assert math.prod(prior.pixel_cache_shape) == prior.context_channels
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT16", "DOUBLE", "INT16"])
+def test_a_tensor_of_another_type_is_refused_by_its_name(dtype: str) -> None:
+    """Of half precision it was "float3216"."""
+    value = helper.make_tensor_value_info("x", getattr(onnx.TensorProto, dtype), ["B", 4])
+    name = {"DOUBLE": "float64"}.get(dtype, dtype.lower())
+    with pytest.raises(ValidationError, match=f"input_value='{name}'"):
+        tensor_specs([value])
 
 
 def test_a_codebook_has_at_most_65536_codes() -> None:

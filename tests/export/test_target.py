@@ -78,6 +78,19 @@ def test_a_file_that_cannot_be_written_is_a_message(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message was that of the system about a temporary folder."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", ".export-")
+
+    monkeypatch.setattr("export.build.tempfile.TemporaryDirectory", denied)
+    with pytest.raises(ExportError, match=rf"^{tmp_path} cannot be written to \(Permission denied\): correct its"):
+        build_bundle(finished_run, tmp_path / "bundle")
+
+
 def test_ctrl_c_is_no_traceback(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,7 +61,8 @@ def test_npz_without_labels_or_test_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": np.zeros((4, 8, 8), np.float32)}, r"float32 \(4, 8, 8\): save them as uint8"),
+        ({"images": np.zeros((4, 8, 8), np.float32)}, r"float32 \(4, 8, 8\): save them as uint8 .*; floats in \[0,1\]"),
+        ({"images": np.zeros((4, 8, 8), np.int64)}, r"int64 \(4, 8, 8\): save them as uint8 .*1 or 3\)$"),
         ({"images": np.array([object()])}, "plain arrays"),
         ({"pictures": np.zeros((4, 8, 8), np.uint8)}, "name the pictures x_train or images"),
         (

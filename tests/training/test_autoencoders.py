@@ -84,6 +84,18 @@ def test_the_vaes_loss_is_the_negative_elbo_a_pixel() -> None:
     torch.testing.assert_close(output.loss * 784, -output.metrics["elbo"])
 
 
+def test_a_posterior_of_extreme_features_stays_finite() -> None:
+    """Without the clamp exp(log_variance) of one picture far from all others ends a training."""
+    vae = VAE(*networks(), grid=(4, 7, 7), latent_dimension=3)
+    with torch.no_grad():
+        vae.to_posterior.weight.zero_()
+        vae.to_posterior.bias.copy_(torch.tensor([5.0, -300.0, 0.5, -1e4, 1e4, -2.5]))  # means, log variances
+    mean, log_variance = vae.posterior(images(1, 1, 28, 28))
+    assert mean.tolist() == [[5.0, -300.0, 0.5]]
+    assert log_variance.tolist() == [[-20.0, 10.0, -2.5]]
+    assert vae(images(1, 1, 28, 28)).loss.isfinite()
+
+
 def test_a_cvae_needs_its_label_and_uses_it() -> None:
     torch.manual_seed(0)
     cvae = VAE(*networks(), grid=(4, 7, 7), latent_dimension=3, label_count=10)

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 import pytest
+from torch import nn
 
-from training.config import ConfigError, PriorConfig, RunConfig, differing_keys, load_config, parse_config
+from training.__main__ import _options
+from training.autoencoders import VQVAE
+from training.config import (
+    AutoencoderConfig,
+    ConfigError,
+    PriorConfig,
+    QuantizerConfig,
+    RunConfig,
+    _Section,
+    differing_keys,
+    load_config,
+    parse_config,
+)
+from training.networks import Decoder, Encoder
+from training.prior import PixelCNN
+from training.quantizers import VectorQuantizer
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 
@@ -20,6 +37,24 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "empty.yaml"
     path.write_text("")
     assert load_config(path) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("module", "section", "count"),
+    [
+        (Encoder, AutoencoderConfig(), 3),
+        (Decoder, AutoencoderConfig(), 3),
+        (VQVAE, AutoencoderConfig(), 1),
+        (VectorQuantizer, QuantizerConfig(), 6),
+        (PixelCNN, PriorConfig(), 4),
+    ],
+)
+def test_a_module_has_the_defaults_of_its_section(module: type[nn.Module], section: _Section, count: int) -> None:
+    """They were written in both."""
+    options = signature(module).parameters.values()
+    found = {one.name: one.default for one in options if one.default is not one.empty and hasattr(section, one.name)}
+    assert len(found) == count
+    assert found == {name: getattr(section, name) for name in found}
 
 
 def test_overrides_are_yaml_values_of_dotted_keys(tmp_path: Path) -> None:
@@ -60,6 +95,28 @@ def test_a_resolved_config_reads_back_as_itself() -> None:
 def test_a_wrong_override_is_refused_with_the_fix(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(CONFIGS[-1].with_name("tiny.yaml"), ["data.source=x", override])
+
+
+def test_overrides_may_stand_before_between_and_after_the_options() -> None:
+    """Those of a second place were "unrecognized arguments"."""
+    words = ["trainer.seed=2", "--config", "c.yaml", "prior=null", "--out", "runs/x", "trainer.seed=3"]
+    options = _options(["fit", *words])
+    assert options.overrides == ["trainer.seed=2", "prior=null", "trainer.seed=3"]
+    assert (options.config, options.out) == (Path("c.yaml"), Path("runs/x"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "--config", "c.yaml", "--steps=5"),
+        ("fit", "a=1", "--config", "c.yaml", "seed"),
+        ("evaluate", "--run", "r", "trainer.seed=3"),
+    ],
+)
+def test_what_is_no_override_is_still_refused(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _options(list(words))
+    assert f"unrecognized arguments: {words[-1]}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("without", ["autoencoder.system=ae", "autoencoder.quantizer.kind=fsq"])
@@ -108,6 +165,14 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path, content: byte
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"c\.yaml"):
         load_config(path)
+
+
+def test_a_file_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    """It was said not to be YAML, and named twice."""
+    with pytest.raises(ConfigError) as refused:
+        load_config(tmp_path / "c.yaml")
+    expected = "c.yaml cannot be read (No such file or directory): --config is a YAML file, such as "
+    assert str(refused.value) == f"{tmp_path}/{expected}training/configs/mnist.yaml"
 
 
 def test_an_override_changes_its_own_section_only(tmp_path: Path) -> None:

@@ -29,9 +29,37 @@ def test_evaluate_repeats_the_numbers_of_fit(tiny_run: Path, tmp_path: Path) -> 
     assert after.pop("split") == before.pop("split") == "test"
     # other memory layouts of the same weights sum in another order; a near-tie may become another code
     assert after == pytest.approx(before, rel=1e-3)
-    np.savez(tmp_path / "d.npz", images=np.zeros((50, 8, 8), np.uint8))
-    with pytest.raises(DataError, match="the run was trained on"):
-        evaluate(copy, str(tmp_path / "d.npz"))
+
+
+@pytest.mark.parametrize(
+    ("side", "labels", "said"),
+    [
+        (
+            8,
+            np.arange(50) % 10,
+            r"pictures of \(1, 8, 8\) \(channels, height, width\), .* trained on \(1, 28, 28\)",
+        ),
+        (28, None, "has no labels, the run was trained with the labels 0, 1, 2, 3, 4, 5, 6, 7, 8, 9: give the"),
+        (28, np.arange(50) % 11, "has the labels 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ..., the run was trained with the"),
+    ],
+)
+def test_evaluate_says_what_is_wrong_with_other_data(
+    tiny_run: Path, tmp_path: Path, side: int, labels: np.ndarray | None, said: str
+) -> None:
+    """It printed the shape and all labels of both as tuples, whichever of the two was wrong."""
+    arrays = {"images": np.zeros((50, side, side), np.uint8)} | ({} if labels is None else {"labels": labels})
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(DataError, match=said):
+        evaluate(tiny_run, str(tmp_path / "d.npz"))
+
+
+def test_evaluate_says_what_to_do_with_labels_that_the_run_has_not(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
+    np.savez(tmp_path / "d.npz", images=images)
+    np.savez(tmp_path / "labelled.npz", images=images, labels=np.arange(60) % 2)
+    fit(tiny_config(*VQ_ONLY, f"data.source={tmp_path / 'd.npz'}"), tmp_path / "run")
+    with pytest.raises(DataError, match="has the labels 0, 1, the run was trained with no labels: leave them out"):
+        evaluate(tmp_path / "run", str(tmp_path / "labelled.npz"))
 
 
 def test_evaluate_keeps_where_the_model_came_from(

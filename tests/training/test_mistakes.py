@@ -17,6 +17,7 @@ from training.fit import fit
 from training.runs import (
     AUTOENCODER_FILE,
     PRIOR_FILE,
+    hold_folder,
     load_run,
     read_json,
     write_json,
@@ -33,7 +34,7 @@ def test_a_folder_with_a_run_is_neither_overwritten_nor_mixed_up(tiny_run: Path)
 
 def test_a_mistake_in_the_data_leaves_no_run_behind(tmp_path: Path) -> None:
     """The corrected configuration was refused, because the folder held the first one."""
-    with pytest.raises(DataError, match="is no path here"):
+    with pytest.raises(DataError, match=r"is no path here .*: correct it, or say with --data where"):
         fit(tiny_config("data.source=nowhere"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -56,6 +57,12 @@ def test_a_mistake_in_model_or_trainer_leaves_no_run_behind(tmp_path: Path, over
     assert not (tmp_path / "run").exists()
 
 
+def test_a_mistake_in_the_trainer_is_told_before_the_pictures_are_read(tmp_path: Path) -> None:
+    """Of a large folder that takes minutes."""
+    with pytest.raises(ConfigError, match="trainer: "):
+        fit(tiny_config("data.source=nowhere", "trainer.accelerator=tpu"), tmp_path / "run")
+
+
 def test_a_run_in_its_own_data_is_refused(tmp_path: Path) -> None:
     """Its sheets became pictures of the data, so that it could neither be resumed nor exported."""
     for index in range(4):
@@ -67,8 +74,21 @@ def test_a_run_in_its_own_data_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"run cannot be made \(Not a directory\): choose another --out"):
+    with pytest.raises(ConfigError, match=r"run cannot be written to \(Not a directory\): correct its permissions, or"):
         fit(tiny_config(), tmp_path / "file" / "run")
+    with pytest.raises(ConfigError, match=r"file cannot be written to \(File exists\)"):  # `compare` did not say it
+        hold_folder(tmp_path / "file")
+
+
+def test_a_run_folder_that_cannot_be_written_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message was that of the system about a hidden file, `.lock`."""
+
+    def denied(path: Path, *_: int) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.open", denied)
+    with pytest.raises(ConfigError, match=r"run cannot be written to \(Permission denied\): correct its permissions"):
+        hold_folder(tmp_path / "run")
 
 
 def test_processes_that_cannot_share_a_batch_leave_no_run_behind(tmp_path: Path) -> None:
@@ -99,6 +119,16 @@ def test_a_file_of_a_run_that_lacks_its_keys_is_named(tiny_run: Path, tmp_path: 
         load_run(run)
 
 
+def test_a_run_that_is_not_finished_is_told(tiny_run: Path, tmp_path: Path) -> None:
+    """It was asked whether the folder was that of a run at all."""
+    run = copied(tiny_run, tmp_path / "run")
+    (run / "metrics.json").unlink()
+    with pytest.raises(ConfigError, match=r"run is not finished: go on with `python -m training fit --resume`"):
+        load_run(run)
+    with pytest.raises(ConfigError, match=r"config\.json does not exist: is .*nowhere the folder of a finished"):
+        load_run(tmp_path / "nowhere")
+
+
 def test_damaged_weights_are_named(tiny_run: Path, tmp_path: Path) -> None:
     run = copied(tiny_run, tmp_path / "run")
     (run / PRIOR_FILE).write_bytes((run / PRIOR_FILE).read_bytes()[:-10])
@@ -107,6 +137,27 @@ def test_damaged_weights_are_named(tiny_run: Path, tmp_path: Path) -> None:
     shutil.copy(run / AUTOENCODER_FILE, run / PRIOR_FILE)
     with pytest.raises(ConfigError, match=r"prior\.safetensors has the weights of another model: delete it"):
         load_run(run)
+
+
+def test_a_file_of_a_run_that_may_not_be_read_is_told(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights "did not exist"."""
+
+    def denied(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    def hidden(path: Path) -> None:
+        raise FileNotFoundError(f"No such file or directory: {path}")
+
+    monkeypatch.setattr("training.runs.load_file", hidden)  # as safetensors does
+    with pytest.raises(ConfigError, match=r"autoencoder\.safetensors cannot be read: correct its permissions"):
+        load_run(tiny_run)
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(
+        ConfigError, match=r"config\.json cannot be read \(Permission denied\): correct its permissions"
+    ):
+        load_run(tiny_run)
 
 
 def test_a_damaged_checkpoint_is_named(tiny_run: Path, tmp_path: Path) -> None:

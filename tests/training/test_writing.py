@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,8 +14,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.training.conftest import noise
 from training.callbacks import AtomicCheckpointIO
 from training.runs import save_weights, write_json
+from training.sheets import write_png
 from training.writing import WriteError, written_whole
 
 
@@ -31,6 +35,7 @@ def largest_file(size: int) -> Iterator[None]:
 WRITERS: dict[str, Callable[[Path], None]] = {
     "a.safetensors": partial(save_weights, nn.Linear(300, 300)),
     "a.ckpt": partial(AtomicCheckpointIO().save_checkpoint, {"state_dict": {"weight": torch.zeros(300, 300)}}),
+    "a.png": partial(write_png, noise((200, 200, 3))),
     "a.json": lambda path: write_json(path, {"numbers": list(range(50_000))}),
 }
 
@@ -45,6 +50,17 @@ def test_a_file_for_which_there_is_no_room_is_named_and_leaves_nothing(tmp_path:
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, b"earlier")]
     WRITERS[name](path)
     assert [file.name for file in tmp_path.iterdir()] == [name] and path.stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_who_may_read_a_file_is_up_to_the_umask(tmp_path: Path, name: str) -> None:
+    """Weights were the owner's alone, and to another user, who would export the run, they "did not exist"."""
+    before = os.umask(0o027)
+    try:
+        WRITERS[name](tmp_path / name)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
 
 
 def test_an_interrupted_file_leaves_nothing(tmp_path: Path) -> None:

@@ -154,7 +154,10 @@ def _read_source(config: DataConfig) -> Source:
     path = _place_of(config)
     if not path.exists():
         if config.source not in NAMED:
-            raise DataError(f"data.source {config.source!r} is no path here and none of {', '.join(NAMED)}: correct it")
+            raise DataError(
+                f"data.source {config.source!r} is no path here and none of {', '.join(NAMED)}: correct it, or say "
+                "with --data where the pictures are"
+            )
         return read_named(config.source, Path(config.root))
     if path.is_file():
         return read_npz(path)

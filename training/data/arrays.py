@@ -29,6 +29,7 @@ CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", 
 CIFAR_RECORD = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
 MOST_LABELS_WITH_GAPS = 256  # as many as a byte has; of more, half of the numbers must occur
 NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("images", "labels", "test_images", "test_labels"))
+FROM_UNIT = "; floats in [0,1] become uint8 by (255 * images).round().astype(np.uint8)"
 MOST_AXES = 4  # of an IDX file: N, H, W and channels
 # What numpy and zipfile raise on a file that is no .npz, or on a damaged one; the fuzz test keeps this list honest.
 # RuntimeError: an encrypted member; NotImplementedError, one of its kind: an unknown compression.
@@ -203,6 +204,7 @@ def _split(path: Path, images: NDArray[np.generic], labels: NDArray[np.generic] 
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
         raise DataError(
             f"{path}: pictures are {images.dtype} {images.shape}: save them as uint8 (N,H,W) or (N,H,W,1 or 3)"
+            f"{FROM_UNIT if np.issubdtype(images.dtype, np.floating) else ''}"
         )
     if images.size == 0:
         raise DataError(f"{path} has no pictures: an array of them is {images.shape}: save it again with some")

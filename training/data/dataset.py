@@ -47,6 +47,8 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Split:
+    """Pictures with a label each."""
+
     images: Tensor | Ragged  # (N, C, H, W) uint8, or N pictures of different sizes
     labels: Tensor  # (N,) int64 in [0, label count); all zero where the data has no labels
 
@@ -54,6 +56,7 @@ class Split:
         return len(self.labels)
 
     def select(self, indices: Sequence[int]) -> Split:
+        """The pictures of these indices, in their order."""
         chosen = torch.as_tensor(list(indices), dtype=torch.int64)
         images = self.images[chosen] if isinstance(self.images, Tensor) else self.images.select(indices)
         return Split(images, self.labels[chosen])
@@ -72,6 +75,8 @@ class Source:
 
 @dataclass(frozen=True)
 class DataSet:
+    """What a run is trained and measured on. Only `train` may be `Ragged`, where training sees crops."""
+
     train: Split
     validation: Split
     test: Split
@@ -81,6 +86,7 @@ class DataSet:
     digest: str  # SHA-256 of the pixels and labels of all three splits
 
     def require_multiple_of(self, factor: int) -> None:
+        """Raises DataError where the sides of a picture, in pixels, are not multiples of `factor`."""
         _, height, width = self.picture
         if height % factor or width % factor:
             raise DataError(

@@ -48,6 +48,7 @@ class Stream:
         return np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._split))
 
     def batch(self, step: int) -> Batch:
+        """This process's share of the batch of step 0, 1, ..."""
         positions = range(step * self._batch_size, (step + 1) * self._batch_size)[self._mine]
         count = len(self._split)
         indices = [int(self._order(position // count)[position % count]) for position in positions]
