@@ -25,7 +25,7 @@ TAP_ORDER = [VERTICAL_TAPS.index((row, column)) for column in (-1, 0, 1) for row
 
 
 class UnknownGraph(ValueError):
-    """The file is not a prior as `export.prior_graphs.PriorGraphs.teacher_forced` writes it."""
+    """The file is not a prior as `export.prior_graphs.PriorGraphWriter.teacher_forced` writes it."""
 
 
 def read_prior(path: Path) -> PixelCNN:

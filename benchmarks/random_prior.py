@@ -12,12 +12,12 @@ from typing import Any, get_args
 
 import torch
 
-from export.build import tensor_specs
+from export.build import prior_spec_of, tensor_specs
 from export.diagonal_graph import diagonal, worthwhile
-from export.exactness import frequency_table, prove_exact
-from export.prior_graphs import PriorGraphs
-from service.bundle import Bundle, CodesSpec, GraphName, GraphSpec, Manifest, PriorSpec, sha256_file
-from training.prior import HORIZONTAL_TAPS, PixelCNN
+from export.exactness import frequency_table
+from export.prior_graphs import PriorGraphWriter
+from service.bundle import Bundle, CodesSpec, GraphName, GraphSpec, Manifest, sha256_file
+from training.prior import PixelCNN
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def random_prior(size: PriorSize, seed: int = 0) -> PixelCNN:
 
 def write_prior(prior: PixelCNN, size: PriorSize, folder: Path) -> tuple[Bundle, dict[str, float]]:
     """The bundle, and the seconds that the export of each graph took."""
-    graphs, table = PriorGraphs(prior), frequency_table(size.codebook_size).numpy()
+    graphs, table = PriorGraphWriter(prior), frequency_table(size.codebook_size).numpy()
     writers = {
         "prior": graphs.teacher_forced,
         "prior_row": lambda: graphs.row(size.width, table, filters=True),
@@ -68,18 +68,10 @@ def write_prior(prior: PixelCNN, size: PriorSize, folder: Path) -> tuple[Bundle,
         seconds[name] = perf_counter() - started
         inputs = tensor_specs(model.graph.input)
         specs[name] = GraphSpec(file=path.name, sha256=sha256_file(path), opset=18, inputs=inputs, outputs=())
-    layers = len(prior.horizontal)
     fields: dict[str, Any] = dict(
         name="random",
         codes=CodesSpec(height=size.height, width=size.width, codebook_size=size.codebook_size, dimension=1),
         graphs=specs,
-        prior=PriorSpec(
-            frequency_table=tuple(int(frequency) for frequency in table),
-            label_count=size.label_count,
-            cache_shape=(len(prior.vertical) + 1, size.width, prior.channels),
-            pixel_cache_shape=(layers, HORIZONTAL_TAPS - 1, prior.channels),
-            context_channels=2 * prior.channels * layers,
-            largest_partial_sum=prove_exact(prior),
-        ),
+        prior=prior_spec_of(prior, size.width, table),
     )
     return Bundle(folder, Manifest.model_construct(**fields)), seconds

@@ -31,7 +31,7 @@ from benchmarks.report import command_line, machine, machine_line, write_result,
 from benchmarks.sampler_graphs import horizontal, scan_row
 from benchmarks.sampler_variants import Sample, Variants
 from export.onnx_builder import GraphBuilder
-from export.prior_graphs import PriorGraphs
+from export.prior_graphs import PriorGraphWriter
 from service.bundle import MANIFEST_FILE, GraphName, load_bundle
 from service.draws import Codes, Floats, uniforms
 from service.sessions import CPU, SessionMaker
@@ -176,8 +176,8 @@ def run_random(options: argparse.Namespace, maker: SessionMaker, folder: Path, p
     bundle, export_seconds = write_prior(prior, size, folder)
     variants = Variants(bundle, maker)
     table = np.array(variants.prior.frequency_table, np.int32)
-    (folder / "horizontal.onnx").write_bytes(horizontal(PriorGraphs(prior)).SerializeToString())
-    (folder / "scan.onnx").write_bytes(scan_row(PriorGraphs(prior), size.width, table).SerializeToString())
+    (folder / "horizontal.onnx").write_bytes(horizontal(PriorGraphWriter(prior)).SerializeToString())
+    (folder / "scan.onnx").write_bytes(scan_row(PriorGraphWriter(prior), size.width, table).SerializeToString())
     extra = {
         "scan": variants.scan(max(options.random_batches), folder / "scan.onnx"),
         "row_jacobi": variants.row_jacobi(folder / "horizontal.onnx"),

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from export.onnx_builder import GraphBuilder
-from export.prior_graphs import PriorGraphs
+from export.prior_graphs import PriorGraphWriter
 from export.prior_parts import as_array, fold_gate
 from export.sampling_graph import draw_code, numerators
 from training.prior import HORIZONTAL_TAPS
 
 
-def horizontal(graphs: PriorGraphs) -> onnx.ModelProto:
+def horizontal(graphs: PriorGraphWriter) -> onnx.ModelProto:
     """context (B,1,w,contexts), codes (B,1,w) -> logits int32 (B,1,w,K): column j depends on codes before j."""
     prior, graph = graphs.prior, GraphBuilder("prior_horizontal")
     count = len(graphs.horizontal_layers)
@@ -37,7 +37,7 @@ def horizontal(graphs: PriorGraphs) -> onnx.ModelProto:
     return graph.model()
 
 
-def scan_row(graphs: PriorGraphs, w: int, frequency_table: NDArray[np.int32]) -> onnx.ModelProto:
+def scan_row(graphs: PriorGraphWriter, w: int, frequency_table: NDArray[np.int32]) -> onnx.ModelProto:
     """Inputs and outputs of prior_row_unfiltered."""
     prior, graph = graphs.prior, GraphBuilder("prior_row_scan")
     uniforms = graph.input("uniforms", "float32", ("B", w))
@@ -69,7 +69,7 @@ def scan_row(graphs: PriorGraphs, w: int, frequency_table: NDArray[np.int32]) ->
     return graph.model()
 
 
-def _column_body(graphs: PriorGraphs, temperature: str, table: NDArray[np.int32]) -> onnx.GraphProto:
+def _column_body(graphs: PriorGraphWriter, temperature: str, table: NDArray[np.int32]) -> onnx.GraphProto:
     """States: the stream at this column, and each layer's inputs at the two before. `temperature` is outside."""
     prior, graph, taps = graphs.prior, GraphBuilder("column"), HORIZONTAL_TAPS - 1
     width = ("B", prior.channels)

@@ -24,7 +24,7 @@ from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shape
 from export.cuda_coverage import uncovered
 from export.exactness import frequency_table, prove_exact
 from export.onnx_builder import OPSET
-from export.prior_graphs import PriorGraphs
+from export.prior_graphs import PriorGraphWriter
 from export.verify import VerificationError, verify
 from service.bundle import (
     FORMAT_VERSION,
@@ -75,7 +75,7 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
     _require_cuda_kernels(models)
     with _within_limits(run_folder):
         width = run.config.grid(_picture(run))[1]
-        prior_spec = _prior_spec(run.prior, width, table) if run.prior else None  # proves exactness
+        prior_spec = prior_spec_of(run.prior, width, table) if run.prior else None  # proves exactness
     pictures, labels = _test_pictures(run, source)
     parity = verify(run.autoencoder, run.prior, models, table, pictures, labels)
     target = bundle_folder.resolve()  # of a link, what it points at
@@ -161,7 +161,7 @@ def _graphs(run: Run, vqvae: VQVAE, table: NDArray[np.int32]) -> dict[GraphName,
     models = autoencoder_graphs(vqvae, shapes)
     if run.prior is None:
         return models
-    graphs, width = PriorGraphs(run.prior), run.config.grid(_picture(run))[1]
+    graphs, width = PriorGraphWriter(run.prior), run.config.grid(_picture(run))[1]
     models["distances"] = distances_graph(vqvae)
     return models | graphs.all(width, table)
 
@@ -172,7 +172,7 @@ def _require_cuda_kernels(models: dict[GraphName, onnx.ModelProto]) -> None:
         raise VerificationError("; ".join(missing))
 
 
-def _prior_spec(prior: PixelCNN, width: int, table: NDArray[np.int32]) -> PriorSpec:
+def prior_spec_of(prior: PixelCNN, width: int, table: NDArray[np.int32]) -> PriorSpec:
     """Of a prior over grids `width` codes wide."""
     return PriorSpec(
         frequency_table=tuple(int(f) for f in table),

@@ -21,7 +21,7 @@ from service.bundle import GraphName
 from training.prior import HORIZONTAL_TAPS
 
 
-class PriorGraphs(PriorParts):
+class PriorGraphWriter(PriorParts):
     """Writes the graphs of one prior."""
 
     def teacher_forced(self) -> onnx.ModelProto:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.exactness import frequency_table, prove_exact
-from export.prior_graphs import PriorGraphs
+from export.prior_graphs import PriorGraphWriter
 from service.bundle import FORMAT_VERSION, MANIFEST_FILE, GraphName, GraphSpec, PriorSpec, sha256_file, version_of
 from training.prior import HORIZONTAL_TAPS, PixelCNN
 
@@ -126,7 +126,7 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 
 def _prior_models(prior: PixelCNN, width: int) -> dict[GraphName, onnx.ModelProto]:
-    return PriorGraphs(prior).all(width, frequency_table(CODEBOOK_SIZE).numpy())
+    return PriorGraphWriter(prior).all(width, frequency_table(CODEBOOK_SIZE).numpy())
 
 
 def _prior_spec(prior: PixelCNN, width: int) -> PriorSpec:

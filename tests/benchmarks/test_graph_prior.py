@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.graph_prior import UnknownGraph, read_prior
-from export.prior_graphs import PriorGraphs
+from export.prior_graphs import PriorGraphWriter
 from service.bundle import load_bundle
 from training.prior import PixelCNN
 
@@ -29,7 +29,7 @@ def test_the_network_of_a_graph_is_the_one_that_was_written(
         for linear in (written.hidden, written.head):
             assert linear.bias is not None
             linear.bias.normal_(0, 0.5)
-    onnx.save(PriorGraphs(written).teacher_forced(), tmp_path / "prior.onnx")
+    onnx.save(PriorGraphWriter(written).teacher_forced(), tmp_path / "prior.onnx")
     read = read_prior(tmp_path / "prior.onnx")
     codes, label = torch.randint(0, 12, (2, 4, 5)), torch.tensor([0, labels])
     assert torch.equal(read(codes, label), written(codes, label))

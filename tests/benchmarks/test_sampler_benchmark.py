@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.sampler import Row, multiply_adds, page
-from export.prior_graphs import PriorGraphs
+from export.prior_graphs import PriorGraphWriter
 from training.prior import FixedPointLinear, PixelCNN
 
 
@@ -17,7 +17,7 @@ def test_every_weight_is_counted_once_a_position(tmp_path: Path) -> None:
     torch.manual_seed(0)
     prior = PixelCNN(12, 2, channels=6, vertical_layers=3, horizontal_layers=2, head_channels=10)
     path = tmp_path / "prior.onnx"
-    path.write_bytes(PriorGraphs(prior).teacher_forced().SerializeToString())
+    path.write_bytes(PriorGraphWriter(prior).teacher_forced().SerializeToString())
     weights = sum(layer.weight.numel() for layer in prior.modules() if isinstance(layer, FixedPointLinear))
     assert multiply_adds(path, (4, 5)) == weights * 20
 

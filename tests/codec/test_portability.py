@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 
 from benchmarks.tiny_prior import FREQUENCY_TABLE, tiny_model
 from benchmarks.torch_graphs import TorchGraphs
-from export.prior_graphs import PriorGraphs as GraphWriter
+from export.prior_graphs import PriorGraphWriter
 from service.codec import decode, encode
 from service.codec_model import CodecModel
 from service.container import Mode
@@ -52,7 +52,7 @@ def onnxruntime_prior(models: list[onnx.ModelProto], threads: int, level: ort.Gr
 
 
 def configurations(network: PixelCNN) -> Iterator[tuple[str, PriorGraphs]]:
-    writer = GraphWriter(network)
+    writer = PriorGraphWriter(network)
     models = [writer.teacher_forced(), writer.context_row(), writer.pixel()]
     levels = ort.GraphOptimizationLevel
     for threads, level in product((1, 2), (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL)):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from export.exactness import frequency_table
-from export.prior_graphs import PriorGraphs
+from export.prior_graphs import PriorGraphWriter
 from service.bundle import GraphName
 from tests.training.conftest import TINY, tiny_config
 from training.config import load_config
@@ -37,7 +37,7 @@ def prior() -> PixelCNN:
 
 @pytest.fixture(scope="session")
 def models(prior: PixelCNN) -> dict[GraphName, onnx.ModelProto]:
-    return PriorGraphs(prior).all(WIDTH, TABLE)
+    return PriorGraphWriter(prior).all(WIDTH, TABLE)
 
 
 @pytest.fixture(scope="session")

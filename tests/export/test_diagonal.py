@@ -10,7 +10,7 @@ import torch
 from export.diagonal_graph import band_of, diagonal, worthwhile
 from export.diagonal_schedule import Position, Schedule, schedule, taps
 from export.exactness import frequency_table
-from export.prior_graphs import PriorGraphs
+from export.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Controls, Known, sample
 from export.verify import sample_diagonally, sample_rows
 from tests.export.conftest import TABLE, K
@@ -71,7 +71,7 @@ def test_diagonal_codes_are_the_naive_samplers(
     prior: PixelCNN, width: int, band: int | None, threads: int, level: ort.GraphOptimizationLevel
 ) -> None:
     """With labels, temperatures and known codes, where the last band is ragged, whole, and has two columns."""
-    model = diagonal(PriorGraphs(prior), width, TABLE, band)
+    model = diagonal(PriorGraphWriter(prior), width, TABLE, band)
     codes, labels, uniforms = inputs(5, 5, width)
     random = np.random.default_rng(4)
     known = Known(codes, random.random(codes.shape) < 0.3)
@@ -91,7 +91,7 @@ def test_the_photographs_size_draws_what_rows_draw() -> None:
     """32 x 32 codes of 512, the size it is made for, against the row graph: three bands, the last one ragged."""
     torch.manual_seed(0)
     prior = PixelCNN(512, 0, channels=16, vertical_layers=6, horizontal_layers=2, head_channels=32)
-    models = PriorGraphs(prior).all(32, frequency_table(512).numpy())
+    models = PriorGraphWriter(prior).all(32, frequency_table(512).numpy())
     random = np.random.default_rng(0)
     uniforms = (random.integers(0, 1 << 24, (2, 32, 32)) / (1 << 24)).astype(np.float32)
     labels, run = np.zeros(2, np.int64), sessions(models)
@@ -101,7 +101,7 @@ def test_the_photographs_size_draws_what_rows_draw() -> None:
 
 
 def test_only_grids_of_at_least_two_bands_have_the_graph(prior: PixelCNN) -> None:
-    graphs = PriorGraphs(prior)
+    graphs = PriorGraphWriter(prior)
     assert band_of(graphs) == 6
     assert [width for width in range(1, 30) if worthwhile(graphs, width)] == list(range(12, 30))
     assert "prior_diagonal" not in graphs.all(11, TABLE)
@@ -111,5 +111,5 @@ def test_only_grids_of_at_least_two_bands_have_the_graph(prior: PixelCNN) -> Non
 def test_a_diagonal_that_would_hand_on_more_than_a_manifest_holds_is_left_out() -> None:
     """With a shallow vertical stack it hands on four times what `prior_row` does, and the export failed at its end."""
     fits, exceeds = ({"vertical_layers": 1, "horizontal_layers": 6, "channels": channels} for channels in (455, 456))
-    assert worthwhile(PriorGraphs(PixelCNN(K, **fits, head_channels=2)), 1024)  # 9,203 vectors
-    assert not worthwhile(PriorGraphs(PixelCNN(K, **exceeds, head_channels=2)), 1024)
+    assert worthwhile(PriorGraphWriter(PixelCNN(K, **fits, head_channels=2)), 1024)  # 9,203 vectors
+    assert not worthwhile(PriorGraphWriter(PixelCNN(K, **exceeds, head_channels=2)), 1024)

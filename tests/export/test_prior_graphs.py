@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from export.prior_graphs import PriorGraphs
+from export.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Codes, Controls, draw, sample
 from export.verify import Sessions, pixel_by_pixel_logits, sample_rows
 from service.bundle import GraphName
@@ -198,4 +198,4 @@ def test_guidance_of_one_is_none(models: Models) -> None:
 
 def test_a_prior_without_labels_has_no_guided_graph() -> None:
     unlabelled = PixelCNN(K, 0, channels=8, vertical_layers=1, horizontal_layers=1, head_channels=8)
-    assert "prior_row_guided" not in PriorGraphs(unlabelled).all(WIDTH, TABLE)
+    assert "prior_row_guided" not in PriorGraphWriter(unlabelled).all(WIDTH, TABLE)

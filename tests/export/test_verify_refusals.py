@@ -13,7 +13,7 @@ from onnx import helper
 from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.exactness import frequency_table
 from export.onnx_builder import DTYPES
-from export.prior_graphs import PriorGraphs
+from export.prior_graphs import PriorGraphWriter
 from export.verify import (
     Sessions,
     VerificationError,
@@ -58,7 +58,7 @@ def loud_prior() -> PixelCNN:
 @pytest.fixture(scope="module")
 def whole(vqvae: VQVAE, loud_prior: PixelCNN) -> Models:
     graphs = autoencoder_graphs(vqvae, shapes_of((1, 8, 16), 4, 3, any_size=False))
-    return graphs | {"distances": distances_graph(vqvae)} | PriorGraphs(loud_prior).all(GRID[1], TABLE)
+    return graphs | {"distances": distances_graph(vqvae)} | PriorGraphWriter(loud_prior).all(GRID[1], TABLE)
 
 
 @pytest.fixture(scope="module")
