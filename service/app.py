@@ -46,7 +46,7 @@ from service.scoring import SCORE
 from service.service import Service
 from service.sessions import DeviceError
 from service.settings import Settings, origins_of, parse_api_keys
-from service.supervisor import end_with_supervisor
+from service.supervisor import end_with_supervisor, untold_deaths
 from service.unread import UnreadAnswers
 
 log = logging.getLogger(__name__)
@@ -140,6 +140,7 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics, door: Doo
         drain_on_sigterm(service)
         if settings.workers > 1:
             end_with_supervisor()
+            metrics.worker_deaths.inc(untold_deaths())
         spare_what_stays()
     _log_served(models)
     try:

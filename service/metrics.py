@@ -114,6 +114,9 @@ class Metrics:
             "reloads", "Reloads of a bundle, by outcome: swapped or failed.", "model", "outcome"
         )
         self.engine_deaths = self.counter("engine_deaths", "Engines that failed on known input.", "model")
+        self.worker_deaths = self.counter(
+            "worker_deaths", "Workers that have died, of several; each is counted when another serves in its place."
+        )
         self.generation = GenerationMetrics(self)
         self.model_collector = _ModelCollector(self)
         self.registry.register(self.model_collector)

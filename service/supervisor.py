@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _START_AGAIN_S = 5.0
 _MOST_FAILURES = 3  # of one place, while no worker has ever served
 _DIES_S = 1.0  # its pipe is closed a moment before it is gone
+_untold_deaths = 0  # in the process of a worker
 
 
 class _Server(Server):
@@ -52,11 +53,12 @@ class Worker(Process):
 
     again_at: float | None = None  # once it is gone: when another takes its place, by `monotonic`
 
-    def __init__(self, config: Config, sockets: list[socket], failures: int = 0) -> None:
-        """`failures`: how many were in its place that never served, in a row."""
+    def __init__(self, config: Config, sockets: list[socket], failures: int = 0, deaths: int = 0) -> None:
+        """`failures`: how many were in its place that never served, in a row. `deaths`: how many died in its place that
+        no worker has counted yet."""
         self._hears, self._says = Pipe(duplex=False)
         super().__init__(config, sockets)
-        self.failures = failures
+        self.failures, self.deaths = failures, deaths
 
     @property
     def has_served(self) -> bool:
@@ -71,6 +73,8 @@ class Worker(Process):
 
     def target(self, sockets: list[socket] | None = None) -> None:
         """In the process of the worker, until it ends."""
+        global _untold_deaths
+        _untold_deaths = self.deaths
         tell_why_it_ends()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # at the end of a terminal the supervisor has it too
         super().target(sockets)
@@ -120,7 +124,7 @@ class Supervisor(Multiprocess):
                 if not alive:
                     self._bury(worker)
             if worker.again_at is not None and monotonic() >= worker.again_at:
-                self.processes[index] = self._started(worker.failures)
+                self.processes[index] = self._started(worker.failures, worker.deaths)
 
     def _bury(self, worker: Worker) -> None:
         """Another takes the place of one that has served at once, of any other after a pause. None does where no worker
@@ -131,9 +135,10 @@ class Supervisor(Multiprocess):
         forget_process(self._metrics_folder, worker.pid or 0, worker.has_served)
         if worker.has_served:
             log.error("worker %s %s; another takes its place", worker.pid, how)
-            worker.failures, worker.again_at = 0, monotonic()
+            worker.failures, worker.deaths, worker.again_at = 0, 1, monotonic()
             return
         worker.failures += 1
+        worker.deaths += 1
         if not self._has_served and (worker.exitcode == STARTUP_FAILURE or worker.failures == _MOST_FAILURES):
             log.error("worker %s %s before it served, and no other ever has; the service ends", worker.pid, how)
             self.failed_to_start = True
@@ -142,11 +147,17 @@ class Supervisor(Multiprocess):
         log.error("worker %s %s before it served; another is tried in %g s", worker.pid, how, _START_AGAIN_S)
         worker.again_at = monotonic() + _START_AGAIN_S
 
-    def _started(self, failures: int = 0) -> Worker:
-        worker = Worker(self.config, self.sockets, failures)
+    def _started(self, failures: int = 0, deaths: int = 0) -> Worker:
+        worker = Worker(self.config, self.sockets, failures, deaths)
         worker.start()
         worker.child_conn.close()  # it has its own copy since it was started
         return worker
+
+
+def untold_deaths() -> int:
+    """How many workers died in the place of this process that none has counted yet; what one counts that never serves
+    is forgotten."""
+    return _untold_deaths
 
 
 def end_with_supervisor() -> None:

@@ -142,6 +142,20 @@ def test_a_process_that_starts_again_and_again_is_told(tmp_path: Path, starts: i
     promtool("test", "rules", tmp_path / "tests.yml")
 
 
+@pytest.mark.parametrize(("deaths", "fires"), [(2, False), (3, True)])
+def test_workers_that_die_again_and_again_are_told(tmp_path: Path, deaths: int, fires: bool) -> None:
+    """The counts of several workers outlive each of them, so that VqserveRestarts sees none of it."""
+    values = " ".join(f"{died}x3" for died in range(deaths + 1)) + f" {deaths}x20"
+    firing = 'count(ALERTS{alertname="VqserveWorkersDie", alertstate="firing"})'
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": 'vqserve_worker_deaths_total{instance="a"}', "values": values}],
+        "promql_expr_test": [{"expr": firing, "eval_time": "29m", "exp_samples": [{"value": 1}] if fires else []}],
+    }
+    (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [str(PROMETHEUS / "alerts.yml")], "tests": [test]}))
+    promtool("test", "rules", tmp_path / "tests.yml")
+
+
 def test_settings_that_alerts_name_exist() -> None:
     text = (PROMETHEUS / "alerts.yml").read_text()
     names = {name.lower() for name in re.findall(r"VQSERVE_([A-Z_]+)", text)}

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from uvicorn.config import STARTUP_FAILURE
 
 from service.metrics import Metrics
-from tests.service.serving import answers, free_port, listeners, until
+from tests.service.serving import free_port, listeners, until
 from tests.service.test_workers import workers_of
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -88,7 +89,15 @@ def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
         assert processes_with(tmp_path, "counter_*.db") >= {killed, other}
         assert killed not in processes_with(tmp_path, "gauge_*.db") | processes_with(tmp_path, "codes_*.bin")
         assert logged(tmp_path, f"worker {killed} was ended by signal 9 (Killed); another takes its place")
-        assert answers(f"{address}/readyz")
+        assert "vqserve_worker_deaths_total 0.0" in httpx.get(f"{address}/metrics").text
+        (tmp_path / "kept").rename(tmp_path / "tiny" / "decoder.onnx")
+        until(lambda: listeners(address) == 2, 30)
+
+        def told() -> bool:
+            deaths = 1 + len(logged(tmp_path, "before it served"))
+            return f"vqserve_worker_deaths_total {deaths}.0" in httpx.get(f"{address}/metrics").text
+
+        until(told)
 
 
 def test_nothing_is_logged_while_a_failed_worker_waits(tmp_path: Path) -> None:
