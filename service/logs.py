@@ -13,13 +13,14 @@ FIELDS = "fields"  # the `extra` key whose dictionary goes into the line
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as one line: time, level, logger and message, its `FIELDS`, and `exception` if it has one."""
+    """Writes a record as one line: time, level, logger, process id and message, its `FIELDS`, and `exception` if it has one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
+            "process": record.process,
             "message": record.getMessage(),
         }
         line.update(getattr(record, FIELDS, {}))

@@ -89,6 +89,7 @@ def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
         assert processes_with(tmp_path, "counter_*.db") >= {killed, other}
         assert killed not in processes_with(tmp_path, "gauge_*.db") | processes_with(tmp_path, "codes_*.bin")
         assert logged(tmp_path, f"worker {killed} was ended by signal 9 (Killed); another takes its place")
+        assert {line["process"] for line in logged(tmp_path, "serving tiny")} == {killed, other}
         assert "vqserve_worker_deaths_total 0.0" in httpx.get(f"{address}/metrics").text
         (tmp_path / "kept").rename(tmp_path / "tiny" / "decoder.onnx")
         until(lambda: listeners(address) == 2, 30)
