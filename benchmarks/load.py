@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     facts, command = machine(), command_line()
     request = request_of(options.picture, options.fit)
-    with our_server(options.bundle.resolve()) as server:
+    with our_server(options.bundle.resolve(), threads=options.threads) as server:
         capacity = capacity_of(server, request, options.capacity_seconds)
         offered = {share: offer(server, request, share * capacity, options.seconds) for share in SHARES}
     result = {
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "machine": facts,
         "bundle": options.bundle.name,
         "picture": options.picture.name,
+        "threads": options.threads,
         "seconds": options.seconds,
         "capacity_per_s": round(capacity, 1),
         "offered": {f"{share:.0%}": found for share, found in offered.items()},
@@ -58,6 +59,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "mnist")
     parser.add_argument("--picture", type=Path, default=PICTURE, help="what each request sends (a digit, 28x28)")
     parser.add_argument("--fit", choices=FITS, default=FITS[0], help="as in ?fit=")
+    parser.add_argument("--threads", type=int, default=1, help="of onnxruntime, as VQSERVE_THREADS (1)")
     parser.add_argument("--seconds", type=float, default=60, help="of each rate")
     parser.add_argument("--capacity-seconds", type=float, default=6, help="of the closed loop before")
     parser.add_argument("--record", action="store_true", help="write docs/results/load.json and docs/benchmarks.md")
