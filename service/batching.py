@@ -70,6 +70,7 @@ class Batcher:
         self._overload = overload or Overload()
         self._waiting: OrderedDict[tuple[int, ...], OrderedDict[Item, None]] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._executor.submit(int)  # starts the thread: later there may be none to be had, and nobody to tell
         self._active = False
         self._company: asyncio.TimerHandle | None = None  # while an idle batcher waits for it
         self._closed: str | None = None

@@ -120,15 +120,15 @@ def model_prefix(data: bytes) -> bytes:
     return read_header(data)[0].model
 
 
-def codes_in(model: CodecModel, data: bytes, limits: Limits = DEFAULT_LIMITS) -> int:
-    """How many codes a container says that it has, of all its pictures: what decoding it will cost.
+def shape_in(model: CodecModel, data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int, int]:
+    """(B,h,w) of the codes that a container says that it has: what decoding it will cost.
 
     Raises:
         ContainerError: as `decode`, as far as its header tells.
     """
     header, _ = read_header(data)
     _, (height, width) = _check_header(model, header, limits)
-    return header.pictures * height * width
+    return header.pictures, height, width
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from service.prior_sessions import codec_model
 from service.sessions import SessionMaker
 from service.settings import Settings
 
-__all__ = ["MEDIA_TYPE", "model_prefix", "open_codec", "pack", "pixels_in", "tile_pixels", "unpack", "unpack_tile"]
+__all__ = ["MEDIA_TYPE", "announced", "model_prefix", "open_codec", "pack", "tile_pixels", "unpack", "unpack_tile"]
 
 Codes = NDArray[np.int64]
 
@@ -50,10 +50,12 @@ def model_prefix(body: bytes) -> bytes:
         return codec.model_prefix(body)
 
 
-def pixels_in(model: CodecModel, body: bytes, settings: Settings) -> int:
-    """Of the pictures that `unpack` would give. Raises as it does, as far as the header tells."""
+def announced(model: CodecModel, body: bytes, settings: Settings) -> tuple[int, int]:
+    """How many pictures `unpack` would give, and the pixels of them all. Raises as it does, as far as the header
+    tells."""
     with _as_problems():
-        return codec.codes_in(model, body, _limits(model, settings)) * model.multiple_of**2
+        count, height, width = codec.shape_in(model, body, _limits(model, settings))
+    return count, count * height * width * model.multiple_of**2
 
 
 def unpack_tile(model: CodecModel, body: bytes, tile: int, settings: Settings) -> codec.DecodedTile:

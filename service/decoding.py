@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -57,6 +56,7 @@ class Wanted:
     several: bool
     rows: slice = field(default_factory=lambda: slice(None))
     columns: slice = field(default_factory=lambda: slice(None))
+    unpacked: bool = False  # of a container, code by code, which is far more work than to decode them
 
     def size(self, scale: int) -> tuple[int, int]:
         """Height and width of what is wanted, where a code spans `scale` pixels."""
@@ -75,16 +75,27 @@ async def decode(request: Request) -> Response:
     if bare_type(request.headers.get("content-type", "")) == containers.MEDIA_TYPE:
         model = _model_of_container(service, body, model, chosen="model" in query)
     wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
-    if wanted.several:
-        media_type = answer_type(request, SEVERAL_ANSWERS, "several pictures, or a list of one, are no picture file")
-    else:
-        media_type = answer_type(request, ONE_ANSWERS)
-    images.check_can_hold(media_type, *wanted.size(model.manifest.picture.multiple_of))
-    (pixels,) = await finish([model.engine.decode(wanted.codes)], request)
+    media_type = _answer_type(request, wanted.several)
+    height, width = wanted.size(model.manifest.picture.multiple_of)
+    images.check_can_hold(media_type, height, width)
+    if _in_thread(media_type, len(wanted.codes) * height * width * model.manifest.picture.channels):
+        service.require_room(len(wanted.codes) * height * width)
+    (pixels,) = await finish([model.engine.decode(wanted.codes, late=wanted.unpacked)], request)
     ran = perf_counter()
     response = await _answer(request, service, wanted, pixels[:, wanted.rows, wanted.columns], media_type)
     observe_stage("encode_answer", ran, perf_counter())
     return response
+
+
+def _answer_type(request: Request, several: bool) -> str:
+    if several:
+        return answer_type(request, SEVERAL_ANSWERS, "several pictures, or a list of one, are no picture file")
+    return answer_type(request, ONE_ANSWERS)
+
+
+def _in_thread(media_type: str, size: int) -> bool:
+    """Whether so many samples of pixels are written as `media_type` in a thread."""
+    return media_type != npy.MEDIA_TYPE and size > INLINE_PIXELS
 
 
 def _model_of_container(service: Service, body: bytes, model: Model, *, chosen: bool) -> Model:
@@ -108,13 +119,14 @@ def _tile(text: str | None) -> int | None:
 async def read_codes(request: Request, service: Service, model: Model, body: bytes, tile: int | None) -> Wanted:
     media_type = bare_type(request.headers.get("content-type", ""))
     if media_type == containers.MEDIA_TYPE:
-        pixels = containers.pixels_in(model.codec, body, service.settings)
+        count, pixels = containers.announced(model.codec, body, service.settings)
+        _answer_type(request, tile is None and count > 1)  # before the codes are read in vain
         if tile is None:
             read = partial(_read_container, service, model, body)
         else:  # of which a tile and its neighbours are decoded
             read = partial(_read_tile, service, model, body, tile)
             pixels = min(pixels, 9 * model.manifest.picture.height * model.manifest.picture.width)
-        (wanted,) = await finish([service.in_thread(read, pixels)], request)
+        (wanted,) = await finish([service.in_thread(read, pixels, prior=True)], request)
         return cast(Wanted, wanted)
     if tile is not None:
         raise InvalidParameter(f"tile: only a body of {containers.MEDIA_TYPE} has tiles.")
@@ -151,12 +163,12 @@ def _require_same(name: str, given: object, expected: object, fix: str = _AGAIN)
 def _read_container(service: Service, model: Model, body: bytes) -> Wanted:
     decoded = containers.unpack(model.codec, body, service.settings)
     height, width = decoded.size
-    return Wanted(decoded.codes, len(decoded.codes) > 1, slice(height), slice(width))
+    return Wanted(decoded.codes, len(decoded.codes) > 1, slice(height), slice(width), unpacked=True)
 
 
 def _read_tile(service: Service, model: Model, body: bytes, tile: int) -> Wanted:
     found = containers.unpack_tile(model.codec, body, tile, service.settings)
-    return Wanted(found.codes, False, *containers.tile_pixels(model.codec, found))
+    return Wanted(found.codes, False, *containers.tile_pixels(model.codec, found), unpacked=True)
 
 
 def request_of_json(body: bytes) -> DecodeRequest:
@@ -217,21 +229,18 @@ async def _answer(request: Request, service: Service, wanted: Wanted, pixels: Pi
     if media_type == npy.MEDIA_TYPE:
         array = np.ascontiguousarray(pixels if wanted.several else pixels[0])
         return Response(npy.write_npy(array), media_type=media_type)
-    file_type = "image/png" if media_type == JSON else media_type
-    write = partial(_write_all, pixels, file_type)
-    if pixels.size <= INLINE_PIXELS:
-        files = write()
-    else:
-        (files,) = await finish([service.in_thread(write, pixels[..., 0].size, late=True)], request)
-    if media_type == JSON:
-        return Response(
-            orjson.dumps({"items": [{"image": base64.b64encode(f).decode()} for f in files]}), 200, None, JSON
-        )
-    return Response(files[0], media_type=media_type)
+    write = partial(_write, pixels, media_type)
+    if not _in_thread(media_type, pixels.size):
+        return Response(write(), media_type=media_type)
+    (content,) = await finish([service.in_thread(write, pixels[..., 0].size, late=True)], request)
+    return Response(content, media_type=media_type)
 
 
-def _write_all(pixels: Pixels, media_type: str) -> Sequence[bytes]:
-    return [images.write_picture(one, media_type) for one in pixels]
+def _write(pixels: Pixels, media_type: str) -> bytes:
+    if media_type != JSON:
+        return images.write_picture(pixels[0], media_type)
+    files = [base64.b64encode(images.write_picture(one)).decode() for one in pixels]
+    return orjson.dumps({"items": [{"image": file} for file in files]})
 
 
 _TILE_SCHEMA = {

@@ -61,6 +61,7 @@ async def encode(request: Request) -> Response:
     read = perf_counter()
     upload = await read_upload(request, service, model, body, fit_of(query.get("fit", "exact")))
     decoded = perf_counter()
+    _check_answer(service, model, upload.pictures, media_type)
     if effort:
         codes = await choose_with_effort(request, service, model, upload.pictures, effort, packing.label)
         observe_stage("run", decoded, perf_counter())
@@ -149,12 +150,26 @@ async def choose_with_effort(
         batches = (choose_codes(model.codec, batch, effort, np.full(len(batch), used)) for batch in together)
         return [codes for batch in batches for codes in batch]
 
-    (found,) = await finish([service.in_thread(choose, sum(one[..., 0].size for one in pixels))], request)
+    size = sum(one[..., 0].size for one in pixels)
+    (found,) = await finish([service.in_thread(choose, size, prior=True)], request)
     codes = cast(list[Codes], found)
     for picture, grid in zip(pixels, codes, strict=True):
         model.metrics.picture_pixels.observe(picture.shape[0] * picture.shape[1])
         model.metrics.traffic.add(grid)
     return codes
+
+
+def _check_answer(service: Service, model: Model, pictures: Sequence[Picture], media_type: str) -> None:
+    """Before the codes are made: whether such an answer can hold them, and whether there is room for its making.
+
+    Raises:
+        WrongPictureSize, InvalidParameter: it cannot. QueueFull: too much waits for a thread.
+    """
+    if media_type == containers.MEDIA_TYPE:
+        _only_size(pictures)
+        service.require_room(sum(picture.pixels[..., 0].size for picture in pictures), prior=True)
+    elif media_type == npy.MEDIA_TYPE and len({picture.pixels.shape for picture in pictures}) > 1:
+        raise InvalidParameter(f"The codes differ in shape, which one array cannot hold; accept {JSON}.")
 
 
 async def _answer(
@@ -169,13 +184,13 @@ async def _answer(
     if media_type == JSON:
         return Response(_json(model, upload, codes), media_type=JSON)
     if media_type == npy.MEDIA_TYPE:
-        array = stack_alike(codes, "codes").astype(np.int32)
+        array = np.stack(codes).astype(np.int32)
         return Response(npy.write_npy(array if upload.several else array[0]), media_type=npy.MEDIA_TYPE)
     size = _only_size(upload.pictures)
-    grids = stack_alike(codes, "codes")
+    grids = np.stack(codes)
     pack = partial(containers.pack, model.codec, grids, size, packing.label, packing.indexed)
     pixels = grids.size * model.codec.multiple_of**2
-    (content,) = await finish([service.in_thread(pack, pixels, late=True)], request)
+    (content,) = await finish([service.in_thread(pack, pixels, prior=True, late=True)], request)
     return Response(content, media_type=containers.MEDIA_TYPE)
 
 
@@ -189,12 +204,6 @@ def _only_size(pictures: Sequence[Picture]) -> tuple[int, int]:
                 f"{first.width}x{first.height}, and one container holds pictures of one size."
             )
     return first.height, first.width
-
-
-def stack_alike(arrays: Sequence[NDArray[np.int64]], what: str) -> NDArray[np.int64]:
-    if len({array.shape for array in arrays}) > 1:
-        raise InvalidParameter(f"The {what} differ in shape, which one array cannot hold; accept {JSON}.")
-    return np.stack(arrays)
 
 
 def _json(model: Model, upload: Upload, codes: Sequence[Codes]) -> bytes:

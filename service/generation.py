@@ -54,6 +54,7 @@ async def generate(request: Request) -> Response:
     generator = generator_of(model)
     media_type = answer_type(request, ANSWERS)
     wanted = await read_request(request, service, model)
+    _require_room(service, model, len(wanted.draws), media_type)
     if media_type == events.MEDIA_TYPE:
         rows = RowStream(service, model, generator, wanted)
         return events.EventStream(request, rows.events(), _headers(wanted), rows.leave)
@@ -61,13 +62,23 @@ async def generate(request: Request) -> Response:
         raise InvalidParameter(f"preview: needs Accept: {events.MEDIA_TYPE}.")
     (codes,) = await finish([generator.submit(wanted.draws)], request)
     if media_type == JSON:
-        answer = await _answer(service, model, wanted, codes)
+        (answer,) = await finish([asyncio.ensure_future(_answer(service, model, wanted, codes))], request)
         return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), 200, _headers(wanted), JSON)
     (pixels,) = await finish([model.engine.decode(codes, late=True)], request)  # (n,H,W,C) uint8
     if media_type == npy.MEDIA_TYPE:
         return Response(npy.write_npy(pixels), 200, _headers(wanted), media_type)
     content = await _in_thread_if_large(service, pixels, partial(images.write_picture, sheet(pixels)))
     return Response(content, 200, _headers(wanted), media_type)
+
+
+def _require_room(service: Service, model: Model, count: int, media_type: str) -> None:
+    """For what is done in threads with `count` samples, so that none is drawn in vain. Raises QueueFull."""
+    codes, picture = model.manifest.codes, model.manifest.picture
+    pixels = count * codes.height * codes.width * picture.multiple_of**2
+    if media_type in (JSON, events.MEDIA_TYPE):
+        service.require_room(pixels, prior=True)
+    if media_type != npy.MEDIA_TYPE and pixels * picture.channels > INLINE_PIXELS:
+        service.require_room(pixels)
 
 
 async def read_request(request: Request, service: Service, model: Model) -> Wanted:
@@ -115,7 +126,7 @@ def _fill(model: Model, count: int) -> Codes:
 
 async def _answer(service: Service, model: Model, wanted: Wanted, codes: Codes) -> dict[str, object]:
     pixels = codes.size * model.codec.multiple_of**2
-    bits = await service.in_thread(partial(bits_of, model.codec, codes, wanted.labels), pixels, late=True)
+    bits = await service.in_thread(partial(bits_of, model.codec, codes, wanted.labels), pixels, prior=True, late=True)
     items = [
         {"label": wanted.label, "bits": float(bit), "codes": one, "image": picture}
         for bit, one, picture in zip(bits, codes, await _pictures(service, model, codes), strict=True)

@@ -139,6 +139,13 @@ def _flag(name: str, parameters: Mapping[str, Any]) -> bool:
     return flag
 
 
+def check_json_size(request: InferRequest, output: str, size: int) -> None:
+    """Raises TooManyItems: `output` is wanted as JSON, and has more numbers than would be read as JSON."""
+    asked = not request.wanted or output in request.wanted
+    if asked and not request.wanted.get(output, request.binary) and size > MOST_VALUES:
+        raise TooManyItems(f"{output} has {size} numbers, JSON at most {MOST_VALUES}; ask for binary_data.")
+
+
 def write_infer(
     name: str, version: str, request: InferRequest, outputs: Mapping[str, NDArray[Any]]
 ) -> tuple[bytes, int | None]:
@@ -151,12 +158,11 @@ def write_infer(
     for output, array in outputs.items():
         if request.wanted and output not in request.wanted:
             continue
+        check_json_size(request, output, array.size)
         entry: dict[str, Any] = {"name": output, "datatype": NAMES[array.dtype], "shape": array.shape}
         if request.wanted.get(output, request.binary):
             chunks.append(np.ascontiguousarray(array).tobytes())
             entry["parameters"] = {"binary_data_size": array.nbytes}
-        elif array.size > MOST_VALUES:
-            raise TooManyItems(f"{output} has {array.size} numbers, JSON at most {MOST_VALUES}; ask for binary_data.")
         else:
             entry["data"] = np.ascontiguousarray(array).ravel()
         described.append(entry)

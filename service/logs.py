@@ -13,7 +13,7 @@ FIELDS = "fields"  # the `extra` key whose dictionary goes into the line
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as one line: time, level, logger, process id and message, its `FIELDS`, and `exception` if it has one."""
+    """Writes a record as one line: time, level, logger, process, message, `FIELDS`, and `exception` if it has one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {

@@ -99,7 +99,7 @@ class Metrics:
         self.queued = self.gauge("queued_pictures", "Pictures or code grids that wait for an engine.", "model")
         self.queued_work = self.gauge(
             "queued_work",
-            "Picture files, containers, scores and other long work that waits for a thread: small or large.",
+            "Files, containers, scores and other long work that waits for a thread: small, large or prior.",
             "size",
         )
         self.overloaded = self.gauge(

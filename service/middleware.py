@@ -123,7 +123,7 @@ class Observe:
                 trace = value
             elif name == b"x-server-timing" and value == b"1":
                 stages = []
-                noted_stages.set(stages)  # a server runs each request in a context of its own
+        noted_stages.set(stages)  # also None: a pipelined request inherits the context of the one before it
         parent = _TRACEPARENT.fullmatch(trace) if trace else None
         timer = asyncio.timeout(self._deadline_s)  # counts from here, entered by `Problems`
         return Call(self._ids.of(given), parent[1].decode() if parent else None, perf_counter(), timer, stages=stages)

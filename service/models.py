@@ -134,7 +134,8 @@ class Models:
     def start(self) -> None:
         """Watch the folders, where that is asked for, and what other workers serve, where there are some."""
         if self._settings.watch_bundles_s:
-            self._spawn(self._watch(self._settings.watch_bundles_s))
+            for name, folder in self._folders.items():  # one that does not answer keeps no other from its reload
+                self._spawn(self._watch(name, folder, self._settings.watch_bundles_s))
         if self._told.shared:
             self._spawn(self._follow())
 
@@ -232,14 +233,13 @@ class Models:
         log.critical("%s could not be restarted; the process ends", name)
         end_for_dead_engine()
 
-    async def _watch(self, period_s: float) -> None:
+    async def _watch(self, name: str, folder: Path, period_s: float) -> None:
         while True:
             await asyncio.sleep(period_s)
-            for name, folder in self._folders.items():
-                if stamp_of(folder) in (self._stamps[name], None):
-                    continue
-                with suppress(Exception):  # a bad bundle must not end the watch; it is logged, the old one serves on
-                    await self.reload(name)
+            if stamp_of(folder) in (self._stamps[name], None):
+                continue
+            with suppress(Exception):  # a bad bundle must not end the watch; it is logged, the old one serves on
+                await self.reload(name)
 
     async def _follow(self) -> None:
         """Serve what another worker has begun to serve: it was asked to, or has seen the folder first."""

@@ -21,7 +21,7 @@ from service.decoding import checked
 from service.errors import InvalidCodes, InvalidParameter
 from service.generation_request import read_wanted
 from service.generator import generator_of
-from service.inference_protocol import BINARY_OUTPUT, InferRequest
+from service.inference_protocol import BINARY_OUTPUT, InferRequest, check_json_size
 from service.model import Model
 from service.requests import finish
 from service.service import Service
@@ -96,7 +96,9 @@ async def _decode(request: Request, service: Service, model: Model, asked: Infer
     codes = _input(asked, "codes")
     if codes.ndim != 3:
         raise InvalidCodes(f"codes must be (B,h,w), not {codes.shape}.")
-    (images,) = await finish([model.engine.decode(checked(service, model, codes).codes)], request)
+    codes, picture = checked(service, model, codes).codes, model.manifest.picture
+    check_json_size(asked, "images", codes.size * picture.multiple_of**2 * picture.channels)
+    (images,) = await finish([model.engine.decode(codes)], request)
     return {"images": images}
 
 
@@ -110,6 +112,8 @@ async def _generate(request: Request, service: Service, model: Model, asked: Inf
     if (lowest := min(labels)) != _label(model.manifest, -1):
         body["label"] = lowest  # one is enough to allow guidance, which does nothing to samples without a label
     wanted = read_wanted(json.dumps(body).encode(), model.manifest, most)
+    picture = model.manifest.picture
+    check_json_size(asked, "images", len(labels) * picture.height * picture.width * picture.channels)
     draws = [replace(draw, label=label) for draw, label in zip(wanted.draws, labels, strict=True)]
     (codes,) = await finish([generator.submit(draws)], request)
     (images,) = await finish([model.engine.decode(codes, late=True)], request)

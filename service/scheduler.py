@@ -78,6 +78,7 @@ class Scheduler:
         self._rows_per_s = 0.0
         self._busy_since: float | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+        self._executor.submit(int)  # starts the thread: later there may be none to be had
         metrics.slots.set(sampler.max_batch)
 
     def in_its_thread(self, call: Callable[[], None]) -> None:

@@ -38,11 +38,12 @@ async def score(request: Request) -> Response:
         raise InvalidParameter("by_label: there are no labels; leave it out.")
     body = await read_body(request, service)
     upload = await read_upload(request, service, model, body, fit_of(query.get("fit", images.FITS[0])))
+    passes = 1 + by_label * len(model.manifest.labels or ())
+    pixels = passes * sum(picture.pixels[..., 0].size for picture in upload.pictures)
+    service.require_room(pixels, prior=True)
     codes = await encode_pictures(request, model, upload.pictures)
     score_all = partial(_score_all, model, codes, label, by_label)
-    passes = 1 + by_label * len(model.manifest.labels or ())
-    pixels = passes * sum(grid.size for grid in codes) * model.codec.multiple_of**2
-    (items,) = await finish([service.in_thread(score_all, pixels)], request)
+    (items,) = await finish([service.in_thread(score_all, pixels, prior=True, late=True)], request)
     head = {"model": model.manifest.name, "version": model.manifest.version}
     return json_response({**head, "items": items} if upload.several else {**head, **items[0]})
 

@@ -13,11 +13,11 @@ from service.errors import QueueFull
 from service.metrics import Metrics
 from service.models import Models
 from service.settings import Settings
-from service.threads import LARGE, SMALL, SMALL_PIXELS, Pool
+from service.threads import LARGE, PRIOR, SMALL, SMALL_PIXELS, Pool
 
 T = TypeVar("T")
 
-_THREADS = {SMALL: 1, LARGE: 2}
+_THREADS = {SMALL: 1, LARGE: 2, PRIOR: 2}
 
 
 class Service:
@@ -59,17 +59,26 @@ class Service:
         self.body_bytes -= call.body_bytes
         call.body_bytes = 0
 
-    def in_thread(self, call: Callable[[], T], pixels: int, *, late: bool = False) -> asyncio.Future[T]:
+    def in_thread(
+        self, call: Callable[[], T], pixels: int, *, prior: bool = False, late: bool = False
+    ) -> asyncio.Future[T]:
         """`in_threads` with one call."""
-        return self.in_threads([call], pixels, late=late)[0]
+        return self.in_threads([call], pixels, prior=prior, late=late)[0]
 
     def in_threads(
-        self, calls: Sequence[Callable[[], T]], pixels: int, *, late: bool = False
+        self, calls: Sequence[Callable[[], T]], pixels: int, *, prior: bool = False, late: bool = False
     ) -> list[asyncio.Future[T]]:
         """For work that would hold up the event loop for longer than a few milliseconds; `pixels` are those of all the
-        calls together, or as many as their bytes where no picture has been opened yet. See `Pool.submit` for `late`,
-        for how to stop it, and for what is raised."""
-        return self._pools[SMALL if pixels <= SMALL_PIXELS else LARGE].submit(calls, pixels, late=late)
+        calls together, or as many as their bytes where no picture has been opened yet. `prior`: they ask the prior,
+        code by code. See `Pool.submit` for `late`, for how to stop it, and for what is raised."""
+        return self._pool(pixels, prior).submit(calls, pixels, late=late)
+
+    def require_room(self, pixels: int, *, prior: bool = False) -> None:
+        """For a call that will be late. Raises QueueFull where it would have to wait behind more than may."""
+        self._pool(pixels, prior).require_room(1, pixels)
+
+    def _pool(self, pixels: int, prior: bool) -> Pool:
+        return self._pools[SMALL if pixels <= SMALL_PIXELS else PRIOR if prior else LARGE]
 
     def close(self) -> None:
         """Stop what runs in threads, and wait for none of it: the grace of whoever waited is over."""

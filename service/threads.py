@@ -1,7 +1,8 @@
 """Threads for work that would hold up the event loop: picture files, containers, scores, `?effort=`.
 
-In: calls, and how many pixels they are about. Out: futures. Each pool has a bounded queue, and small work a pool of its
-own, so that a digit's container does not wait behind half a minute of photographs.
+In: calls, and how many pixels they are about. Out: futures. Each pool has a bounded queue. Small work has a pool of its
+own, so that a digit's container does not wait behind half a minute of photographs, and so has large work under the
+prior, which takes seconds where a picture file takes milliseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from service.stopping import Stopped, stoppable
 T = TypeVar("T")
 
 SMALL_PIXELS = 1 << 16  # of one request: tenths of a second at most, by the slowest of this work (`?effort=`)
-SMALL, LARGE = "small", "large"
+SMALL, LARGE, PRIOR = "small", "large", "prior"
 _CLOSED = "The service is shutting down; ask another instance."
 
 
@@ -39,7 +40,7 @@ class Pool:
 
     def submit(self, calls: Sequence[Callable[[], T]], pixels: int, *, late: bool = False) -> list[asyncio.Future[T]]:
         """All of them or none. Cancel a future to stop its call: its thread is free at the work's next `check_stop`.
-        `late`: they make an answer of what an engine has done already, and a refusal would waste that.
+        `late`: they make an answer of what an engine has done already, for which `require_room` was asked before.
 
         Raises:
             QueueFull: others wait, and together they would be more than may. Not what is `late`.
@@ -47,9 +48,14 @@ class Pool:
         """
         if self._closed:
             raise NotReady(_CLOSED)
-        if self._waiting and not late and (full := self._why_full(len(calls), pixels)):
-            raise QueueFull(f"{self._waiting} pictures are waiting for a thread, {full}", {"Retry-After": "1"})
+        if not late:
+            self.require_room(len(calls), pixels)
         return [self._submit(call, pixels / len(calls)) for call in calls]
+
+    def require_room(self, calls: int, pixels: int) -> None:
+        """Raises QueueFull where `submit` would, of what is not late: before the work is done that they will need."""
+        if self._waiting and (full := self._why_full(calls, pixels)):
+            raise QueueFull(f"{self._waiting} pictures are waiting for a thread, {full}", {"Retry-After": "1"})
 
     def close(self) -> None:
         """Stop what runs, wait for none of it, and take no more."""

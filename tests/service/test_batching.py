@@ -373,3 +373,10 @@ def test_a_run_that_gives_too_little_fails_for_all_of_its_callers() -> None:
                 await future
 
     run(work)
+
+
+def test_the_thread_is_there_before_it_is_needed() -> None:
+    """Where none could be started at the first run, its caller and all later ones waited for ever."""
+    batcher = Batcher(lambda array: array, BatchLimits(max_batch=1, max_queued=1))
+    assert len(batcher._executor._threads) == 1
+    batcher.close("done")

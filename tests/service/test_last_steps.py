@@ -1,50 +1,130 @@
-"""Work that has been done is not thrown away: the last steps of a request are refused by no queue."""
+"""The last steps of a request run in threads. Whether there is room is asked before the work that they need is done;
+after it no queue refuses them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 from starlette.testclient import TestClient
 
 from service import containers, events, npy
 from service.encoding import JSON
-from service.threads import LARGE, SMALL, SMALL_PIXELS
+from service.images import write_picture
+from service.service import Service
+from service.threads import LARGE, PRIOR, SMALL, SMALL_PIXELS
 from tests.service.serving import until
 
 NPY = {"Content-Type": npy.MEDIA_TYPE}
+HELD = 3 * 3  # calls that wait, three for each pool
 
 
-def test_what_an_engine_has_done_finds_room_where_others_wait(make_generator: Callable[..., TestClient]) -> None:
-    """All of these got 429 after their last row or run, and a stream of rows ended with an error."""
-    client = make_generator(max_queued_pictures=2)
+def last_steps(client: TestClient) -> list[Callable[[], Any]]:
+    """Requests that end in a thread: bits, a container, a large picture file, a score."""
     digit = npy.write_npy(np.zeros((1, 28, 28, 1), np.uint8))
     codes = npy.write_npy(np.zeros((32, 32), np.int32))
-    last_steps: list[Callable[[], Any]] = [
+    return [
         partial(client.post, "/generate", json={"n": 1}, headers={"Accept": JSON}),
         partial(client.post, "/generate", json={"n": 1}, headers={"Accept": events.MEDIA_TYPE}),
         partial(client.post, "/encode", content=digit, headers={**NPY, "Accept": containers.MEDIA_TYPE}),
         partial(client.post, "/decode?model=colour", content=codes, headers=NPY),
+        partial(client.post, "/score", content=digit, headers=NPY),
     ]
+
+
+def waiting(client: TestClient) -> float:
+    gauge = client.app.state.service.metrics.queued_work  # type: ignore[attr-defined]
+    return float(sum(gauge.labels(size)._value.get() for size in (SMALL, LARGE, PRIOR)))
+
+
+@contextmanager
+def full_pools(client: TestClient) -> Iterator[None]:
     service, going_on = client.app.state.service, threading.Event()  # type: ignore[attr-defined]
     assert client.portal is not None
-    for pixels in (1, SMALL_PIXELS + 1):
-        client.portal.call(service.in_threads, [partial(going_on.wait, 10)] * 5, pixels)
+    for pixels, prior, calls in ((1, False, 4), (SMALL_PIXELS + 1, False, 5), (SMALL_PIXELS + 1, True, 5)):
+        client.portal.call(partial(service.in_threads, [partial(going_on.wait, 10)] * calls, pixels, prior=prior))
+    try:
+        until(lambda: waiting(client) == HELD)
+        yield
+    finally:
+        going_on.set()
 
-    def waiting() -> float:
-        return float(sum(service.metrics.queued_work.labels(size)._value.get() for size in (SMALL, LARGE)))
 
-    held = 4 + 3  # one thread for the small, two for the large
-    until(lambda: waiting() == held)
-    with ThreadPoolExecutor(len(last_steps)) as threads:
-        answers = [threads.submit(step) for step in last_steps]
-        try:
-            until(lambda: waiting() == held + len(last_steps))
-        finally:
-            going_on.set()
-        assert [answer.result().status_code for answer in answers] == [200] * len(last_steps)
+def runs(client: TestClient) -> float:
+    """Of engines and of the sampler, in pictures and rows."""
+    lines = client.get("/metrics").text.splitlines()
+    names = ("vqserve_batch_pictures_sum", "vqserve_generate_rows_total")
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(names))
+
+
+def test_what_an_engine_has_done_finds_room_where_others_wait(
+    make_generator: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of these got 429 after their last row or run, and a stream of rows ended with an error."""
+    monkeypatch.setattr(Service, "require_room", lambda *_, **__: None)  # the pools have been filled since
+    client = make_generator(max_queued_pictures=2)
+    steps = last_steps(client)
+    with ThreadPoolExecutor(len(steps)) as threads:
+        with full_pools(client):
+            answers = [threads.submit(step) for step in steps]
+            until(lambda: waiting(client) == HELD + len(steps))
+        assert [answer.result().status_code for answer in answers] == [200] * len(steps)
     assert "event: done" in answers[1].result().text
+
+
+def test_without_room_for_the_last_step_nothing_is_done(make_generator: Callable[..., TestClient]) -> None:
+    """Else engines and sampler would go on making what waits for a thread without a bound."""
+    client = make_generator(max_queued_pictures=2)
+    steps = last_steps(client)
+    with full_pools(client):
+        before = runs(client)
+        assert [step().status_code for step in steps] == [429] * len(steps)
+        assert runs(client) == before
+    until(lambda: waiting(client) == 0)
+    assert [step().status_code for step in steps] == [200] * len(steps)
+    assert runs(client) > before
+
+
+def test_pictures_of_several_sizes_are_refused_before_they_are_encoded(
+    make_generator: Callable[..., TestClient],
+) -> None:
+    client = make_generator()
+    files = [("img", write_picture(np.zeros((side, side, 3), np.uint8))) for side in (16, 32)]
+    before = runs(client)
+    for accept, status in ((containers.MEDIA_TYPE, 422), (npy.MEDIA_TYPE, 422)):
+        assert client.post("/encode?model=colour", files=files, headers={"Accept": accept}).status_code == status
+    assert runs(client) == before
+
+
+def test_several_pictures_of_a_container_are_refused_as_one_before_they_are_read(
+    make_generator: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_generator()
+    digits = npy.write_npy(np.zeros((2, 28, 28, 1), np.uint8))
+    packed = client.post("/encode", content=digits, headers={**NPY, "Accept": containers.MEDIA_TYPE}).content
+    monkeypatch.setattr(containers, "unpack", None)  # would be called
+    headers = {"Content-Type": containers.MEDIA_TYPE, "Accept": "image/png"}
+    assert client.post("/decode", content=packed, headers=headers).status_code == 406
+
+
+@pytest.mark.parametrize("operation", ["decode", "generate"])
+def test_what_is_too_much_for_json_is_not_made(
+    make_generator: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """All samples were drawn, and then refused."""
+    monkeypatch.setattr("service.inference_protocol.MOST_VALUES", 28 * 28 - 1)
+    client = make_generator()
+    inputs = {
+        "decode": {"name": "codes", "shape": [1, 7, 7], "datatype": "INT64", "data": [0] * 49},
+        "generate": {"name": "labels", "shape": [1], "datatype": "INT64", "data": [-1]},
+    }
+    before = runs(client)
+    refused = client.post(f"/v2/models/digits.{operation}/infer", json={"inputs": [inputs[operation]]})
+    assert refused.status_code == 413 and "ask for binary_data" in refused.json()["error"]
+    assert runs(client) == before

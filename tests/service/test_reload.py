@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -279,3 +280,21 @@ def test_what_a_failed_reload_has_opened_is_collected(
     (own_bundle / "decoder.onnx").write_bytes(b"no graph")
     assert client.post("/models/tiny/reload").status_code >= 400
     assert collected.wait(5)
+
+
+def test_the_watch_of_one_bundle_does_not_wait_for_another(
+    make_client: MakeClient, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that did not answer kept all others from their reload for ten minutes."""
+    write_tiny_bundle(own_bundle.parent / "other", "other")
+    client = make_client(bundles=f"{own_bundle},{own_bundle.parent / 'other'}", watch_bundles_s=0.1)
+    asked: list[str] = []
+
+    async def hanging(name: str) -> None:
+        asked.append(name)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(client.app.state.service.models, "reload", hanging)  # type: ignore[attr-defined]
+    for folder in (own_bundle, own_bundle.parent / "other"):
+        os.utime(folder / "manifest.json", (1, 1))
+    until(lambda: sorted(asked) == ["other", "tiny"])

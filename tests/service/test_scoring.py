@@ -88,7 +88,7 @@ def test_the_work_of_all_labels_decides_where_it_is_done(
     for most, by_label in ((1, "false"), (3, "true"), (4, "true")):  # pictures that are small; there are three labels
         monkeypatch.setattr("service.service.SMALL_PIXELS", most * 28 * 28)
         assert generator.post(f"/score?by_label={by_label}", files={"img": DIGITS[0]}).status_code == 200
-    assert threads == ["small-work", "large-work", "small-work"]
+    assert threads == ["small-work", "prior-work", "small-work"]
 
 
 @pytest.mark.parametrize(

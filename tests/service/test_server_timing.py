@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
+from contextvars import copy_context
 
 import pytest
 from starlette.testclient import TestClient
 
+from service.call import Stage, noted_stages
 from service.middleware import server_timing
 from tests.conftest import PICTURES
 
@@ -42,3 +45,32 @@ def test_one_request_does_not_tell_of_another(make_client: MakeClient) -> None:
     first, second = (client.post("/encode", content=DIGIT, headers={**PNG, **ASKED}) for _ in range(2))
     assert "server-timing" not in client.get("/models", headers=ASKED).headers
     assert first.headers["server-timing"].count("read;") == second.headers["server-timing"].count("read;") == 1
+
+
+def test_a_pipelined_request_notes_nothing_for_the_one_before_it(make_client: MakeClient) -> None:
+    """A server begins it in the context of that one, whose list grew by the stages of all that followed."""
+    client = make_client()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/encode",
+        "query_string": b"",
+        "headers": [(b"content-type", b"image/png")],
+    }
+    before: list[Stage] = []
+    sent: list[int] = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": DIGIT}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message.get("status", 0))  # type: ignore[arg-type]
+
+    async def ask() -> None:
+        noted_stages.set(before)
+        await client.app(scope, receive, send)  # type: ignore[arg-type]
+
+    assert client.portal is not None
+    client.portal.call(lambda: asyncio.create_task(ask(), context=copy_context()))
+    assert sent == [200, 0]
+    assert before == []

@@ -101,7 +101,8 @@ async def test_a_closed_pool_takes_nothing_and_counts_nothing(pool: Pool, gauge:
 
 
 def test_small_work_does_not_wait_behind_large(tiny: Tiny) -> None:
-    """A digit's container took 21 s while two photographs were encoded with effort."""
+    """A digit's container took 21 s while two photographs were encoded with effort, and the file of a plain one waited
+    for those too."""
 
     async def main() -> None:
         app = create_app(Settings(**tiny.settings))
@@ -110,10 +111,12 @@ def test_small_work_does_not_wait_behind_large(tiny: Tiny) -> None:
             large = service.in_threads([lambda: going_on.wait(10)] * 3, SMALL_PIXELS + 1)
             async with asyncio.timeout(5):
                 assert await service.in_thread(lambda: "small", SMALL_PIXELS) == "small"
-            assert not any(future.done() for future in large)
+            under_prior = service.in_threads([lambda: going_on.wait(10)] * 3, SMALL_PIXELS + 1, prior=True)
+            assert not any(future.done() for future in (*large, *under_prior))
             text = service.metrics.render().decode()
             assert 'vqserve_queued_work{size="large"} 1.0' in text and 'vqserve_queued_work{size="small"} 0.0' in text
+            assert 'vqserve_queued_work{size="prior"} 1.0' in text
             going_on.set()
-            await asyncio.gather(*large)
+            await asyncio.gather(*large, *under_prior)
 
     asyncio.run(main())
