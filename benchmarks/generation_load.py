@@ -10,7 +10,8 @@ machine is not equally fast at all times, and without HTTP, so that nothing but 
 as large as the largest request at least.
 Two mixes of requests, because which of them p99 belongs to decides what batching can do for it. Capacity is measured
 first for each: what the better of the two answers of these arrivals while twice as many are offered as full batches
-back to back would take.
+back to back would take. Before each turn full batches are timed again, and the rate of the turn is a share of what the
+capacity would be then: else a machine that had been fast for a while would be overloaded at 60 % when it no longer is.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ from service.scheduler import Scheduler
 from service.sessions import CPU, SessionMaker
 
 LOADS = (0.3, 0.6, 0.9)  # of the measured capacity
-CAPACITY_BATCHES = 5
+TIMED_BATCHES = 40  # full ones, about a second
 OVERLOAD = 2.0  # times full batches back to back, while the capacity is measured
 CAPACITY_S = 10.0
-TURNS = 3  # of each way of batching, at each load
+TURNS = 6  # of each way of batching, at each load
 
 # One large request among many small ones; and so many large ones that p99 is theirs.
 MIXES = (Mix(64, 0.005), Mix(32, 0.1))
@@ -128,9 +129,9 @@ class Bench:
         draws = [self.draw(seed) for seed in range(self.static_sampler.max_batch)]
         draw_all(self.static_sampler, draws)
         started = perf_counter()
-        for _ in range(CAPACITY_BATCHES):
+        for _ in range(TIMED_BATCHES):
             draw_all(self.static_sampler, draws)
-        return CAPACITY_BATCHES * len(draws) / (perf_counter() - started)
+        return TIMED_BATCHES * len(draws) / (perf_counter() - started)
 
     def capacity(self, mix: Mix, seconds: float) -> float:
         """Samples a second that are answered while too many are asked for, by the better way of batching."""
@@ -150,28 +151,37 @@ class Bench:
         return perf_counter() - started
 
     def compare(self, mix: Mix, seconds: float) -> OneMix:
+        before = self.full_batches()
         capacity = self.capacity(mix, min(seconds, CAPACITY_S))
+        of_full_batches = 2 * capacity / (before + self.full_batches())
         idle_s = {samples: self.idle_seconds(samples) for samples in mix.sizes}
         results = []
         for load in LOADS:
-            turns = [
-                arrivals(mix, load * capacity, seconds / TURNS, self.draw, seed=int(100 * load) + turn)
-                for turn in range(TURNS)
+
+            def turn_of(number: int, load: float = load) -> list[Arrival]:
+                rate = load * of_full_batches * self.full_batches()
+                return arrivals(mix, rate, seconds / TURNS, self.draw, seed=int(100 * load) + number)
+
+            requests, found = self._in_turns(turn_of)
+            results += [
+                summarise(name, load, requests, latencies, idle_s, seconds) for name, latencies in found.items()
             ]
-            requests = [request for turn in turns for request in turn]
-            for name, latencies in self._in_turns(turns).items():
-                results.append(summarise(name, load, requests, latencies, idle_s, seconds))
         return OneMix(mix, capacity, idle_s, results)
 
-    def _in_turns(self, turns: Sequence[Sequence[Arrival]]) -> dict[str, list[float | None]]:
-        """The latencies of both ways; which of them is first changes from turn to turn."""
+    def _in_turns(
+        self, turn_of: Callable[[int], Sequence[Arrival]]
+    ) -> tuple[list[Arrival], dict[str, list[float | None]]]:
+        """All requests, and their latencies by both ways; which of them is first changes from turn to turn."""
+        all_requests: list[Arrival] = []
         ways = {"continuous": self._continuous, "static": self._static}
         found: dict[str, list[float | None]] = {name: [] for name in ways}
-        for turn, requests in enumerate(turns):
+        for turn in range(TURNS):
+            requests = turn_of(turn)
+            all_requests += requests
             for name in reversed(ways) if turn % 2 else ways:
                 spare_what_stays()  # as the service does: a collection of all these requests takes longer than one
                 found[name] += asyncio.run(ways[name](requests))
-        return found
+        return all_requests, found
 
     async def _continuous(self, requests: Sequence[Arrival]) -> list[float | None]:
         metrics = Metrics().generation.of("benchmark")

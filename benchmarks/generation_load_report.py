@@ -114,7 +114,8 @@ def page(result: Mapping[str, Any]) -> str:
             "## Generation: continuous against static batching",
             f"`{result['command']}` on {machine_line(result['machine'])}.",
             f"Poisson arrivals for {result['seconds']:g} s a cell, {result['turns']} turns of each way, at shares of "
-            "the capacity, which is the most that either way answers of such requests. Goodput counts requests that "
+            "the capacity, which is the most that either way answers of such requests, as fast as the machine is "
+            "before the turn. Goodput counts requests that "
             f"took at most {DEADLINE_FACTOR} times as long as alone.",
             *(part for one in mixes for part in parts(one)),
             goal_table([one.goal for one in mixes]),

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import generation_kill, generation_load_report
 from benchmarks.generation_kill import Report, State
-from benchmarks.generation_load import Bench, arrivals, summarise
+from benchmarks.generation_load import TURNS, Bench, arrivals, summarise
 from benchmarks.generation_load_report import Mix, OneMix, Result
 from benchmarks.plot import svg
 
@@ -89,6 +89,8 @@ def test_both_ways_of_batching_take_turns() -> None:
 
     bench._continuous = lambda requests: way("continuous", requests)  # type: ignore[method-assign, assignment, arg-type, return-value]
     bench._static = lambda requests: way("static", requests)  # type: ignore[method-assign, assignment, arg-type, return-value]
-    found = bench._in_turns([[0.0, 1.0], [2.0], [3.0]])  # type: ignore[list-item]
-    assert begun == ["continuous", "static", "static", "continuous", "continuous", "static"]
-    assert found == {"continuous": [0.0, 1.0, 2.0, 3.0], "static": [0.0, 1.0, 2.0, 3.0]}
+    turns = [[0.0, 1.0], *([float(2 + turn)] for turn in range(TURNS - 1))]
+    requests, found = bench._in_turns(turns.__getitem__)  # type: ignore[arg-type]
+    assert begun == ["continuous", "static", "static", "continuous"] * (TURNS // 2)
+    assert requests == [float(turn) for turn in range(TURNS + 1)]  # type: ignore[comparison-overlap]
+    assert found == {"continuous": requests, "static": requests}
