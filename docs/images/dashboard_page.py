@@ -54,8 +54,8 @@ table {{ border-collapse: collapse; width: calc(100% - 16px); margin: 0 8px; tab
 td, th {{ text-align: left; padding: 8px; border-bottom: 1px solid #2a2d33; overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap; font-weight: 500 }}
 td {{ font-weight: 400 }}
-.stat {{ display: grid; grid-template-columns: 1fr 1fr; gap: 6px; margin: 0 8px }}
-.stat b {{ display: block; color: #73bf69; font-size: 26px; line-height: 30px }}
+.stat {{ display: grid; grid-template-columns: 1fr 1fr; gap: 2px 6px; margin: 0 8px }}
+.stat b {{ display: block; color: #73bf69; font-size: 20px; line-height: 22px }}
 footer {{ position: absolute; left: 16px; right: 16px; bottom: 10px }}
 """
 
