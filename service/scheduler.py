@@ -181,10 +181,8 @@ class Scheduler:
             self._busy_since = None
 
     def _filled(self) -> int:
-        """How many slots large jobs may fill: not all beside others, unless more than two batches wait."""
-        all_slots = self._sampler.max_batch
-        alone = len(self._jobs) <= 1 or self.samples_inside > 2 * all_slots
-        return all_slots if alone else self._filled_beside_others
+        """How many slots large jobs may fill."""
+        return self._sampler.max_batch if len(self._jobs) <= 1 else self._filled_beside_others
 
     def _open(self, sample: Sample, batch: int) -> int:
         sample.place = place = self._sampler.open(sample.draw, batch)
