@@ -1,7 +1,8 @@
-"""Loads of models, which may hang, as on a network disk. In: what loads one. Out: the model, or `LoadHangs`.
+"""What reads from a disk that may hang, as a network disk does: loads of models, looks at folders.
 
-Nothing can end a thread: that of a load that is given up goes on, and what it opens after all is closed at once. Where
-several do, no other load is begun. They are daemons, which do not keep the process from ending.
+In: a call. Out: what it gives, or `LoadHangs`. Nothing can end a thread: that of a call that is given up goes on, and
+what it opens after all is closed at once. Where several do, no other is begun. They are daemons, which do not keep the
+process from ending.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -23,25 +24,19 @@ class LoadHangs(Exception):
     """A load takes longer than it may."""
 
 
-class Closes(Protocol):
-    """What is loaded: a model."""
-
-    def close(self, reason: str) -> None:
-        """`reason` is for those whose requests are not answered any more."""
+T = TypeVar("T")
 
 
-C = TypeVar("C", bound=Closes)
+class Loads(Generic[T]):
+    """`run` and `close` belong to the event loop. `close_late` gets, in another thread, what is there after all."""
 
-
-class Loads(Generic[C]):
-    """`run` and `close` belong to the event loop."""
-
-    def __init__(self, deadline_s: float) -> None:
+    def __init__(self, deadline_s: float, close_late: Callable[[T], None] = lambda loaded: None) -> None:
         self._deadline_s = deadline_s
-        self._running: set[Future[C]] = set()
-        self._given_up: set[Future[C]] = set()
+        self._close_what_is_late = close_late
+        self._running: set[Future[T]] = set()
+        self._given_up: set[Future[T]] = set()
 
-    async def run(self, load: Callable[[], C]) -> C:
+    async def run(self, load: Callable[[], T]) -> T:
         """What `load` gives, called in a thread of its own, and raises what it raises.
 
         Raises:
@@ -49,7 +44,7 @@ class Loads(Generic[C]):
         """
         if len(self._given_up) >= _MOST_GIVEN_UP:
             raise LoadHangs(f"{len(self._given_up)} loads that took too long have not ended yet: restart the service")
-        done: Future[C] = Future()
+        done: Future[T] = Future()
         done.set_running_or_notify_cancel()  # so that nothing can cancel it
         self._running.add(done)
         threading.Thread(target=_call, args=(load, done), name="load", daemon=True).start()
@@ -69,17 +64,17 @@ class Loads(Generic[C]):
         """Wait for the loads that may still end soon."""
         wait(self._running, _ENDS_S)
 
-    def _close_late(self, done: Future[C]) -> None:
+    def _close_late(self, done: Future[T]) -> None:
         self._given_up.discard(done)
         log.warning("a load that was given up has ended")
         if done.exception() is None:
-            done.result().close("It was loaded too late.")
+            self._close_what_is_late(done.result())
 
 
-def _call(load: Callable[[], C], done: Future[C]) -> None:
+def _call(load: Callable[[], T], done: Future[T]) -> None:
     try:
-        model = load()
+        loaded = load()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it must reach who waits
         done.set_exception(error)
     else:
-        done.set_result(model)
+        done.set_result(loaded)

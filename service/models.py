@@ -60,7 +60,8 @@ class Models:
         self._by_name: dict[str, Model] = {}
         self._folders: dict[str, Path] = {}
         self._reloads: dict[str, Reload] = {}
-        self._loads = Loads[Model](settings.reload_deadline_s)
+        self._loads = Loads[Model](settings.reload_deadline_s, lambda model: model.close("It was loaded too late."))
+        self._looks: dict[str, Loads[Stamp | None]] = {}  # one each, so that no folder waits for another's disk
         self._stamps: dict[str, Stamp | None] = {}  # of each folder's manifest when it was last read
         self._served: dict[str, Stamp | None] = {}  # of the manifest that is served
         self._told = ServedStamps(metrics.shared_folder)
@@ -69,6 +70,7 @@ class Models:
         self._maker = session_maker(settings, bundles[0].graph_path("decoder"))
         for bundle in bundles:
             self._folders[bundle.manifest.name] = bundle.folder
+            self._looks[bundle.manifest.name] = Loads(settings.reload_deadline_s)
             stamp = self._stamps[bundle.manifest.name] = stamp_of(bundle.folder)
             self._put(self._open(bundle), stamp)
         self.default = bundles[0].manifest.name
@@ -122,7 +124,7 @@ class Models:
             what the settings ask for. LoadHangs: it takes too long. In each case the old one goes on serving.
         """
         self.get(name)
-        stamp = stamp_of(self._folders[name])
+        stamp = await self._look(name)
         while (running := self._reloads.get(name)) is not None and running.stamp != stamp:
             await asyncio.wait([running.task])
         if running is None:
@@ -134,10 +136,11 @@ class Models:
     def start(self) -> None:
         """Watch the folders, where that is asked for, and what other workers serve, where there are some."""
         if self._settings.watch_bundles_s:
-            for name, folder in self._folders.items():  # one that does not answer keeps no other from its reload
-                self._spawn(self._watch(name, folder, self._settings.watch_bundles_s))
+            for name in self._folders:  # one that does not answer keeps no other from its reload
+                self._spawn(self._watch(name, self._settings.watch_bundles_s))
         if self._told.shared:
-            self._spawn(self._follow())
+            for name in self._folders:
+                self._spawn(self._follow(name))
 
     def close(self, reason: str) -> None:
         """End what runs for the models, and the models; `reason` is for those whose requests are not answered."""
@@ -233,27 +236,32 @@ class Models:
         log.critical("%s could not be restarted; the process ends", name)
         end_for_dead_engine()
 
-    async def _watch(self, name: str, folder: Path, period_s: float) -> None:
+    async def _look(self, name: str) -> Stamp | None:
+        """The stamp of the model's folder. Raises LoadHangs where its disk does not answer."""
+        try:
+            return await self._looks[name].run(partial(stamp_of, self._folders[name]))
+        except LoadHangs as error:
+            log.error("the folder of %s does not answer: %s", name, error)
+            raise
+
+    async def _watch(self, name: str, period_s: float) -> None:
         while True:
             await asyncio.sleep(period_s)
-            if stamp_of(folder) in (self._stamps[name], None):
-                continue
             with suppress(Exception):  # a bad bundle must not end the watch; it is logged, the old one serves on
-                await self.reload(name)
+                if await self._look(name) not in (self._stamps[name], None):
+                    await self.reload(name)
 
-    async def _follow(self) -> None:
+    async def _follow(self, name: str) -> None:
         """Serve what another worker has begun to serve: it was asked to, or has seen the folder first."""
-        clock, not_before = asyncio.get_running_loop().time, dict.fromkeys(self._by_name, 0.0)
         while True:
             await asyncio.sleep(_FOLLOW_OTHER_WORKERS_S)
-            for name, pause_ends in not_before.items():
-                told = self._told.told(name)
-                if told in (self._served[name], None) or clock() < pause_ends:
-                    continue
-                with suppress(Exception):  # as above
-                    await self.reload(name)
-                if told != self._served[name]:
-                    not_before[name] = clock() + _FOLLOW_AGAIN_S
+            told = self._told.told(name)
+            if told in (self._served[name], None):
+                continue
+            with suppress(Exception):  # as above
+                await self.reload(name)
+            if told != self._served[name]:
+                await asyncio.sleep(_FOLLOW_AGAIN_S)
 
     def _spawn(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)

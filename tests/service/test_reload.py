@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 
 from service.bundle import BundleError
 from service.logs import JsonFormatter
+from service.served_stamps import stamp_of
 from tests.service.serving import until
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -167,6 +168,23 @@ def test_few_loads_hang_at_once(make_client: MakeClient, own_bundle: Path) -> No
     assert slow.runs == 4
     slow.gate.set()
     until(lambda: client.post("/models/tiny/reload").status_code == 200)
+
+
+def test_a_folder_whose_disk_hangs_holds_up_nobody(
+    make_client: MakeClient, own_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The event loop itself asked the disk when the manifest was written, and every request waited with it."""
+    gate = threading.Event()
+    monkeypatch.setattr("service.models.stamp_of", lambda folder: stamp_of(folder) if gate.wait(30) else None)
+    client = make_client(bundles=(own_bundle,), watch_bundles_s=0.1, reload_deadline_s=1.0)
+    write_tiny_bundle(own_bundle, "tiny", seed=1)
+    asked = ReloadInThread(client)
+    assert client.get("/healthz").status_code == 200
+    assert asked.answered().status_code == 503
+    assert "the folder of tiny does not answer: it has not been loaded within 1 s" in caplog.text
+    gate.set()
+    expected = json.loads((own_bundle / "manifest.json").read_text())["version"]
+    until(lambda: client.get("/models/tiny").json()["version"] == expected)
 
 
 def test_a_reload_that_was_asked_for_is_not_done_again_by_the_watch(make_client: MakeClient, own_bundle: Path) -> None:
