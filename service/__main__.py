@@ -22,6 +22,7 @@ from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from uvicorn.config import STARTUP_FAILURE
 
 from service.bundle import BundleError, load_bundles
@@ -107,9 +108,12 @@ def _settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
-        sys.exit(f"{PREFIX}{'.'.join(map(str, first['loc'])).upper()}: {reason}")
+        sys.exit("\n".join(_told(one) for one in error.errors()))
+
+
+def _told(wrong: ErrorDetails) -> str:
+    reason = wrong["ctx"]["error"] if wrong["type"] == "value_error" else wrong["msg"]
+    return f"{PREFIX}{'.'.join(map(str, wrong['loc'])).upper()}: {reason}"
 
 
 def misspelt(variables: Iterable[str]) -> dict[str, str]:
