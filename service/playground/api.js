@@ -13,7 +13,16 @@ export class Problem extends Error {
   }
 }
 
-export const apiKey = () => sessionStorage.getItem(KEY_NAME) ?? "";
+/** The key that is kept; a Problem where the browser gives the page no storage. */
+export function apiKey() {
+  try {
+    return sessionStorage.getItem(KEY_NAME) ?? "";
+  } catch (error) {
+    const detail = `The page keeps the API key in sessionStorage. The browser says: ${error.message}`;
+    throw new Problem({ title: "The browser forbids the page to store data", detail });
+  }
+}
+
 export const keepApiKey = (key) => sessionStorage.setItem(KEY_NAME, key);
 
 const NOT_IN_A_HEADER = /[^\x20-\x7e]/; // browsers send what lies above ASCII in another encoding than the service reads

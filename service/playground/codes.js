@@ -32,7 +32,9 @@ export class CodeGrid extends EventTarget {
     host.addEventListener("click", (event) => this.#press(event)); // no pointerdown, with which scrolling begins too
     host.addEventListener("pointerdown", (event) => this.#beginErasing(event));
     host.addEventListener("pointermove", (event) => this.#drag(event));
-    for (const type of ["pointerup", "pointercancel"]) host.addEventListener(type, () => (this.#anchor = null));
+    for (const type of ["pointerup", "pointercancel"]) {
+      host.addEventListener(type, ({ isPrimary }) => isPrimary && (this.#anchor = null));
+    }
     new ResizeObserver(() => this.draw()).observe(host);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
@@ -153,7 +155,7 @@ export class CodeGrid extends EventTarget {
   }
 
   #beginErasing(event) {
-    if (!this.#erasing) return;
+    if (!this.#erasing || event.button || !event.isPrimary) return;
     const at = this.#at(event);
     this.select(at.row, at.column);
     this.host.setPointerCapture(event.pointerId);
@@ -162,7 +164,7 @@ export class CodeGrid extends EventTarget {
   }
 
   #drag(event) {
-    if (!this.#anchor) return;
+    if (!this.#anchor || !event.isPrimary) return;
     const at = this.#at(event);
     this.#erased = new Set(this.#anchor.before);
     this.#eraseBox(this.#anchor, at, this.#anchor.erase);
@@ -218,14 +220,16 @@ export class CodeGrid extends EventTarget {
     context.font = `${Math.round(Math.min(13 * ratio, width * 0.34))}px ${getComputedStyle(this.host).fontFamily}`;
     context.textAlign = "center";
     context.textBaseline = "middle";
+    const erased = new Path2D();
     this.codes.forEach((row, r) =>
       row.forEach((code, c) => {
         const [left, top] = [Math.round(c * width), Math.round(r * height)];
         const box = [left, top, Math.round((c + 1) * width) - left - gap, Math.round((r + 1) * height) - top - gap];
-        if (this.isErased(r, c)) this.#hatch(context, box);
+        if (this.isErased(r, c)) erased.rect(...box);
         else this.#fill(context, box, code, labelled);
       }),
     );
+    if (this.#erased.size) this.#hatch(context, erased);
   }
 
   #fill(context, [left, top, width, height], code, labelled) {
@@ -241,17 +245,17 @@ export class CodeGrid extends EventTarget {
     context.globalAlpha = 1;
   }
 
-  #hatch(context, [left, top, width, height]) {
+  /** All erased cells at once: one by one, those of a photograph took seconds. */
+  #hatch(context, cells) {
+    const { width, height } = this.canvas;
     context.save();
-    context.beginPath();
-    context.rect(left, top, width, height);
-    context.clip();
+    context.clip(cells);
     context.strokeStyle = getComputedStyle(this.host).getPropertyValue("--accent");
     context.lineWidth = devicePixelRatio;
     context.beginPath();
-    for (let x = left - height; x < left + width; x += 6 * devicePixelRatio) {
-      context.moveTo(x, top + height);
-      context.lineTo(x + height, top);
+    for (let x = -height; x < width; x += 6 * devicePixelRatio) {
+      context.moveTo(x, height);
+      context.lineTo(x + height, 0);
     }
     context.stroke();
     context.restore();

@@ -27,6 +27,7 @@ export function showProblem(error) {
   byId("problem-title").textContent = error.title ?? "Something went wrong in the page";
   byId("problem-detail").textContent = error.detail ?? error.message;
   byId("problem").hidden = false;
+  byId("problem").dispatchEvent(new CustomEvent("problem", { detail: error }));
 }
 
 export function hideProblem(upTo = problems) {
@@ -45,7 +46,7 @@ export function setShape(node, width, height) {
 }
 
 export function formatBytes(bytes) {
-  if (bytes >= 1_000_000) return `${(bytes / 1_000_000).toFixed(1)} MB`;
+  if (bytes >= 999_950) return `${(bytes / 1_000_000).toFixed(1)} MB`;
   return bytes < 10_000 ? `${bytes} B` : `${(bytes / 1000).toFixed(1)} kB`;
 }
 

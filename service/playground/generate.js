@@ -23,6 +23,7 @@ export class Generator {
     byId("label").addEventListener("change", () => this.#allowGuidance());
     workbench.grid.addEventListener("erase", () => this.#showErased());
     workbench.addEventListener("picture", () => this.#forgetCompletion());
+    byId("restore").addEventListener("click", () => this.#forgetCompletion());
     byId("keep-seed").addEventListener("click", ({ target }) => (byId("seed").value = target.dataset.seed));
   }
 
@@ -105,10 +106,14 @@ export class Generator {
     await this.#workbench.codesChanged(); // last: when it ends, the picture may be another one
   }
 
-  /** The picture is another one. Only a completion has known codes; a sheet has nothing to do with the picture. */
+  /**
+   * The picture is another one, or its own codes are wanted back.
+   * Only a completion has known codes; a sheet has nothing to do with the picture.
+   */
   #forgetCompletion() {
     if (this.#running?.settings.known) this.#abandon();
     byId("complete-lines").replaceChildren();
+    this.#showErased();
   }
 
   #emptySheet(facts) {
@@ -129,10 +134,10 @@ export class Generator {
   }
 
   #showErased() {
-    const { grid, model } = this.#workbench;
+    const { grid, model, isCurrent } = this.#workbench;
     const count = grid.erasedCount;
     const fits = grid.rows === model?.codes.height && grid.columns === model.codes.width;
-    byId("complete").disabled = !count || Boolean(this.#running) || !model?.prior || !fits;
+    byId("complete").disabled = !count || Boolean(this.#running) || !model?.prior || !fits || !isCurrent;
     if (model?.prior && !fits) byId("erase-help").textContent = sizeHelp(model, grid);
     else if (count) byId("erase-help").textContent = `${count} of ${grid.rows * grid.columns} codes are erased.`;
     else byId("erase-help").textContent = "Drag over the codes to erase a region.";

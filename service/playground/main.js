@@ -9,26 +9,47 @@ const workbench = new Workbench();
 const generator = new Generator(workbench);
 let models = [];
 
-async function start(key) {
+/** `typed`: a key to try in the place of the one that is kept. */
+async function start(typed) {
+  const before = models;
+  let key = "";
+  byId("waiting").hidden = before.length > 0;
   try {
+    key = typed ?? apiKey();
     models = await listModels(key);
   } catch (error) {
     showProblem(error);
-    // Whatever else fails says nothing about keys: the form stays as it is, with what was typed.
-    if (error.status === 401) {
-      byId("key-form").hidden = false;
-      hideGuarded(true);
-    }
     return;
+  } finally {
+    byId("waiting").hidden = true;
   }
   hideProblem();
   keepApiKey(key); // only now that the service has taken it
-  byId("key-form").hidden = true;
-  hideGuarded(key);
   for (const node of document.querySelectorAll(".needs-model")) node.hidden = false;
+  closeKeyForm();
+  hideGuarded(key);
+  if (JSON.stringify(models) === JSON.stringify(before)) {
+    await workbench.again(); // a key has replaced another: the picture stays
+    return;
+  }
   byId("model").replaceChildren(...models.map(({ name }) => element("option", { value: name }, name)));
   byId("model").value = models.find((model) => model.default).name;
   await choose();
+}
+
+/** The service takes no key, or no longer that of this page. Whatever else fails says nothing about keys. */
+function openKeyForm() {
+  hideGuarded(true);
+  if (!byId("key-form").hidden) return;
+  byId("key-form").hidden = false;
+  byId("key").focus(); // far away where the lower half of the page is shown
+}
+
+function closeKeyForm() {
+  const form = byId("key-form");
+  if (form.contains(document.activeElement)) byId("model").focus();
+  form.hidden = true;
+  form.reset();
 }
 
 /** A link cannot send a key: where one is asked for, those that need it lead nowhere. */
@@ -53,8 +74,9 @@ async function choose() {
 
 byId("model").addEventListener("change", choose);
 byId("problem-close").addEventListener("click", () => hideProblem());
+byId("problem").addEventListener("problem", ({ detail }) => detail.status === 401 && openKeyForm());
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   start(byId("key").value.trim());
 });
-start(apiKey());
+start();

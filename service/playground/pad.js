@@ -1,4 +1,5 @@
-// The drawing pad: a canvas whose pixels are the picture's. In: a pen or the arrow keys. Out: grey pixels, at each change.
+// The drawing pad: a canvas whose pixels are the picture's. In: a pen or the arrow keys. Out: grey pixels at each change,
+// and whether it has cleared them.
 
 import { blank, paint } from "./pixels.js";
 
@@ -18,7 +19,9 @@ export class Pad {
     this.#onChange = onChange;
     canvas.addEventListener("pointerdown", (event) => this.#press(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => (this.#last = null));
+    for (const name of ["pointerup", "pointercancel"]) {
+      canvas.addEventListener(name, ({ isPrimary }) => isPrimary && (this.#last = null));
+    }
     canvas.addEventListener("keydown", (event) => this.#type(event));
     canvas.addEventListener("focus", () => this.#placeMarker());
     canvas.addEventListener("blur", () => (marker.hidden = true));
@@ -28,6 +31,7 @@ export class Pad {
   open(picture, enabled) {
     this.#picture = { ...picture, data: picture.data.slice() };
     this.#keys = { x: picture.width >> 1, y: picture.height >> 1, down: false };
+    this.#last = null; // a stroke ends with the picture that it is on
     this.#canvas.classList.toggle("drawable", enabled);
     this.#canvas.tabIndex = enabled ? 0 : -1;
     if (enabled) this.#canvas.setAttribute("aria-describedby", "pad-help");
@@ -40,7 +44,7 @@ export class Pad {
   clear() {
     const { width, height, channels } = this.#picture;
     this.#picture = blank(width, height, channels);
-    this.#changed();
+    this.#changed(true);
   }
 
   /** A line of the pen's width through `points`, as if it had been drawn. */
@@ -50,15 +54,16 @@ export class Pad {
   }
 
   #press(event) {
-    if (!this.enabled) return;
+    if (!this.enabled || event.button || !event.isPrimary) return; // another button or finger draws nothing
     this.#canvas.setPointerCapture(event.pointerId);
     this.#last = this.#at(event);
     this.stroke([this.#last, this.#last]);
   }
 
   #move(event) {
-    if (!this.#last) return;
-    const points = [this.#last, ...event.getCoalescedEvents().map((one) => this.#at(one)), this.#at(event)];
+    if (!this.#last || !event.isPrimary) return;
+    const between = event.getCoalescedEvents?.() ?? []; // browsers have them on localhost and https only
+    const points = [this.#last, ...between.map((one) => this.#at(one)), this.#at(event)];
     this.#last = points.at(-1);
     this.stroke(points);
   }
@@ -113,8 +118,8 @@ export class Pad {
     }
   }
 
-  #changed() {
+  #changed(cleared = false) {
     paint(this.#canvas, this.#picture);
-    this.#onChange({ ...this.#picture, data: this.#picture.data.slice() });
+    this.#onChange({ ...this.#picture, data: this.#picture.data.slice() }, cleared);
   }
 }

@@ -16,6 +16,7 @@ import { texturesOf } from "./textures.js";
 
 const SEVEN = [[7.5, 8], [20.5, 7.5], [16, 14], [13, 22]]; // the first picture, so that there is something to see
 const PALETTE_COLUMNS = { wide: 48, narrow: 24 };
+const SHOWN = ["codes", "decoded", "difference", "bytes"]; // what is of the picture
 const WIDE = matchMedia("(min-width: 46rem)");
 
 export class Workbench extends EventTarget {
@@ -27,15 +28,17 @@ export class Workbench extends EventTarget {
   #textured = null; // the model whose textures were asked for
   #times = {};
   #superseded = new AbortController(); // of what is asked for the picture that is shown
+  #opening = null; // the file that was asked for last; null where the pad has been cleared since
+  #decodings = 0; // how many have begun: only the latest is shown
   #working = 0; // how many things are being done that will change the panels
 
   constructor() {
     super();
-    this.pad = new Pad(byId("pad"), byId("pen"), (picture) => this.#drawn(picture));
+    this.pad = new Pad(byId("pad"), byId("pen"), (picture, cleared) => this.#drawnByHand(picture, cleared));
     this.grid = new CodeGrid(byId("codes"));
     this.palette = new CodeGrid(byId("palette"));
-    this.encodeLatest = latest(() => this.#reported(() => this.#encode(), () => this.#clearDecoded()));
-    this.decodeLatest = latest(() => this.#reported(() => this.#decode(), () => this.#clearDecoded()));
+    this.encodeLatest = latest(() => this.#reported(() => this.#encode(), () => this.#encodeFailed()));
+    this.decodeLatest = latest(() => this.isCurrent && this.#reported(() => this.#decode(), () => this.#clearDecoded()));
     WIDE.addEventListener("change", () => this.#model && this.#showPalette());
     this.#listenToPictures();
     this.#listenToCodes();
@@ -43,6 +46,11 @@ export class Workbench extends EventTarget {
 
   get model() {
     return this.#model;
+  }
+
+  /** Whether the codes are those of the picture that is shown. */
+  get isCurrent() {
+    return Boolean(this.#picture) && this.#encoded?.picture === this.#picture;
   }
 
   get query() {
@@ -74,18 +82,25 @@ export class Workbench extends EventTarget {
   /** A file or blob that the browser can show becomes the picture. */
   async load(blob) {
     if (!this.#model) return; // a key is asked for, or the service is not there
+    this.#opening = blob;
     await this.#reported(async () => {
       const image = await openImage(blob).catch(() => {
         const detail = "The browser cannot show this file. Take a PNG, JPEG, WebP or BMP file.";
         throw new Problem({ title: "Not a picture", detail });
       });
-      this.#fit(image);
+      if (this.#opening === blob) this.#fit(image); // else another has been asked for since
     });
   }
 
   /** The codes have changed: decode them again. */
   async codesChanged() {
+    this.#allowRestore();
     await this.decodeLatest();
+  }
+
+  /** Ask once more for what has been refused. */
+  async again() {
+    await (this.isCurrent ? this.decodeLatest() : this.encodeLatest());
   }
 
   showTime(name, timing) {
@@ -151,37 +166,45 @@ export class Workbench extends EventTarget {
     this.#drawn(picture);
   }
 
+  #drawnByHand(picture, cleared) {
+    if (cleared) this.#forgetFile();
+    this.#drawn(picture);
+  }
+
+  #forgetFile() {
+    this.#image = null;
+    this.#opening = null;
+  }
+
   #drawn(picture) {
     this.#picture = picture;
     byId("fit-controls").hidden = !this.#image || this.#model.picture.any_size;
     byId("picture-facts").textContent = `${picture.width} × ${picture.height}`;
-    setStale(true, "codes", "decoded", "difference", "bytes");
-    this.#tellPicture();
+    setStale(true, ...SHOWN);
+    this.#allowChanges();
+    this.dispatchEvent(new Event("picture"));
     this.encodeLatest();
   }
 
   async #encode() {
     const [picture, model, { signal }] = [this.#picture, this.#model, this.#superseded];
+    this.#decodings += 1; // what is still decoded belongs to the picture before
     this.#file = await encodePng(picture);
     signal.throwIfAborted();
     offerDownload(byId("save-picture"), this.#file, "picture.png");
     const { answer, timing } = await encode(this.#encodeQuery, this.#file, signal);
     this.#encoded = { picture, codes: answer.codes };
-    this.#tellPicture(); // again, for what was begun since then with the codes before
     this.grid.show(answer.codes, coloursOf(model));
     this.grid.restoreErased();
+    this.#select();
+    this.#allowChanges();
     setStale(false, "codes");
     byId("codes-facts").textContent = `${answer.shape.join(" × ")} of ${answer.codebook_size}`;
     this.showTime("encode", timing);
     await this.#decode(signal);
     await this.#compress(signal);
-    this.#select();
     if (this.#textured !== model) await this.#showTextures(signal); // last, so that it delays nothing that is timed
     announce(`Encoded to ${answer.shape.join(" by ")} codes. ${byId("decoded-facts").textContent}`);
-  }
-
-  #tellPicture() {
-    this.dispatchEvent(new Event("picture"));
   }
 
   /** Asked for once a model: without them the palette keeps its colours, which serve as well. */
@@ -198,22 +221,21 @@ export class Workbench extends EventTarget {
   }
 
   async #decode(signal = this.#superseded.signal) {
-    const encoded = this.#encoded;
+    const { picture: before } = this.#encoded;
+    const decoding = (this.#decodings += 1);
     const { picture: blob, timing } = await decode(this.query, this.#sized, signal);
     const image = await openImage(blob);
     signal.throwIfAborted();
-    if (encoded !== this.#encoded) return; // the codes of another picture have come, and are decoded on their own
-    const before = encoded.picture;
+    if (decoding !== this.#decodings) return; // other codes have been sent since
     const after = readImage(image, before.channels);
     const { mse, psnrDb, largest } = compare(before, after);
     offerDownload(byId("save-decoded"), blob, "decoded.png");
     paint(byId("decoded"), after);
     paintDifference(byId("difference"), before, after);
     setStale(false, "decoded", "difference");
-    byId("decoded-facts").textContent = `MSE ${mse.toFixed(4)}, ${psnrDb.toFixed(1)} dB`;
+    byId("decoded-facts").textContent = `MSE ${mse.toFixed(4)}, ${mse ? `${psnrDb.toFixed(1)} dB` : "no loss"}`;
     byId("difference-facts").textContent = `at most ${largest} of 255`;
     this.showTime("decode", timing);
-    byId("restore").disabled = !this.#edited && !this.grid.erasedCount;
     this.#showLines();
   }
 
@@ -250,7 +272,18 @@ export class Workbench extends EventTarget {
   }
 
   get #edited() {
-    return this.#encoded && JSON.stringify(this.grid.codes) !== JSON.stringify(this.#encoded.codes);
+    return JSON.stringify(this.grid.codes) !== JSON.stringify(this.#encoded.codes);
+  }
+
+  /** Codes of another picture, or none yet, are not there to be changed. */
+  #allowChanges() {
+    byId("change-tools").inert = !this.isCurrent;
+    setStale(!this.isCurrent, "change-tools");
+    this.#allowRestore();
+  }
+
+  #allowRestore() {
+    byId("restore").disabled = !this.isCurrent || (!this.grid.erasedCount && !this.#edited);
   }
 
   #select() {
@@ -276,7 +309,7 @@ export class Workbench extends EventTarget {
   #listenToPictures() {
     onPictureFile((file) => this.load(file));
     byId("clear").addEventListener("click", () => {
-      this.#image = null;
+      this.#forgetFile();
       const { width, height, channels } = this.#model.picture;
       this.#take(blank(width, height, channels));
     });
@@ -294,18 +327,23 @@ export class Workbench extends EventTarget {
       this.#select();
       this.codesChanged();
     });
-    this.grid.addEventListener("erase", () => {
-      byId("restore").disabled = !this.#edited && !this.grid.erasedCount;
-    });
+    this.grid.addEventListener("erase", () => this.#allowRestore());
     for (const radio of document.querySelectorAll("input[name=mode]")) {
       radio.addEventListener("change", () => this.setMode(radio.value));
     }
+    const chosen = () => document.querySelector("input[name=mode]:checked").value;
+    addEventListener("pageshow", () => this.setMode(chosen())); // Back brings the choice of before
   }
 
   setMode(mode) {
     this.grid.erasing = mode === "erase";
     byId("change-tools").hidden = mode === "erase";
     byId("erase-tools").hidden = mode !== "erase";
+  }
+
+  #encodeFailed() {
+    this.#clearDecoded();
+    if (!this.isCurrent) setStale(true, ...SHOWN);
   }
 
   #clearDecoded() {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FloatRect, Page, expect
 
 from tests.browser.chromium import browsing
-from tests.browser.reading import line, settle, shown_codes
+from tests.browser.reading import line, pixels_of, saved, settle, shown_codes
 from tests.conftest import PICTURES
 from tests.service.serving import serving
 from tests.tiny_bundle import Weights
@@ -24,6 +25,23 @@ DISPATCH = """([kind, data, type]) => {
         : new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true });
     document.getElementById("drop").dispatchEvent(event);
     return event.defaultPrevented;
+}"""
+
+COUNT_CLIPS = """() => {
+    Object.assign(window, { draws: 0, clips: 0 });
+    const { clip } = CanvasRenderingContext2D.prototype;
+    const width = Object.getOwnPropertyDescriptor(HTMLCanvasElement.prototype, "width");
+    Object.defineProperty(HTMLCanvasElement.prototype, "width", {
+        ...width,
+        set(pixels) {
+            window.draws += 1; // each begins with it
+            width.set.call(this, pixels);
+        },
+    });
+    CanvasRenderingContext2D.prototype.clip = function (...given) {
+        window.clips += 1;
+        return clip.apply(this, given);
+    };
 }"""
 
 REFUSE_CLIPBOARD = """() => {
@@ -62,6 +80,82 @@ def test_what_is_no_code_is_told_and_not_kept(page: Page, typed: str) -> None:
     expect(page.locator("#problem-title")).to_have_text("Not a code")
     expect(page.locator("#problem-detail")).to_have_text("A code is a whole number from 0 to 15.")
     assert page.input_value("#code") == before
+
+
+def test_a_code_that_the_service_refuses_can_be_restored(page: Page) -> None:
+    """Regression: "Restore" waited for a decoded picture, which could not come."""
+    settle(page)
+    before = shown_codes(page)
+    page.fill("#code", "99")
+    page.keyboard.press("Enter")
+    page.locator("#problem").wait_for()
+    page.click("#restore")
+    expect(page.locator("#problem")).to_be_hidden()
+    settle(page)
+    assert shown_codes(page) == before
+    expect(page.locator("#restore")).to_be_disabled()
+
+
+def test_a_pen_draws_on_a_page_without_https(page: Page) -> None:
+    """Regression: away from localhost and https browsers have no getCoalescedEvents, and moves ended in a TypeError."""
+    page.evaluate("delete PointerEvent.prototype.getCoalescedEvents")
+    page.click("#clear")
+    settle(page)
+    draw_a_line(page, "#pad")
+    settle(page)
+    assert pixels_of(saved(page, "#save-picture"))[14, 3:24].min() == 255
+
+
+def test_only_the_first_button_and_finger_draw_and_erase(page: Page) -> None:
+    """Regression: a right click left a dot, and where the system's menu took its end, the pen stayed down."""
+    page.click("#clear")
+    settle(page)
+    draw_a_line(page, "#pad", button="right")
+    page.get_by_text("Erase", exact=True).click()
+    draw_a_line(page, "#codes", button="right")
+    for one in ("#pad", "#codes"):
+        box = box_of(page, one)
+        at = {"clientX": box["x"] + 20, "clientY": box["y"] + 20, "pointerId": 7, "isPrimary": False}
+        page.dispatch_event(one, "pointerdown", at)
+    settle(page)
+    assert not pixels_of(saved(page, "#save-picture")).any()
+    expect(page.locator("#erase-help")).to_have_text("Drag over the codes to erase a region.")
+
+
+def test_delete_ends_the_file_as_clear_does(page: Page) -> None:
+    """Regression: "Invert" brought it back."""
+    page.set_input_files("#file", PHOTO)
+    expect(page.locator("#fit-controls")).to_be_visible()
+    page.focus("#pad")
+    page.keyboard.press("Delete")
+    expect(page.locator("#fit-controls")).to_be_hidden()
+
+
+def test_erased_cells_are_hatched_at_once(page: Page) -> None:
+    """Regression: one by one, which took seconds for those of a photograph."""
+    settle(page)
+    page.evaluate(COUNT_CLIPS)
+    page.get_by_text("Erase", exact=True).click()
+    draw_a_line(page, "#codes")
+    expect(page.locator("#erase-help")).to_have_text("7 of 49 codes are erased.")
+    draws, clips = page.evaluate("[window.draws, window.clips]")
+    assert 0 < clips <= draws
+
+
+def box_of(page: Page, name: str) -> FloatRect:
+    box = page.locator(name).bounding_box()
+    assert box is not None
+    return box
+
+
+def draw_a_line(page: Page, name: str, button: Literal["left", "right"] = "left") -> None:
+    """Across the middle."""
+    box = box_of(page, name)
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 4, middle)
+    page.mouse.down(button=button)
+    page.mouse.move(box["x"] + box["width"] - 4, middle, steps=4)
+    page.mouse.up(button=button)
 
 
 def test_a_finger_that_scrolls_changes_no_code(page: Page) -> None:

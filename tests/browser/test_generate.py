@@ -265,21 +265,18 @@ def test_a_picture_ends_a_completion_that_waits(page: Page) -> None:
     assert_only_the_digit(page, alone)
 
 
-def test_a_completion_of_codes_that_are_replaced_meanwhile_ends(page: Page) -> None:
-    """It begins when the picture is there already and its codes are not."""
+def test_codes_that_are_about_to_be_replaced_are_not_completed(page: Page) -> None:
+    """The picture is there already and its codes are not."""
     alone = open_alone(page)
     page.click("#clear")
     settle(page)
     erase_the_first_code(page)
-    encodings, completions = hold(page, "**/encode*", most=1), hold(page, "**/generate")
+    encodings = hold(page, "**/encode*", most=1)
+    expect(page.locator("#complete")).to_be_enabled()
     page.set_input_files("#file", DIGIT)
     wait_for_requests(page, encodings)
-    page.click("#complete")
-    wait_for_requests(page, completions)
+    expect(page.locator("#complete")).to_be_disabled()
     encodings[0].continue_()
-    settle(page)
-    completions[0].continue_()
-    page.wait_for_timeout(200)
     assert_only_the_digit(page, alone)
 
 
@@ -294,6 +291,20 @@ def test_a_completion_that_is_still_decoded_does_not_cover_a_picture(page: Page)
     page.set_input_files("#file", DIGIT)
     expect(page.locator("#decoded-facts")).to_have_text(alone[1])
     decodings[0].continue_()
+    assert_only_the_digit(page, alone)
+
+
+def test_restore_ends_a_completion(page: Page) -> None:
+    """Regression: it went on, over the codes that had been restored."""
+    alone = open_alone(page)
+    erase_the_first_code(page)
+    held = hold(page, "**/generate")
+    page.click("#complete")
+    wait_for_requests(page, held)
+    with page.expect_event("requestfailed"):
+        page.click("#restore")
+    held[0].continue_()
+    page.wait_for_timeout(200)
     assert_only_the_digit(page, alone)
 
 

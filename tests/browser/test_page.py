@@ -7,13 +7,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from starlette.testclient import TestClient
 
 from service import playground
 from tests.browser.chromium import browsing
 from tests.browser.conftest import Site
-from tests.browser.reading import line, settle
+from tests.browser.reading import hold, line, settle, wait_for_requests
 from tests.service.serving import serving
 from tests.tiny_bundle import Weights
 
@@ -27,6 +27,12 @@ PAIRS = [
     ("--edge", "--paper", 3),
     ("--edge", "--well", 3),
 ]
+
+FORBID_STORAGE = """Object.defineProperty(window, "sessionStorage", {
+    get() {
+        throw new DOMException("Access is denied", "SecurityError");
+    },
+})"""
 
 CONTROLS = "button, input, select, a[href], [tabindex='0'], [role=grid], [role=img]"
 NAMELESS = """(controls) => [...document.querySelectorAll(controls)]
@@ -77,6 +83,36 @@ def test_nothing_is_wider_than_the_screen(browser: Browser, site: Site, width: i
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_long_names_are_no_wider_than_the_screen(browser: Browser, site: Site) -> None:
+    """Regression: the list of labels made the page twice as wide as a phone."""
+
+    def lengthen(route: Route) -> None:
+        listed = route.fetch().json()
+        listed["models"][0]["labels"] = [f"{number}, as in {'a long name ' * 9}" for number in range(3)]
+        listed["models"][1]["name"] = "long-name-" * 9
+        route.fulfill(json=listed)
+
+    with browsing(browser, site.address, width=390) as page:
+        page.route("**/models", lengthen)
+        page.reload()
+        settle(page)
+        page.select_option("#label", "1")
+        page.click("#generate")
+        page.locator("#sheet img").nth(15).wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_browser_without_storage_is_told(browser: Browser, site: Site) -> None:
+    """Regression: the page stayed empty."""
+    page = browser.new_page()
+    page.add_init_script(FORBID_STORAGE)
+    page.goto(site.address)
+    expect(page.locator("#problem-title")).to_have_text("The browser forbids the page to store data")
+    expect(page.locator("#problem-detail")).to_contain_text("sessionStorage. The browser says: Access is denied")
+    expect(page.locator("#waiting")).to_be_hidden()
+    page.close()
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_colours_contrast_in_light_and_dark(browser: Browser, site: Site, dark: bool) -> None:
     with browsing(browser, site.address, dark=dark) as page:
@@ -115,6 +151,7 @@ def test_a_key_is_asked_for_and_not_shown(browser: Browser, bundles: tuple[Path,
         page.locator("#codec-lines li").first.wait_for()
         settle(page)
         expect(page.locator("#key-form")).to_be_hidden()
+        expect(page.locator("#model")).to_be_focused()  # the button that had the focus is gone
         expect(page.locator("footer a:visible")).to_have_text(["metrics", "ready?"])  # a link sends no key
         expect(page.locator("#problem")).to_be_hidden()
         assert '-H "Authorization: Bearer $VQSERVE_KEY"' in line(page, "Picture to codes")
@@ -156,6 +193,75 @@ def test_a_key_that_fails_is_not_kept(
         expect(page.locator("#key-form")).to_be_hidden()
         page.reload()
         settle(page)  # this key is kept
+
+
+@pytest.mark.parametrize("refused", ["#clear", "#generate"])
+def test_a_key_that_is_revoked_is_asked_for_again(
+    browser: Browser, bundles: tuple[Path, Weights], refused: str
+) -> None:
+    """Regression: the form came with a reload only, and with it the picture was gone."""
+    with (
+        serving(bundles[0], VQSERVE_API_KEYS="someone:a-secret-key") as (_, address),
+        browsing(browser, f"{address}/") as page,
+    ):
+        try_key(page, "a-secret-key")
+        settle(page)
+        page.select_option("#model", "digits")
+        page.click("#clear")
+        settle(page)
+        drawn = page.locator("#decoded-facts").inner_text()
+        page.evaluate("sessionStorage.setItem('vqserve-key', 'a-revoked-key')")
+        page.click(refused)
+        expect(page.locator("#problem-title")).to_have_text("No or wrong API key")
+        expect(page.locator("#key")).to_be_focused()
+        expect(page.locator("#key")).to_have_value("")
+        try_key(page, "a-secret-key")
+        expect(page.locator("#key-form")).to_be_hidden()
+        settle(page)
+        expect(page.locator("#problem")).to_be_hidden()
+        expect(page.locator("#decoded-facts")).to_have_text(drawn)
+        expect(page.locator(".stale")).to_have_count(0)
+
+
+def test_a_service_that_is_slow_is_waited_for_in_words(browser: Browser, site: Site) -> None:
+    """Regression: the page was empty, and later its frames were."""
+    page = browser.new_page()
+    lists, pictures = hold(page, "**/models"), hold(page, "**/encode*", most=1)
+    page.goto(site.address, wait_until="domcontentloaded")
+    expect(page.get_by_text("Waiting for the service to list its models…")).to_be_visible()
+    wait_for_requests(page, lists)
+    lists[0].continue_()
+    wait_for_requests(page, pictures)
+    expect(page.locator("#waiting")).to_be_hidden()
+    words = "getComputedStyle(document.querySelector('.frame:has(#decoded)'), '::after')"
+    assert page.evaluate(f"{words}.content") == '"Working…"'
+    page.wait_for_function(f"{words}.opacity === '1'")
+    pictures[0].continue_()
+    settle(page)
+    assert page.evaluate(f"{words}.content") == "none"
+    page.close()
+
+
+def test_states_are_seen_in_the_colours_of_the_system(page: Page) -> None:
+    """Regression: what a click does, the bars and the legend were all of the colour of the page."""
+    settle(page)
+    page.emulate_media(forced_colors="active")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    for shown in (".choice input:checked + span", "#bytes .bar", ".swatch.brighter", ".swatch.darker"):
+        assert page.evaluate("(one) => getComputedStyle(document.querySelector(one)).backgroundColor", shown) != ground
+    assert page.evaluate("getComputedStyle(document.querySelector('#codes .cell')).forcedColorAdjust") == "none"
+
+
+def test_back_keeps_what_a_click_does(page: Page, site: Site) -> None:
+    """Regression: "Erase" was chosen, and a click changed the code."""
+    settle(page)
+    page.get_by_text("Erase", exact=True).click()
+    page.goto(f"{site.address}readyz")
+    page.go_back()
+    settle(page)
+    chosen = page.evaluate("document.querySelector('input[name=mode]:checked').value")
+    assert page.locator("#erase-tools").is_visible() == (chosen == "erase")
+    assert page.locator("#change-tools").is_visible() == (chosen == "change")
 
 
 def test_a_connection_that_fails_leaves_the_key_in_its_form(browser: Browser, bundles: tuple[Path, Weights]) -> None:

@@ -1,0 +1,123 @@
+"""What is done before its answer is there, and answers that come late or in another order than they were asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.chromium import browsing
+from tests.browser.conftest import Site
+from tests.browser.reading import hold, pixels_of, saved, settle, shown_codes, wait_for_requests
+from tests.conftest import PICTURES
+from tests.tiny_bundle import oracle_pixels
+
+DIGIT = PICTURES / "digit_4.png"
+PHOTO = PICTURES / "ladybird_crop.jpg"
+
+HOLD_THE_FIRST_FILE = """() => {
+    const open = window.createImageBitmap;
+    window.createImageBitmap = async (...given) => {
+        window.createImageBitmap = open;
+        await new Promise((resolve) => (window.release = resolve));
+        return open(...given);
+    };
+}"""
+
+
+def assert_no_code_can_be_changed(page: Page) -> None:
+    assert page.locator("#change-tools").evaluate("(tools) => tools.inert")
+    expect(page.locator("#restore")).to_be_disabled()
+    expect(page.locator("#change-tools")).to_have_class("tools stale")
+
+
+def test_before_there_are_codes_none_can_be_changed(browser: Browser, site: Site) -> None:
+    """Regression: a click on the palette ended in a TypeError that nobody was told of."""
+    with browsing(browser, site.address) as page:
+        held = hold(page, "**/encode*", most=1)
+        page.reload()
+        wait_for_requests(page, held)
+        assert_no_code_can_be_changed(page)
+        box = page.locator("#palette").bounding_box()
+        assert box is not None
+        page.mouse.click(box["x"] + 5, box["y"] + 5)
+        held[0].continue_()
+        settle(page)
+        assert not page.locator("#change-tools").evaluate("(tools) => tools.inert")
+        expect(page.locator(".stale")).to_have_count(0)
+
+
+def test_codes_of_a_refused_picture_cannot_be_changed(page: Page) -> None:
+    """Regression: those of the picture before were, and decoded beside the new one as if they were its own."""
+    page.set_input_files("#file", PHOTO)
+    settle(page)
+    page.fill("#code", "3")
+    page.keyboard.press("Enter")
+    expect(page.locator("#restore")).to_be_enabled()
+    page.select_option("#fit", "keep")
+    page.locator("#problem").wait_for()
+    settle(page)
+    assert_no_code_can_be_changed(page)
+
+
+def test_codes_of_another_model_cannot_be_changed(page: Page) -> None:
+    """Regression: they were sent to the new model, which decoded them."""
+    settle(page)
+    held = hold(page, "**/encode*", most=1)
+    page.select_option("#model", "colour")
+    wait_for_requests(page, held)
+    assert_no_code_can_be_changed(page)
+    held[0].continue_()
+    settle(page)
+    assert not page.locator("#change-tools").evaluate("(tools) => tools.inert")
+
+
+def test_a_decoded_picture_that_is_late_does_not_cover_that_of_newer_codes(page: Page, site: Site) -> None:
+    """Regression: beside the codes that had been changed stood the picture of those before."""
+    settle(page)
+    held = hold(page, "**/decode*", most=1)
+    page.set_input_files("#file", DIGIT)
+    wait_for_requests(page, held)
+    page.fill("#code", str((int(page.input_value("#code")) + 1) % 16))
+    with page.expect_response("**/decode*"):
+        page.keyboard.press("Enter")
+    held[0].continue_()
+    settle(page)
+    expected = oracle_pixels(np.array([shown_codes(page)]), site.weights, 1)[0, :, :, 0]
+    assert (pixels_of(saved(page, "#save-decoded")) == expected).all()
+
+
+@pytest.mark.parametrize("then", ["another file", "#clear", "Delete"])
+def test_a_file_that_is_late_does_not_replace_what_came_after_it(page: Page, tmp_path: Path, then: str) -> None:
+    settle(page)
+    page.evaluate(HOLD_THE_FIRST_FILE)
+    Image.new("L", (28, 28), 200).save(tmp_path / "late.png")
+    page.set_input_files("#file", tmp_path / "late.png")
+    page.wait_for_function("Boolean(window.release)")
+    if then == "another file":
+        page.set_input_files("#file", DIGIT)
+    elif then == "#clear":
+        page.click(then)
+    else:
+        page.focus("#pad")
+        page.keyboard.press(then)
+    expect(page.locator("#codes")).to_have_class("grid")
+    page.evaluate("window.release()")
+    settle(page)
+    wanted = np.asarray(Image.open(DIGIT)) if then == "another file" else np.zeros((28, 28))
+    assert (pixels_of(saved(page, "#save-picture")) == wanted).all()
+
+
+def test_a_file_that_is_late_goes_to_the_model_that_is_chosen_then(page: Page) -> None:
+    settle(page)
+    page.evaluate(HOLD_THE_FIRST_FILE)
+    page.set_input_files("#file", PHOTO)
+    page.wait_for_function("Boolean(window.release)")
+    page.select_option("#model", "colour")
+    expect(page.locator("#codes-facts")).to_have_text("4 × 4 of 16")
+    page.evaluate("window.release()")
+    expect(page.locator("#codes-facts")).to_have_text("16 × 24 of 16")
+    settle(page)
