@@ -27,7 +27,7 @@ from service.container import (
     write_header,
     write_index,
 )
-from service.container_errors import ChecksumError, HeaderError, OverLimitError, WrongModelError
+from service.container_errors import ChecksumError, HeaderError, OverLimitError, TileError, WrongModelError
 from service.tiles import Tile, bounds, grown, overlap, tiles_of
 
 Codes = NDArray[np.int64]
@@ -148,15 +148,15 @@ def decode_tile(
     """Tile `index` of an indexed container, with what a decoder network needs around it. Reads no tile further away.
 
     Raises:
-        ContainerError: as `decode`, or the container has no index or no such tile.
+        TileError: the container has no index or no such tile. ContainerError: as `decode`.
     """
     header, start = read_header(data)
     size, grid = _check_header(model, header, limits)
     if not header.indexed:
-        raise HeaderError("the container has no index of tiles: encode it with one, or decode it whole")
+        raise TileError("the container has no index of tiles: encode it with one, or decode it whole")
     tiles = tiles_of(header.pictures, grid, model.native_grid)
     if not 0 <= index < len(tiles):
-        raise HeaderError(f"there is no tile {index}: the container has {len(tiles)}, counted from 0")
+        raise TileError(f"there is no tile {index}: the container has {len(tiles)}, counted from 0")
     entries = read_index(data, start, len(tiles))
     seen = grown(tiles[index], margin, grid)
     near = {tile: entry for tile, entry in zip(tiles, entries, strict=True) if overlap(tile, seen)}

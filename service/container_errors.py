@@ -1,7 +1,8 @@
 """What can be wrong with code bytes. Every failure to read a container is one of these, with a message for its sender.
 
 In: nothing. Out: the exceptions. `type` is stable: recorded mutations and the fuzzer name errors by it. Over HTTP
-they are `invalid-container`, or for OverLimitError `too-many-items` or `picture-too-large`.
+they are `invalid-container`, or for OverLimitError `too-many-items` or `picture-too-large`, for TileError
+`invalid-parameter`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ class HeaderError(ContainerError):
     """A header field that no encoder writes."""
 
     type = "container-header"
+
+
+class TileError(ContainerError):
+    """A sound container without the tile that was asked for."""
+
+    type = "container-tile"
 
 
 class OverLimitError(ContainerError):

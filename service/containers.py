@@ -12,8 +12,8 @@ from service import codec, windows
 from service.bundle import Bundle
 from service.codec_model import CodecModel
 from service.container import MEDIA_TYPE
-from service.container_errors import ContainerError, OverLimitError
-from service.errors import InvalidContainer, PictureTooLarge, TooManyItems
+from service.container_errors import ContainerError, OverLimitError, TileError
+from service.errors import InvalidContainer, InvalidParameter, PictureTooLarge, TooManyItems
 from service.prior_sessions import codec_model
 from service.sessions import SessionMaker
 from service.settings import Settings
@@ -89,6 +89,8 @@ def _as_problems() -> Iterator[None]:
     except OverLimitError as error:
         problem = TooManyItems if error.of_pictures else PictureTooLarge
         raise problem(_sentence(error)) from error
+    except TileError as error:
+        raise InvalidParameter(_sentence(error)) from error
     except ContainerError as error:
         raise InvalidContainer(_sentence(error)) from error
 

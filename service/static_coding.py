@@ -41,7 +41,10 @@ def unpack(data: bytes, count: int, codebook_size: int) -> Codes:
     """What `pack` made of (count,) codes. Raises DamagedError where it makes no such bytes."""
     width = bits_of(codebook_size)
     if len(data) != -(-count * width // 8):
-        raise DamagedError(f"{count} codes of {width} bits take {-(-count * width // 8)} bytes, there are {len(data)}")
+        raise DamagedError(
+            f"{count} codes of {width} bits take {-(-count * width // 8)} bytes, there are {len(data)}: it is "
+            "truncated or damaged"
+        )
     unused = len(data) * 8 - count * width
     if unused and data[-1] & ((1 << unused) - 1):
         raise DamagedError("the bits after the last code are not zero: the container is damaged")

@@ -86,4 +86,4 @@ def test_every_error_is_a_problem_with_its_own_type() -> None:
         return [error, *(found for child in error.__subclasses__() for found in below(child))]
 
     types = [error.type for error in below(ContainerError)]
-    assert len(types) == len(set(types)) == 8
+    assert len(types) == len(set(types)) == 9

@@ -23,6 +23,7 @@ from service.container_errors import (
     DamagedError,
     HeaderError,
     OverLimitError,
+    TileError,
     WrongModelError,
 )
 from service.prior_coding import frequencies
@@ -119,7 +120,7 @@ def test_one_tile_decodes_alone(mode: Mode) -> None:
         found = decode_tile(MODEL, data, index)
         seen[found.tile.where] = found.codes[0]
     assert np.array_equal(seen, codes)
-    with pytest.raises(HeaderError, match="no tile 18"):
+    with pytest.raises(TileError, match="no tile 18"):
         decode_tile(MODEL, data, 18)
 
 

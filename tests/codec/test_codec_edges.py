@@ -8,7 +8,7 @@ import pytest
 from benchmarks.tiny_prior import draw_codes, tiny_model
 from service.codec import Limits, decode, decode_tile, encode, shape_in
 from service.container import Header, Mode, read_header, read_index, write_header
-from service.container_errors import ChecksumError, DamagedError, HeaderError, OverLimitError
+from service.container_errors import ChecksumError, DamagedError, HeaderError, OverLimitError, TileError
 from service.static_coding import FrequencyTable, pack, unpack
 
 MODEL = tiny_model()
@@ -73,7 +73,7 @@ def test_the_cost_of_a_container_is_in_its_header() -> None:
 
 def test_tiles_are_counted_from_0() -> None:
     data = encode(MODEL, draw_codes(MODEL, (2, 3, 4), 0), indexed=True)
-    with pytest.raises(HeaderError, match="no tile -1: the container has 2, counted from 0"):
+    with pytest.raises(TileError, match="no tile -1: the container has 2, counted from 0"):
         decode_tile(MODEL, data, -1)
 
 

@@ -170,7 +170,8 @@ def test_impossible_tiles(coding: TestClient, digit: bytes) -> None:
         (b'{"codes": [[0]]}', "application/json", "0", f"only a body of {MEDIA_TYPE}"),
     ):
         response = coding.post(f"/decode?tile={tile}", content=body, headers={"content-type": media_type})
-        assert response.status_code == 422 and message in response.json()["detail"]
+        assert (response.status_code, response.json()["type"]) == (422, "urn:vqserve:problem:invalid-parameter")
+        assert message in response.json()["detail"]
 
 
 class Slow:
