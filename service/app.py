@@ -171,11 +171,15 @@ def open_models(settings: Settings, metrics: Metrics) -> Models:
 def early_refusal(
     settings: Settings, metrics: Metrics, door: Door, draining: Callable[[], bool] = lambda: False
 ) -> EarlyRefusal | None:
-    """None where a layer outside of `Admission` has something to add to a refusal."""
+    """None where a layer outside of `Admission` has something to add to a refusal.
+
+    Below /v2 `Problems` has: a member of its own, which clients of that protocol read.
+    """
     if settings.cors_origins or settings.access_log or settings.otlp_endpoint:
         return None
     labels = routes_of(ENDPOINTS)
-    routes = {e.path: labels[e.handler] for e in ENDPOINTS if "{" not in e.path and e.path not in ALWAYS_OPEN}
+    ours = [endpoint for endpoint in ENDPOINTS if not endpoint.path.startswith(openinference.PREFIX)]
+    routes = {e.path: labels[e.handler] for e in ours if "{" not in e.path and e.path not in ALWAYS_OPEN}
     return EarlyRefusal(door, metrics, routes, draining)
 
 

@@ -71,10 +71,14 @@ async def decode(request: Request) -> Response:
     observe_stage = service.metrics.observe_stage
     started = perf_counter()
     body = await read_body(request, service)
-    observe_stage("read", started, perf_counter())
+    came = perf_counter()
     if bare_type(request.headers.get("content-type", "")) == containers.MEDIA_TYPE:
         model = _model_of_container(service, body, model, chosen="model" in query)
     wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
+    read = perf_counter()
+    observe_stage("read", started, came if wanted.unpacked else read)
+    if wanted.unpacked:  # most of the time of a container, and the prior's
+        observe_stage("run", came, read)
     media_type = _answer_type(request, wanted.several)
     height, width = wanted.size(model.manifest.picture.multiple_of)
     images.check_can_hold(media_type, height, width)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.errors import InvalidParameter, MalformedRequest, TooManyItems
 from service.schemas import MOST_VALUES, ListOf, excess_of
 
-HEADER_LENGTH = "inference-header-content-length"
+HEADER_LENGTH = "Inference-Header-Content-Length"
 DTYPES: Mapping[str, type[np.generic]] = {
     "BOOL": np.bool_,
     "UINT8": np.uint8,
@@ -64,6 +64,7 @@ class InferenceBody(_Strict):
     """The JSON part of a request; tensors may follow it as bytes."""
 
     id: str = ""
+    model_name: str = Field("", max_length=100, description="As in the path; KServe's client repeats it.")
     inputs: list[InferenceInput] = Field(max_length=8)
     outputs: list[InferenceOutput] = Field([], max_length=8)
     parameters: dict[str, Any] = {}
@@ -74,6 +75,7 @@ class InferRequest:
     """`wanted` says for each output whether it goes out as bytes; empty: all of them, as `binary` says."""
 
     id: str
+    model_name: str  # empty: not given
     inputs: Mapping[str, NDArray[Any]]
     wanted: Mapping[str, bool]
     binary: bool
@@ -126,14 +128,14 @@ def read_infer(body: bytes, json_bytes: int) -> InferRequest:
         inputs[given.name], rest = _array_of_bytes(given, rest[:size]), rest[size:]
     if len(rest):
         raise MalformedRequest(f"{len(rest)} bytes follow the tensors; their sizes must add up to the body.")
-    wanted = {output.name: _flag("binary_data", output.parameters) for output in request.outputs}
     binary = _flag(BINARY_OUTPUT, request.parameters)
-    return InferRequest(request.id, inputs, wanted, binary, request.parameters)
+    wanted = {output.name: _flag("binary_data", output.parameters, binary) for output in request.outputs}
+    return InferRequest(request.id, request.model_name, inputs, wanted, binary, request.parameters)
 
 
-def _flag(name: str, parameters: Mapping[str, Any]) -> bool:
-    """False where it is not given. Raises InvalidParameter."""
-    flag = parameters.get(name, False)
+def _flag(name: str, parameters: Mapping[str, Any], default: bool = False) -> bool:
+    """`default` where it is not given. Raises InvalidParameter."""
+    flag = parameters.get(name, default)
     if not isinstance(flag, bool):
         raise InvalidParameter(f"{name} must be true or false, not {flag!r:.40}.")
     return flag
@@ -220,11 +222,12 @@ def _array_of_list(given: InferenceInput) -> NDArray[Any]:
         if given.data is None or not _only(_NUMBERS | {bool} if dtype.kind == "b" else _NUMBERS, given.data):
             raise ValueError("numbers are needed")
         found = np.array(given.data)
-        if dtype.kind in "iu" and found.dtype.kind in "fO" and _only(_WHOLE, given.data):
+        whole = dtype.kind in "iu" and found.size > 0
+        if whole and found.dtype.kind in "fO" and _only(_WHOLE, given.data):
             raise ValueError(f"a number does not fit {given.datatype}")  # numpy found no integers for them either
-        if dtype.kind in "iu" and found.size and found.dtype.kind not in "iu":
+        if whole and found.dtype.kind not in "iu":
             raise ValueError("whole numbers are needed")
-        if dtype.kind in "iu" and found.size and not _holds(dtype, found):
+        if whole and not _holds(dtype, found):
             raise ValueError(f"a number does not fit {given.datatype}")
         array = found.astype(dtype)
     except (ValueError, TypeError, OverflowError) as error:

@@ -137,13 +137,14 @@ async def infer(request: Request) -> Response:
     body = await read_body(request, service)
     size = json_size_of(body, request.headers.get(HEADER_LENGTH))  # the tensors behind it are taken as they are
     asked = await read_json_here_or_in_thread(partial(read_infer, body, size), size, request, service)
+    if asked.model_name not in ("", name):
+        raise InvalidParameter(f"model_name is {asked.model_name!r}, the path names {name!r}; leave it out.")
     operation.check(asked, model.manifest)
     outputs = await operation.run(request, service, model, asked)
     content, json_bytes = write_infer(name, model.manifest.version, asked, outputs)
     if json_bytes is None:
         return Response(content, media_type=JSON)
-    headers = {"Inference-Header-Content-Length": str(json_bytes)}
-    return Response(content, headers=headers, media_type="application/octet-stream")
+    return Response(content, headers={HEADER_LENGTH: str(json_bytes)}, media_type="application/octet-stream")
 
 
 async def _read_optional(kind: type[B], request: Request, what: str) -> B:
@@ -186,8 +187,12 @@ async def repository_unload(request: Request) -> Response:
 
 _ANY_OBJECT: dict[str, Any] = {JSON: {"type": "object"}}
 _ANY_LIST: dict[str, Any] = {JSON: {"type": "array", "items": {"type": "object"}}}
-_TENSORS: dict[str, Any] = {**_ANY_OBJECT, "application/octet-stream": BINARY}
-_INFER_BODY: dict[str, Any] = {JSON: InferenceBody, "application/octet-stream": BINARY}
+_JSON_AND_BYTES = {**BINARY, "description": f"JSON, of as many bytes as `{HEADER_LENGTH}` says, and behind it tensors."}
+_TENSORS: dict[str, Any] = {**_ANY_OBJECT, "application/octet-stream": _JSON_AND_BYTES}
+_INFER_BODY: dict[str, Any] = {JSON: InferenceBody, "application/octet-stream": _JSON_AND_BYTES}
+_INFER_HEADERS = {
+    HEADER_LENGTH: {"description": "Where tensors follow the JSON: its bytes.", "schema": {"type": "integer"}}
+}
 _ONE = (UnknownModel,)
 _OPTIONAL_BODY = (MalformedRequest, BodyTooLarge, TooManyItems, UnsupportedMediaType, InvalidParameter)
 _INFER: tuple[type[Problem], ...] = (
@@ -202,7 +207,16 @@ def _endpoint(method: str, path: str, handler: Any, summary: str, **more: Any) -
 
 def _model_endpoints(path: str) -> tuple[Endpoint, ...]:
     return (
-        _endpoint("POST", f"{path}/infer", infer, "Run a model", answer=_TENSORS, request=_INFER_BODY, problems=_INFER),
+        _endpoint(
+            "POST",
+            f"{path}/infer",
+            infer,
+            "Run a model",
+            answer=_TENSORS,
+            request=_INFER_BODY,
+            problems=_INFER,
+            headers=_INFER_HEADERS,
+        ),
         _endpoint("GET", path, model_metadata, "Inputs and outputs of a model", problems=_ONE),
         _endpoint("GET", f"{path}/config", model_config, "Configuration of a model", problems=_ONE),
         _endpoint("GET", f"{path}/ready", model_ready, "A model can take work", problems=_ONE),

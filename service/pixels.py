@@ -47,6 +47,8 @@ def to_pixels(image: Image.Image, channels: int) -> Image.Image:
     forget_texts(image)
     bits = _bits(image)
     image.load()
+    if image.mode == "P" and image.palette is None:  # Pillow asserts it, or takes a ramp of greys
+        raise OSError("a picture of palette indices without a palette")
     forget_texts(image)  # those behind the pixels
     given = image.info.get("transparency")
     if bits is not None and given is not None:

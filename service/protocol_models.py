@@ -148,6 +148,8 @@ def _input(asked: InferRequest, name: str) -> NDArray[Any]:
         raise InvalidParameter(f"The only input is {name!r}, not {sorted(asked.inputs)}.")
     array = asked.inputs[name]
     expected = 1 if name == "labels" else 3 if name == "codes" else 4
-    if array.ndim != expected or array.size == 0 or array.dtype.kind not in "iu":
+    if array.ndim != expected or array.dtype.kind not in "iu":
         raise InvalidParameter(f"{name} must be whole numbers with {expected} axes, not {array.dtype} {array.shape}.")
+    if array.size == 0:
+        raise InvalidParameter(f"{name} has the shape {array.shape} and no element; send at least one.")
     return array

@@ -47,7 +47,7 @@ async def read_body(request: Request, service: Service) -> bytes:
     """As `read_optional_body`. Raises MalformedRequest as well: there is nothing in it."""
     body = await read_optional_body(request, service)
     if not body:
-        raise MalformedRequest("The body is empty; send a picture or codes in it, or to /generate at least {}.")
+        raise MalformedRequest("The body is empty; send what this route takes in it, to /generate at least {}.")
     return body
 
 

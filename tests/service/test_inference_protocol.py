@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from service.errors import InvalidParameter, MalformedRequest, Problem
-from service.inference_protocol import InferRequest, read_infer
+from service.inference_protocol import DTYPES, InferRequest, read_infer
 
 
 def read(tensor: dict[str, Any], tail: bytes = b"", **more: Any) -> InferRequest:
@@ -49,6 +49,23 @@ def test_what_would_be_read_as_something_else_is_refused(
     """Each but the numbers that do not fit was answered with 200: bytes won over data, "true" was false, true was 1."""
     with pytest.raises(kind, match=message):
         read(tensor, bytes(16) if "binary_data_size" in tensor.get("parameters", {}) else b"", **more)
+
+
+@pytest.mark.parametrize("given", [True, False, None])
+def test_an_output_without_a_flag_of_its_own_goes_out_as_all_do(given: bool | None) -> None:
+    """The extension's `binary_data_output` is of all outputs, and `binary_data` of one comes before it."""
+    parameters = {} if given is None else {"binary_data": given}
+    outputs = [{"name": "images", "parameters": parameters}]
+    assert read({"data": [1, 2]}, outputs=outputs).wanted == {"images": bool(given)}
+    asked = read({"data": [1, 2]}, outputs=outputs, parameters={"binary_data_output": True})
+    assert asked.wanted == {"images": given is not False}
+
+
+@pytest.mark.parametrize("datatype", ["UINT8", "INT64"])
+def test_a_tensor_of_nothing_is_read_as_one(datatype: str) -> None:
+    """It was refused with "a number does not fit"; the model says that it wants some."""
+    array = read({"data": [], "shape": [0], "datatype": datatype}).inputs["codes"]
+    assert array.shape == (0,) and array.dtype == DTYPES[datatype]
 
 
 @pytest.mark.parametrize("data", [[3, 2**62], [[3], [2**62]]])

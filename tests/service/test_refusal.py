@@ -94,6 +94,14 @@ def test_the_answer_is_that_of_the_middleware(address: Address, full: Inside) ->
     assert early[1].items() >= {(name, value) for name, value in late[1].items() if name != "date"}
 
 
+@pytest.mark.parametrize("request_line", [b"GET /v2", b"POST /v2/repository/index"])
+def test_a_client_of_the_protocol_reads_why(address: Address, full: Inside, request_line: bytes) -> None:
+    """The early refusal had no `error`: tritonclient said that it could not decode the answer."""
+    status, _, body = ask(address, request_line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    problem = json.loads(body)
+    assert status == 429 and problem["error"] == problem["detail"]
+
+
 def test_the_connection_stays_and_is_answered_later(address: Address, full: Inside) -> None:
     with connected(address) as (connection, stream):
         connection.sendall(post("/encode", DIGIT) * 3)  # pipelined

@@ -14,6 +14,7 @@ import pytest
 
 from service.app import ENDPOINTS
 from service.endpoints import openapi
+from service.inference_protocol import HEADER_LENGTH
 from service.middleware import ALWAYS_OPEN
 from tests.service.conftest import Generating
 from tests.service.serving import serving
@@ -73,4 +74,7 @@ def test_a_generated_client_finds_where_keys_go_and_which_headers_come() -> None
     assert open_paths == ALWAYS_OPEN
     answers = paths["/generate"]["post"]["responses"]
     assert {"X-Vqserve-Seed", "X-Request-ID"} <= set(answers["200"]["headers"])
+    infer = paths["/v2/models/{name}/infer"]["post"]
+    described = infer["requestBody"]["content"]["application/octet-stream"]["schema"]["description"]
+    assert HEADER_LENGTH in infer["responses"]["200"]["headers"] and HEADER_LENGTH in described
     assert "Retry-After" in answers["429"]["headers"] and "Retry-After" not in answers["422"]["headers"]

@@ -6,11 +6,13 @@ import asyncio
 import re
 from collections.abc import Callable
 from contextvars import copy_context
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from service.call import Stage, noted_stages
+from service.decoding import read_codes
 from service.middleware import server_timing
 from tests.conftest import PICTURES
 
@@ -32,6 +34,25 @@ def test_the_stages_of_encode_fit_into_the_request(make_client: MakeClient, inli
     found = re.findall(r"([a-z_]+);dur=(\d+\.\d{3})", answer.headers["server-timing"])
     assert [name for name, _ in found] == ["read", "decode_picture", "queue", "run", "encode_answer"]
     assert sum(float(ms) for _, ms in found) <= answer.elapsed.total_seconds() * 1e3
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/vnd.vqserve.codes"])
+def test_the_stages_of_decode_have_its_time(
+    monkeypatch: pytest.MonkeyPatch, make_client: MakeClient, accept: str
+) -> None:
+    """Unpacking a container, three quarters of its time, was in no stage, nor was the parsing of JSON."""
+
+    async def slowly(*given: Any) -> Any:
+        await asyncio.sleep(0.05)
+        return await read_codes(*given)
+
+    client = make_client()
+    encoded = client.post("/encode", content=DIGIT, headers={**PNG, "accept": accept}).content
+    monkeypatch.setattr("service.decoding.read_codes", slowly)
+    answer = client.post("/decode", content=encoded, headers={"content-type": accept, **ASKED})
+    found = dict(re.findall(r"([a-z_]+);dur=(\d+\.\d{3})", answer.headers["server-timing"]))
+    assert set(found) == {"read", "queue", "run", "encode_answer"}
+    assert float(found["read" if accept == "application/json" else "run"]) >= 50
 
 
 def test_who_does_not_ask_is_not_told(make_client: MakeClient) -> None:

@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 
 from service.bundle import PictureSpec
+from service.errors import NotAPicture
 from service.images import open_picture, to_picture
 from tests.service.bad_inputs import png_chunk
 
-GREY, COLOUR = 0, 2
+GREY, COLOUR, PALETTE = 0, 2, 3
 
 
 def png(bits: int, kind: int, row: Sequence[int], transparent: Sequence[int]) -> bytes:
-    """One row of samples of this depth, and the level or colour in tRNS."""
+    """One row of samples of this depth, and the level or colour in tRNS, if there is one. A palette is left out."""
     width = len(row) // (3 if kind == COLOUR else 1)
     packed = int("".join(f"{sample:0{bits}b}" for sample in row), 2).to_bytes(-(-len(row) * bits // 8), "big")
     header = struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0)
-    levels = struct.pack(f">{len(transparent)}H", *transparent)
-    parts = (b"IHDR", header), (b"tRNS", levels), (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b"")
+    keys = [(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))] if transparent else []
+    parts = (b"IHDR", header), *keys, (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)
 
 
@@ -76,3 +77,11 @@ def test_only_the_lowest_bits_of_a_transparent_level_count(bits: int, kind: int)
     channels = len(level)
     assert decoded(png(bits, kind, row, beyond), channels) == decoded(png(bits, kind, row, level), channels)
     assert np.count_nonzero(decoded(png(bits, kind, row, beyond), channels)) == len(row) // 2
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+@pytest.mark.parametrize("transparent", [[], [0]])
+def test_a_palette_that_is_not_there_is_damage(bits: int, transparent: list[int]) -> None:
+    """Without a transparent colour Pillow's assertion was a 500; with one its ramp of greys were the colours."""
+    with pytest.raises(NotAPicture, match="damaged"):
+        decoded(png(bits, PALETTE, [0, 1] * 4, transparent), 3)
