@@ -142,6 +142,16 @@ def test_a_reload_on_many_cores_has_threads_enough(name: str) -> None:
     assert limit > 2 * 10 * 128
 
 
+@pytest.mark.parametrize("path", ["docker-compose.yml", "docs/deployment.md"])
+def test_a_volume_is_removed_after_its_containers(path: str) -> None:
+    """Docker refuses to remove it while one has it, also a stopped one."""
+    with_it = {
+        profile for one in SERVICES.values() if "bundles:" in str(one["volumes"]) for profile in one.get("profiles", ())
+    }
+    down, _, _ = (ROOT / path).read_text().partition("docker volume rm vqserve_bundles")
+    assert set(re.findall(r"--profile (\w+)", re.findall("docker compose (.*) down", down)[-1])) == with_it
+
+
 @pytest.mark.parametrize("dockerfile", ["service.Dockerfile", "service-gpu.Dockerfile"])
 def test_the_images_can_send_spans(dockerfile: str) -> None:
     """Compose passes VQSERVE_OTLP_ENDPOINT on, and without the extra the service would not start."""

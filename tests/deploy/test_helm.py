@@ -183,6 +183,12 @@ def test_a_service_for_the_outside_is_reachable_from_there(kind: str) -> None:
     assert render(*chosen)["NetworkPolicy"]["spec"]["ingress"][0]["from"] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
 
 
+def test_a_start_may_take_as_long_as_a_reload() -> None:
+    """After two minutes Kubernetes killed it, and TensorRT had to build its engines from the beginning."""
+    probe = pod_of(render())["containers"][0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= Settings.model_fields["reload_deadline_s"].default
+
+
 DECIDED_BY_THE_CHART = ["PORT", "HOST", "DEVICE", "DRAIN_S", "GRACE_S", "API_KEYS"]
 
 

@@ -156,10 +156,28 @@ def test_workers_that_die_again_and_again_are_told(tmp_path: Path, deaths: int, 
     promtool("test", "rules", tmp_path / "tests.yml")
 
 
-def test_settings_that_alerts_name_exist() -> None:
+def test_settings_and_metrics_that_alerts_name_exist() -> None:
     text = (PROMETHEUS / "alerts.yml").read_text()
     names = {name.lower() for name in re.findall(r"VQSERVE_([A-Z_]+)", text)}
     assert names <= Settings.model_fields.keys()
+    families = {family.name for family in Metrics().registry.collect()}
+    metrics = {name.removesuffix("_total") for name in re.findall(r"\bvqserve_[a-z_]+", text)}
+    assert {name for name in metrics if not any(name.startswith(family) for family in families)} == set()
+
+
+@pytest.mark.parametrize(
+    ("alert", "words"),
+    [
+        ("VqserveErrors", "deadline-passed"),  # the reason of most 5xx under load
+        ("VqserveNotReady", "restart the service"),  # what hangs in a run is ended by nothing, also not by Kubernetes
+        ("VqserveDown", "vqserve-metrics-*"),  # the service answers, and its last log lines say nothing
+        ("VqserveReloadFailed", "open the engine again"),  # nobody has brought a new bundle
+    ],
+)
+def test_the_action_covers_what_the_expression_does(alert: str, words: str) -> None:
+    groups = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"]
+    (action,) = (r["annotations"]["action"] for group in groups for r in group["rules"] if r["alert"] == alert)
+    assert words in action
 
 
 def test_grafana_finds_its_files() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.reference import DOCS
+from service.reference import DOCS, ROOT
+from service.settings import Settings
 from tests.docs.blocks import ADDRESS, run_script
 from tests.service.serving import serving
 from tests.tiny_bundle import write_tiny_bundle
@@ -29,6 +32,31 @@ def test_the_log_has_no_field_that_the_page_does_not_name(tmp_path: Path, capsys
     assert {field for line in lines for field in line} <= named
     (request,) = (line for line in lines if line.get("path") == "/models")
     assert (request["message"], request["key"]) == ("request", "alice")
+
+
+def lines_of_faults() -> Iterator[str]:
+    """Each line of the levels error and critical, with its values as %s."""
+    for path in sorted((ROOT / "service").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log"), attr="error" | "critical" | "exception"),
+                    args=[ast.Constant(value=str(line)), *_],
+                ):
+                    yield line
+
+
+@pytest.mark.parametrize("line", [*lines_of_faults()])
+def test_the_page_says_what_to_do_at_each_line_of_a_fault(line: str) -> None:
+    told = [row.split(" | ")[0] for row in section("What the log says").splitlines() if row.startswith("| `")]
+    parts = [part.strip() for part in re.split(r"%[sgd]|[:;,]", line) if len(part.split()) > 1]
+    assert [row for row in told if any(part in row for part in parts)]
+
+
+def test_the_shards_of_a_folder_can_be_sent_to_a_service() -> None:
+    """The page named the format only, and every container of a whole shard is refused with 413."""
+    most = Settings.model_fields["max_pictures_per_request"].default
+    assert f"encode with `--pictures-per-shard {most}`" in section("Encoding a folder")
 
 
 def test_the_way_back_leads_back(tmp_path: Path) -> None:

@@ -117,6 +117,14 @@ def test_every_anchor_of_the_page_is_a_heading(path: Path) -> None:
         assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
+def test_security_names_each_route_that_a_proxy_closes() -> None:
+    """A reload has two routes; who closed the one that was named had left the other open."""
+    text = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
+    closed = {one.path for one in ENDPOINTS if one.path.endswith(("/reload", "/load", "/metrics"))}
+    assert len(closed) == 3
+    assert [path for path in closed if path not in text] == []
+
+
 def test_the_readmes_folders_and_pictures_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     folders = re.findall(r"^    ([a-z]+)/ {2,}", text, re.MULTILINE)
