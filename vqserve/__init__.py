@@ -1,5 +1,7 @@
 """A typed client for a vqserve service. `Client` blocks, `AsyncClient` awaits; both have the same methods.
 
+    from pathlib import Path
+
     from vqserve import Client
 
     with Client("http://localhost:8000") as client:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Codes = NDArray[np.int64]
 UNREADABLE = (AttributeError, EOFError, KeyError, TypeError, ValueError)  # what reading an unknown answer raises
+QUOTED = 200  # characters of such an error: that of bytes that are no text holds the whole answer
 
 
 @dataclass(frozen=True)

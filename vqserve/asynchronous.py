@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from vqserve import connection, operations
 from vqserve.answers import Encoded, Generation, ModelInfo, Row, Score
 from vqserve.events import Events
-from vqserve.operations import Operation, Packing, Picture, Wanted
+from vqserve.operations import Number, Operation, Packing, Picture, Wanted, Whole
 from vqserve.problems import problem_of
 from vqserve.retries import RETRIED_ERRORS, Retries
 
@@ -43,7 +43,7 @@ class AsyncClient:
         self._retries = retries
 
     async def encode(
-        self, *pictures: Picture, model: str | None = None, fit: str | None = None, effort: float | None = None
+        self, *pictures: Picture, model: str | None = None, fit: str | None = None, effort: Number | None = None
     ) -> list[Encoded]:
         """Picture files to codes. `fit`: exact (default), resize or pad, where the size differs from the model's.
 
@@ -52,7 +52,7 @@ class AsyncClient:
         return await self._run(operations.encode(pictures, model=model, fit=fit, effort=effort))
 
     async def encode_array(
-        self, pixels: NDArray[np.uint8], *, model: str | None = None, effort: float | None = None
+        self, pixels: NDArray[np.uint8], *, model: str | None = None, effort: Number | None = None
     ) -> NDArray[np.int64]:
         """uint8 (B,H,W,C) -> codes (B,h,w)."""
         return await self._run(operations.encode_array(pixels, model=model, effort=effort))
@@ -78,7 +78,7 @@ class AsyncClient:
         return await self._run(operations.decode_png(codes, model=model))
 
     async def decompress(
-        self, container: bytes | Path, *, model: str | None = None, tile: int | None = None
+        self, container: bytes | Path, *, model: str | None = None, tile: Whole | None = None
     ) -> NDArray[np.uint8]:
         """A container -> uint8 (B,H,W,C); with `tile`, only that tile of an indexed one."""
         return await self._run(operations.decompress(container, model=model, tile=tile))
@@ -110,7 +110,7 @@ class AsyncClient:
         *pictures: Picture,
         model: str | None = None,
         fit: str | None = None,
-        label: int | None = None,
+        label: Whole | None = None,
         by_label: bool | None = None,
     ) -> list[Score]:
         """How many bits the prior needs for each picture, under `label` or none; `by_label` adds each label in turn."""

@@ -19,6 +19,7 @@ import argparse
 import io
 import json
 import os.path
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -56,6 +57,7 @@ INTERRUPTED, READER_LEFT = 130, 141  # 128 and the signal, as of other programs:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Without `arguments` it is the command of this process, which Ctrl-C then ends."""
     options = parser(__doc__, SUMMARIES).parse_args(arguments)
     try:
         options.run(options)
@@ -63,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, where a reader that has left is expected, and not at the end of the process
     except KeyboardInterrupt:
         say("stopped")
+        if arguments is None:  # by the signal itself: a shell's loop goes on after a command that ends with a status
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
         return INTERRUPTED
     except BrokenPipeError:
         let_go_of_standard_output()

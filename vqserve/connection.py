@@ -11,6 +11,7 @@ from vqserve.problems import VqserveError, without_userinfo
 
 TIMEOUT_S = 60.0
 LONGEST_S = 86400.0  # a socket takes no number of seconds, however large
+LARGEST_PORT = 65535
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
 
 
@@ -30,8 +31,11 @@ def base_url(url: str) -> str:
         parts = httpx.URL(url)
     except httpx.InvalidURL:  # left out of the traceback: its words quote the password
         raise VqserveError(f"the URL of {shown!r} has signs in its user or password that need escaping") from None
-    if parts.scheme not in ("http", "https") or not parts.host or parts.query or parts.fragment:
+    with_query = b"?" in parts.raw_path  # also an empty one, which would end the path of each request
+    if parts.scheme not in ("http", "https") or not parts.host or with_query or parts.fragment:
         raise VqserveError(f"{shown!r} is no URL of a service: write it as http://localhost:8000 or https://host/path")
+    if parts.port is not None and not 0 < parts.port <= LARGEST_PORT:  # of a larger one a socket takes the last 16 bits
+        raise VqserveError(f"{shown!r} is no URL: its port is not in 1..{LARGEST_PORT}")
     try:
         parts.raw_host.decode("ascii").encode("idna")  # as the resolver does, whose error is no error of httpx
     except UnicodeError as error:

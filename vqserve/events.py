@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from vqserve.answers import UNREADABLE, Generation, Row
+from vqserve.answers import QUOTED, UNREADABLE, Generation, Row
 from vqserve.problems import UnexpectedAnswerError, problem_of_event
 
 
@@ -47,7 +47,7 @@ class Events:
                 self._done = True
                 return [generation]
         except UNREADABLE as error:
-            raise UnexpectedAnswerError(f"the stream has an unknown event {event!r}: {error!r}") from error
+            raise UnexpectedAnswerError(f"the stream has an unknown event {event!r}: {error!r:.{QUOTED}}") from error
         if event == "error":
             raise problem_of_event(fields)
         return []

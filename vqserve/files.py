@@ -86,6 +86,8 @@ def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Pat
     in them, and not other files, which is said. Hidden ones, such as `._x.png` of macOS, are nobody's pictures."""
     for name in names:
         path = Path(name)
+        if name != STANDARD and str(path) == STANDARD:  # ./- is a file of that name
+            path = path.absolute()
         if name == STANDARD or not is_folder(path):
             yield path
             continue

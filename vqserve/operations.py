@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib.format import read_array
 from numpy.typing import ArrayLike, NDArray
 
-from vqserve.answers import UNREADABLE, Encoded, Generation, ModelInfo, Score
+from vqserve.answers import QUOTED, UNREADABLE, Encoded, Generation, ModelInfo, Score
 from vqserve.problems import UnexpectedAnswerError
 
 T = TypeVar("T")
@@ -35,11 +35,14 @@ CONTAINER_START, PNG_START = b"\xf6Q", b"\x89PNG\r\n\x1a\n"  # of every such fil
 
 
 class Packing(TypedDict, total=False):
-    """How /encode makes a container: the weight of a bit, the label of all pictures, tiles that decode alone."""
+    """How /encode makes a container: the weight of a bit, the label of all pictures, tiles that decode alone.
 
-    effort: Number
-    label: Whole
-    indexed: bool
+    None is as if it were left out.
+    """
+
+    effort: Number | None
+    label: Whole | None
+    indexed: bool | None
 
 
 class Known(TypedDict):
@@ -50,16 +53,16 @@ class Known(TypedDict):
 
 
 class Wanted(TypedDict, total=False):
-    """What /generate may be asked for; the service knows the defaults."""
+    """What a call may ask of /generate; the service knows the defaults, some of which are None."""
 
     n: Whole
-    label: Whole
-    seed: Whole
+    label: Whole | None
+    seed: Whole | None
     temperature: Number
-    top_k: Whole
-    top_p: Number
+    top_k: Whole | None
+    top_p: Number | None
     guidance: Number
-    known: Rows | Known
+    known: Rows | Known | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Operation(Generic[T]):
         except UNREADABLE as error:
             advice = "see that the URL is that of a vqserve service, and of this version"
             raise UnexpectedAnswerError(
-                f"{self.method} {self.path} gave an unknown answer ({error!r}): {advice}"
+                f"{self.method} {self.path} gave an unknown answer ({error!r:.{QUOTED}}): {advice}"
             ) from error
 
 
@@ -116,7 +119,7 @@ def compress_array(pixels: NDArray[np.uint8], **query: Query) -> Operation[bytes
 
 def decode(codes: ArrayLike, **query: Query) -> Operation[NDArray[np.uint8]]:
     grids = _whole_numbers(codes)
-    return _send_array("/decode", grids[None] if grids.ndim == 2 else grids, query, NPY, _read_array)
+    return _send_array("/decode", grids[None] if grids.ndim == 2 else grids, query, NPY, _read_pictures)
 
 
 def decompress(container: bytes | Path, **query: Query) -> Operation[NDArray[np.uint8]]:
@@ -235,8 +238,10 @@ def _read_array(response: httpx.Response) -> NDArray[Any]:
 
 
 def _read_pictures(response: httpx.Response) -> NDArray[np.uint8]:
-    """(B,H,W,C), also where the service answers one picture as (H,W,C)."""
+    """(B,H,W,C), also where the service answers one picture as (H,W,C). Raises ValueError for other arrays."""
     pixels = _read_array(response)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+        raise ValueError(f"{pixels.dtype} {pixels.shape} are no pictures")
     return pixels[None] if pixels.ndim == 3 else pixels
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def _add_special(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("encode", "score"):
         command.add_argument("--fit", choices=FITS, default="exact", help="where the size differs from the model's")
     if name in ("encode", "decode", "generate"):
-        help_text = "folder, file of the one result, or - for standard output (default: beside the input)"
+        default = "the current folder" if name == "generate" else "beside the input, of - standard output"
+        help_text = f"folder, file of the one result, or - for standard output (default: {default})"
         command.add_argument("-o", "--output", type=named, help=help_text)
         command.add_argument("-f", "--force", action="store_true", help="replace files that are there")
     if name == "encode":
@@ -85,11 +87,8 @@ def folder(text: str) -> Path:
 
 
 def label(text: str) -> int | str:
-    """A number where it is one, else a name, which only the model knows."""
-    try:
-        return int(text)
-    except ValueError:
-        return text
+    """A number where it is one, else a name, which only the model knows. `1_0` is a name, though Python reads 10."""
+    return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else text
 
 
 def number(text: str) -> float:

@@ -20,6 +20,7 @@ from vqserve.problems import VqserveError
 from vqserve.progress import clear_line
 
 OTHER_PICTURES = (*PICTURE_SUFFIXES[1:], ".gif", ".tif", ".tiff", ".avif", ".heic", ".jxl")  # than PNG
+SEVERAL = "several results do not fit standard output: pass a folder with --output"
 Identity = tuple[int, int]  # of a file, whatever it is called: its device and its number there
 
 
@@ -38,12 +39,17 @@ class Output:
 
     @classmethod
     def of(cls, options: argparse.Namespace, single: bool, inputs: Sequence[Path] = ()) -> Output:
-        """Raises VqserveError where there may be several results, and `name` is that of one file."""
+        """Raises VqserveError where there may be several results, and `name` is that of one file or `-`."""
         name: str | None = options.output
         with _to_be_written(name):
             no_folder = name is not None and not name.endswith("/") and not Path(name).is_dir()
+            there = name is not None and no_folder and Path(name).exists()
+        if name == STANDARD and not single:
+            raise VqserveError(SEVERAL)
         if name is not None and no_folder and not single and Path(name).suffix:
             raise VqserveError(f"{name} is the name of one file, for what may be several: pass a folder, as {name}/")
+        if there and not single:
+            raise VqserveError(f"{name} is a file, for what may be several: name a folder with --output")
         read = frozenset(_identity(path) for path in inputs if str(path) != STANDARD)
         return cls(name, single, single and no_folder, options.force, read - {None})
 
@@ -74,7 +80,7 @@ class Output:
         """None for standard output, the file --output, or `name` in that folder or beside its source."""
         if self.name == STANDARD or (self.name is None and str(source) == STANDARD):
             if not self.single:
-                raise VqserveError("several results do not fit standard output: pass a folder with --output")
+                raise VqserveError(SEVERAL)
             return None
         if self.name is None:
             return source.with_name(name)

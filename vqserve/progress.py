@@ -3,6 +3,7 @@ is a terminal, and messages on lines of their own."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Generic, TextIO, TypeVar
@@ -43,7 +44,12 @@ def say(message: str) -> None:
     """One line on standard error, in the place of a bar."""
     clear_line()
     if sys.stderr is not None:  # closed: print would take standard output instead
-        print(f"vqserve: {message}", file=sys.stderr)
+        print(f"vqserve: {_in_one_line(message)}", file=sys.stderr)
+
+
+def _in_one_line(message: str) -> str:
+    """Line breaks and control characters, which a terminal obeys and a file's name may hold, as Python escapes them."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], message)
 
 
 def clear_line() -> None:

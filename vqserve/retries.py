@@ -37,7 +37,8 @@ class Retries:
         asked = None if response is None else retry_after_s(response)
         if asked is not None:
             return asked if asked <= self.max_pause_s else None
-        longest = min(self.max_pause_s, self.first_pause_s * 2 ** (attempt - 1))
+        doublings = min(attempt - 1, 1000)  # a float holds no 2**1024, and many attempts are allowed
+        longest = min(self.max_pause_s, self.first_pause_s * 2.0**doublings)
         return float(longest * random.uniform(0.5, 1.0))
 
 

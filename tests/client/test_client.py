@@ -7,13 +7,15 @@ import inspect
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from service.generation_request import GenerateRequest
 from tests.client.conftest import KEY
 from tests.client.scripted import scripted
 from tests.conftest import PICTURES, Tiny
@@ -44,6 +46,26 @@ def test_codes_that_are_no_whole_numbers_are_refused_and_not_converted(codes: ob
     assert body is not None and np.load(io.BytesIO(body)).tolist() == [[[2**32 + 5]]]  # which the service refuses
 
 
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_numbers_of_numpy_have_the_types_that_are_asked_for(client: type[Client] | type[AsyncClient]) -> None:
+    """They work in each call, and a type checker refused them in these."""
+    for call, name, kind in (
+        (client.encode, "effort", operations.Number),
+        (client.encode_array, "effort", operations.Number),
+        (client.decompress, "tile", operations.Whole),
+        (client.score, "label", operations.Whole),
+    ):
+        assert get_type_hints(call)[name] == kind | None
+
+
+def test_what_may_be_none_has_such_a_type() -> None:
+    """A type checker refused `label=None`, which each call takes."""
+    assert all(NoneType in get_args(hint) for hint in get_type_hints(operations.Packing).values())
+    taken = {name: field.annotation for name, field in GenerateRequest.model_fields.items()}
+    for name, hint in get_type_hints(operations.Wanted).items():
+        assert (NoneType in get_args(hint)) == (NoneType in get_args(taken[name])), name
+
+
 def test_keys_and_urls_that_cannot_be_used_say_so() -> None:
     assert connection.key_header("") == connection.key_header(None) == {}
     with pytest.raises(VqserveError, match="write http://localhost:8000"):
@@ -60,21 +82,31 @@ def archive() -> bytes:
     return stream.getvalue()
 
 
+def npy(array: np.ndarray[Any, Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("call", "body"),
     [
         (operations.decode([[1]]), b""),
         (operations.decode([[1]]), archive()),
         (operations.decode([[1]]), archive()[:20]),  # it was a BadZipFile
+        (operations.decode([[1]]), npy(np.zeros((1, 2, 2, 3)))),  # in the command it was a TypeError
+        (operations.decompress(b"x"), npy(np.zeros(3, np.uint8))),
         (operations.models(), b"[]"),
+        (operations.models(), b"\xff" * 100_000),  # the message held it whole
         (operations.compress([b"x"]), b"<!DOCTYPE html>"),  # it was written as the container
         (operations.compress_array(np.zeros((1, 2, 2, 1), np.uint8)), b""),
         (operations.decode_png([[1]]), b"<!DOCTYPE html>"),
     ],
 )
 def test_an_answer_of_another_shape_is_unexpected(call: operations.Operation[object], body: bytes) -> None:
-    with pytest.raises(UnexpectedAnswerError, match="see that the URL is that of a vqserve service"):
+    with pytest.raises(UnexpectedAnswerError, match="see that the URL is that of a vqserve service") as raised:
         call.value(httpx.Response(200, content=body))
+    assert len(str(raised.value)) < 400
 
 
 def test_pictures_go_there_and_back(server_url: str, tiny: Tiny) -> None:

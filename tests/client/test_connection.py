@@ -115,6 +115,21 @@ def test_an_address_in_brackets_is_a_host() -> None:
     assert connection.base_url("http://[::1]:8000") == "http://[::1]:8000"
 
 
+@pytest.mark.parametrize("port", ["-1", "0", "80000", "9" * 20])
+def test_what_is_no_port_is_refused(port: str) -> None:
+    """80000 led to port 14464, and with asyncio to an ExceptionGroup."""
+    for client in (Client, AsyncClient):
+        with pytest.raises(VqserveError, match=r"its port is not in 1\.\.65535"):
+            client(f"http://me:secret@localhost:{port}")
+
+
+def test_an_empty_query_is_refused_as_any() -> None:
+    """Each call went to the URL itself."""
+    for url in ("http://localhost:8000/?", "https://host/path?", "http://localhost?"):
+        with pytest.raises(VqserveError, match="is no URL of a service"):
+            Client(url)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

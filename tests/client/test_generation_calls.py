@@ -116,9 +116,10 @@ def test_labels_may_be_named(url: str, bundle: Path, tmp_path: Path, capsys: pyt
             drawn.append(((tmp_path / "drawn.png").read_bytes(), capsys.readouterr().out))
         assert drawn[0] == drawn[1]
         for command in (["generate"], ["score", str(DIGITS[0]), str(DIGITS[1])]):
-            assert main([*command, *where, "--label", "cat"]) == 1
-            said = "vqserve: no label of the model is called 'cat': vqserve info lists their names\n"
-            assert capsys.readouterr().err == said
+            for name in ("cat", "1_0", "0x1"):  # 1_0 was label 10
+                assert main([*command, *where, "--label", name]) == 1
+                said = f"vqserve: no label of the model is called '{name}': vqserve info lists their names\n"
+                assert capsys.readouterr().err == said
         assert main(["generate", *where, "--label", "-1"]) == 1
         assert "vqserve info lists the labels' names" in capsys.readouterr().err
     assert main(["generate", "--url", url, "--model", "tiny", "--label", "cat"]) == 1

@@ -73,7 +73,9 @@ def test_several_results_for_standard_output_are_refused_before_any_work(
 ) -> None:
     several = str(tmp_path / "all.vqc")
     assert main(["encode", *where, *map(str, DIGITS), "--together", "-o", several]) == 0
-    for arguments in (["encode", *map(str, DIGITS)], ["decode", several]):
-        assert main([arguments[0], *where, *arguments[1:], "-o", "-"]) == 1
+    nowhere = ["--url", "http://127.0.0.1:9"]
+    drawn = ["generate", "--n", "2"]  # was refused when all were drawn
+    for arguments in (["encode", *map(str, DIGITS)], ["decode", several], drawn):
+        assert main([arguments[0], *nowhere, *arguments[1:], "-o", "-"]) == 1
         captured = capsys.readouterr()
         assert captured.out == "" and "several results do not fit standard output" in captured.err

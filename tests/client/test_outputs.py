@@ -46,6 +46,34 @@ def test_of_a_folder_the_output_is_a_folder(where: list[str], one_picture: Path,
     assert (tmp_path / "one").is_file()
 
 
+def test_a_file_is_no_folder_for_several_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All pictures were drawn before it was seen."""
+    (tmp_path / "one").write_bytes(b"mine")
+    for given in (["generate", "--n", "2"], ["encode", *map(str, DIGITS)], ["encode", "--together", *map(str, DIGITS)]):
+        assert main([*given, "--url", "http://127.0.0.1:9", "-o", f"{tmp_path}/one"]) == 1
+        said = f"vqserve: {tmp_path}/one is a file, for what may be several: name a folder with --output\n"
+        assert capsys.readouterr().err == said
+
+
+def test_the_help_says_where_results_go(capsys: pytest.CaptureFixture[str]) -> None:
+    """Drawn pictures had an input, and what came from standard input went beside it."""
+    for command, default in (("generate", "the current folder"), ("encode", "beside the input, of - standard output")):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert f"(default: {default})" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_file_may_be_called_as_standard_input(
+    where: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`./-` was read from standard input."""
+    monkeypatch.chdir(tmp_path)
+    Path("-").write_bytes(DIGITS[0].read_bytes())
+    assert main(["encode", *where, "./-"]) == 0
+    assert main(["decode", *where, "./-.vqc", "-o", "./-", "--force"]) == 0
+    assert Path("-").read_bytes().startswith(b"\x89PNG") and Path("-.vqc").is_file()
+
+
 def test_several_results_for_one_file_are_refused_before_any_work(
     one_picture: Path, where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

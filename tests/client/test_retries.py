@@ -76,6 +76,12 @@ def test_it_gives_up(asynchronous: bool, pauses: list[float]) -> None:
     assert len(seen) == 4
 
 
+def test_attempts_may_be_many() -> None:
+    """Number 1025 was an OverflowError."""
+    retries = Retries(attempts=100_000, max_pause_s=1.0)
+    assert all(0.5 <= (retries.pause_s(attempt, None) or 0) <= 1 for attempt in (4, 1024, 1025, 99_999))
+
+
 @pytest.mark.parametrize(
     ("value", "low", "high"),
     [("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("nonsense", 0.1, 0.3), ("", 0.1, 0.3), ("0", 0, 0)]

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,6 +101,27 @@ def test_an_interrupt_has_a_short_message(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr("vqserve.backends.Online.info", interrupted)
     assert main(["info", "--url", "http://127.0.0.1:9"]) == 130
     assert capsys.readouterr().err == "vqserve: stopped\n"
+
+
+def test_an_interrupt_ends_the_command_by_its_signal() -> None:
+    """With a status alone, the shell's loop around it went on with the next command."""
+    program = """
+import sys
+from vqserve import backends, command_line
+def interrupted(*_):
+    raise KeyboardInterrupt
+backends.Online.info = interrupted
+sys.exit(command_line.main())
+"""
+    command = [sys.executable, "-c", program, "info", "--url", "http://127.0.0.1:9"]
+    ran = subprocess.run(command, capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (-signal.SIGINT, b"vqserve: stopped\n")
+
+
+def test_a_name_with_a_line_break_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """It broke the message, and a terminal obeyed the escapes in it."""
+    assert main(["info", "a\n\x1b[2Jé.vqc"]) == 1
+    assert capsys.readouterr().err == r"vqserve: a\n\x1b[2Jé.vqc: No such file or directory" + "\n"
 
 
 def test_scores_by_label(url: str, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
