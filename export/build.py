@@ -68,7 +68,7 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
     """
     run = load_run(run_folder)
     if not isinstance(run.autoencoder, VQVAE):
-        raise ExportError(f"{run_folder} holds a {run.config.autoencoder.system}: only a vqvae has codes to serve")
+        raise ExportError(f"{run_folder} is a run of {run.config.autoencoder.system}: only a vqvae has codes to serve")
     _require_replaceable(bundle_folder)
     table = frequency_table(run.autoencoder.quantizer.codebook_size).numpy()
     models = _graphs(run, run.autoencoder, table)

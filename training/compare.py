@@ -211,6 +211,9 @@ class Yardstick:
     """Real pictures as the classifier sees them: `count` of the test split, and as many of training for comparison.
 
     Both are drawn at random, the same ones at each call: MNIST's first 5,000 test digits are easier than its last.
+
+    Raises:
+        ConfigError: the classifier describes all test pictures of a class alike, so that it measures nothing.
     """
 
     def __init__(self, config: RunConfig, data: DataSet, classifier: Classifier) -> None:
@@ -223,6 +226,12 @@ class Yardstick:
         test, train = (torch.randperm(len(one), generator=generator)[: self.count] for one in (data.test, data.train))
         self._features = features[test]
         self._spread = spread_within_classes(self._features, seen[test])
+        if self._spread == 0:  # as of units that are all dead
+            raise ConfigError(
+                f"the classifier, of {self.accuracy:.1%} accuracy, sees no difference between test pictures of a class "
+                "and cannot measure samples: lower compare.classifier.learning_rate, or bring test pictures that "
+                "differ, and choose another --out"
+            )
         self.real = self.measure(to_unit(data.train.images[train]), data.train.labels[train])
 
     def measure(self, samples: Tensor, labels: Tensor | None) -> Fidelity:

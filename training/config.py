@@ -7,7 +7,7 @@ unknown one, the nearest valid name.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,7 +103,7 @@ class StageConfig(_Section):
     steps: int = Field(default=8000, gt=0)
     batch_size: int = Field(default=128, gt=0)  # over all processes
     learning_rate: float = Field(default=1e-3, gt=0)
-    warmup_steps: int = Field(default=100, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)  # a stage of no more steps than these ends in its warm-up
     weight_decay: float = Field(default=0.0, ge=0)
     gradient_clip: float = Field(default=1.0, ge=0)  # largest norm of the gradient; 0: no clipping
     validate_every: int = Field(default=500, gt=0)  # steps between validations; a checkpoint follows each
@@ -254,20 +254,60 @@ def _set(values: dict[str, Any], sections: Iterable[str], last: str, value: obje
 
 
 def _explain(location: tuple[int | str, ...], problem: Mapping[str, Any]) -> str:
-    key = ".".join(map(str, location))
+    key = _key_at(location)
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])  # our own check, which names its keys
-    if problem["type"] != "extra_forbidden":
-        return f"{key}: {problem['msg']}, got {problem['input']!r}"
-    names = _names_at(location[:-1])
-    near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0)
-    return f"{key} is unknown; the nearest name is {'.'.join([*map(str, location[:-1]), *near])}"
+    if problem["type"] == "extra_forbidden":
+        return f"{key} is unknown; {_nearest_names(location)}"
+    if problem["type"] == "model_type":
+        one, null = f"{key}.{_names_at(location)[0]}", ", or null for none" if key == "prior" else ""
+        return f"{key} is a section: give its keys, such as {one}{null}; got {problem['input']!r}"
+    if problem["type"] == "tuple_type":
+        return f"{key}: Input should be a list, such as [8, 8, 8], got {problem['input']!r}"
+    return f"{key}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _key_at(location: tuple[int | str, ...]) -> str:
+    """Dotted, without what pydantic appends for each kind of value that a key may have, such as "int"."""
+    section: type[BaseModel] | None = RunConfig
+    parts = []
+    for part in location:
+        if section is not None or isinstance(part, int):
+            parts.append(str(part))
+        field = section.model_fields.get(str(part)) if section else None
+        section = _section_in(field.annotation) if field else None
+    return ".".join(parts)
+
+
+def _nearest_names(location: tuple[int | str, ...]) -> str:
+    """The keys of this very name in other sections; else the name of this section that is spelt most alike."""
+    *above, name = map(str, location)
+    elsewhere = [key for key in _keys_below(RunConfig) if key.rpartition(".")[2] == name]
+    if len(elsewhere) > 1:
+        return f"the nearest names are {', '.join(elsewhere)}"
+    near = difflib.get_close_matches(name, _names_at(location[:-1]), n=1, cutoff=0)
+    return f"the nearest name is {''.join(elsewhere) or '.'.join([*above, *near])}"
+
+
+def _keys_below(section: type[BaseModel], above: str = "") -> Iterator[str]:
+    """The dotted keys of a section and of those in it."""
+    for name, field in section.model_fields.items():
+        yield above + name
+        inner = _section_in(field.annotation)
+        if inner is not None:
+            yield from _keys_below(inner, f"{above}{name}.")
 
 
 def _names_at(location: tuple[int | str, ...]) -> list[str]:
     section: type[BaseModel] = RunConfig
     for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        options = getattr(annotation, "__args__", (annotation,))
-        section = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        inner = _section_in(section.model_fields[str(part)].annotation)
+        assert inner is not None
+        section = inner
     return list(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key with this annotation holds, if it holds one."""
+    options = getattr(annotation, "__args__", (annotation,))
+    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)

@@ -76,6 +76,9 @@ def _fit(trainer: Trainer, job: Job, data: StageData, checkpoint: Path, resume_f
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
         warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", r"The dirpath has changed from")  # a run folder may be moved
+        # of several processes: each validates on everything (`StageData`), and the quantizer syncs its own buffers
+        warnings.filterwarnings("ignore", r"It is recommended to use `self\.log\(.*sync_dist=True")
+        warnings.filterwarnings("ignore", r"`broadcast_buffers` is deprecated")
         try:
             trainer.fit(job, data, ckpt_path=resume_from, weights_only=True)
         except SIGTERMException as ended:  # a SystemExit of status 0: whoever waits would take the run for finished

@@ -90,6 +90,16 @@ def test_a_resolved_config_reads_back_as_itself() -> None:
         ("autoencoder.channels=1", "autoencoder.channels: .*greater than or equal to 2"),
         ("trainer={seed: 1, seed: 2}", "seed stands there twice"),
         ("autoencoder.quantizer.levels=[]", "autoencoder.quantizer.levels: .*at least 1 item"),
+        ("autoencoder.quantizer.levels=8,8", r"levels: Input should be a list, such as \[8, 8, 8\], got '8,8'"),
+        ("seed=2", "seed is unknown; the nearest name is trainer.seed$"),
+        ("autoencoder.codebook_size=8", "nearest name is autoencoder.quantizer.codebook_size$"),
+        (
+            "trainer.steps=8",
+            "nearest names are trainer.autoencoder.steps, trainer.prior.steps, compare.classifier.steps$",
+        ),
+        ("prior=no", "prior is a section: give its keys, such as prior.channels, or null for none; got False"),
+        ("data=5", "data is a section: give its keys, such as data.source; got 5"),
+        ("trainer.devices=two", r"^trainer.devices: .*integer.*'two'; trainer.devices: .*'auto', got 'two'$"),
     ],
 )
 def test_a_wrong_override_is_refused_with_the_fix(override: str, message: str) -> None:

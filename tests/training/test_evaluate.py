@@ -112,6 +112,19 @@ def test_evaluate_measures_every_picture_of_other_data(tiny_run: Path, tmp_path:
             assert metrics["quality"]["mse"] == pytest.approx(expected, rel=1e-3)
 
 
+def test_evaluate_measures_the_test_split_of_other_data_however_few_lie_beside_it(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    """It measured the one training picture, which is too few to be split, in the place of the test pictures."""
+    test = load_data(tiny_config().data).test
+    assert isinstance(test.images, torch.Tensor)
+    pixels, labels = test.images[:, 0].numpy(), test.labels.numpy()
+    one = np.flatnonzero(labels == 9)[:1]  # the last label: the names of all follow from the training labels
+    np.savez(tmp_path / "d.npz", x_train=pixels[one], y_train=labels[one], x_test=pixels, y_test=labels)
+    metrics, _ = evaluate(copied(tiny_run, tmp_path / "copy"), str(tmp_path / "d.npz"))
+    assert metrics["data"]["pictures"] == {"train": 0, "validation": 0, "test": len(labels)}
+
+
 def test_evaluate_knows_the_data_of_the_run_elsewhere(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", images=random.integers(0, 256, (60, 8, 8), np.uint8))

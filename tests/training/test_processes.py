@@ -110,6 +110,7 @@ def test_two_processes_that_are_told_to_end_do_so(tmp_path: Path, told: str) -> 
                 os.killpg(training.pid, signal.SIGKILL)
     assert training.returncode == 128 + signal.SIGTERM, said[-2000:]
     assert said.count("--resume goes on") == 1 and "Traceback" not in said
+    assert "sync_dist" not in said and "broadcast_buffers" not in said  # a paragraph for each number, with wrong advice
 
 
 # two trainings

@@ -11,7 +11,7 @@ from export.build import build_bundle
 from tests.training.conftest import DIGITS, TINY, copied, noise, numbered, tiny_config, write_pictures
 from training.__main__ import main
 from training.config import DataConfig
-from training.data import DataError, load_data
+from training.data import DataError, licence_of, load_data
 from training.data.dataset import Source, split_source
 from training.fit import fit
 from training.report import evaluate
@@ -57,6 +57,18 @@ def test_an_empty_source_is_no_folder(
         assert main(words) == 2
         assert EMPTY in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_the_name_of_a_data_set_has_not_its_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Own pictures in a folder `mnist`, which are read as such, went out under the licence of MNIST."""
+    monkeypatch.chdir(tmp_path)
+    config = DataConfig(source="mnist")
+    assert licence_of(config).startswith("MNIST")
+    write_pictures(tmp_path / "mnist", 10)
+    assert len(load_data(config).train) == 7
+    assert licence_of(config) == "unknown: set data.licence in the config"
 
 
 def test_the_fractions_that_hold_out_too_many_are_named() -> None:

@@ -27,7 +27,7 @@ from training.compare import (
     measure_system,
     sampler,
 )
-from training.config import AutoencoderConfig, RunConfig
+from training.config import AutoencoderConfig, ConfigError, RunConfig
 from training.data import DataSet, Split
 from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
 from training.runs import Run, build_autoencoder, load_run, read_json
@@ -89,6 +89,13 @@ def test_the_classifiers_accuracy_is_that_of_all_test_pictures(monkeypatch: pyte
     labels[:5] = (labels[:5] + 1) % 3
     data = replace(DATA, test=Split(DATA.test.images, labels))
     assert yardstick(monkeypatch, data, "compare.samples=4").accuracy == 0.75
+
+
+def test_a_classifier_that_sees_no_difference_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a division by zero, after the training of a classifier whose units had all died."""
+    alike = Split(torch.zeros(20, 1, 4, 4, dtype=torch.uint8), torch.arange(20) % 3)
+    with pytest.raises(ConfigError, match=r"of 35.0% accuracy, sees no difference .*lower compare\.classifier\."):
+        yardstick(monkeypatch, replace(DATA, test=alike))
 
 
 def test_no_more_pictures_are_measured_than_either_split_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def load_to_measure(config: DataConfig, digest: str) -> DataSet:
     """The pictures to measure a model on that was trained on the data set of this `digest`.
 
     Of the same data they are its test split, as `load_data` makes it. Of other data no picture was trained on: all of
-    them are the test split, where it has none of its own.
+    them are the test split, where it has none of its own; where it has one, it needs nothing to train on.
 
     Raises:
         DataError: nothing usable there.
@@ -94,7 +94,7 @@ def _split(config: DataConfig, source: Source) -> DataSet:
 
 
 def _whole(config: DataConfig, source: Source) -> DataSet:
-    nothing, test = source.train.select([]), source.train
+    nothing, test = source.train.select([]), source.train if source.test is None else source.test
     if config.crop is None:
         test = require_one_size(test)
     else:
@@ -117,10 +117,11 @@ def would_read_run(config: DataConfig, folder: Path) -> bool:
 
 
 def licence_of(config: DataConfig) -> str:
-    """`data.licence`, or the licence that a named data set is known to have."""
+    """`data.licence`, or the licence that a named data set is known to have; not what lies here under that name."""
     if config.licence is not None:
         return config.licence
-    return NAMED[config.source].licence if config.source in NAMED else "unknown: set data.licence in the config"
+    named = config.source in NAMED and not Path(config.source).exists()  # as `_read_source` reads it
+    return NAMED[config.source].licence if named else "unknown: set data.licence in the config"
 
 
 def _read(config: DataConfig) -> Source:
