@@ -200,7 +200,7 @@ class Engine:
     def _suspect(self, error: Exception) -> None:
         """A whole run failed. Find out in a thread whether the input or the engine was at fault."""
         log.error("a run of %s failed: %s", self.bundle.manifest.name, error)
-        if self._probing is None or self._probing.done():
+        if self._dead is None and (self._probing is None or self._probing.done()):
             self._probing = asyncio.get_running_loop().create_task(self._probe())
 
     async def _probe(self) -> None:

@@ -46,8 +46,8 @@ class Loads(Generic[T]):
             raise LoadHangs(f"{len(self._given_up)} loads that took too long have not ended yet: restart the service")
         done: Future[T] = Future()
         done.set_running_or_notify_cancel()  # so that nothing can cancel it
-        self._running.add(done)
         threading.Thread(target=_call, args=(load, done), name="load", daemon=True).start()
+        self._running.add(done)
         future = asyncio.wrap_future(done)
         try:
             await asyncio.wait([future], timeout=self._deadline_s)

@@ -37,7 +37,8 @@ T = TypeVar("T")
 
 _RESTART_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # the last one again and again while the device is missing
 _MODEL_OF_QUERY = re.compile(rb"(?:^|&)model=([^&]*)")
-_FOLLOW_OTHER_WORKERS_S, _FOLLOW_AGAIN_S = 0.5, 10.0  # the latter after an attempt that did not lead to the same
+_FOLLOW_OTHER_WORKERS_S = 0.5
+_AGAIN_S = 10.0  # after a look that took too long, or a reload that did not lead to what another worker serves
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,19 @@ class Models:
         self._reloads: dict[str, Reload] = {}
         self._loads = Loads[Model](settings.reload_deadline_s, lambda model: model.close("It was loaded too late."))
         self._looks: dict[str, Loads[Stamp | None]] = {}  # one each, so that no folder waits for another's disk
+        self._looking: dict[str, asyncio.Lock] = {}  # a thread at a time, however many ask for a reload
         self._stamps: dict[str, Stamp | None] = {}  # of each folder's manifest when it was last read
         self._served: dict[str, Stamp | None] = {}  # of the manifest that is served
         self._told = ServedStamps(metrics.shared_folder)
         self._tasks: set[asyncio.Task[Any]] = set()
+        stamps = [stamp_of(folder) for folder in settings.bundles]  # before they are read: a later change is seen
         bundles = load_bundles(settings.bundles)
         self._maker = session_maker(settings, bundles[0].graph_path("decoder"))
-        for bundle in bundles:
+        for bundle, stamp in zip(bundles, stamps, strict=True):
             self._folders[bundle.manifest.name] = bundle.folder
             self._looks[bundle.manifest.name] = Loads(settings.reload_deadline_s)
-            stamp = self._stamps[bundle.manifest.name] = stamp_of(bundle.folder)
+            self._looking[bundle.manifest.name] = asyncio.Lock()
+            self._stamps[bundle.manifest.name] = stamp
             self._put(self._open(bundle), stamp)
         self.default = bundles[0].manifest.name
 
@@ -125,8 +129,11 @@ class Models:
         """
         self.get(name)
         stamp = await self._look(name)
-        while (running := self._reloads.get(name)) is not None and running.stamp != stamp:
+        running = self._reloads.get(name)
+        if running is not None and running.stamp != stamp:  # it may have read what was there before
             await asyncio.wait([running.task])
+            stamp = await self._look(name)
+            running = self._reloads.get(name)  # if there is one, it has begun since
         if running is None:
             self._stamps[name] = stamp
             running = self._reloads[name] = Reload(stamp, self._spawn(self._load_and_swap(name, stamp)))
@@ -239,7 +246,8 @@ class Models:
     async def _look(self, name: str) -> Stamp | None:
         """The stamp of the model's folder. Raises LoadHangs where its disk does not answer."""
         try:
-            return await self._looks[name].run(partial(stamp_of, self._folders[name]))
+            async with self._looking[name]:
+                return await self._looks[name].run(partial(stamp_of, self._folders[name]))
         except LoadHangs as error:
             log.error("the folder of %s does not answer: %s", name, error)
             raise
@@ -248,8 +256,11 @@ class Models:
         while True:
             await asyncio.sleep(period_s)
             with suppress(Exception):  # a bad bundle must not end the watch; it is logged, the old one serves on
-                if await self._look(name) not in (self._stamps[name], None):
-                    await self.reload(name)
+                try:
+                    if await self._look(name) not in (self._stamps[name], None):
+                        await self.reload(name)
+                except LoadHangs:  # the log has a line for each
+                    await asyncio.sleep(min(_AGAIN_S, self._settings.reload_deadline_s))
 
     async def _follow(self, name: str) -> None:
         """Serve what another worker has begun to serve: it was asked to, or has seen the folder first."""
@@ -261,7 +272,7 @@ class Models:
             with suppress(Exception):  # as above
                 await self.reload(name)
             if told != self._served[name]:
-                await asyncio.sleep(_FOLLOW_AGAIN_S)
+                await asyncio.sleep(_AGAIN_S)
 
     def _spawn(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)

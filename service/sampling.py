@@ -106,11 +106,19 @@ class RowSampler:
     def open(self, draw: Draw, batch: int | None = None) -> int:
         """Take a free place for a sample, before its first row. `batch`: how many are going to advance with it."""
         place = self._free.pop()
+        try:
+            self._fill(place, draw, batch)
+        except BaseException:  # on CUDA a place is cleared on the device, which may fail
+            self._free.append(place)
+            raise
+        return place
+
+    def _fill(self, place: int, draw: Draw, batch: int | None) -> None:
         self._row[place] = 0
         self._graph[place] = self._quickest(draw)
         if self._graph[place] == "unfiltered" and self._diagonal is not None and self._diagonal.suits(batch):
             self._graph[place], self._diagonal_place[place] = "diagonal", self._diagonal.open(draw)
-            return place
+            return
         self._uniforms[place] = draw.uniforms
         self._labels[place] = draw.label
         self._inverse_temperature[place] = draw.inverse_temperature
@@ -120,7 +128,6 @@ class RowSampler:
         self._known_mask[place] = draw.known_mask
         self._guidance[place] = draw.guidance
         (self._guided_caches if self._graph[place] == "guided" else self._caches).clear(place)
-        return place
 
     def _quickest(self, draw: Draw) -> Graph:
         """The graph that draws this sample in the least time."""

@@ -112,7 +112,7 @@ class Scheduler:
         """Answer every waiting caller with `NotReady` and take no more."""
         with self._lock:
             self._closed = reason
-            self._fail_all(reason)
+            self._fail_jobs(self._jobs, reason)
         self._executor.shutdown(wait=False)
 
     def _admit(self, job: Job) -> None:
@@ -236,15 +236,17 @@ class Scheduler:
         return True
 
     def _fail(self, batch: Sequence[Sample], error: Exception) -> None:
-        """All jobs fail. Then find out with known input whether the sampler is dead."""
+        """The jobs of the batch fail, and where the sampler cannot draw known input either, it is dead: all jobs."""
         log.error("the row sampler failed", exc_info=error)
         dead = not self._works()
         with self._lock:
             if dead and self._closed is None:
                 self._closed = "The sampler has failed; it is being restarted. Try again."
-            self._fail_all(self._closed or "The sampler has failed on this batch; try again.")
-        if dead:
-            batch[0].job.loop.call_soon_threadsafe(self._on_death)
+            failed = {sample.job for sample in batch} or set(self._jobs)  # all, where none could be chosen
+            jobs = [job for job in self._jobs if self._closed is not None or job in failed]
+            self._fail_jobs(jobs, self._closed or "The sampler has failed on this batch; try again.")
+        if dead and failed:
+            failed.pop().loop.call_soon_threadsafe(self._on_death)
 
     def _works(self) -> bool:
         try:
@@ -254,8 +256,8 @@ class Scheduler:
             return False
         return True
 
-    def _fail_all(self, reason: str) -> None:
-        for job in list(self._jobs):
+    def _fail_jobs(self, jobs: Sequence[Job], reason: str) -> None:
+        for job in list(jobs):
             self._remove(job)
             job.loop.call_soon_threadsafe(_reject, job, reason)
 

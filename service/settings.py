@@ -18,7 +18,7 @@ from service.container import MOST_PICTURES
 
 PREFIX = "VQSERVE_"
 DAY_S = 86_400  # nothing is waited for longer: a clock cannot hold every number
-SHORTEST_WATCH_S = 0.1  # the event loop itself looks at every bundle's folder
+SHORTEST_WATCH_S = 0.1  # each look at a bundle's folder takes a thread of its own
 MOST_THREADS = 1024  # of a process; up to ten sessions of a model have as many each
 LARGEST_GENERATE_BATCH = 4096  # of which every size up to the largest power of two runs once at the start
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")  # as browsers send it

@@ -79,6 +79,11 @@ class Worker(Process):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # at the end of a terminal the supervisor has it too
         super().target(sockets)
 
+    def close_pipes(self) -> None:
+        """Of one that could not be started; only the garbage collector would."""
+        for end in (self._hears, self._says, self.parent_conn, self.child_conn):
+            end.close()
+
     def bury(self) -> str:
         """Kill it if it hangs. Out: how it has ended."""
         self.process.join(_DIES_S)
@@ -108,11 +113,21 @@ class Supervisor(Multiprocess):
         self._has_served = False  # any worker, ever
 
     def init_processes(self) -> None:
-        self.processes = [self._started() for _ in range(self.processes_num)]
+        for _ in range(self.processes_num):
+            if not self._add():
+                self.failed_to_start = True
+                self.should_exit.set()
+                return
 
     def handle_ttin(self) -> None:
-        self.processes_num += 1
-        self.processes.append(self._started())
+        self.processes_num += self._add()
+
+    def _add(self) -> bool:
+        """Whether there was a process for one more worker."""
+        worker = self._started()
+        if worker is not None:
+            self.processes.append(worker)
+        return worker is not None
 
     def keep_subprocess_alive(self) -> None:
         for index, worker in enumerate(self.processes):
@@ -124,7 +139,8 @@ class Supervisor(Multiprocess):
                 if not alive:
                     self._bury(worker)
             if worker.again_at is not None and monotonic() >= worker.again_at:
-                self.processes[index] = self._started(worker.failures, worker.deaths)
+                worker.again_at = monotonic() + _START_AGAIN_S  # where there is no process for another now
+                self.processes[index] = self._started(worker.failures, worker.deaths) or worker
 
     def _bury(self, worker: Worker) -> None:
         """Another takes the place of one that has served at once, of any other after a pause. None does where no worker
@@ -147,9 +163,19 @@ class Supervisor(Multiprocess):
         log.error("worker %s %s before it served; another is tried in %g s", worker.pid, how, _START_AGAIN_S)
         worker.again_at = monotonic() + _START_AGAIN_S
 
-    def _started(self, failures: int = 0, deaths: int = 0) -> Worker:
-        worker = Worker(self.config, self.sockets, failures, deaths)
-        worker.start()
+    def _started(self, failures: int = 0, deaths: int = 0) -> Worker | None:
+        """None where the system has no process, memory or descriptor for one. An exception would end the supervision:
+        Python then waits for the workers that are left, deaf to SIGTERM."""
+        try:
+            worker = Worker(self.config, self.sockets, failures, deaths)
+            try:
+                worker.start()
+            except OSError:
+                worker.close_pipes()
+                raise
+        except OSError as error:
+            log.error("a worker cannot be started: %s", error.strerror)
+            return None
         worker.child_conn.close()  # it has its own copy since it was started
         return worker
 

@@ -31,6 +31,7 @@ class Pool:
 
     def __init__(self, name: str, threads: int, most_waiting: int, most_pixels: int, waiting: Gauge) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-work")
+        self._start(threads)
         self._most_waiting, self._most_pixels = most_waiting, most_pixels
         self._gauge = waiting
         self._lock = threading.Lock()
@@ -63,6 +64,16 @@ class Pool:
         for stop in self._stops:
             stop.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, threads: int) -> None:
+        """All of them: later there may be none to be had, and work would wait for good."""
+        all_there = threading.Barrier(threads)  # an executor starts no other while one is idle
+        try:
+            for _ in range(threads):
+                self._executor.submit(all_there.wait)
+        except RuntimeError:  # the one that waits would keep the process from ending
+            all_there.abort()
+            raise
 
     def _why_full(self, calls: int, pixels: int) -> str | None:
         """Which limit so much more would exceed, and the setting that moves it; None where there is room."""

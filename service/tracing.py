@@ -23,6 +23,7 @@ from service.call import Stage, call_of, noted_stages
 from service.middleware import Routes
 
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
+_FLUSH_S = 5.0  # how long the end waits for a collector that does not answer; OpenTelemetry would wait for 30 s
 
 
 def exporter_to(endpoint: str) -> SpanExporter:
@@ -41,7 +42,8 @@ class Trace:
         self._routes = routes
         resource = Resource.create({"service.name": "vqserve", "service.version": __version__})
         self._provider = TracerProvider(resource=resource)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter_to(endpoint)))
+        self._exporter = exporter_to(endpoint)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("vqserve", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
@@ -101,7 +103,9 @@ class Trace:
 
         async def send_after_flush(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown"):
+                give_up = asyncio.get_running_loop().call_later(_FLUSH_S, self._exporter.shutdown)
                 await asyncio.to_thread(self._provider.shutdown)
+                give_up.cancel()
             await send(message)
 
         return send_after_flush

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -58,6 +59,37 @@ def test_a_dead_engine_answers_503_and_is_restarted(make_client: MakeClient) -> 
     until(lambda: client.get("/readyz").status_code == 200)
     assert encode(client).status_code == 200
     assert 'vqserve_engine_deaths_total{model="tiny"} 1.0' in client.get("/metrics").text
+
+
+def test_a_run_that_outlives_its_engine_is_no_second_death(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was found dead, and counted, again when the last run that was under way had failed."""
+    client, gate = make_client(inline_ms=0), threading.Event()
+    engine = engine_of(client)
+    decode, died = engine._decode._run, list[Any]()
+    monkeypatch.setattr(engine, "_on_death", died.append)
+
+    def fails_late(codes: Any) -> Any:
+        gate.wait(10)
+        return decode(codes)
+
+    engine._decode._run = fails_late
+    codes = np.zeros((1, *np.shape(engine._known_input()[1])[1:]), np.int64)
+    answers: list[Any] = []
+    late = threading.Thread(target=lambda: answers.append(client.post("/decode", json={"codes": codes.tolist()})))
+    late.start()
+    until(lambda: engine._decode.busy_since is not None)
+    engine._encoder = engine._decoder = Dead()
+    assert encode(client).status_code == 500
+    until(lambda: len(died) == 1)
+    gate.set()
+    late.join()
+    assert answers[0].status_code == 503
+    until(lambda: engine._decode.busy_since is None)
+    until(lambda: engine._probing.done())
+    time.sleep(0.2)
+    assert died == [engine]
 
 
 def test_the_death_of_an_engine_is_no_fault_of_its_bundle(

@@ -19,8 +19,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.bundle import BundleError
+from service.loads import Loads
 from service.logs import JsonFormatter
 from service.served_stamps import stamp_of
+from service.sessions import session_maker
 from tests.service.serving import until
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -170,13 +172,19 @@ def test_few_loads_hang_at_once(make_client: MakeClient, own_bundle: Path) -> No
     until(lambda: client.post("/models/tiny/reload").status_code == 200)
 
 
+def hang(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """From now on no look at a folder ends before the event is set."""
+    gate = threading.Event()
+    monkeypatch.setattr("service.models.stamp_of", lambda folder: stamp_of(folder) if gate.wait(30) else None)
+    return gate
+
+
 def test_a_folder_whose_disk_hangs_holds_up_nobody(
     make_client: MakeClient, own_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The event loop itself asked the disk when the manifest was written, and every request waited with it."""
-    gate = threading.Event()
-    monkeypatch.setattr("service.models.stamp_of", lambda folder: stamp_of(folder) if gate.wait(30) else None)
     client = make_client(bundles=(own_bundle,), watch_bundles_s=0.1, reload_deadline_s=1.0)
+    gate = hang(monkeypatch)
     write_tiny_bundle(own_bundle, "tiny", seed=1)
     asked = ReloadInThread(client)
     assert client.get("/healthz").status_code == 200
@@ -185,6 +193,78 @@ def test_a_folder_whose_disk_hangs_holds_up_nobody(
     gate.set()
     expected = json.loads((own_bundle / "manifest.json").read_text())["version"]
     until(lambda: client.get("/models/tiny").json()["version"] == expected)
+
+
+def test_a_folder_whose_disk_hangs_takes_few_threads(
+    make_client: MakeClient, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each that asked for a reload took one, for as long as the disk hung."""
+    client = make_client(bundles=(own_bundle,), request_deadline_ms=500)
+    gate = hang(monkeypatch)
+    asked = [ReloadInThread(client) for _ in range(10)]
+    assert {reload.answered().status_code for reload in asked} <= {503, 504}
+    assert sum(thread.name == "load" for thread in threading.enumerate()) <= 4
+    gate.set()
+    until(lambda: client.post("/models/tiny/reload").status_code == 200)
+
+
+def test_the_watch_does_not_fill_the_log_while_a_disk_hangs(
+    make_client: MakeClient, own_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once as many looks had been given up as may be, each period was a line."""
+    client = make_client(bundles=(own_bundle,), watch_bundles_s=0.1, reload_deadline_s=0.5)
+    gate = hang(monkeypatch)
+    client.app.state.service.models._looks["tiny"]._deadline_s = 0.01  # type: ignore[attr-defined]
+    time.sleep(2.5)
+    assert 2 <= caplog.text.count("the folder of tiny does not answer") <= 6
+    gate.set()
+
+
+def test_a_manifest_that_is_written_during_the_start_is_seen(
+    make_client: MakeClient, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch took it for the one that had been read, and the old one was served until the next change."""
+    manifest = own_bundle / "manifest.json"
+
+    def written_meanwhile(*arguments: Any) -> Any:
+        manifest.write_text(manifest.read_text() + "\n")
+        return session_maker(*arguments)
+
+    with monkeypatch.context() as starting:
+        starting.setattr("service.models.session_maker", written_meanwhile)
+        client = make_client(bundles=(own_bundle,), watch_bundles_s=0.1)
+    until(lambda: reloads(client)["swapped"] == 1)
+
+
+def test_those_who_wait_for_a_reload_ask_for_what_is_there_then(make_client: MakeClient, own_bundle: Path) -> None:
+    """Each loaded once more what its own manifest had been, or rather what was there by then."""
+    client = make_client(bundles=(own_bundle,))
+    slow, manifest = slow_reloads(client), own_bundle / "manifest.json"
+    asked = [ReloadInThread(client)]
+    until(lambda: slow.runs == 1)
+    for inside in (3, 4, 5):
+        manifest.write_text(manifest.read_text() + "\n")
+        asked.append(ReloadInThread(client))
+        until(lambda inside=inside: f"vqserve_requests_in_flight {inside}.0" in client.get("/metrics").text)  # type: ignore[misc]
+        time.sleep(0.1)  # it has looked
+    slow.gate.set()
+    assert [reload.answered().status_code for reload in asked] == [200] * 4
+    assert slow.runs == 2
+
+
+def test_a_load_for_which_there_is_no_thread_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the process waited for it, for five seconds."""
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    loads = Loads[None](10)
+    with monkeypatch.context() as full, pytest.raises(RuntimeError, match="new thread"):
+        full.setattr(threading.Thread, "start", none_left)
+        asyncio.run(loads.run(lambda: None))
+    started = time.monotonic()
+    loads.close()
+    assert time.monotonic() - started < 1
 
 
 def test_a_reload_that_was_asked_for_is_not_done_again_by_the_watch(make_client: MakeClient, own_bundle: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from service.bundle import load_bundle
 from service.draws import Codes, Draw
 from service.row_caches import DeviceCaches
@@ -56,3 +58,20 @@ def test_every_size_and_turn_of_a_session_is_a_cuda_graph_of_its_own(generating:
     assert sum(map(len, graphs.values())) >= 8
     for ids in graphs.values():
         assert len(set(ids)) == len(ids)
+
+
+def test_a_place_that_cannot_be_cleared_is_free(generating: Generating, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was lost: once all were, every sample failed, with a sampler that was well."""
+    sampler, caches = resident_sampler(generating)
+
+    def broken(place: int) -> None:
+        raise RuntimeError("CUDA error 700")
+
+    free, (draw,) = sampler.free_places, unguided(1)
+    with monkeypatch.context() as failing:
+        failing.setattr(caches, "clear", broken)
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            sampler.open(draw)
+    assert sampler.free_places == free
+    sampler.close(sampler.open(draw))
+    assert sampler.free_places == free

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -273,6 +274,44 @@ def test_a_failed_row_reaches_every_caller(dead: bool) -> None:
             again = scheduler.submit(draws(1))
             await sampler.rows(H)
             assert (await again).shape == (1, H, W)
+
+    run(work)
+
+
+def test_a_choice_that_fails_reaches_every_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is in the batch then; the thread would try the same choice for ever."""
+
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        futures = [scheduler.submit(draws(label)) for label in range(2)]
+        await sampler.begun()
+        monkeypatch.setattr("service.scheduler.choose", Mock(side_effect=[RuntimeError("no choice"), []]))
+        await sampler.rows(1)
+        for future in futures:
+            with pytest.raises(NotReady, match="sampler has failed on this batch"):
+                await future
+        assert scheduler.why_not_ready() is None
+
+    run(work)
+
+
+def test_a_failed_row_leaves_those_that_are_not_in_it() -> None:
+    """They failed too, with a sampler that is well: those that waited for a slot, and those that came meanwhile."""
+
+    async def work(sampler: StepByStep, scheduler: Scheduler, metrics: Metrics) -> None:
+        failed = [scheduler.submit(draws(label)) for label in range(SLOTS)]
+        await sampler.begun()
+        await sampler.rows(1)
+        begun_meanwhile = scheduler.submit(draws(SLOTS))
+        assert scheduler.samples_inside == SLOTS + 1
+        sampler.failing = RuntimeError("no memory for so many")
+        await sampler.rows(1)
+        sampler.failing = None
+        for future in failed:
+            with pytest.raises(NotReady, match="sampler has failed on this batch"):
+                await future
+        assert scheduler.samples_inside == 1
+        await sampler.rows(H)
+        assert (await begun_meanwhile)[0].tolist() == [[SLOTS, row] for row in range(H)]
 
     run(work)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import weakref
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from service.app import create_app
 from service.errors import NotReady, QueueFull
 from service.settings import Settings
-from service.threads import SMALL_PIXELS, Pool
+from service.threads import LARGE, PRIOR, SMALL, SMALL_PIXELS, Pool
 from tests.conftest import Tiny
 
 
@@ -100,6 +101,42 @@ async def test_a_closed_pool_takes_nothing_and_counts_nothing(pool: Pool, gauge:
     assert waiting(gauge) == 0 and pool._pixels == 0
 
 
+@pytest.mark.asyncio
+async def test_work_needs_no_thread_that_is_not_there_yet(gauge: Gauge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system had no thread left, work was refused with a 500 and counted as waiting for good."""
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = Pool("test", 2, 3, 1000, gauge)
+    both = threading.Barrier(2, timeout=10)
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", none_left)
+        futures = pool.submit([both.wait, both.wait], 2)
+    assert sorted(await asyncio.gather(*futures)) == [0, 1]
+    assert waiting(gauge) == 0
+    pool.close()
+
+
+def test_a_pool_without_all_its_threads_keeps_no_process_from_ending(
+    gauge: Gauge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins, begun = threading.Thread.start, list[threading.Thread]()
+
+    def none_left_but_one(thread: threading.Thread) -> None:
+        if begun:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        begins(thread)
+
+    with monkeypatch.context() as full, pytest.raises(RuntimeError, match="new thread"):
+        full.setattr(threading.Thread, "start", none_left_but_one)
+        Pool("test", 2, 3, 1000, gauge)
+    gc.collect()  # an executor's threads end with it
+    begun[0].join(10)
+    assert not begun[0].is_alive()
+
+
 def test_small_work_does_not_wait_behind_large(tiny: Tiny) -> None:
     """A digit's container took 21 s while two photographs were encoded with effort, and the file of a plain one waited
     for those too."""
@@ -113,9 +150,11 @@ def test_small_work_does_not_wait_behind_large(tiny: Tiny) -> None:
                 assert await service.in_thread(lambda: "small", SMALL_PIXELS) == "small"
             under_prior = service.in_threads([lambda: going_on.wait(10)] * 3, SMALL_PIXELS + 1, prior=True)
             assert not any(future.done() for future in (*large, *under_prior))
-            text = service.metrics.render().decode()
-            assert 'vqserve_queued_work{size="large"} 1.0' in text and 'vqserve_queued_work{size="small"} 0.0' in text
-            assert 'vqserve_queued_work{size="prior"} 1.0' in text
+            waiting = {SMALL: 0.0, LARGE: 1.0, PRIOR: 1.0}
+            expected = [f'vqserve_queued_work{{size="{size}"}} {count}' for size, count in waiting.items()]
+            async with asyncio.timeout(5):
+                while not all(line in service.metrics.render().decode() for line in expected):
+                    await asyncio.sleep(0.01)
             going_on.set()
             await asyncio.gather(*large, *under_prior)
 

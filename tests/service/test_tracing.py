@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import ValidationError
 from starlette.testclient import TestClient
@@ -59,6 +61,21 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     monkeypatch.setattr(tracing, "exporter_to", lambda endpoint: exporter)
     return exporter
+
+
+class Unanswered(InMemorySpanExporter):
+    """Of a collector that is away: an export is tried again until the exporter is shut down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given_up = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.given_up.wait(20)
+        return SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        self.given_up.set()
 
 
 @pytest.fixture
@@ -170,6 +187,19 @@ def collector() -> Iterator[HTTPServer]:
         yield server
         server.shutdown()
         thread.join()
+
+
+def test_the_end_does_not_wait_long_for_a_collector_that_is_away(
+    traced: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took 30 s, as long as a pod has: it was killed."""
+    exporter = Unanswered()
+    monkeypatch.setattr(tracing, "exporter_to", lambda endpoint: exporter)
+    monkeypatch.setattr(tracing, "_FLUSH_S", 0.2, raising=False)
+    with running(traced) as client:
+        assert client.get("/models").status_code == 200
+        ends = time.monotonic()
+    assert time.monotonic() - ends < 5
 
 
 def test_a_collector_gets_the_spans_before_the_process_ends(tiny: Tiny, collector: HTTPServer) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,8 @@ import pytest
 from uvicorn.config import STARTUP_FAILURE
 
 from service.metrics import Metrics
-from tests.service.serving import free_port, listeners, until
+from service.supervisor import Supervisor
+from tests.service.serving import answers, free_port, listeners, until
 from tests.service.test_workers import workers_of
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -99,6 +102,36 @@ def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
             return f"vqserve_worker_deaths_total {deaths}.0" in httpx.get(f"{address}/metrics").text
 
         until(told)
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    """There was no descriptor for its pipe. The supervisor ended with a traceback, and then waited, deaf to SIGTERM,
+    for the worker that was left."""
+    with two_workers(tmp_path, pause_s=0.1) as (process, address):
+        until(lambda: listeners(address) == 2, 60)
+        soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        taken = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (taken, hard))
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        until(lambda: len(logged(tmp_path, "a worker cannot be started: Too many open files")) >= 2, 30)
+        assert process.poll() is None and answers(f"{address}/readyz")
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        until(lambda: listeners(address) == 2, 30)
+        until(lambda: "vqserve_worker_deaths_total 1.0" in httpx.get(f"{address}/metrics").text)
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_a_service_without_all_its_workers_does_not_start(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    """With one of two it hung, as above."""
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.processes, supervisor.processes_num, supervisor.should_exit = [], 2, threading.Event()
+    workers = [object()] * started
+    monkeypatch.setattr(supervisor, "_started", lambda: workers.pop() if workers else None)
+    supervisor.init_processes()
+    assert (len(supervisor.processes), supervisor.failed_to_start) == (started, True)
+    assert supervisor.should_exit.is_set()
 
 
 def test_nothing_is_logged_while_a_failed_worker_waits(tmp_path: Path) -> None:
