@@ -252,6 +252,17 @@ def test_an_unknown_query_field_is_refused(make_client: Callable[..., TestClient
     assert answer.json()["detail"] == "Unknown query field 'model'; this route has none."
 
 
+@pytest.mark.parametrize("path", ["/v2/health/ready", "/v2/models/tiny.encode/ready"])
+def test_who_is_not_ready_says_when_to_ask_again(
+    monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., TestClient], path: str
+) -> None:
+    client = make_client()
+    monkeypatch.setattr(Model, "why_not_ready", lambda _: "it rests")
+    answer = client.get(path)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "it rests" in answer.json()["detail"]
+
+
 def test_the_index_lists_only_what_is_ready_if_asked(
     monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., TestClient]
 ) -> None:
