@@ -29,6 +29,7 @@ FILES = (
     "main.js",
     "numbers.js",
     "pad.js",
+    "picture.js",
     "pixels.js",
     "png.js",
     "png_worker.js",

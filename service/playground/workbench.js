@@ -1,46 +1,41 @@
 // The upper half of the page: a picture, its codes, what they decode to, and what that costs.
-// In: pictures from a file, the clipboard, the pad or a sample. Out: everything that is shown about them, and the event
-// "picture" when the codes are, or soon will be, those of another picture.
+// In: pictures from their source, or a sample. Out: everything that is shown about them, and the event "picture" when the
+// codes are, or soon will be, those of another picture.
 
 import { compress, decode, encode, Problem } from "./api.js";
-import { onPictureFile } from "./arrivals.js";
 import { CodeGrid } from "./codes.js";
 import { coloursOf, palette } from "./colours.js";
 import { compressLine, decodeLine, decompressLine, encodeLine, showLines } from "./curl.js";
 import { announce, byId, hideProblem, latest, offerDownload, problemsSoFar, setStale, showProblem } from "./dom.js";
 import { modeOf, showBytes, showTimes } from "./numbers.js";
-import { Pad } from "./pad.js";
-import { blank, clear, compare, fitImage, openImage, paint, paintDifference, readImage } from "./pixels.js";
+import { PictureSource } from "./picture.js";
+import { clear, compare, openImage, paint, paintDifference, readImage } from "./pixels.js";
 import { encodePng } from "./png.js";
 import { texturesOf } from "./textures.js";
 
-const SEVEN = [[7.5, 8], [20.5, 7.5], [16, 14], [13, 22]]; // the first picture, so that there is something to see
 const PALETTE_COLUMNS = { wide: 48, narrow: 24 };
 const SHOWN = ["codes", "decoded", "difference", "bytes"]; // what is of the picture
 const WIDE = matchMedia("(min-width: 46rem)");
 
 export class Workbench extends EventTarget {
   #model = null;
-  #image = null; // the file that was opened, as the browser shows it; null for a drawing
   #picture = null;
   #file = null; // the picture as PNG, exactly what is sent
   #encoded = null; // the picture that the codes are of, and its codes as the service gave them
   #textured = null; // the model whose textures were asked for
   #times = {};
   #superseded = new AbortController(); // of what is asked for the picture that is shown
-  #opening = null; // the file that was asked for last; null where the pad has been cleared since
   #decodings = 0; // how many have begun: only the latest is shown
   #working = 0; // how many things are being done that will change the panels
 
   constructor() {
     super();
-    this.pad = new Pad(byId("pad"), byId("pen"), (picture, cleared) => this.#drawnByHand(picture, cleared));
+    this.source = new PictureSource((work) => this.#reported(work), (picture, change) => this.#take(picture, change));
     this.grid = new CodeGrid(byId("codes"));
     this.palette = new CodeGrid(byId("palette"));
     this.encodeLatest = latest(() => this.#reported(() => this.#encode(), () => this.#encodeFailed()));
     this.decodeLatest = latest(() => this.isCurrent && this.#reported(() => this.#decode(), () => this.#clearDecoded()));
     WIDE.addEventListener("change", () => this.#model && this.#showPalette());
-    this.#listenToPictures();
     this.#listenToCodes();
   }
 
@@ -64,32 +59,18 @@ export class Workbench extends EventTarget {
   /** Serve another model: the picture stays where it is a file, and is the first drawing again where it is not. */
   async open(model) {
     this.#model = model;
-    const { picture } = model;
-    byId("fit").value = picture.any_size ? "keep" : "crop";
-    for (const id of ["clear", "pad-help"]) byId(id).hidden = !this.#drawable;
     byId("code").max = model.codes.codebook_size - 1;
     this.#textured = null;
     this.#times = {};
     this.palette.showTextures(null);
     this.#showPalette();
-    byId("how").textContent = this.#drawable
-      ? "Draw, or drop, paste or open a picture. Then change its codes and see what they make."
-      : "Drop, paste or open a picture. Then change its codes and see what they make.";
     this.#supersede();
-    this.#showAgain();
+    this.source.open(model);
   }
 
   /** A file or blob that the browser can show becomes the picture. */
   async load(blob) {
-    if (!this.#model) return; // a key is asked for, or the service is not there
-    this.#opening = blob;
-    await this.#reported(async () => {
-      const image = await openImage(blob).catch(() => {
-        const detail = "The browser cannot show this file. Take a PNG, JPEG, WebP or BMP file.";
-        throw new Problem({ title: "Not a picture", detail });
-      });
-      if (this.#opening === blob) this.#fit(image); // else another has been asked for since
-    });
+    await this.source.load(blob);
   }
 
   /** The codes have changed: decode them again. */
@@ -115,71 +96,18 @@ export class Workbench extends EventTarget {
     this.palette.point(this.grid.selected.code);
   }
 
-  get #drawable() {
-    const { channels, any_size: anySize } = this.#model.picture;
-    return channels === 1 && !anySize;
-  }
-
-  #drawExample() {
-    const { width, height, channels } = this.#model.picture;
-    const picture = blank(width, height, channels);
-    if (this.#drawable) {
-      this.pad.open(picture, true);
-      this.pad.stroke(SEVEN.map(([x, y]) => [(x * width) / 28, (y * height) / 28]));
-    } else {
-      for (let i = 0; i < picture.data.length; i++) {
-        const [x, y, c] = [Math.floor(i / channels) % width, Math.floor(i / channels / width), i % channels];
-        picture.data[i] = 255 * [x / width, y / height, 1 - x / width][c];
-      }
-      this.#take(picture);
-    }
-  }
-
-  /** The picture of before for another model; the first drawing in the place of a file that is too large for it. */
-  #showAgain() {
-    try {
-      if (this.#image) this.#fit(this.#image);
-      else this.#drawExample();
-    } catch (error) {
-      this.#image = null;
-      this.#drawExample();
-      showProblem(error); // last, as what has begun before it does not hide it
-    }
-  }
-
-  #fit(image) {
-    const picture = fitImage(image, this.#model.picture, byId("fit").value, byId("invert").checked);
-    this.#image = image;
-    this.#take(picture);
-  }
-
   /** Another picture or model has come: what is still asked for the one before ends. */
   #supersede() {
     this.#superseded.abort();
     this.#superseded = new AbortController();
   }
 
-  #take(picture) {
-    this.#supersede();
-    for (const id of ["save-picture", "save-decoded"]) byId(id).hidden = true;
-    this.pad.open(picture, this.#drawable && picture.width === this.#model.picture.width);
-    this.#drawn(picture);
-  }
-
-  #drawnByHand(picture, cleared) {
-    if (cleared) this.#forgetFile();
-    this.#drawn(picture);
-  }
-
-  #forgetFile() {
-    this.#image = null;
-    this.#opening = null;
-  }
-
-  #drawn(picture) {
+  #take(picture, { another }) {
+    if (another) {
+      this.#supersede();
+      for (const id of ["save-picture", "save-decoded"]) byId(id).hidden = true;
+    }
     this.#picture = picture;
-    byId("fit-controls").hidden = !this.#image || this.#model.picture.any_size;
-    byId("picture-facts").textContent = `${picture.width} × ${picture.height}`;
     setStale(true, ...SHOWN);
     this.#allowChanges();
     this.dispatchEvent(new Event("picture"));
@@ -304,16 +232,6 @@ export class Workbench extends EventTarget {
     else this.grid.codes[row][column] = code; // the service says what is wrong with it
     this.#select();
     this.codesChanged();
-  }
-
-  #listenToPictures() {
-    onPictureFile((file) => this.load(file));
-    byId("clear").addEventListener("click", () => {
-      this.#forgetFile();
-      const { width, height, channels } = this.#model.picture;
-      this.#take(blank(width, height, channels));
-    });
-    for (const id of ["fit", "invert"]) byId(id).addEventListener("change", () => this.#image && this.#reported(() => this.#fit(this.#image)));
   }
 
   #listenToCodes() {
