@@ -61,14 +61,18 @@ class Generation:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a stream: codes (n, w) int64 of all samples."""
+    """One row of a stream: codes (n, w) int64 of all samples, and with `preview=True` their pictures so far as PNG
+    files, else none."""
 
     row: int
     codes: Codes
+    pngs: tuple[bytes, ...] = ()
 
     @classmethod
     def of(cls, event: dict[str, Any]) -> Row:
-        return cls(event["row"], np.asarray([item["codes"] for item in event["items"]], np.int64))
+        items = event["items"]
+        pngs = tuple(base64.b64decode(item["image"]) for item in items if "image" in item)
+        return cls(event["row"], np.asarray([item["codes"] for item in items], np.int64), pngs)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,12 @@ class Wanted(TypedDict, total=False):
     known: Rows | Known | None
 
 
+class WantedRows(Wanted, total=False):
+    """What a stream may be asked for: `preview` for the picture so far with each row."""
+
+    preview: bool
+
+
 @dataclass(frozen=True)
 class Operation(Generic[T]):
     """One request, and `read`, which turns its successful answer into a value."""
@@ -136,7 +142,7 @@ def generate(model: str | None, wanted: Wanted) -> Operation[Generation]:
     return Operation("POST", "/generate", _read_generation, _params({"model": model}), headers, body=_plain(wanted))
 
 
-def stream(model: str | None, wanted: Wanted) -> Operation[None]:
+def stream(model: str | None, wanted: WantedRows) -> Operation[None]:
     """Read with `events.Events`, line by line."""
     headers = {"Accept": EVENTS}
     return Operation("POST", "/generate", lambda _: None, _params({"model": model}), headers, body=_plain(wanted))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from vqserve import connection, operations
 from vqserve.answers import Encoded, Generation, ModelInfo, Row, Score
 from vqserve.events import Events
-from vqserve.operations import Number, Operation, Packing, Picture, Wanted, Whole
+from vqserve.operations import Number, Operation, Packing, Picture, Wanted, WantedRows, Whole
 from vqserve.problems import problem_of
 from vqserve.retries import RETRIED_ERRORS, Retries
 
@@ -87,8 +87,11 @@ class Client:
         """New pictures: `n`, `label`, `seed`, `temperature`, `top_k`, `top_p`, `guidance`, `known`."""
         return self._run(operations.generate(model, wanted))
 
-    def stream(self, *, model: str | None = None, **wanted: Unpack[Wanted]) -> Generator[Row | Generation, None, None]:
-        """As `generate`: a `Row` as soon as it is drawn, and at last the `Generation`.
+    def stream(
+        self, *, model: str | None = None, **wanted: Unpack[WantedRows]
+    ) -> Generator[Row | Generation, None, None]:
+        """As `generate`: a `Row` as soon as it is drawn, and at last the `Generation`. `preview=True` for the pictures
+        so far with each row, whose codes that are not drawn yet are those that training saw most.
 
         A stream that has begun is not tried again: what ends it early is raised, as `ProblemError` where the service
         says why.

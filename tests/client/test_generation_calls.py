@@ -51,6 +51,17 @@ def test_a_stream_grows_into_the_generation(url: str) -> None:
         assert np.array_equal(png, client.decode(whole.items[0].codes)[0, :, :, 0])
 
 
+def test_a_stream_shows_the_pictures_so_far_where_asked(url: str) -> None:
+    with Client(url) as client:
+        *rows, last = client.stream(n=2, seed=5, preview=True)
+        plain = next(client.stream(n=2, seed=5))
+    assert isinstance(plain, Row) and plain.pngs == ()
+    assert isinstance(last, Generation)
+    assert [len(row.pngs) for row in rows if isinstance(row, Row)] == [2] * len(rows)
+    whole = rows[-1]
+    assert isinstance(whole, Row) and whole.pngs == tuple(item.png for item in last.items)
+
+
 def test_a_refused_stream_is_a_problem(url: str) -> None:
     with Client(url) as client, pytest.raises(ProblemError, match="label"):
         list(client.stream(label=99))
