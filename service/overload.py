@@ -5,8 +5,8 @@ answered, and comes from callers that do not wait for one another, the same queu
 pays and none gains by. So when refusals last, what waits is given up and what comes is refused where anything else
 waits; answers are nearly as fast as without load, and as many. The idea is that of CoDel (Nichols and Jacobson,
 "Controlling Queue Delay", 2012), where a queue that stays is a bad one, and of WeChat's overload control (Zhou et al.,
-2018), which looks at a window of time or of so many requests. It is a choice of the operator: a few callers that ask again at once
-could all wait in a long queue, and not in a short one.
+2018), which looks at a window of time or of so many requests. It is a choice of the operator: a few callers that ask
+again at once could all wait in a long queue, and not in a short one.
 """
 
 from __future__ import annotations

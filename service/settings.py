@@ -110,8 +110,8 @@ class Settings(BaseSettings):
     short_queue_in_overload: bool = Field(
         False,
         description="While more than a third of what comes to `/encode` and `/decode` is refused because the process "
-        "or the engine's queue is full, hardly anything waits: answers take milliseconds longer than without load. For many "
-        "callers that do not wait for one another, 8 requests a second or more.",
+        "or the engine's queue is full, hardly anything waits: answers take milliseconds longer than without load. For "
+        "many callers that do not wait for one another, 8 requests a second or more.",
     )
     max_concurrent_requests: int = Field(
         1024, gt=0, description="Most requests inside a process; above it 429. Probes and /metrics are exempt."
