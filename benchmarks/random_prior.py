@@ -58,6 +58,7 @@ def write_prior(prior: PixelCNN, size: PriorSize, folder: Path) -> tuple[Bundle,
     }
     if worthwhile(graphs, size.width):
         writers["prior_diagonal"] = lambda: diagonal(graphs, size.width, table)
+        writers["prior_diagonal_filtered"] = lambda: diagonal(graphs, size.width, table, filters=True)
     specs: dict[str, GraphSpec] = {}
     seconds: dict[str, float] = {}
     for name, write in writers.items():

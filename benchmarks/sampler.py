@@ -28,12 +28,13 @@ import onnxruntime as ort
 
 from benchmarks.random_prior import PriorSize, random_prior, write_prior
 from benchmarks.report import command_line, machine, machine_line, write_result, write_section
-from benchmarks.sampler_graphs import horizontal, scan_row
+from benchmarks.sampler_graphs import SortedRows, horizontal, scan_row
 from benchmarks.sampler_variants import Sample, Variants
 from export.onnx_builder import GraphBuilder
 from export.prior_graphs import PriorGraphWriter
 from service.bundle import MANIFEST_FILE, GraphName, load_bundle
 from service.draws import Codes, Floats, uniforms
+from service.manifest_checks import DIAGONAL_GRAPHS
 from service.sessions import CPU, SessionMaker
 
 PEAK_SIZE = 1024  # of the square matrices whose product gives the peak
@@ -141,7 +142,8 @@ def run(
         **extra,
     }
     if "prior_diagonal" in variants.bundle.manifest.graphs:
-        samplers["diagonal"] = variants.diagonal(max(batches))
+        samplers["diagonal"] = variants.diagonal(max(batches), filters=False)
+        samplers["diagonal_filtered"] = variants.diagonal(max(batches), filters=True)
     floor_ms = 1e3 * multiply_adds(variants.bundle.graph_path("prior"), variants.grid) / peak
     rows = list(measure(samplers, variants, batches, seconds))
     print(report(title, rows, floor_ms), flush=True)
@@ -155,7 +157,7 @@ def run(
         "rows": [asdict(row) for row in rows],
         "naive_over_this": {
             variant: {row.batch: naive[row.batch] / row.milliseconds for row in rows if row.variant == variant}
-            for variant in ("row_unfiltered", "diagonal")
+            for variant in ("row_unfiltered", "row", "diagonal", "diagonal_filtered")
             if variant in samplers
         },
     }
@@ -165,12 +167,12 @@ def load_seconds(variants: Variants) -> dict[str, float]:
     return {
         name: median_seconds(partial(variants.session, name), 0)
         for name in get_args(GraphName)
-        if name in ("prior_row", "prior_row_unfiltered", "prior_diagonal") and name in variants.bundle.manifest.graphs
+        if name in ("prior_row", "prior_row_unfiltered", *DIAGONAL_GRAPHS) and name in variants.bundle.manifest.graphs
     }
 
 
 def run_random(options: argparse.Namespace, maker: SessionMaker, folder: Path, peak: float) -> dict[str, Any]:
-    """The photographs' prior, with the two variants that need its weights."""
+    """The photographs' prior, with the variants that need its weights."""
     size = PriorSize(options.grid, options.grid)
     prior = random_prior(size)
     bundle, export_seconds = write_prior(prior, size, folder)
@@ -178,7 +180,9 @@ def run_random(options: argparse.Namespace, maker: SessionMaker, folder: Path, p
     table = np.array(variants.prior.frequency_table, np.int32)
     (folder / "horizontal.onnx").write_bytes(horizontal(PriorGraphWriter(prior)).SerializeToString())
     (folder / "scan.onnx").write_bytes(scan_row(PriorGraphWriter(prior), size.width, table).SerializeToString())
+    (folder / "sorted.onnx").write_bytes(SortedRows(prior).row(size.width, table, filters=True).SerializeToString())
     extra = {
+        "row_sorted": variants.sorted_row(max(options.random_batches), folder / "sorted.onnx"),
         "scan": variants.scan(max(options.random_batches), folder / "scan.onnx"),
         "row_jacobi": variants.row_jacobi(folder / "horizontal.onnx"),
     }

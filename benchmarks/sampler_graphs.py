@@ -1,7 +1,8 @@
-"""Two graphs that the service does not ship, for benchmarks.sampler: the horizontal stack at once, and a row by Scan.
+"""Graphs that the service does not ship, for benchmarks.sampler: the horizontal stack at once, a row by Scan, a sort.
 
-In: a `PixelCNN`. Out: `horizontal`, context and a guess of the row's codes -> logits of the whole row; and `scan_row`,
-`prior_row_unfiltered` with its columns as one Scan instead of unrolled.
+In: a `PixelCNN`. Out: `horizontal`, context and a guess of the row's codes -> logits of the whole row; `scan_row`,
+`prior_row_unfiltered` with its columns as one Scan instead of unrolled; and `SortedRows`, whose `prior_row` sorts the
+codebook at each pixel to find the thresholds of the filters.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from onnx import helper
 from export.onnx_builder import GraphBuilder
 from export.prior_graphs import PriorGraphWriter
 from export.prior_parts import as_array, fold_gate
-from export.sampling_graph import draw_code, numerators
+from export.sampling_graph import Filters, draw_code, looked_up, numerators, scaled_total
 from training.prior import HORIZONTAL_TAPS
 
 
@@ -80,7 +81,7 @@ def _column_body(graphs: PriorGraphWriter, temperature: str, table: NDArray[np.i
     known_code = graph.input("in_known_code", "int64", ("B", 1))
     known = graph.input("in_known", "bool", ("B", 1))
     logits = graphs.column(graph, stream, graph.split(context, len(left), axis=1), left)
-    drawn = draw_code(graph, logits, numerator, {"inverse_temperature": temperature}, table, prior.codebook_size)
+    drawn = draw_code(graph, logits, numerator, temperature, table, prior.codebook_size)
     code = graph.op("Where", known, known_code, drawn)
     graph.output(graph.op("Squeeze", graphs.embed(graph, code), graph.integers(1)), "out_stream", "float32", width)
     for i, layer in enumerate(left):
@@ -88,6 +89,27 @@ def _column_body(graphs: PriorGraphWriter, temperature: str, table: NDArray[np.i
             graph.output(value, f"out_{i}_{t}", "float32", width)
     graph.output(code, "out_code", "int64", ("B", 1))
     return _as_subgraph(graph)
+
+
+class SortedFilters(Filters):
+    """The same codes, from all K distances in order instead of a histogram."""
+
+    def kept(self, distances: str, dtype: str) -> str:
+        graph, axis, size = self._graph, self._graph.constant(np.array(1, np.int64)), self._graph.integers(self._size)
+        ordered, _ = graph.ops("TopK", distances, size, count=2, axis=-1, largest=0, sorted=1)
+        frequencies = looked_up(graph, self._table, ordered, self._size)
+        k_index = graph.cast(graph.op("Sub", self._top_k, graph.constant(np.array(1, np.int32))), "int64")
+        k_threshold = graph.op("GatherElements", ordered, k_index, axis=1)  # (B,1)
+        inside = graph.cast(graph.op("LessOrEqual", ordered, k_threshold), "int32")
+        mass = graph.op("CumSum", graph.op("Mul", frequencies, inside), axis)
+        total = graph.slice(mass, 1, -1, np.iinfo(np.int64).max)
+        p_index = self._first_at_least(mass, scaled_total(graph, total, self._top_p))
+        threshold = graph.op("Min", k_threshold, graph.op("GatherElements", ordered, p_index, axis=1))
+        return graph.cast(graph.op("LessOrEqual", distances, threshold), dtype)
+
+
+class SortedRows(PriorGraphWriter):
+    filters_of = SortedFilters
 
 
 def _as_subgraph(graph: GraphBuilder) -> onnx.GraphProto:

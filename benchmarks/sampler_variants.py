@@ -1,9 +1,12 @@
 """Ways to write the sampler, all exact: each gives the same codes for the same uniforms.
 
-In: a bundle's prior. Out: functions from uniforms (B,h,w) to codes (B,h,w), at temperature 1, no filters, no label.
+In: a bundle's prior. Out: functions from uniforms (B,h,w) to codes (B,h,w), at temperature 1, no label, and filters
+that keep all codes.
 
     row, row_unfiltered   one graph a row, columns unrolled: what the service runs (with and without top-k and top-p)
-    diagonal              bands of several rows a call: what the service runs for few samples on a wide grid
+    row_sorted            as row, the thresholds of the filters from a sort of the codebook instead of a histogram
+    diagonal, diagonal_filtered
+                          bands of several rows a call: what the service runs for few samples on a wide grid
     pixel                 one graph a row for the vertical stack, one a pixel for the horizontal stack, numpy draws
     scan                  as row_unfiltered, the columns as one Scan instead of unrolled
     row_jacobi            vertical stack as pixel; the row's codes by fixed-point iteration of the horizontal stack
@@ -70,6 +73,15 @@ class Variants:
             sampler._unfiltered = _WithoutEffect(sampler._filtered, self.bundle.manifest.codes.codebook_size)
         return self._rows_of(sampler)
 
+    def sorted_row(self, max_batch: int, sorted_graph: Path) -> Sample:
+        """The service's sampler with another `prior_row`."""
+        sampler, size = (
+            RowSampler(self.bundle, self.maker, max_batch, max_batch),
+            self.bundle.manifest.codes.codebook_size,
+        )
+        sampler._unfiltered = _WithoutEffect(open_row_graph(self.maker, sorted_graph), size)
+        return self._rows_of(sampler)
+
     def scan(self, max_batch: int, scan_graph: Path) -> Sample:
         """The service's sampler with another graph of the same inputs and outputs."""
         sampler = RowSampler(self.bundle, self.maker, max_batch, max_batch)
@@ -86,12 +98,12 @@ class Variants:
 
         return sample
 
-    def diagonal(self, max_batch: int) -> Sample:
+    def diagonal(self, max_batch: int, *, filters: bool) -> Sample:
         """The service's sampler for few samples, whatever the batch."""
         sampler = DiagonalSampler(self.bundle, self.maker, max_batch)
 
         def sample(uniforms: Floats) -> Codes:
-            places = np.array([sampler.open(self._draw(one)) for one in uniforms])
+            places = np.array([sampler.open(self._draw(one), filtered=filters) for one in uniforms])
             codes = np.stack([sampler.advance(places) for _ in range(self.grid[0])], axis=1)
             for place in places:
                 sampler.close(int(place))

@@ -79,11 +79,11 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
     pictures, labels = _test_pictures(run, source)
     parity = verify(run.autoencoder, run.prior, models, table, pictures, labels)
     target = bundle_folder.resolve()  # of a link, what it points at
-    with _temporary_beside(target) as temporary, _within_limits(run_folder):
+    with temporary_beside(target) as temporary, _within_limits(run_folder):
         folder = Path(temporary) / "bundle"
         manifest = _write(run, run.autoencoder, models, prior_spec, parity, folder)
         load_bundle(folder)
-        _replace(target, folder, Path(temporary) / "previous")
+        replace_bundle(target, folder, Path(temporary) / "previous")
     return manifest
 
 
@@ -123,7 +123,7 @@ def _is_bundle(folder: Path) -> bool:
     return isinstance(manifest, dict) and {"format_version", "graphs"} <= manifest.keys()
 
 
-def _temporary_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
+def temporary_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-")
@@ -134,7 +134,7 @@ def _temporary_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
         ) from error
 
 
-def _replace(bundle_folder: Path, folder: Path, previous: Path) -> None:
+def replace_bundle(bundle_folder: Path, folder: Path, previous: Path) -> None:
     """Put `folder` in the place of a bundle, which is back there if that fails or is interrupted."""
     try:
         if bundle_folder.exists():
@@ -203,7 +203,8 @@ def tensor_specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...
     return tuple(specs)
 
 
-def _save(folder: Path, name: GraphName, model: onnx.ModelProto) -> GraphSpec:
+def save_graph(folder: Path, name: GraphName, model: onnx.ModelProto) -> GraphSpec:
+    """Write the graph as NAME.onnx; returns its entry in the manifest."""
     path = folder / f"{name}.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
     return GraphSpec(
@@ -233,9 +234,10 @@ def _write(
     folder: Path,
 ) -> Manifest:
     folder.mkdir()
-    graphs = {name: _save(folder, name, model) for name, model in models.items()}
+    graphs = {name: save_graph(folder, name, model) for name, model in models.items()}
     manifest = _manifest(run, vqvae, graphs, prior_spec, parity)
-    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    text = manifest.model_dump_json(indent=1, exclude={"graphs": {"__all__": {"counts_as"}}})  # it is for `renew`
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     return manifest
 
 

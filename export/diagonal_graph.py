@@ -1,7 +1,7 @@
 """`prior_diagonal`: the sampler for few samples on a CPU, which draws several rows at once.
 
 In: the parts of `export.prior_parts` and a `Schedule`. Out: an ONNX model that draws what `prior_row_unfiltered`
-draws, in less time where a batch is small: the schedule's module says how.
+draws, or with `filters` what `prior_row` draws, in less time where a batch is small: the schedule's module says how.
 
 A call takes the bands' inputs side by side, band k those of row i - k. Its caches are one row of columns: for each
 vertical layer a column of zeros and what the schedule keeps, then each band's last inputs of the horizontal stack,
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export.diagonal_schedule import Pass, Position, Schedule, schedule, taps
 from export.onnx_builder import GraphBuilder
 from export.prior_parts import PriorParts
-from export.sampling_graph import QuickDraw
+from export.sampling_graph import Filters, QuickDraw
 from service.manifest_checks import MOST_CACHED
 from training.prior import HORIZONTAL_TAPS
 
@@ -48,14 +48,16 @@ def _states(horizontal_layers: int) -> int:
     return 1 + horizontal_layers * (HORIZONTAL_TAPS - 1)
 
 
-def diagonal(parts: PriorParts, w: int, frequency_table: NDArray[np.int32], band: int | None = None) -> onnx.ModelProto:
-    """The graph for grids w columns wide.
+def diagonal(
+    parts: PriorParts, w: int, frequency_table: NDArray[np.int32], band: int | None = None, *, filters: bool = False
+) -> onnx.ModelProto:
+    """The graph for grids w columns wide, with inputs top_k and top_p or without.
 
     Raises:
         ValueError: from `schedule`.
     """
     plan = schedule(w, len(parts.vertical_layers), band or band_of(parts))
-    return _Writer(parts, plan, frequency_table).model()
+    return _Writer(parts, plan, frequency_table, filters).model()
 
 
 class _Columns:
@@ -89,23 +91,26 @@ class _Columns:
 
 
 class _Writer:
-    def __init__(self, parts: PriorParts, plan: Schedule, frequency_table: NDArray[np.int32]) -> None:
+    def __init__(self, parts: PriorParts, plan: Schedule, frequency_table: NDArray[np.int32], filters: bool) -> None:
         self.parts, self.plan = parts, plan
-        self.graph = graph = GraphBuilder("prior_diagonal")
+        self.graph = graph = GraphBuilder("prior_diagonal" + "_filtered" * filters)
         self.channels, self.layers = parts.channels, len(parts.horizontal_layers)
         self.states = _states(self.layers)
         wide = ("B", plan.bands * plan.band)
         inputs = graph.input("uniforms", "float32", wide)
         self.labels = graph.input("labels", "int64", ("B",))
-        temperature = graph.input("inverse_temperature", "float32", ("B",))
+        self.temperature = self._in_each_band(graph.input("inverse_temperature", "float32", ("B",)))
+        self.filters: Filters | None = None
+        if filters:
+            top_k, top_p = graph.input("top_k", "int64", ("B",)), graph.input("top_p", "float32", ("B",))
+            each = self._in_each_band(top_k), self._in_each_band(top_p)
+            self.filters = Filters(graph, *each, frequency_table, parts.prior.codebook_size)
         known = graph.input("known_codes", "int64", wide), graph.input("known_mask", "bool", wide)
         exists = graph.input("row_exists", "float32", ("B", plan.bands))  # 0 above the grid, where nothing may be seen
         self.exists = graph.op("Unsqueeze", exists, graph.integers(1, 3))  # (B,1,bands,1)
         self.draws = QuickDraw(graph, self.labels, plan.bands, frequency_table)
         numerators, known_codes = self.draws.prepare(inputs, *known)
         self.numerators, self.known = self._by_step(numerators), self._by_step(known_codes)
-        repeated = [graph.op("Unsqueeze", temperature, graph.integers(1))] * plan.bands
-        self.temperature = graph.op("Reshape", graph.op("Concat", *repeated, axis=1), graph.integers(-1, 1))
         sizes = _handed_on(plan, self.layers)
         self.cache_shape = ("B", 1, sum(sizes), self.channels)
         caches = graph.input("caches", "float32", self.cache_shape)
@@ -133,6 +138,11 @@ class _Writer:
         following = graph.op("Concat", *kept, self._to_hand_over(), axis=2)
         graph.output(following, "next_caches", "float32", self.cache_shape)
         return graph.model()
+
+    def _in_each_band(self, control: str) -> str:
+        """(B,) -> (B*bands,1)."""
+        repeated = [self.graph.op("Unsqueeze", control, self.graph.integers(1))] * self.plan.bands
+        return self.graph.op("Reshape", self.graph.op("Concat", *repeated, axis=1), self.graph.integers(-1, 1))
 
     def _by_step(self, inputs: str) -> list[str]:
         """(B, bands*band) -> for each step (B*bands, 1)."""
@@ -208,6 +218,6 @@ class _Writer:
     def _draw(self, step: int, contexts: Sequence[str]) -> None:
         graph, size = self.graph, self.parts.prior.codebook_size
         logits = self.parts.column(graph, self.stream, contexts, self.left)
-        code = self.draws.draw(logits, self.numerators[step], self.known[step], self.temperature, size)
+        code = self.draws.draw(logits, self.numerators[step], self.known[step], self.temperature, size, self.filters)
         self.codes.append(code)
         self.stream = graph.op("Squeeze", self.parts.embed_drawn(graph, code), graph.integers(1))

@@ -16,13 +16,15 @@ from export import guidance_graph
 from export.diagonal_graph import diagonal, worthwhile
 from export.onnx_builder import GraphBuilder
 from export.prior_parts import PriorParts, as_array, fixed_point, fold_gate
-from export.sampling_graph import draw_code, numerators
+from export.sampling_graph import Filters, draw_code, numerators
 from service.bundle import GraphName
 from training.prior import HORIZONTAL_TAPS
 
 
 class PriorGraphWriter(PriorParts):
     """Writes the graphs of one prior."""
+
+    filters_of = Filters
 
     def teacher_forced(self) -> onnx.ModelProto:
         """`prior`: the logits of all positions of a grid, of any height and width, in one call."""
@@ -62,6 +64,7 @@ class PriorGraphWriter(PriorParts):
             models["prior_row_guided"] = self.row(w, frequency_table, filters=True, guidance=True)
         if worthwhile(self, w):
             models["prior_diagonal"] = diagonal(self, w, frequency_table)
+            models["prior_diagonal_filtered"] = diagonal(self, w, frequency_table, filters=True)
         return models
 
     def row(
@@ -117,12 +120,16 @@ class PriorGraphWriter(PriorParts):
         left: list[list[str]] = [[] for _ in range(layers)]
         # zeros (B,C) stand for the code to the left of the first column
         stream = graph.op("Mul", graph.slice(flat, 1, 0, self.channels), graph.scalar(0))
+        size, temperature = self.prior.codebook_size, controls["inverse_temperature"]
+        filters = None
+        if "top_k" in controls:
+            filters = self.filters_of(graph, controls["top_k"], controls["top_p"], frequency_table, size)
         drawn: list[str] = []
         for j, (numerator, known_code, known) in enumerate(zip(*columns, strict=True)):
             logits = self.column(graph, stream, contexts[j * layers : (j + 1) * layers], left)
             if "guidance" in controls:
                 logits = guidance_graph.guided(graph, logits, controls["guidance"])
-            code = draw_code(graph, logits, numerator, controls, frequency_table, self.prior.codebook_size)
+            code = draw_code(graph, logits, numerator, temperature, frequency_table, size, filters)
             code = graph.op("Where", known, known_code, code)
             drawn.append(code)  # (B,1)
             stream = graph.op("Squeeze", self.embed_drawn(graph, code), graph.integers(1))

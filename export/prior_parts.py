@@ -29,6 +29,7 @@ from training.prior import (
 )
 
 FloatArray = NDArray[np.float32]
+BY_COLUMN = tuple((row, column) for column in (-1, 0, 1) for row in (0, -1))  # vertical taps of the graphs by rows
 LAST = np.iinfo(np.int64).max
 assert EMBEDDING_LIMIT < STREAM_LIMIT
 
@@ -51,7 +52,7 @@ def fixed_point(graph: GraphBuilder, matrix: FloatArray, scales: FloatArray) -> 
     return graph.scaled_constant(integers, scales.astype(np.float32))
 
 
-def _gate_shift(channels: int) -> FloatArray:
+def gate_shift(channels: int) -> FloatArray:
     """(2C,): 0 for the tanh half, 32 for the sigmoid half: the +1/2 of the hard sigmoid."""
     return np.repeat(np.array([0, GATE_LIMIT / 2], np.float32), channels)
 
@@ -70,7 +71,7 @@ class PriorParts:
             -1, len(self.vertical_layers) + len(self.horizontal_layers), 2 * self.channels
         )
         self.scales = np.full(2 * self.channels, 1 / WEIGHT_SCALE, np.float32)  # of a layer's 2C columns, not folded
-        self.label_bias = fold_gate(bias) + _gate_shift(self.channels)  # (labels+1, V+N, 2C)
+        self.label_bias = fold_gate(bias) + gate_shift(self.channels)  # (labels+1, V+N, 2C)
 
     # ---- the parts, in the order of PixelCNN.forward
 
@@ -112,8 +113,7 @@ class PriorParts:
         padded = graph.op("Pad", both, graph.integers(0, 0, 1, 0, 0, 0, 1, 0))
         columns = [graph.slice(padded, 2, start, end) for start, end in ((0, -2), (1, -1), (2, LAST))]
         gathered = graph.op("Concat", *columns, axis=-1)  # (B,h,w,3*2C): by column, then row
-        by_column = [(row, column) for column in (-1, 0, 1) for row in (0, -1)]
-        return self.tapped(graph, layer, rows, gathered, bias, by_column)
+        return self.tapped(graph, layer, rows, gathered, bias, BY_COLUMN)
 
     def tapped(
         self,

@@ -3,7 +3,7 @@
 The same integers as the entropy coder's (docs/bundle-format.md). The filters keep the codes whose distance from the
 largest logit is at most a threshold: top-k takes the k-th smallest distance, top-p the smallest distance at which the
 kept mass reaches p. Codes at equal distance are kept or dropped together, so that the order of the codebook decides
-nothing.
+nothing, and so that counting how many codes lie at each distance finds the threshold: nothing is sorted.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ def draw_code(
     graph: GraphBuilder,
     logits: str,
     numerator: str,
-    controls: dict[str, str],
+    inverse_temperature: str,
     frequency_table: NDArray[np.int32],
     codebook_size: int,
+    filters: Filters | None = None,
 ) -> str:
-    """Integer logits float32 (B,K), numerator of the uniform int64 (B,1), controls (B,1) each -> codes int64 (B,1)."""
-    index = _distances(graph, logits, controls["inverse_temperature"], len(frequency_table))
-    frequencies = _looked_up(graph, frequency_table, index, codebook_size)  # (B,K) int32
-    if "top_k" in controls:
-        frequencies = _filtered(graph, index, frequencies, controls, codebook_size)
+    """Integer logits float32 (B,K), numerator of the uniform int64 (B,1), float32 (B,1) -> codes int64 (B,1)."""
+    index = _distances(graph, logits, inverse_temperature, len(frequency_table))
+    frequencies = looked_up(graph, frequency_table, index, codebook_size)  # (B,K) int32
+    if filters:
+        frequencies = graph.op("Mul", frequencies, filters.kept(index, "int32"))
     cumulative = graph.op("CumSum", frequencies, graph.constant(np.array(1, np.int64)))  # (B,K) int32, inclusive
     total = graph.slice(cumulative, 1, -1, np.iinfo(np.int64).max)  # (B,1)
-    point = _scaled_total(graph, total, numerator)  # below the total, since u < 1
+    point = scaled_total(graph, total, numerator)  # below the total, since u < 1
     below = graph.cast(graph.op("LessOrEqual", cumulative, point), "float32")
     return graph.cast(graph.op("ReduceSum", below, graph.integers(1)), "int64")  # a count: exact in float32
 
@@ -44,7 +45,7 @@ def _distances(graph: GraphBuilder, logits: str, inverse_temperature: str, table
 
 
 class QuickDraw:
-    """`draw_code` without filters, and the choice of known codes, in the nodes that take a CPU the least time.
+    """`draw_code`, and the choice of known codes, in the nodes that take a CPU the least time.
 
     A known code is added to what is drawn, which is 0 there: its numerator makes every point negative. The row graphs
     keep `draw_code`, whose nodes have been compared on a GPU.
@@ -64,11 +65,21 @@ class QuickDraw:
         numerator = graph.op("Where", known_mask, none_below, numerators(graph, uniforms))
         return numerator, graph.op("Where", known_mask, known_codes, graph.integers(0))
 
-    def draw(self, logits: str, numerator: str, known: str, inverse_temperature: str, codebook_size: int) -> str:
+    def draw(
+        self,
+        logits: str,
+        numerator: str,
+        known: str,
+        inverse_temperature: str,
+        codebook_size: int,
+        filters: Filters | None = None,
+    ) -> str:
         """Integer logits float32 (B,K), of a column (B,1) each -> codes int64 (B,1)."""
         graph = self._graph
         index = _distances(graph, logits, inverse_temperature, self._size)
         frequencies = graph.op("GatherElements", self._frequencies, index, axis=1)
+        if filters:
+            frequencies = graph.op("Mul", frequencies, filters.kept(index, "int64"))
         cumulative = graph.op("CumSum", frequencies, graph.constant(np.array(1, np.int64)))
         total = graph.op("Gather", cumulative, graph.integers(codebook_size - 1), axis=1)
         point = graph.op("Div", graph.op("Mul", total, numerator), graph.integers(1 << UNIFORM_BITS))
@@ -76,7 +87,7 @@ class QuickDraw:
         return graph.op("Add", graph.cast(graph.op("ReduceSum", below, graph.integers(1)), "int64"), known)
 
 
-def _looked_up(graph: GraphBuilder, table: NDArray[np.int32], index: str, codebook_size: int) -> str:
+def looked_up(graph: GraphBuilder, table: NDArray[np.int32], index: str, codebook_size: int) -> str:
     """table[index] for an index (B,K). onnxruntime's Gather copies slices, its GatherElements single numbers: on a CPU
     that is ten times as fast."""
     flat = graph.op("Reshape", index, graph.integers(-1))
@@ -89,28 +100,47 @@ def numerators(graph: GraphBuilder, fractions: str) -> str:
     return graph.cast(graph.op("Mul", fractions, graph.scalar(1 << UNIFORM_BITS)), "int64")
 
 
-def _scaled_total(graph: GraphBuilder, total: str, numerator: str) -> str:
+def scaled_total(graph: GraphBuilder, total: str, numerator: str) -> str:
     """floor(total * numerator / 2^24) in integers: total int32 (B,1), numerator int64 (B,1) -> int32 (B,1)."""
     product = graph.op("Mul", graph.cast(total, "int64"), numerator)
     return graph.cast(graph.op("Div", product, graph.integers(1 << UNIFORM_BITS)), "int32")
 
 
-def _filtered(graph: GraphBuilder, index: str, frequencies: str, controls: dict[str, str], codebook_size: int) -> str:
-    """Zero the frequencies of codes beyond the top-k and then the top-p threshold."""
-    size = graph.integers(codebook_size)
-    ordered, order = graph.ops("TopK", index, size, count=2, axis=-1, largest=0, sorted=1)  # distances, ascending
-    k_index = graph.op("Sub", controls["top_k"], graph.integers(1))
-    k_threshold = graph.op("GatherElements", ordered, k_index, axis=1)  # (B,1)
-    kept = _zero_beyond(graph, graph.op("GatherElements", frequencies, order, axis=1), ordered, k_threshold)
-    mass = graph.op("CumSum", kept, graph.constant(np.array(1, np.int64)))  # (B,K)
-    total = graph.slice(mass, 1, -1, np.iinfo(np.int64).max)
-    wanted = _scaled_total(graph, total, numerators(graph, controls["top_p"]))
-    before = graph.cast(graph.op("Less", mass, wanted), "int32")  # 1 until the mass reaches p
-    p_index = graph.cast(graph.op("ReduceSum", before, graph.integers(1)), "int64")
-    p_threshold = graph.op("GatherElements", ordered, p_index, axis=1)
-    return _zero_beyond(graph, frequencies, index, graph.op("Min", k_threshold, p_threshold))
+class Filters:
+    """Which codes lie within the top-k and then the top-p threshold.
 
+    A histogram of distances, which no code's place in the codebook enters, is summed up to the k-th code and then to
+    the mass p. A sort of the codebook takes four times as long (docs/benchmarks.md).
+    """
 
-def _zero_beyond(graph: GraphBuilder, frequencies: str, distances: str, threshold: str) -> str:
-    inside = graph.cast(graph.op("LessOrEqual", distances, threshold), "int32")
-    return graph.op("Mul", frequencies, inside)
+    def __init__(
+        self, graph: GraphBuilder, top_k: str, top_p: str, frequency_table: NDArray[np.int32], codebook_size: int
+    ) -> None:
+        """`top_k` int64 (B,1) in [1,K], `top_p` float32 (B,1) in (0,1]."""
+        self._graph, self._table, self._size = graph, frequency_table, codebook_size
+        batch = graph.op("Shape", top_k, start=0, end=1)
+        self._none = self._filled(batch, 0, len(frequency_table))
+        self._ones = self._filled(batch, 1, codebook_size)
+        self._top_k, self._top_p = graph.cast(top_k, "int32"), numerators(graph, top_p)
+
+    def _filled(self, batch: str, value: int, width: int) -> str:
+        """int32 (B,width)."""
+        one, shape = self._graph.constant(np.array([[value]], np.int32)), self._graph.integers(width)
+        return self._graph.op("Expand", one, self._graph.op("Concat", batch, shape, axis=0))
+
+    def kept(self, distances: str, dtype: str) -> str:
+        """int32 (B,K) in [0,T) -> 1 for codes that stay, 0 for the others (B,K)."""
+        graph, axis = self._graph, self._graph.constant(np.array(1, np.int64))
+        counts = graph.op("ScatterElements", self._none, distances, self._ones, axis=1, reduction="add")  # (B,T)
+        k_threshold = self._first_at_least(graph.op("CumSum", counts, axis), self._top_k)
+        mass = graph.op("CumSum", graph.op("Mul", counts, graph.constant(self._table[None])), axis)
+        total = graph.op("GatherElements", mass, k_threshold, axis=1)  # (B,1)
+        # at most the threshold of k, whose mass is the total
+        threshold = self._first_at_least(mass, scaled_total(graph, total, self._top_p))
+        return graph.cast(graph.op("LessOrEqual", distances, graph.cast(threshold, "int32")), dtype)
+
+    def _first_at_least(self, cumulative: str, wanted: str) -> str:
+        """The first place of a row of (B,T) that has reached (B,1) -> int64 (B,1)."""
+        graph = self._graph
+        before = graph.cast(graph.op("Less", cumulative, wanted), "float32")
+        return graph.cast(graph.op("ReduceSum", before, graph.integers(1)), "int64")  # a count: exact in float32

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from export.reference_sampler import Codes, Controls, Known, sample
 from export.sampling_graph import UNIFORM_BITS
 from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, GraphName, Parity
+from service.manifest_checks import DIAGONAL_GRAPHS
 from service.shear import Shear
 from training.autoencoders import VQVAE
 from training.evaluation import CODES_A_BATCH, pictures_a_batch
@@ -107,7 +108,7 @@ def verify(
     prior.eval()
     compared = _compare_logits(prior, run, codes, labels)
     _compare_pixel_by_pixel(run, codes[:SAMPLES], labels[:SAMPLES])
-    sampled = _compare_samplers(run, table, codes.shape[1:], prior)
+    sampled = compare_samplers(run, table, codes.shape[1:], prior)
     return parity.model_copy(update={"prior_logits_compared": compared, "sampled_codes_compared": sampled})
 
 
@@ -233,11 +234,17 @@ def sample_rows(
 
 
 def sample_diagonally(
-    run: Sessions, uniforms: NDArray[np.float32], labels: Codes, controls: Controls, known: Known | None = None
+    run: Sessions,
+    graph: GraphName,
+    uniforms: NDArray[np.float32],
+    labels: Codes,
+    controls: Controls,
+    known: Known | None = None,
 ) -> Codes:
     """The exported sampler of several rows a call. uniforms (B,h,w) -> codes (B,h,w)."""
     known = known or Known.nothing(uniforms.shape)
-    shapes = {value.name: value.shape[1:] for value in run.sessions["prior_diagonal"].get_inputs()}
+    shapes = {value.name: value.shape[1:] for value in run.sessions[graph].get_inputs()}
+    settings = {name: value for name, value in vars(controls).items() if name in shapes}
     (bands,), (columns,) = shapes["row_exists"], shapes["uniforms"]
     shear = Shear(bands, columns, (uniforms.shape[1], uniforms.shape[2]))
     grids: dict[str, NDArray[Any]]
@@ -248,14 +255,17 @@ def sample_diagonally(
     for call in range(shear.calls):
         inputs = {name: np.ascontiguousarray(grid[:, call]) for name, grid in sheared.items()}
         inputs["row_exists"] = np.tile(shear.row_exists[call], (len(uniforms), 1))
-        inputs |= {"labels": labels, "inverse_temperature": controls.inverse_temperature}
-        codes, caches = run.run("prior_diagonal", caches=caches, **inputs)
+        codes, caches = run.run(graph, labels=labels, caches=caches, **inputs, **settings)
         calls.append(codes)
     return shear.undone(np.stack(calls, axis=1).astype(np.int64))
 
 
-def _compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, ...], prior: PixelCNN) -> int:
-    """A corner of the grid's height for large grids: the naive loop costs a forward a pixel."""
+def compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, ...], prior: PixelCNN) -> int:
+    """Every sampler draws what the naive loop over `prior` draws, at the top of large grids. Returns how many codes.
+
+    Raises:
+        VerificationError: a code differs.
+    """
     rng = np.random.default_rng(1)
     height, width = min(grid[0], 8), grid[1]
     numerators = rng.integers(0, 1 << UNIFORM_BITS, (SAMPLES, height, width))
@@ -281,13 +291,11 @@ def _compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, 
         guided = replace(filtered, guidance=(grid_of_guidance / GUIDANCE_STEPS).astype(np.float32))
         cases.append(("prior_row_guided", guided, some))
     if "prior_diagonal" in run.sessions:
-        cases.append(("prior_diagonal", warm, some))
+        cases += [("prior_diagonal", warm, some), ("prior_diagonal_filtered", filtered, some)]
     for graph, controls, known in cases:
         expected = sample(logits_of, uniforms, labels, table, controls, no_label=prior.label_count, known=known)
-        if graph == "prior_diagonal":
-            found = sample_diagonally(run, uniforms, labels, controls, known)
-        else:
-            found = sample_rows(run, graph, uniforms, labels, controls, known)
+        draw = sample_diagonally if graph in DIAGONAL_GRAPHS else sample_rows
+        found = draw(run, graph, uniforms, labels, controls, known)
         if not np.array_equal(found, expected):
             raise VerificationError(f"{graph} draws other codes than the teacher-forced sampler from the same uniforms")
         compared += expected.size

@@ -26,7 +26,14 @@ from pydantic import (
     model_validator,
 )
 
-from service.manifest_checks import LARGEST_SIDE, MOST_CHANNELS, MOST_CODES_A_SIDE, tensor_fault, value_fault
+from service.manifest_checks import (
+    DIAGONAL_GRAPHS,
+    LARGEST_SIDE,
+    MOST_CHANNELS,
+    MOST_CODES_A_SIDE,
+    tensor_fault,
+    value_fault,
+)
 from service.no_manifest import why_no_bundle
 
 FORMAT_VERSION = 1
@@ -43,13 +50,14 @@ GraphName = Literal[
     "prior_row_unfiltered",
     "prior_row_guided",
     "prior_diagonal",
+    "prior_diagonal_filtered",
     "prior_context",
     "prior_pixel",
 ]
 REQUIRED_GRAPHS: tuple[GraphName, ...] = ("encoder", "quantizer", "encoder_quantizer", "decoder")
 PRIOR_GRAPHS: tuple[GraphName, ...] = ("prior", "prior_row", "prior_row_unfiltered", "prior_context", "prior_pixel")
-# It draws what `prior_row_unfiltered` draws: a bundle that gains or loses it keeps its codes, so its version too.
-NOT_IN_VERSION: tuple[GraphName, ...] = ("prior_diagonal",)
+# They draw what the row graphs draw: a bundle that gains or loses them keeps its codes, so its version too.
+NOT_IN_VERSION: tuple[GraphName, ...] = DIAGONAL_GRAPHS
 
 GUIDANCE_STEPS = 16  # guidance is a multiple of 1/16, so that its product with integer logits is exact
 LARGEST_GUIDANCE = 8  # what the proof of exactness at export covers
@@ -73,10 +81,14 @@ class TensorSpec(_Strict):
 
 
 class GraphSpec(_Strict):
-    """An ONNX file beside the manifest, its SHA-256 as 64 hexadecimal digits, and its tensors."""
+    """An ONNX file beside the manifest, its SHA-256 as 64 hexadecimal digits, and its tensors.
+
+    `counts_as` is the hash by which a graph enters the bundle's version, where it replaced one that computes the same.
+    """
 
     file: str = Field(pattern=r"^[A-Za-z0-9_]+\.onnx$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    counts_as: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     opset: PositiveInt
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -224,7 +236,8 @@ class Bundle:
 
 def version_of(graphs: dict[GraphName, GraphSpec]) -> str:
     """The bundle's version: SHA-256 over the sorted (graph name, graph hash) pairs, but for `NOT_IN_VERSION`."""
-    lines = "".join(f"{name} {spec.sha256}\n" for name, spec in sorted(graphs.items()) if name not in NOT_IN_VERSION)
+    counted = [(name, spec.counts_as or spec.sha256) for name, spec in graphs.items() if name not in NOT_IN_VERSION]
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(counted))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

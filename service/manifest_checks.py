@@ -34,6 +34,7 @@ class Expected(NamedTuple):
     shape: tuple[Axis, ...]
 
 
+DIAGONAL_GRAPHS: tuple[GraphName, GraphName] = ("prior_diagonal", "prior_diagonal_filtered")
 # Memory is taken for what a manifest counts before anything runs, so that a number that nobody can mean must not open.
 LARGEST_SIDE = 4096  # pixels, of a training picture
 MOST_CODES_A_SIDE = 1024  # of its grid
@@ -105,8 +106,10 @@ def _faults(manifest: Manifest) -> Iterator[str]:
                 yield from _side_faults(f"graphs.{graph}.{kind}", found, wanted, ordered=kind == "outputs")
     if manifest.prior is None:
         return
-    if "prior_diagonal" in manifest.graphs:
-        yield from _diagonal_faults(manifest)
+    for graph in DIAGONAL_GRAPHS:
+        if graph in manifest.graphs:
+            yield from _diagonal_faults(manifest, graph)
+    yield from _filtered_diagonal_faults(manifest)
     if "prior_row_guided" in manifest.graphs and not manifest.prior.label_count:
         yield "graphs has prior_row_guided, but prior.label_count is 0: nothing can be guided without labels"
 
@@ -161,7 +164,7 @@ def _prior(manifest: Manifest, prior: PriorSpec) -> Graphs:
     guidance = {"guidance": Expected("float32", (B,))}
     controls = labels | temperature
     plain, twice = _row(w, (entries, width, channels)), _row(w, (doubled, width, channels))
-    bands = _row(FIXED, (Axis("prior_diagonal keeps one entry", 1), FIXED, channels))
+    bands = _row(FIXED, (Axis("a diagonal keeps one entry", 1), FIXED, channels))
     row_exists = {"row_exists": Expected("float32", (B, FIXED))}
     caches = Expected("float32", (B, entries, ANY, channels))
     left = Expected("float32", (B, *_are("prior.pixel_cache_shape", prior.pixel_cache_shape)))
@@ -174,6 +177,7 @@ def _prior(manifest: Manifest, prior: PriorSpec) -> Graphs:
         "prior_row_unfiltered": (plain[0] | controls, plain[1]),
         "prior_row_guided": (twice[0] | controls | filters | guidance, twice[1]),
         "prior_diagonal": (bands[0] | controls | row_exists, bands[1]),
+        "prior_diagonal_filtered": (bands[0] | controls | filters | row_exists, bands[1]),
         "prior_context": (
             {"codes_above": Expected("int64", (B, ANY)), **labels, "caches": caches},
             {"context": Expected("float32", (B, ANY, context)), "next_caches": caches},
@@ -197,10 +201,28 @@ def _row(columns: Axis, cache_shape: tuple[Axis, Axis, Axis]) -> tuple[Tensors, 
     return taken, {"sampled_codes": Expected("int64", (B, columns)), "next_caches": caches}
 
 
-def _diagonal_faults(manifest: Manifest) -> Iterator[str]:
+def _shapes(manifest: Manifest, graph: GraphName) -> dict[str, tuple[int | str, ...]]:
+    spec = manifest.graphs[graph]
+    return {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
+
+
+def _filtered_diagonal_faults(manifest: Manifest) -> Iterator[str]:
+    """A sample may pass from one diagonal to the other, according to its company."""
+    plain, filtered = DIAGONAL_GRAPHS
+    if filtered not in manifest.graphs:
+        return
+    if plain not in manifest.graphs:
+        yield f"graphs has {filtered} without {plain}"
+        return
+    wanted, found = _shapes(manifest, plain), _shapes(manifest, filtered)
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            yield f"graphs.{filtered}: {name} has the shape {_text(found[name])}, that of {plain} {_text(shape)}"
+
+
+def _diagonal_faults(manifest: Manifest, graph: GraphName) -> Iterator[str]:
     """Its bands are its own: they must agree among themselves, and cover a row of the grid."""
-    spec, where = manifest.graphs["prior_diagonal"], "graphs.prior_diagonal"
-    shapes = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
+    where, shapes = f"graphs.{graph}", _shapes(manifest, graph)
     (_, bands), (_, columns) = shapes["row_exists"], shapes["uniforms"]
     assert isinstance(bands, int) and isinstance(columns, int)  # `_side_faults` came first
     width = manifest.codes.width

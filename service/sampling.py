@@ -115,9 +115,11 @@ class RowSampler:
 
     def _fill(self, place: int, draw: Draw, batch: int | None) -> None:
         self._row[place] = 0
-        self._graph[place] = self._quickest(draw)
-        if self._graph[place] == "unfiltered" and self._diagonal is not None and self._diagonal.suits(batch):
-            self._graph[place], self._diagonal_place[place] = "diagonal", self._diagonal.open(draw)
+        self._graph[place] = graph = self._quickest(draw)
+        filtered = graph == "filtered"
+        if graph != "guided" and self._diagonal is not None and self._diagonal.suits(batch, filtered=filtered):
+            self._diagonal_place[place] = self._diagonal.open(draw, filtered=filtered)
+            self._graph[place] = "diagonal"
             return
         self._uniforms[place] = draw.uniforms
         self._labels[place] = draw.label

@@ -1,4 +1,4 @@
-"""How grids go into `prior_diagonal` and codes come out. In: grids (h,w). Out: one input a call, and the way back.
+"""How grids go into a diagonal and codes come out. In: grids (h,w). Out: one input a call, and the way back.
 
     call 7:   band 0 of row 7,   band 1 of row 6,   band 2 of row 5
     call 8:   band 0 of row 8,   band 1 of row 7,   band 2 of row 6

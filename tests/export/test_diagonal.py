@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -13,6 +15,8 @@ from export.exactness import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Controls, Known, sample
 from export.verify import sample_diagonally, sample_rows
+from service.bundle import GraphName
+from service.manifest_checks import DIAGONAL_GRAPHS
 from tests.export.conftest import TABLE, K
 from tests.export.test_prior_graphs import CONFIGURATIONS, inputs, sessions, torch_logits
 from training.prior import PixelCNN
@@ -67,23 +71,27 @@ def test_a_band_is_wider_than_the_stack_is_deep_and_narrower_than_the_grid(band:
 
 @pytest.mark.parametrize(("threads", "level"), CONFIGURATIONS)
 @pytest.mark.parametrize(("width", "band"), [(13, None), (12, 4), (7, 5)])
+@pytest.mark.parametrize("graph", DIAGONAL_GRAPHS)
 def test_diagonal_codes_are_the_naive_samplers(
-    prior: PixelCNN, width: int, band: int | None, threads: int, level: ort.GraphOptimizationLevel
+    prior: PixelCNN, graph: GraphName, width: int, band: int | None, threads: int, level: ort.GraphOptimizationLevel
 ) -> None:
     """With labels, temperatures and known codes, where the last band is ragged, whole, and has two columns."""
-    model = diagonal(PriorGraphWriter(prior), width, TABLE, band)
+    model = diagonal(PriorGraphWriter(prior), width, TABLE, band, filters=graph == "prior_diagonal_filtered")
     codes, labels, uniforms = inputs(5, 5, width)
     random = np.random.default_rng(4)
     known = Known(codes, random.random(codes.shape) < 0.3)
-    controls = Controls(random.uniform(0.5, 2, 5).astype(np.float32), np.full(5, K), np.ones(5, np.float32))
+    controls = replace(Controls.off(5, K), inverse_temperature=random.uniform(0.5, 2, 5).astype(np.float32))
+    if graph == "prior_diagonal_filtered":
+        controls = replace(controls, top_k=np.array([1, 3, K, 5, K]), top_p=np.array([1, 0.8, 0.3, 0.9, 1], np.float32))
     expected = sample(
         lambda codes, labels: torch_logits(prior, codes, labels), uniforms, labels, TABLE, controls, known=known
     )
-    run = sessions({"prior_diagonal": model}, threads, level)
-    assert np.array_equal(sample_diagonally(run, uniforms, labels, controls, known), expected)
+    run = sessions({graph: model}, threads, level)
+    assert np.array_equal(sample_diagonally(run, graph, uniforms, labels, controls, known), expected)
     for one in (slice(0, 1), slice(3, 4)):
         alone = Controls(*(values[one] for values in (controls.inverse_temperature, controls.top_k, controls.top_p)))
-        found = sample_diagonally(run, uniforms[one], labels[one], alone, Known(known.codes[one], known.mask[one]))
+        some = Known(known.codes[one], known.mask[one])
+        found = sample_diagonally(run, graph, uniforms[one], labels[one], alone, some)
         assert np.array_equal(found, expected[one])
 
 
@@ -95,8 +103,12 @@ def test_the_photographs_size_draws_what_rows_draw() -> None:
     random = np.random.default_rng(0)
     uniforms = (random.integers(0, 1 << 24, (2, 32, 32)) / (1 << 24)).astype(np.float32)
     labels, run = np.zeros(2, np.int64), sessions(models)
+    filters = Controls(np.ones(2, np.float32), np.array([100, 512]), np.array([1, 0.9], np.float32))
+    filtered = sample_rows(run, "prior_row", uniforms, labels, filters)
+    assert np.array_equal(sample_diagonally(run, "prior_diagonal_filtered", uniforms, labels, filters), filtered)
     expected = sample_rows(run, "prior_row_unfiltered", uniforms, labels, Controls.off(2, 512))
-    assert np.array_equal(sample_diagonally(run, uniforms, labels, Controls.off(2, 512)), expected)
+    assert not np.array_equal(filtered, expected)
+    assert np.array_equal(sample_diagonally(run, "prior_diagonal", uniforms, labels, Controls.off(2, 512)), expected)
     assert len(np.unique(expected)) > 100
 
 
@@ -104,8 +116,8 @@ def test_only_grids_of_at_least_two_bands_have_the_graph(prior: PixelCNN) -> Non
     graphs = PriorGraphWriter(prior)
     assert band_of(graphs) == 6
     assert [width for width in range(1, 30) if worthwhile(graphs, width)] == list(range(12, 30))
-    assert "prior_diagonal" not in graphs.all(11, TABLE)
-    assert "prior_diagonal" in graphs.all(12, TABLE)
+    assert not {*DIAGONAL_GRAPHS} & graphs.all(11, TABLE).keys()
+    assert {*DIAGONAL_GRAPHS} < graphs.all(12, TABLE).keys()
 
 
 def test_a_diagonal_that_would_hand_on_more_than_a_manifest_holds_is_left_out() -> None:

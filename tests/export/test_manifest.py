@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from export.__main__ import main
 from export.autoencoder_graphs import autoencoder_graphs
-from export.build import _replace, _require_cuda_kernels, _save, build_bundle, tensor_specs
+from export.build import _require_cuda_kernels, build_bundle, replace_bundle, save_graph, tensor_specs
 from export.exactness import partial_sum_bounds
 from export.onnx_builder import DTYPES
 from export.verify import Sessions, VerificationError
@@ -194,11 +194,11 @@ def test_a_bundle_that_does_not_load_does_not_replace_one(
     """A disk that is full may cut a file short."""
 
     def cut(folder: Path, name: GraphName, model: onnx.ModelProto) -> GraphSpec:
-        spec = _save(folder, name, model)
+        spec = save_graph(folder, name, model)
         (folder / spec.file).write_bytes((folder / spec.file).read_bytes()[:-1])
         return spec
 
-    monkeypatch.setattr("export.build._save", cut)
+    monkeypatch.setattr("export.build.save_graph", cut)
     with pytest.raises(BundleError, match="the manifest says"):
         build_bundle(told_run, older)
     assert_untouched(older)
@@ -227,14 +227,14 @@ def test_a_graph_with_a_node_that_cuda_lacks_is_refused(
 
 def test_the_older_bundle_is_back_if_the_new_one_cannot_be_moved(older: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        _replace(older, older.parent / "not there", older.parent / "previous")
+        replace_bundle(older, older.parent / "not there", older.parent / "previous")
     assert_untouched(older)
 
 
 def test_the_older_bundle_makes_room(older: Path) -> None:
     new, previous = older.parent / "new", older.parent / "previous"
     new.mkdir()
-    _replace(older, new, previous)
+    replace_bundle(older, new, previous)
     assert list(older.iterdir()) == []
     assert not new.exists()
     assert (previous / "older.onnx").exists()

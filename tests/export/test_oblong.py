@@ -85,7 +85,7 @@ def test_rows_and_bands_draw_grids_of_that_shape(opened: Sessions) -> None:
     labels, off = np.array([0, 1, 2, 3]), Controls.off(4, 10)
     drawn = sample_rows(opened, "prior_row_unfiltered", uniforms, labels, off)
     assert drawn.shape == (4, 4, 6)
-    assert np.array_equal(drawn, sample_diagonally(opened, uniforms, labels, off))
+    assert np.array_equal(drawn, sample_diagonally(opened, "prior_diagonal", uniforms, labels, off))
     assert opened.run("decoder", codes=drawn)[0].shape == (4, 8, 12, 3)
 
 

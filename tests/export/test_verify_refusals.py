@@ -20,12 +20,13 @@ from export.verify import (
     _compare_distances,
     _compare_logits,
     _compare_pixel_by_pixel,
-    _compare_samplers,
     _require_near_ties,
+    compare_samplers,
     to_torch,
     verify,
 )
 from service.bundle import GraphName, Parity
+from service.manifest_checks import DIAGONAL_GRAPHS
 from tests.export.conftest import loud
 from tests.export.edited_graphs import combined, deaf, one_entry, with_nodes
 from tests.export.test_build import model_for
@@ -39,7 +40,7 @@ K, LABELS, GRID = 24, 2, (2, 4)  # 24 codes of 3 numbers, as `model_for` has the
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 8, 16, 1), dtype=np.uint8)
 PICTURE_LABELS = np.array([0, 1, 2, 0, 1])
 TABLE = frequency_table(K).numpy()
-SAMPLERS: tuple[GraphName, ...] = ("prior_row", "prior_row_unfiltered", "prior_row_guided", "prior_diagonal")
+SAMPLERS: tuple[GraphName, ...] = ("prior_row", "prior_row_unfiltered", "prior_row_guided", *DIAGONAL_GRAPHS)
 PIXELS_DISAGREE = "prior_context and prior_pixel disagree with the teacher-forced prior"
 
 
@@ -88,7 +89,7 @@ def test_whole_graphs_pass_and_are_counted(vqvae: VQVAE, loud_prior: PixelCNN, w
         codes_different=0,
         largest_pixel_difference=parity.largest_pixel_difference,
         prior_logits_compared=5 * 2 * 4 * 24,
-        sampled_codes_compared=5 * 16 * 2 * 4,  # rows with filters off, without, and with them; guided; diagonal
+        sampled_codes_compared=6 * 16 * 2 * 4,  # rows with filters off, without, and with them; guided; two diagonals
     )
 
 
@@ -185,11 +186,11 @@ def inputs_of(graph: GraphName) -> Iterable[tuple[str, float]]:
     """The inputs of a sampler that a verified case sets, and what they are where nobody asks for anything."""
     yield from (("uniforms", 0), ("labels", LABELS), ("caches", 0), ("known_codes", 0), ("known_mask", False))
     yield "inverse_temperature", 1
-    if graph in ("prior_row", "prior_row_guided"):
+    if graph in ("prior_row", "prior_row_guided", "prior_diagonal_filtered"):
         yield from (("top_k", K), ("top_p", 1))
     if graph == "prior_row_guided":
         yield "guidance", 1
-    if graph == "prior_diagonal":
+    if graph in DIAGONAL_GRAPHS:
         yield "row_exists", 1
 
 
@@ -201,7 +202,7 @@ def test_a_sampler_that_does_not_hear_an_input_is_refused(
 ) -> None:
     run = with_broken(opened, graph, deaf(whole[graph], name, neutral))
     with pytest.raises(VerificationError, match=f"^{graph} draws other codes than the teacher-forced sampler"):
-        _compare_samplers(run, TABLE, GRID, loud_prior)
+        compare_samplers(run, TABLE, GRID, loud_prior)
 
 
 def test_a_sampler_that_is_wrong_only_where_nothing_is_known_is_refused(

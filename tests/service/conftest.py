@@ -62,7 +62,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every graph that there is: 7x7 codes of K = 16 and D = 8, 3 labels, guidance, a grid for bands."""
     folder = tmp_path_factory.mktemp("bundle") / "whole"
     write_tiny_bundle(folder, "whole", prior=tiny_prior(vertical_layers=1))
-    assert len(load_bundle(folder).manifest.graphs) == 12
+    assert len(load_bundle(folder).manifest.graphs) == 13
     return folder
 
 

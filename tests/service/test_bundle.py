@@ -98,6 +98,13 @@ SHIPPED = Path(__file__).parents[2] / "models"
             ),
             r"prior_diagonal: caches has the shape \(B, 1, 1000000000, 8\), a sample has at most",
         ),
+        (lambda manifest: manifest["graphs"].pop("prior_diagonal"), "prior_diagonal_filtered without prior_diagonal"),
+        (
+            together(
+                *(tensor("prior_diagonal_filtered", name, shape=["B", 1, 5, 8]) for name in ("caches", "next_caches")),
+            ),
+            r"prior_diagonal_filtered: caches has the shape \(B, 1, 5, 8\), that of prior_diagonal \(B, 1, \d+, 8\)",
+        ),
         (labels(0), "graphs has prior_row_guided, but prior.label_count is 0"),
     ],
 )

@@ -1,0 +1,189 @@
+"""A bundle of an earlier version gets the samplers of this one: the same codes, the same version, no training run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from export.build import ExportError
+from export.exactness import frequency_table
+from export.prior_graphs import PriorGraphWriter
+from export.prior_reader import UnreadableError, read_prior
+from export.renew import main, renew
+from export.verify import VerificationError
+from service.bundle import GraphName, load_bundle, version_of
+from tests.tiny_bundle import CODEBOOK_SIZE, tiny_prior, write_tiny_bundle
+from training.prior import PixelCNN
+
+OLD: tuple[GraphName, ...] = ("prior_row", "prior_row_guided", "prior_diagonal")
+
+
+def graphs_of(prior: PixelCNN) -> dict[GraphName, bytes]:
+    models = PriorGraphWriter(prior).all(8, frequency_table(prior.codebook_size).numpy())
+    return {name: model.SerializeToString(deterministic=True) for name, model in models.items()}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("labels", "layers"), [(0, (1, 1)), (3, (2, 2)), (10, (1, 3))])
+def test_every_weight_is_read_back(labels: int, layers: tuple[int, int]) -> None:
+    """All graphs of the prior that was read are the bytes of those of the prior that was written."""
+    torch.manual_seed(labels)
+    prior = PixelCNN(
+        24, labels, channels=8, vertical_layers=layers[0], horizontal_layers=layers[1], head_channels=16
+    ).requires_grad_(False)
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    written = PriorGraphWriter(prior).teacher_forced()
+    assert graphs_of(read_prior(written, 24, labels)) == graphs_of(prior)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """With the version that its graphs have."""
+    counted = [(name, one["sha256"]) for name, one in manifest["graphs"].items() if name != "prior_diagonal"]
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(counted))
+    manifest["version"] = hashlib.sha256(lines.encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def write_old_bundle(folder: Path) -> None:
+    """As an earlier version left it: without the second diagonal, and with row graphs of other bytes."""
+    write_tiny_bundle(folder, prior=tiny_prior(vertical_layers=1))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / manifest["graphs"].pop("prior_diagonal_filtered")["file"]).unlink()
+    for name in OLD:
+        model = onnx.load(folder / f"{name}.onnx")
+        model.doc_string = "of an earlier version"
+        onnx.save(model, folder / f"{name}.onnx")
+        manifest["graphs"][name]["sha256"] = digests(folder)[f"{name}.onnx"]
+    write_manifest(folder, manifest)
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    write_old_bundle(tmp_path / "old")
+    return tmp_path / "old"
+
+
+def test_a_bundle_keeps_its_version_and_gets_new_samplers(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = load_bundle(old).manifest
+    assert main([str(old)]) == 0
+    assert capsys.readouterr().out == (
+        f"{old}: prior_row, prior_row_guided, prior_diagonal, prior_diagonal_filtered renewed, version unchanged\n"
+    )
+    after = load_bundle(old).manifest
+    assert after.version == before.version == version_of(after.graphs)
+    counted = {name: graph.counts_as for name, graph in after.graphs.items() if graph.counts_as}
+    assert counted == {name: before.graphs[name].sha256 for name in OLD if name != "prior_diagonal"}
+    assert after.parity.sampled_codes_compared == 6 * 16 * 7 * 7
+    written = PriorGraphWriter(tiny_prior(vertical_layers=1)).all(7, frequency_table(CODEBOOK_SIZE).numpy())
+    for name, model in written.items():
+        assert onnx.load(old / f"{name}.onnx") == model
+    unchanged = {"graphs": after.graphs, "parity": after.parity}
+    assert before.model_copy(update=unchanged) == after
+    assert [path.name for path in old.parent.iterdir()] == ["old"]
+
+
+def test_a_second_time_nothing_changes(old: Path) -> None:
+    renew(old)
+    files = digests(old)
+    assert renew(old) == []
+    assert digests(old) == files
+
+
+def test_the_first_hash_counts_however_often_a_graph_is_replaced(old: Path) -> None:
+    first = load_bundle(old).manifest
+    renew(old)
+    manifest = json.loads((old / "manifest.json").read_text())
+    model = onnx.load(old / "prior_row.onnx")
+    model.doc_string = "of a version in between"
+    onnx.save(model, old / "prior_row.onnx")
+    manifest["graphs"]["prior_row"]["sha256"] = digests(old)["prior_row.onnx"]
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    assert renew(old) == ["prior_row"]
+    last = load_bundle(old).manifest
+    assert last.graphs["prior_row"].counts_as == first.graphs["prior_row"].sha256
+    assert last.version == first.version
+
+
+def refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    files = digests(folder)
+    assert main([str(folder)]) == 1
+    assert digests(folder) == files
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    return capsys.readouterr().err
+
+
+def test_a_bundle_without_a_prior_has_nothing_to_renew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny_bundle(tmp_path / "plain")
+    assert refused(tmp_path / "plain", capsys) == f"error: {tmp_path / 'plain'} has no prior, so no samplers\n"
+
+
+def with_prior(folder: Path, change: Any) -> None:
+    """Edit the bundle's teacher-forced graph, as somebody else's export would have written it."""
+    model = onnx.load(folder / "prior.onnx")
+    change(model)
+    onnx.save(model, folder / "prior.onnx")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["graphs"]["prior"]["sha256"] = digests(folder)["prior.onnx"]
+    write_manifest(folder, manifest)
+
+
+def test_a_prior_that_is_written_otherwise_is_left_alone(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_prior(old, lambda model: setattr(model, "doc_string", "written by another program"))
+    assert refused(old, capsys) == f"error: {old}: the weights of its prior cannot be read exactly: export it again\n"
+
+
+def test_a_prior_of_another_kind_is_left_alone(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def without_products(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            if node.op_type == "MatMul":
+                node.op_type = "Gemm"
+
+    with_prior(old, without_products)
+    assert "the graph `prior` has not the weights of a PixelCNN" in refused(old, capsys)
+    with pytest.raises(UnreadableError):
+        renew(old)
+
+
+def test_a_sampler_that_would_draw_other_codes_is_not_written(
+    old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differs(*_: Any) -> int:
+        raise VerificationError("prior_row draws other codes")
+
+    monkeypatch.setattr("export.renew.compare_samplers", differs)
+    assert refused(old, capsys) == "error: prior_row draws other codes\n"
+
+
+def test_a_graph_that_would_change_the_version_is_not_added(old: Path) -> None:
+    """One that belongs to it, which an earlier version did not write."""
+    manifest = json.loads((old / "manifest.json").read_text())
+    manifest["graphs"].pop("prior_row_guided")
+    write_manifest(old, manifest)
+    (old / "prior_row_guided.onnx").unlink()
+    files = digests(old)
+    with pytest.raises(ExportError, match="prior_row_guided would be new, and with it the version"):
+        renew(old)
+    assert digests(old) == files
+
+
+def test_ctrl_c_leaves_the_bundle_as_it_was(
+    old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("export.renew.replace_bundle", interrupted)
+    files = digests(old)
+    assert main([str(old)]) == 130
+    assert capsys.readouterr().err == "ended by Ctrl-C: nothing was written\n"
+    assert digests(old) == files and [path.name for path in old.parent.iterdir()] == ["old"]
