@@ -8,6 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+from training.printing import status_of
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
@@ -44,4 +46,4 @@ def _export(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that temporary folders are removed
-    sys.exit(main())
+    sys.exit(status_of(main))

@@ -62,7 +62,7 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
 
     Raises:
         ExportError: the run is not a VQ-VAE, or a manifest cannot hold it; or the target exists and is more or less
-            than a bundle, or nothing may be written beside it.
+            than a bundle, or cannot be written.
         ConfigError: the folder holds no finished run. DataError: its pictures cannot be read, or are others now.
         ExactnessError, VerificationError: a check failed; nothing was written.
     """
@@ -80,10 +80,10 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
     parity = verify(run.autoencoder, run.prior, models, table, pictures, labels)
     target = bundle_folder.resolve()  # of a link, what it points at
     with temporary_beside(target) as temporary, _within_limits(run_folder):
-        folder = Path(temporary) / "bundle"
+        folder = temporary / "bundle"
         manifest = _write(run, run.autoencoder, models, prior_spec, parity, folder)
         load_bundle(folder)
-        replace_bundle(target, folder, Path(temporary) / "previous")
+        replace_bundle(target, folder, temporary / "previous")
     return manifest
 
 
@@ -123,13 +123,28 @@ def _is_bundle(folder: Path) -> bool:
     return isinstance(manifest, dict) and {"format_version", "graphs"} <= manifest.keys()
 
 
-def temporary_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
+@contextmanager
+def temporary_beside(target: Path) -> Iterator[Path]:
+    """A folder to write a bundle in, before it becomes `target`.
+
+    Raises:
+        ExportError: nothing may be written beside the target; or there is no room for the bundle, or no right to move
+            it there.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-")
+        temporary = tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-")
     except OSError as error:
         raise ExportError(
             f"{target.parent} cannot be written to ({error.strerror}): correct its permissions, or "
+            "choose another folder"
+        ) from error
+    try:
+        with temporary as folder:
+            yield Path(folder)
+    except OSError as error:  # `shutil.Error` is one without a reason of its own
+        raise ExportError(
+            f"{target} cannot be written ({error.strerror or error}): make room there, correct its permissions, or "
             "choose another folder"
         ) from error
 

@@ -38,7 +38,7 @@ def read_prior(model: onnx.ModelProto, codebook_size: int, label_count: int) -> 
     try:
         embedding, *label_biases = tables
         channels = embedding.shape[1]
-        wide = [len(matrix) // channels for matrix in matrices]
+        wide = [len(matrix) // channels for matrix in matrices[:-1]]  # the head's has rows of its own number
         vertical, horizontal = wide.count(len(VERTICAL_TAPS)), wide.count(HORIZONTAL_TAPS)
         sizes = {"channels": channels, "vertical_layers": vertical, "horizontal_layers": horizontal}
         prior = PixelCNN(codebook_size, label_count, **sizes, head_channels=matrices[-1].shape[0])

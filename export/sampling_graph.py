@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.onnx_builder import GraphBuilder
-
-UNIFORM_BITS = 24  # uniforms are multiples of 2^-24: float32 holds them exactly
+from service.bundle import UNIFORM_BITS
 
 
 def draw_code(
@@ -48,7 +47,7 @@ class QuickDraw:
     """`draw_code`, and the choice of known codes, in the nodes that take a CPU the least time.
 
     A known code is added to what is drawn, which is 0 there: its numerator makes every point negative. The row graphs
-    keep `draw_code`, whose nodes have been compared on a GPU.
+    keep `draw_code`, whose nodes, but for those of `Filters`, have been compared on a GPU.
     """
 
     def __init__(self, graph: GraphBuilder, labels: str, repeats: int, frequency_table: NDArray[np.int32]) -> None:

@@ -10,12 +10,11 @@ import errno
 import logging.config
 import os
 import resource
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from uvicorn.config import STARTUP_FAILURE
 from service.bundle import BundleError, load_bundles
 from service.ending import end_at_hangup, tell_why_it_ends
 from service.logs import log_config
+from service.metric_files import shared_folder
 from service.settings import PREFIX, Settings
 from service.shared_port import SharedPort
 from service.supervisor import Supervisor
@@ -58,15 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if settings.workers == 1:
         serve(settings)
         return
-    try:
-        folder = tempfile.mkdtemp(prefix="vqserve-metrics-")
-    except OSError as error:
-        sys.exit(f"cannot start: several workers count in files: {error.strerror}: let TMPDIR name a folder with room")
-    os.environ[SHARED_METRICS] = folder  # read by prometheus_client when a worker imports it
-    try:
+    with ExitStack() as at_the_end:
+        try:
+            folder = at_the_end.enter_context(shared_folder())
+        except OSError as error:
+            reason = f"several workers count in files: {error.strerror}: let TMPDIR name a folder with room"
+            sys.exit(f"cannot start: {reason}")
+        os.environ[SHARED_METRICS] = str(folder)  # read by prometheus_client when a worker imports it
         serve(settings)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def serve(settings: Settings) -> None:
@@ -199,4 +198,6 @@ def _to_environment(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    end_at_hangup()
+    tell_why_it_ends()  # while bundles are read, too: without a handler a container's first process is deaf to SIGTERM
     main()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -22,12 +23,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.routing import Route
+from uvicorn.config import STARTUP_FAILURE
 
 from service import __version__, openinference, playground
 from service.api_keys import ApiKeys
-from service.bundle import BundleError
 from service.decoding import DECODE
 from service.encoding import ENCODE
+from service.ending import ended_by_sigterm
 from service.endpoints import Endpoint, Handler, openapi
 from service.generation import GENERATE, SEED_HEADER
 from service.generator import NAME as GENERATOR
@@ -35,8 +37,18 @@ from service.generator import open_generator
 from service.http_protocol import HEADS, REFUSAL, UNREAD
 from service.inference_protocol import HEADER_LENGTH
 from service.memory import give_freed_memory_back, spare_what_stays
+from service.metric_files import hold
 from service.metrics import Metrics
-from service.middleware import ALWAYS_OPEN, Admission, Direct, Observe, Problems, Routes, http_problem
+from service.middleware import (
+    ALWAYS_OPEN,
+    START_FAULTS,
+    Admission,
+    Direct,
+    Observe,
+    Problems,
+    Routes,
+    http_problem,
+)
 from service.model import OpenCompanion
 from service.models import Models
 from service.operations import ENDPOINTS as OPERATIONS
@@ -44,7 +56,6 @@ from service.overload import Door
 from service.refusal import EarlyRefusal, Heads
 from service.scoring import SCORE
 from service.service import Service
-from service.sessions import DeviceError
 from service.settings import Settings, origins_of, parse_api_keys
 from service.supervisor import end_with_supervisor, untold_deaths
 from service.unread import UnreadAnswers
@@ -62,7 +73,7 @@ COMPANIONS: Mapping[str, OpenCompanion] = {GENERATOR: open_generator}
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The app for these settings; by default those of the environment."""
     settings = settings or Settings()
-    metrics = Metrics()
+    metrics = open_metrics()
     door = door_of(settings, metrics)
     app = FastAPI(
         title=TITLE,
@@ -80,6 +91,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     document = openapi(ENDPOINTS, TITLE, __version__, DESCRIPTION, ALWAYS_OPEN)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
+
+
+def open_metrics() -> Metrics:
+    """Ends the process where one of several workers cannot count: its folder is full or gone."""
+    try:
+        metrics = Metrics()
+        if metrics.shared_folder is not None:
+            hold(metrics.shared_folder)  # a worker may outlive the supervisor
+    except OSError as error:
+        log.critical("cannot start: %s", error)
+        sys.exit(STARTUP_FAILURE)
+    return metrics
 
 
 def door_of(settings: Settings, metrics: Metrics) -> Door:
@@ -131,7 +154,8 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics, door: Doo
     logging.captureWarnings(True)  # every line of the log is JSON
     # Of metadata, which nothing here reads: one file can have sixty thousand tags, each with a warning of its own.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    models = open_models(settings, metrics)
+    with ended_by_sigterm():
+        models = open_models(settings, metrics)
     service = Service(settings, models, metrics)
     app.state.service = service
     door.open_to(models)
@@ -163,7 +187,7 @@ def _log_served(models: Models) -> None:
 def open_models(settings: Settings, metrics: Metrics) -> Models:
     try:
         return Models(settings, metrics, COMPANIONS)
-    except (BundleError, DeviceError) as error:  # on a line of its own, without a traceback
+    except START_FAULTS as error:  # on a line of its own, without a traceback
         log.critical("cannot start: %s", error)
         raise
 

@@ -137,7 +137,8 @@ class Batcher:
         if not self._active:
             self._active = True
             if self.limits.max_wait_ms and not self._overload.lasts:
-                self._company = loop.call_later(self.limits.max_wait_ms / 1e3, self._next)
+                # uvloop's clock has whole milliseconds: it would round less than half of one to no wait at all
+                self._company = loop.call_later(max(1.0, self.limits.max_wait_ms) / 1e3, self._next)
             else:
                 loop.call_soon(self._next)  # everything that this turn of the loop submits goes along
         if self._company is not None and self._is_full():

@@ -59,6 +59,7 @@ PRIOR_GRAPHS: tuple[GraphName, ...] = ("prior", "prior_row", "prior_row_unfilter
 # They draw what the row graphs draw: a bundle that gains or loses them keeps its codes, so its version too.
 NOT_IN_VERSION: tuple[GraphName, ...] = DIAGONAL_GRAPHS
 
+UNIFORM_BITS = 24  # uniforms are multiples of 2^-24: float32 holds them exactly
 GUIDANCE_STEPS = 16  # guidance is a multiple of 1/16, so that its product with integer logits is exact
 LARGEST_GUIDANCE = 8  # what the proof of exactness at export covers
 LARGEST_CODEBOOK = 1 << 16  # K: what is kept for each code grows with it, and so does the start of a service

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -12,6 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -186,7 +188,7 @@ def request_of_json(body: bytes) -> DecodeRequest:
     try:
         return DecodeRequest.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = _telling(error.errors(include_url=False, include_input=False))
         if first["type"] == "json_invalid":
             raise MalformedRequest(f"The body is not JSON: {first['msg']}.") from error
         field, *rest = first["loc"] or ("the body",)
@@ -197,6 +199,12 @@ def request_of_json(body: bytes) -> DecodeRequest:
         raise InvalidCodes(
             f'Send {{"codes": rows of whole numbers from 0}}, or several of them; {where}: {first["msg"]}.'
         ) from error
+
+
+def _telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first one. Where codes were read as one grid and as several: that of the reading which came further."""
+    of_first_field = [one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]]
+    return max(of_first_field, key=lambda one: [part for part in one["loc"] if isinstance(part, int)])
 
 
 def grids(sent: DecodeRequest) -> NDArray[np.int64]:

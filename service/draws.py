@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle import UNIFORM_BITS
+
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 SEED_LIMIT = 1 << 53  # the integers below it survive every JSON parser
 UNGUIDED = np.float32(1)
-_UNIFORM_BITS = 24  # uniforms are multiples of 2^-24, which float32 holds exactly
-LARGEST_UNIFORM = np.float32(1 - 2**-_UNIFORM_BITS)
+LARGEST_UNIFORM = np.float32(1 - 2**-UNIFORM_BITS)
 
 
 def fresh_seed() -> int:
@@ -24,8 +25,8 @@ def fresh_seed() -> int:
 def uniforms(seed: int, index: int, grid: tuple[int, int]) -> Floats:
     """float32 (h,w) in [0,1): the top 24 bits of each number of the Philox4x64-10 stream with the key (seed, index)."""
     stream = np.random.Philox(key=np.array([seed, index], np.uint64))
-    numbers = stream.random_raw(grid[0] * grid[1]) >> np.uint64(64 - _UNIFORM_BITS)
-    return (numbers.astype(np.float32) / np.float32(1 << _UNIFORM_BITS)).reshape(grid)
+    numbers = stream.random_raw(grid[0] * grid[1]) >> np.uint64(64 - UNIFORM_BITS)
+    return (numbers.astype(np.float32) / np.float32(1 << UNIFORM_BITS)).reshape(grid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,10 +84,10 @@ class Packing:
 
 
 def _packing(model: Model, query: Mapping[str, str], media_type: str) -> Packing:
-    asked = [name for name in ("label", "indexed") if name in query]
-    if asked and media_type != containers.MEDIA_TYPE:
-        raise InvalidParameter(f"{asked[0]}: needs Accept: {containers.MEDIA_TYPE}.")
     packing = Packing(label_of(model, query.get("label")), flag_of("indexed", query.get("indexed", "false")))
+    asked = "indexed" if packing.indexed else "label" if packing.label is not None else None
+    if asked and media_type != containers.MEDIA_TYPE:
+        raise InvalidParameter(f"{asked}: needs Accept: {containers.MEDIA_TYPE}.")
     if packing.indexed and packing.label is not None:
         raise InvalidParameter("label: an indexed container has no place for one; leave one of the two out.")
     return packing

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 ENGINE_DIED = 4  # uvicorn's own status is 3: the start has failed
@@ -34,6 +36,21 @@ def end_at_hangup() -> None:
         signal.signal(signal.SIGHUP, lambda number, frame: _terminate())
 
 
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Inside, where nobody is served yet, SIGTERM ends the process: the server would act on it only afterwards.
+    Only the main thread can say so; another's block changes nothing."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -43,3 +60,4 @@ def _end(number: int, frame: FrameType | None) -> None:
         os._exit(ENGINE_DIED)  # as the signal does: without waiting for a thread that hangs
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
+    os._exit(128 + number)  # the first process of a container, which a signal without a handler does not end

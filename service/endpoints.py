@@ -45,6 +45,7 @@ _HEADERS: dict[str, Any] = {
     "Retry-After": {"description": "Seconds until it is worth a try.", "schema": {"type": "integer"}},
 }
 _REQUEST_ID, _RETRY_AFTER = ({name: {"$ref": f"#/components/headers/{name}"}} for name in _HEADERS)
+_WORTH_A_TRY = (QueueFull.status, NotReady.status)
 _EVERYWHERE = (
     *(MalformedRequest, Unauthorized, MethodNotAllowed, HeadTooSlow, QueueFull, HeadTooLarge),
     *(InternalError, NotReady, DeadlinePassed),
@@ -134,7 +135,7 @@ def _problems(endpoint: Endpoint) -> dict[str, Any]:
     return {
         str(status): {
             "description": "; ".join(f"{p.title} ({p.slug})" for p in problems),
-            "headers": {**_REQUEST_ID, **(_RETRY_AFTER if status == QueueFull.status else {})},
+            "headers": {**_REQUEST_ID, **(_RETRY_AFTER if status in _WORTH_A_TRY else {})},
             "content": content,
         }
         for status, problems in sorted(by_status.items())

@@ -37,5 +37,7 @@ def log_config(level: str) -> dict[str, object]:
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JsonFormatter}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
+        # Pillow's debug lines are what callers' pictures say of themselves: where they were taken, and who is on them.
+        "loggers": {"PIL": {"level": "INFO" if level == "debug" else level.upper()}},
         "root": {"handlers": ["stderr"], "level": level.upper()},
     }

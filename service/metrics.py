@@ -26,7 +26,7 @@ from service.batching import Item
 from service.bundle import Manifest
 from service.call import noted_stages
 from service.generation_metrics import GenerationMetrics
-from service.metric_files import forget_dead_processes
+from service.metric_files import forget_dead_processes, reserve
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -71,9 +71,12 @@ class Metrics:
     """One registry a process. With several workers prometheus_client keeps the values in files of a shared folder."""
 
     def __init__(self) -> None:
+        """Raises OSError, mostly a CountsError, where the shared folder takes no files."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
         folder = os.environ.get(_FOLDER_VARIABLE)
         self.shared_folder = Path(folder) if folder else None
+        if self.shared_folder is not None:
+            reserve(self.shared_folder)
         self.registry = CollectorRegistry()
         self.declared: list[Declared] = []
         self.models: dict[str, ModelMetrics] = {}
@@ -113,7 +116,9 @@ class Metrics:
         self.reloads = self.counter(
             "reloads", "Reloads of a bundle, by outcome: swapped or failed.", "model", "outcome"
         )
-        self.engine_deaths = self.counter("engine_deaths", "Engines that failed on known input.", "model")
+        self.engine_deaths = self.counter(
+            "engine_deaths", "Models whose engine or sampler failed on known input.", "model"
+        )
         self.worker_deaths = self.counter(
             "worker_deaths", "Workers that have died, of several; each is counted when another serves in its place."
         )

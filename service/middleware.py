@@ -37,6 +37,7 @@ from service.errors import (
     problem_response,
 )
 from service.logs import FIELDS
+from service.metric_files import CountsError
 from service.metrics import Metrics
 from service.overload import Door
 from service.sessions import DeviceError
@@ -150,13 +151,17 @@ class Observe:
             log.info("request", extra={FIELDS: fields})
 
 
+# What prevents the start, and says why in a sentence.
+START_FAULTS = (BundleError, DeviceError, CountsError)
+
+
 def _one_sentence(send: Send) -> Send:
-    """Where a bundle or the device prevents the start, `service.app.open_models` has said why: the server gets nothing
-    to log, which would be the whole traceback."""
+    """Where one of them prevents the start, `service.app.open_models` has said why: the server gets nothing to log,
+    which would be the whole traceback."""
 
     async def send_short(message: Message) -> None:
         # Starlette sends this while it handles what the lifespan has raised.
-        if message["type"] == "lifespan.startup.failed" and isinstance(sys.exception(), (BundleError, DeviceError)):
+        if message["type"] == "lifespan.startup.failed" and isinstance(sys.exception(), START_FAULTS):
             message = {"type": message["type"]}
         await send(message)
 

@@ -71,7 +71,7 @@ def open_model(
 
     Raises:
         BundleError: onnxruntime refuses a graph of it, the manifest says something else of it, or there is no memory
-            for it. DeviceError: it would run elsewhere.
+            for it. DeviceError: it would run elsewhere. CountsError: there is no file for its counts.
     """
     maker = replace(maker, bundle=bundle)
     with faults_at_start_of(bundle), ExitStack() as undo:

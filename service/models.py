@@ -64,6 +64,7 @@ class Models:
         self._loads = Loads[Model](settings.reload_deadline_s, lambda model: model.close("It was loaded too late."))
         self._looks: dict[str, Loads[Stamp | None]] = {}  # one each, so that no folder waits for another's disk
         self._looking: dict[str, asyncio.Lock] = {}  # a thread at a time, however many ask for a reload
+        self._dead: dict[str, Bundle] = {}  # of each name the last that has died
         self._stamps: dict[str, Stamp | None] = {}  # of each folder's manifest when it was last read
         self._served: dict[str, Stamp | None] = {}  # of the manifest that is served
         self._told = ServedStamps(metrics.shared_folder)
@@ -125,7 +126,8 @@ class Models:
 
         Raises:
             UnknownModel: no such model. BundleError: the folder is not a good bundle. DeviceError: the device is not
-            what the settings ask for. LoadHangs: it takes too long. In each case the old one goes on serving.
+            what the settings ask for. LoadHangs: it takes too long. CountsError: its traffic's counts have no file. In
+            each case the old one goes on serving.
         """
         self.get(name)
         stamp = await self._look(name)
@@ -203,10 +205,15 @@ class Models:
         if stamp is not None:
             self._told.tell(name, stamp)
         self._metrics.models[name] = model.metrics
+        model.metrics.traffic.forget_other_versions()
 
     def _on_death(self, bundle: Bundle) -> None:
-        """The engine or a companion of this bundle has failed on known input."""
+        """The engine or a companion of this bundle has failed on known input. Where one fault ends both, as that of
+        their device does, it is one death."""
         name = bundle.manifest.name
+        if self._dead.get(name) is bundle:
+            return
+        self._dead[name] = bundle
         self._metrics.engine_deaths.labels(name).inc()
         served = self._by_name.get(name)
         if served is None or served.bundle is not bundle:

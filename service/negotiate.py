@@ -31,7 +31,10 @@ def answer_type(request: Request, offered: tuple[str, ...], why: str = "") -> st
 
 @lru_cache(maxsize=256)
 def choose(accept: str, offered: tuple[str, ...], why: str = "") -> str:
-    """The offered type with the highest quality in `accept`; of equals the first offered; the first without Accept.
+    """The offered type with the highest quality in `accept`; the first without Accept.
+
+    Of equals comes first the one that `accept` names, so that `application/json, */*`, which some libraries send by
+    themselves, asks for JSON; then the first offered.
 
     Raises:
         NotAcceptable: nothing that is offered is accepted, or there is far too much to look through.
@@ -40,12 +43,9 @@ def choose(accept: str, offered: tuple[str, ...], why: str = "") -> str:
     if len(parts) > _MOST_RANGES:
         raise NotAcceptable(f"Accept has more than {_MOST_RANGES} media types; accept one of {', '.join(offered)}.")
     ranges = [_parse(part) for part in parts if part.strip()] or [("*/*", 1.0)]
-    best, best_quality = None, 0.0
-    for media_type in offered:
-        quality = _quality(media_type, ranges)
-        if quality > best_quality:
-            best, best_quality = media_type, quality
-    if best is None:
+    wishes = {media_type: _wish(media_type, ranges) for media_type in offered}
+    best = max(offered, key=wishes.__getitem__)  # the first of equals
+    if not wishes[best][0]:
         raise NotAcceptable(f"Accept one of {', '.join(offered)}{why and f': {why}'}.")
     return best
 
@@ -55,16 +55,17 @@ def _parse(part: str) -> tuple[str, float]:
     for parameter in parameters:
         if parameter.startswith("q="):
             try:
-                return media_range, float(parameter[2:])
+                return media_range, max(0.0, float(parameter[2:]))  # also of "nan"
             except ValueError:
                 return media_range, 0.0
     return media_range, 1.0
 
 
-def _quality(media_type: str, ranges: list[tuple[str, float]]) -> float:
-    """The quality of the most specific range that matches (RFC 9110, section 12.5.1)."""
-    for pattern in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+def _wish(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:
+    """The quality of the most specific range that matches (RFC 9110, section 12.5.1), 0 without one; how specific."""
+    patterns = ("*/*", media_type.partition("/")[0] + "/*", media_type)
+    for specific in (2, 1, 0):
         for media_range, quality in ranges:
-            if media_range == pattern:
-                return quality
-    return 0.0
+            if media_range == patterns[specific]:
+                return quality, specific
+    return 0.0, 0

@@ -10,6 +10,7 @@ from service.bundle import BundleError
 from service.endpoints import Endpoint
 from service.errors import InvalidParameter, NotReady, ReloadFailed, UnknownModel
 from service.loads import LoadHangs
+from service.metric_files import CountsError
 from service.metrics import CONTENT_TYPE
 from service.model import Model
 from service.requests import read_query
@@ -63,7 +64,7 @@ async def reload(service: Service, name: str) -> Model:
         return await service.models.reload(name)
     except BundleError as error:
         raise ReloadFailed(f"The old version goes on serving. {error}") from error
-    except (DeviceError, LoadHangs) as error:
+    except (DeviceError, LoadHangs, CountsError) as error:
         raise NotReady(f"The old version goes on serving. {error}") from error
 
 

@@ -26,6 +26,7 @@ FILES = (
     "curl.js",
     "dom.js",
     "generate.js",
+    "loading.js",
     "main.js",
     "numbers.js",
     "pad.js",

@@ -1,6 +1,6 @@
 """The reference parts of the docs, written from the code: `python -m service.reference` rewrites them.
 
-In: the settings, the metrics, the alert rules, the endpoints, the problem types, and the manifests in models/. Out:
+In: the settings, the metrics, the alert rules, the endpoints, the problem types, and the shipped manifests. Out:
 docs/openapi.json, and Markdown tables in README.md and docs/ between the marks `<!-- generated: NAME -->` and
 `<!-- end -->`. A test compares what is there with what comes out here.
 """
@@ -30,7 +30,7 @@ from service.windows import WHOLE
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-MODELS = ROOT / "models"
+SHIPPED = tuple(ROOT / "models" / name for name in ("mnist", "photos", "photos-f8"))
 OPENAPI = DOCS / "openapi.json"
 ALERTS = ROOT / "docker" / "prometheus" / "alerts.yml"
 _ADVICE = ("summary", "action")  # annotations of an alert
@@ -146,9 +146,9 @@ def problems() -> str:
 
 
 def quality() -> str:
-    """One row a bundle of models/, from its manifest: nothing that was measured is typed."""
+    """One row a bundle that comes with the code, from its manifest: nothing that was measured is typed."""
     head = ("bundle", "pictures", "MSE on [0,1]", "PSNR", "perplexity", "bits per code", "bytes per picture", "size")
-    return table(head, [_quality_row(load_bundle(path.parent)) for path in sorted(MODELS.glob("*/manifest.json"))])
+    return table(head, [_quality_row(load_bundle(folder)) for folder in SHIPPED])
 
 
 def _quality_row(bundle: Bundle) -> tuple[str, ...]:

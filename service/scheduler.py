@@ -197,32 +197,34 @@ class Scheduler:
         rate = len(batch) / max(seconds, 1e-6)
         self._rows_per_s += (_RATE_SMOOTHING if self._rows_per_s else 1.0) * (rate - self._rows_per_s)
         with self._lock:
-            done = [job for job in dict.fromkeys(self._store(batch, drawn)) if self._tell(job)]
+            done = [job for job in self._store(batch, drawn) if self._tell(job)]
             for loop in {job.loop for job in done}:  # one call wakes it once
                 loop.call_soon_threadsafe(_resolve, [job for job in done if job.loop is loop])
 
     def _store(self, batch: Sequence[Sample], drawn: Codes) -> list[Job]:
-        """Give each sample its row. Returns the job of each."""
-        jobs, height, finished = [], self._sampler.grid[0], 0
+        """Give each sample its row. Returns the jobs for which that may be news, each once."""
+        news: dict[Job, None] = {}
+        last, stored, finished = self._sampler.grid[0] - 1, 0, 0
         for sample, row in zip(batch, drawn, strict=True):
             if sample.place is None:  # its job has left meanwhile
                 continue
-            jobs.append(job := sample.job)
-            job.codes[sample.index, sample.row] = row
-            sample.row += 1
-            self._rows_left -= 1
-            if sample.row == height:
+            job, index = sample.job, sample.row
+            job.codes[sample.index, index] = row
+            sample.row = index + 1
+            stored += 1
+            if index == last:
                 job.unfinished.remove(sample)
                 self._release(sample)
                 finished += 1
+            if index == 0 or index == last or job.on_row is not None:
+                news[job] = None
+        self._rows_left -= stored
         self.samples_inside -= finished
         self._metrics.in_flight.dec(finished)
-        return jobs
+        return list(news)
 
     def _tell(self, job: Job) -> bool:
         """Tell of the rows that all samples of the job have now. Whether it is done, and has left."""
-        if job.rows and job.unfinished and job.on_row is None:
-            return False
         rows = min([sample.row for sample in job.unfinished], default=len(job.codes[0]))
         if rows and not job.rows:
             self._metrics.first_row.observe(perf_counter() - job.submitted)

@@ -58,8 +58,8 @@ class DecodeRequest(_Body):
 class EncodeAnswer(_Body):
     """The codes of one picture: a request to /decode as it is, alone or as one of several.
 
-    `width` and `height` are those of the decoded picture, without the border of ?fit=pad; `shape` is that of the codes
-    (h, w).
+    `width` and `height` are those of the decoded picture: with a model of any size without the border of ?fit=pad.
+    `shape` is that of the codes (h, w).
     """
 
     model: str

@@ -151,7 +151,8 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         le=1000,
-        description="How long an idle engine waits for company, less than the deadline; 0: never. May help on a GPU.",
+        description="How long an idle engine waits for company, to the whole millisecond, one at least, and less than "
+        "the deadline; 0: never. May help on a GPU.",
     )
     inline_ms: float = Field(
         1.0, ge=0, le=100, description="Work that is estimated to be shorter runs on the event loop, without a thread."

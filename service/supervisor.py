@@ -42,6 +42,10 @@ class _Server(Server):
         super().__init__(config)
         self._says = says
 
+    def run(self, sockets: list[socket] | None = None) -> None:
+        self.config.load_app()  # takes seconds: meanwhile SIGTERM ends the worker, which later only notes it at first
+        super().run(sockets)
+
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from service.metric_files import CountsError
+
 WINDOW_CODES = 1 << 20
 
 
@@ -22,15 +24,17 @@ class CodeTraffic:
     """Counts of the K codes of one model version, int64 (K,)."""
 
     def __init__(self, model: str, version: str, codebook_size: int, shared_folder: Path | None = None) -> None:
+        """Raises CountsError where the shared folder takes no file for them."""
         self._pattern = f"codes_{model}_{version[:12]}_*.bin"
+        self._own_of_all_versions = f"codes_{model}_{'?' * len(version[:12])}_{os.getpid()}.bin"
         self._folder = shared_folder
         self._size = codebook_size
         self._counts: NDArray[np.int64]
         if shared_folder is None:
             self._counts = np.zeros(codebook_size, np.int64)
         else:
-            path = shared_folder / self._pattern.replace("*", str(os.getpid()))
-            self._counts = _open_counts(path, codebook_size)
+            self._path = shared_folder / self._pattern.replace("*", str(os.getpid()))
+            self._counts = _open_counts(self._path, codebook_size)
         self._total = int(self._counts.sum())
         self._lock = threading.Lock()
 
@@ -55,12 +59,28 @@ class CodeTraffic:
                 total += found
         return total
 
+    def forget_other_versions(self) -> None:
+        """Remove the files of this process for the model's other versions, one for each reload, once this one is
+        served: what still writes to one does no harm."""
+        if self._folder is not None:
+            for path in self._folder.glob(self._own_of_all_versions):
+                if path != self._path:
+                    path.unlink(missing_ok=True)
+
 
 def _open_counts(path: Path, codebook_size: int) -> NDArray[np.int64]:
     """The file of this process, (K,). One that is there belongs to the model that is being replaced and still writes to
-    it: cutting it to length again would take the memory away from under it."""
-    there = path.is_file() and path.stat().st_size == codebook_size * np.dtype(np.int64).itemsize
-    return np.memmap(path, np.int64, mode="r+" if there else "w+", shape=(codebook_size,))
+    it: cutting it to length again would take the memory away from under it.
+
+    A new one is written whole: in one with holes a full disk would be a bus error at some later count.
+    """
+    size = codebook_size * np.dtype(np.int64).itemsize
+    try:
+        if not (path.is_file() and path.stat().st_size == size):
+            path.write_bytes(bytes(size))
+        return np.memmap(path, np.int64, mode="r+", shape=(codebook_size,))
+    except OSError as error:
+        raise CountsError(path.parent, error) from error
 
 
 def perplexity(counts: NDArray[np.int64]) -> float:

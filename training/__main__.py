@@ -20,6 +20,7 @@ from pathlib import Path
 
 from training.config import RunConfig, load_config
 from training.errors import TrainingError
+from training.printing import status_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,4 +123,4 @@ def _headline(metrics: dict[str, object], folder: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

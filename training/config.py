@@ -22,7 +22,7 @@ class ConfigError(TrainingError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -232,7 +232,7 @@ def _by_key(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, last = key.split(".")
-    if not equals or not last:
+    if not equals or not all((*sections, last)):
         raise ConfigError(f"{override!r} is not section.key=value, for example trainer.seed=2")
     try:
         value = yaml.load(text, _UniqueKeys)  # noqa: S506 - a safe loader

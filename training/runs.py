@@ -155,15 +155,22 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): correct its permissions") from error
     except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8; or brackets without an end
-        raise ConfigError(f"{path} is damaged: {error}") from error
+        raise _damaged(path, error) from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} is damaged: it is no JSON object")
+        raise _damaged(path, "it is no JSON object")
     try:
         NEEDED.get(path.name, _Read).model_validate(values)
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-        raise ConfigError(f"{path} is damaged: {'; '.join(problems)}") from error
+        raise _damaged(path, "; ".join(problems)) from error
     return values
+
+
+def _damaged(path: Path, problem: object) -> ConfigError:
+    remedy = "bring it back from a copy, or begin anew in another folder"
+    if path.name == METRICS_FILE:  # which can be measured again
+        remedy = "delete it, and `python -m training fit --resume` writes it again"
+    return ConfigError(f"{path} is damaged: {problem}: {remedy}")
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -177,7 +184,7 @@ def read_config(folder: Path) -> RunConfig:
     try:
         return parse_config(values)
     except ConfigError as error:
-        raise ConfigError(f"{path} is damaged: {error}") from error
+        raise _damaged(path, error) from error
 
 
 _held: dict[Path, int] = {}  # file descriptors of the locks of this process

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Codes = NDArray[np.int64]
-UNREADABLE = (AttributeError, EOFError, KeyError, TypeError, ValueError)  # what reading an unknown answer raises
+UNREADABLE = (  # what reading an unknown answer raises
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,  # the header of an .npy promises more than there is memory
+    OverflowError,  # a number that int64 does not hold
+    RecursionError,  # JSON of a thousand brackets
+    TokenError,  # the header of an .npy is no Python literal
+    TypeError,
+    ValueError,
+)
 QUOTED = 200  # characters of such an error: that of bytes that are no text holds the whole answer
 
 
-@dataclass(frozen=True)
-class Encoded:
+class _WithCodes:
+    """Equal where all its fields are. The equality of dataclasses would ask an array whether it is true."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, type(self)):
+            return NotImplemented
+        theirs = vars(other)
+        return all(
+            np.array_equal(value, theirs[name]) if name == "codes" else value == theirs[name]
+            for name, value in vars(self).items()
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded(_WithCodes):
     """codes (h,w) int64 of one picture of `width` x `height` pixels."""
 
     model: str
@@ -26,22 +50,22 @@ class Encoded:
 
     @classmethod
     def of(cls, model: str, version: str, item: dict[str, Any]) -> Encoded:
-        return cls(model, version, item["width"], item["height"], np.asarray(item["codes"], np.int64))
+        return cls(model, version, int(item["width"]), int(item["height"]), np.asarray(item["codes"], np.int64))
 
 
-@dataclass(frozen=True)
-class Generated:
+@dataclass(frozen=True, eq=False)
+class Generated(_WithCodes):
     """One sample: codes (h,w) int64, the picture as a PNG file, and its information content under the prior in bits."""
 
     label: int | None
     bits: float
     codes: Codes
-    png: bytes
+    png: bytes = field(repr=False)  # a notebook would show all of it
 
     @classmethod
     def of(cls, item: dict[str, Any]) -> Generated:
         codes = np.asarray(item["codes"], np.int64)
-        return cls(item["label"], item["bits"], codes, base64.b64decode(item["image"]))
+        return cls(item["label"], float(item["bits"]), codes, base64.b64decode(item["image"]))
 
 
 @dataclass(frozen=True)
@@ -56,17 +80,17 @@ class Generation:
     @classmethod
     def of(cls, answer: dict[str, Any]) -> Generation:
         items = tuple(Generated.of(item) for item in answer["items"])
-        return cls(answer["model"], answer["version"], answer["seed"], items)
+        return cls(answer["model"], answer["version"], int(answer["seed"]), items)  # a number: names of files hold it
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, eq=False)
+class Row(_WithCodes):
     """One row of a stream: codes (n, w) int64 of all samples, and with `preview=True` their pictures so far as PNG
     files, else none."""
 
     row: int
     codes: Codes
-    pngs: tuple[bytes, ...] = ()
+    pngs: tuple[bytes, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, event: dict[str, Any]) -> Row:
@@ -89,7 +113,8 @@ class Score:
     @classmethod
     def of(cls, item: dict[str, Any]) -> Score:
         by_label = item.get("bits_by_label")
-        return cls(item["bits"], item["bits_per_code"], None if by_label is None else tuple(by_label))
+        labels = None if by_label is None else tuple(float(bits) for bits in by_label)
+        return cls(float(item["bits"]), float(item["bits_per_code"]), labels)
 
 
 @dataclass(frozen=True)
@@ -99,7 +124,7 @@ class ModelInfo:
     name: str
     version: str
     labels: tuple[str, ...] | None
-    details: dict[str, Any]
+    details: dict[str, Any] = field(repr=False)
 
     @classmethod
     def of(cls, answer: dict[str, Any]) -> ModelInfo:

@@ -98,6 +98,7 @@ class AsyncClient:
         """
         operation, events = operations.stream(model, wanted), Events()
         response = await self._send(operation, stream=True)
+        response.encoding = "utf-8"  # of every event stream, whatever its header says
         try:
             async for line in response.aiter_lines():
                 for value in events.feed(line):

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqserve.answers import Encoded, Generation, Score
+from vqserve.answers import Encoded, Generation, ModelInfo, Score
 from vqserve.operations import Wanted
-from vqserve.problems import VqserveError
+from vqserve.problems import ProblemError, VqserveError
+from vqserve.progress import say
+from vqserve.retries import RETRIED_ERRORS, RETRIED_STATUSES
 from vqserve.synchronous import Client
 
+T = TypeVar("T")
 Pixels = NDArray[np.uint8]
+PAUSE_S = 1.0  # between the calls of a service that was there, each of which is tried a few times
 
 
 class Backend(Protocol):
@@ -44,36 +49,65 @@ class Backend(Protocol):
         """What the models are."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Online:
-    """A running service."""
+    """A running service. One that has answered, and then is gone or too busy, is waited for, up to `patience_s` each
+    time, so that a restart does not end a long list of files. Before, it may be the wrong URL, which is said soon."""
 
     client: Client
     model: str | None
+    patience_s: float
+    answered: bool = False
 
     def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[Encoded]:
-        return self.client.encode(*pictures, model=self.model, fit=fit, effort=effort)
+        return self._ask(lambda: self.client.encode(*pictures, model=self.model, fit=fit, effort=effort))
 
     def compress(self, pictures: Sequence[bytes], fit: str, effort: float) -> bytes:
-        return self.client.compress(*pictures, model=self.model, fit=fit, effort=effort)
+        return self._ask(lambda: self.client.compress(*pictures, model=self.model, fit=fit, effort=effort))
 
     def decompress(self, container: bytes) -> Pixels:
-        return self.client.decompress(container, model=self.model)
+        return self._ask(lambda: self.client.decompress(container, model=self.model))
 
     def generate(self, wanted: Wanted) -> Generation:
-        return self.client.generate(model=self.model, **wanted)
+        return self._ask(lambda: self.client.generate(model=self.model, **wanted))
 
     def score(self, pictures: Sequence[bytes], fit: str, label: int | None, by_label: bool) -> list[Score]:
-        return self.client.score(*pictures, model=self.model, fit=fit, label=label, by_label=by_label)
+        return self._ask(
+            lambda: self.client.score(*pictures, model=self.model, fit=fit, label=label, by_label=by_label)
+        )
 
     def labels(self) -> Sequence[str]:
-        if self.model is not None:
-            return self.client.model(self.model).labels or ()
-        return next((model.labels or () for model in self.client.models() if model.details.get("default")), ())
+        models = self._ask(self._models)
+        return next((model.labels or () for model in models if self.model or model.details.get("default")), ())
 
     def info(self) -> list[dict[str, Any]]:
-        models = self.client.models() if self.model is None else [self.client.model(self.model)]
-        return [model.details for model in models]
+        return [model.details for model in self._ask(self._models)]
+
+    def _models(self) -> list[ModelInfo]:
+        return self.client.models() if self.model is None else [self.client.model(self.model)]
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        """Raises as `call`, which has tried a few times itself."""
+        ends, said = time.monotonic() + self.patience_s, False
+        while True:
+            try:
+                found = call()
+            except (ProblemError, *RETRIED_ERRORS) as error:
+                pause_s = PAUSE_S
+                if isinstance(error, ProblemError):
+                    if error.status not in RETRIED_STATUSES:
+                        self.answered = True
+                        raise
+                    pause_s = max(PAUSE_S, error.retry_after_s or 0)
+                if not self.answered or time.monotonic() + pause_s >= ends:
+                    raise
+                if not said:
+                    say(f"the service is gone or too busy ({error}): trying again for up to {self.patience_s:g} s")
+                said = True
+                time.sleep(pause_s)
+            else:
+                self.answered = True
+                return found
 
 
 @contextmanager
@@ -92,7 +126,7 @@ def backend_of(options: argparse.Namespace) -> Iterator[Backend]:
     elif url:
         key = options.key or os.environ.get("VQSERVE_KEY")
         with Client(url, key=key, timeout_s=options.timeout) as client:
-            yield Online(client, options.model)
+            yield Online(client, options.model, options.timeout)
     else:
         raise VqserveError("say where to work: --bundle FOLDER, --url URL, or the variable VQSERVE_URL")
 

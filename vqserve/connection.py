@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -24,12 +25,12 @@ def base_url(url: str) -> str:
     if "://" not in url:
         raise VqserveError(f"{shown!r} is no URL: write http://{shown}")
     try:
-        httpx.URL(shown)
-    except httpx.InvalidURL as error:
+        _ = httpx.URL(shown).host  # which decodes `xn--`
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise VqserveError(f"{shown!r} is no URL: {error}") from error
     try:
         parts = httpx.URL(url)
-    except httpx.InvalidURL:  # left out of the traceback: its words quote the password
+    except (httpx.InvalidURL, UnicodeError):  # left out of the traceback: its words quote the password
         raise VqserveError(f"the URL of {shown!r} has signs in its user or password that need escaping") from None
     with_query = b"?" in parts.raw_path  # also an empty one, which would end the path of each request
     if parts.scheme not in ("http", "https") or not parts.host or with_query or parts.fragment:
@@ -42,6 +43,16 @@ def base_url(url: str) -> str:
         fault = "its host has an empty part, or one of more than 63 characters"
         raise VqserveError(f"{shown!r} is no URL: {fault}") from error
     return str(parts.copy_with(userinfo=b"")) if parts.userinfo else url
+
+
+def by_proxy(url: str) -> str:
+    """For messages on a service that does not answer, since it may be the proxy that does not: the one that the
+    environment names for this URL, without its password, or nothing."""
+    parts, proxies = httpx.URL(url), getproxies()
+    proxy = proxies.get(parts.scheme, proxies.get("all"))
+    if not proxy or proxy_bypass(parts.host):
+        return ""
+    return f", by the proxy {without_userinfo(proxy)} of {parts.scheme.upper()}_PROXY or ALL_PROXY"
 
 
 def login(url: str) -> httpx.BasicAuth | None:

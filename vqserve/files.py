@@ -132,13 +132,15 @@ def stem_of(path: Path) -> str:
 
 
 def read(path: Path) -> bytes:
-    """Raises FileError where it cannot be read, is closed, or is empty."""
+    """Raises FileError where it cannot be read, is closed, is empty, or is larger than the memory."""
     if str(path) == STANDARD and sys.stdin is None:
         raise FileError("standard input is closed: name a file, or send one into it")
     try:
         content = sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
     except OSError as error:
         raise FileError(str(error.strerror)) from error
+    except MemoryError as error:
+        raise FileError("it is larger than the memory") from error
     if not content:
         raise FileError("it is empty")
     return content

@@ -108,7 +108,11 @@ class Operation(Generic[T]):
 
 
 def encode(pictures: Sequence[Picture], **query: Query) -> Operation[list[Encoded]]:
-    return Operation("POST", "/encode", _read_encoded, _params(query), {"Accept": JSON}, files=_form(pictures))
+    def read(response: httpx.Response) -> list[Encoded]:
+        answer = response.json()
+        return [Encoded.of(answer["model"], answer["version"], item) for item in _items(answer, len(pictures))]
+
+    return Operation("POST", "/encode", read, _params(query), {"Accept": JSON}, files=_form(pictures))
 
 
 def compress(pictures: Sequence[Picture], **query: Query) -> Operation[bytes]:
@@ -116,7 +120,7 @@ def compress(pictures: Sequence[Picture], **query: Query) -> Operation[bytes]:
 
 
 def encode_array(pixels: NDArray[np.uint8], **query: Query) -> Operation[NDArray[np.int64]]:
-    return _send_array("/encode", pixels, query, NPY, lambda answer: _read_array(answer).astype(np.int64))
+    return _send_array("/encode", pixels, query, NPY, _read_codes)
 
 
 def compress_array(pixels: NDArray[np.uint8], **query: Query) -> Operation[bytes]:
@@ -149,7 +153,10 @@ def stream(model: str | None, wanted: WantedRows) -> Operation[None]:
 
 
 def score(pictures: Sequence[Picture], **query: Query) -> Operation[list[Score]]:
-    return Operation("POST", "/score", _read_scores, _params(query), {"Accept": JSON}, files=_form(pictures))
+    def read(response: httpx.Response) -> list[Score]:
+        return [Score.of(item) for item in _items(response.json(), len(pictures))]
+
+    return Operation("POST", "/score", read, _params(query), {"Accept": JSON}, files=_form(pictures))
 
 
 def models() -> Operation[list[ModelInfo]]:
@@ -157,7 +164,8 @@ def models() -> Operation[list[ModelInfo]]:
 
 
 def model(name: str) -> Operation[ModelInfo]:
-    return Operation("GET", f"/models/{quote(name, safe='')}", lambda answer: ModelInfo.of(answer.json()))
+    part = quote(name, safe="") if name.strip(".") else "%2E" * len(name)  # `..` as it is leads to another route
+    return Operation("GET", f"/models/{part}", lambda answer: ModelInfo.of(answer.json()))
 
 
 def _whole_numbers(codes: ArrayLike) -> NDArray[Any]:
@@ -243,24 +251,29 @@ def _read_array(response: httpx.Response) -> NDArray[Any]:
     return array
 
 
+def _read_codes(response: httpx.Response) -> NDArray[np.int64]:
+    """Raises ValueError for other arrays."""
+    codes = _read_array(response)
+    if codes.dtype.kind not in "iu":
+        raise ValueError(f"{codes.dtype} {codes.shape} are no codes")
+    return codes.astype(np.int64)
+
+
 def _read_pictures(response: httpx.Response) -> NDArray[np.uint8]:
     """(B,H,W,C), also where the service answers one picture as (H,W,C). Raises ValueError for other arrays."""
     pixels = _read_array(response)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or not pixels.size or pixels.shape[-1] not in (1, 3):
         raise ValueError(f"{pixels.dtype} {pixels.shape} are no pictures")
     return pixels[None] if pixels.ndim == 3 else pixels
 
 
-def _read_encoded(response: httpx.Response) -> list[Encoded]:
-    answer = response.json()
-    items = answer.get("items", [answer])  # one picture comes without a list
-    return [Encoded.of(answer["model"], answer["version"], item) for item in items]
+def _items(answer: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Of each picture that was sent. Raises ValueError where they are not as many."""
+    items: list[dict[str, Any]] = answer.get("items", [answer])  # one picture comes without a list
+    if len(items) != count:
+        raise ValueError(f"{len(items)} items for {count} pictures")
+    return items
 
 
 def _read_generation(response: httpx.Response) -> Generation:
     return Generation.of(response.json())
-
-
-def _read_scores(response: httpx.Response) -> list[Score]:
-    answer = response.json()
-    return [Score.of(item) for item in answer.get("items", [answer])]

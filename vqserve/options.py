@@ -38,7 +38,7 @@ def _add_common(command: argparse.ArgumentParser, name: str) -> None:
     where = command.add_mutually_exclusive_group()
     where.add_argument("--url", help="a running service (default: $VQSERVE_URL)")
     where.add_argument("--bundle", type=folder, help="a bundle folder, to work without a service")
-    command.add_argument("--model", help="name of the service's model; its default one without it")
+    command.add_argument("--model", type=text, help="name of the service's model; its default one without it")
     command.add_argument("--key", help="API key (default: $VQSERVE_KEY)")
     wait = f"longest wait for a connection, and for each next part of an answer (default: {TIMEOUT_S:g})"
     command.add_argument("--timeout", type=seconds, default=TIMEOUT_S, metavar="SECONDS", help=wait)
@@ -79,6 +79,13 @@ def named(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("the name is empty: write . for the current folder")
     return text
+
+
+def text(given: str) -> str:
+    """Raises ArgumentTypeError for bytes that are none in the terminal's encoding: no URL holds them."""
+    if not given.isprintable():
+        raise argparse.ArgumentTypeError(f"{given!r} has signs that no name of a model has")
+    return given
 
 
 def folder(text: str) -> Path:

@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 
+from vqserve.retries import retry_after_s
+
 REQUEST = "urn:vqserve:request:"  # `instance` of a problem document is this and the request's id
 NO_TYPE = "about:blank"  # of an answer without a problem document, such as a proxy's
 OF_ONE_FILE = frozenset(
@@ -38,15 +40,28 @@ class FileError(VqserveError):
 
 
 class ProblemError(VqserveError):
-    """The service refused. `type` is stable (`urn:vqserve:problem:queue-full`); `detail` says what to do."""
+    """The service refused. `type` is stable (`urn:vqserve:problem:queue-full`); `detail` says what to do.
 
-    def __init__(self, status: int, type: str, title: str, detail: str, request_id: str | None) -> None:
-        super().__init__(status, type, title, detail, request_id)  # all, or no other process could read the error
+    `retry_after_s` is the seconds until it is worth a try, where the answer says them.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        type: str,
+        title: str,
+        detail: str,
+        request_id: str | None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        given = (status, type, title, detail, request_id, retry_after_s)
+        super().__init__(*given)  # all, or no other process could read the error
         self.status = status
         self.type = type
         self.title = title
         self.detail = detail
         self.request_id = request_id
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return f"{self.status} {self.title}: {self.detail}" if self.detail else f"{self.status} {self.title}"
@@ -57,19 +72,28 @@ def problem_of(response: httpx.Response) -> ProblemError:
     fields = _fields(response)
     return ProblemError(
         response.status_code,
-        str(fields.get("type", NO_TYPE)),
-        str(fields.get("title", response.reason_phrase)),
-        str(fields.get("detail", _of_another_server(response))),
+        str(fields.get("type") or NO_TYPE),  # null is as if it were left out
+        str(fields.get("title") or response.reason_phrase),
+        str(fields.get("detail") or _of_another_server(response)),
         response.headers.get("x-request-id"),
+        retry_after_s(response),
     )
 
 
 def _of_another_server(response: httpx.Response) -> str:
     """Where a redirect leads, without its query, which may hold a secret; else the beginning of the page, in a line."""
     if not response.has_redirect_location:
-        return " ".join(response.text.split())[:200]
+        return " ".join(_text(response).split())[:200]
     target = response.headers["location"].partition("?")[0]
     return f"it leads to {without_userinfo(target)}, and redirects are not followed: pass the service's own URL"
+
+
+def _text(response: httpx.Response) -> str:
+    """As its charset says, or in UTF-8: `undefined` and `base64` are none for text, but Python knows them."""
+    try:
+        return response.content.decode(response.charset_encoding or "utf-8", "replace")
+    except (LookupError, ValueError):
+        return response.content.decode("utf-8", "replace")
 
 
 def without_userinfo(url: str) -> str:
@@ -83,7 +107,7 @@ def _fields(response: httpx.Response) -> dict[str, object]:
         return {}
     try:
         fields = response.json()
-    except ValueError:
+    except (RecursionError, ValueError):
         return {}
     return fields if isinstance(fields, dict) else {}
 
@@ -92,6 +116,7 @@ def problem_of_event(fields: dict[str, Any]) -> VqserveError:
     """The problem document that a stream ends with when the service gives up after its status was sent."""
     try:
         request_id = str(fields["instance"]).removeprefix(REQUEST)
-        return ProblemError(fields["status"], fields["type"], fields["title"], fields["detail"], request_id)
-    except (KeyError, TypeError):
+        status, kind = int(fields["status"]), str(fields["type"] or NO_TYPE)
+        return ProblemError(status, kind, str(fields["title"] or ""), str(fields["detail"] or ""), request_id)
+    except (KeyError, TypeError, ValueError):
         return UnexpectedAnswerError(f"the stream ended with an unknown error: {fields}")

@@ -98,6 +98,7 @@ class Client:
         """
         operation, events = operations.stream(model, wanted), Events()
         response = self._send(operation, stream=True)
+        response.encoding = "utf-8"  # of every event stream, whatever its header says
         try:
             for line in response.iter_lines():
                 yield from events.feed(line)

@@ -7,7 +7,9 @@ export function onPictureFile(load) {
     if (target.files[0]) load(target.files[0]);
     target.value = "";
   });
-  document.addEventListener("paste", ({ clipboardData }) => {
+  document.addEventListener("paste", ({ target, clipboardData }) => {
+    const field = target.matches?.("[type=number], [type=password]");
+    if (field && clipboardData.types.includes("text/plain")) return; // cells of a spreadsheet have a picture with them
     const files = [...clipboardData.files];
     const file = files.find(({ type }) => type.startsWith("image/")) ?? files[0];
     if (file) load(file);
@@ -23,9 +25,10 @@ export function onPictureFile(load) {
     if (!relatedTarget) byId("drop").classList.remove("dropping");
   });
   document.addEventListener("drop", (event) => {
-    if (!event.dataTransfer.files.length) return;
-    event.preventDefault();
     byId("drop").classList.remove("dropping");
-    load(event.dataTransfer.files[0]);
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    if (file) load(file); // none where another program has only promised one
   });
 }

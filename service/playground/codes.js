@@ -9,7 +9,6 @@ import { inkOn } from "./colours.js";
 
 const SMALLEST_LABELLED_PX = 21;
 const SMALLEST_SPACED_PX = 7;
-const LABEL_OPACITY = 0.72;
 const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
 export class CodeGrid extends EventTarget {
@@ -87,7 +86,10 @@ export class CodeGrid extends EventTarget {
   }
 
   restoreErased() {
-    this.eraseUnknown(this.codes);
+    this.#erased.clear();
+    this.draw();
+    this.#place();
+    this.#tell("erase");
   }
 
   showTextures(textures) {
@@ -102,17 +104,28 @@ export class CodeGrid extends EventTarget {
     this.#place();
   }
 
-  setRow(row, codes) {
-    this.codes[row] = [...codes];
-    codes.forEach((_, column) => this.#erased.delete(row * this.columns + column));
+  /**
+   * Codes for the cells of a row that are null in `known` and still erased: what has been changed since is newer.
+   * Returns the cells that it filled, for `takeBack`.
+   */
+  fillRow(row, codes, known) {
+    const columns = codes.map((_, column) => column).filter((c) => known[row][c] === null && this.isErased(row, c));
+    const filled = columns.map((column) => ({ row, column, code: codes[column], before: this.codes[row][column] }));
+    for (const { column, code } of filled) {
+      this.codes[row][column] = code;
+      this.#erased.delete(row * this.columns + column);
+    }
     this.draw();
     this.#place();
+    return filled;
   }
 
-  /** Erase the cells that are null in `known`, and only those. */
-  eraseUnknown(known) {
-    const cells = known.flat().map((code, index) => (code === null ? index : -1));
-    this.#erased = new Set(cells.filter((index) => index >= 0));
+  /** Cells that were filled are erased again, but for those that have got another code since. */
+  takeBack(filled) {
+    for (const { row, column, before } of filled.filter(({ row, column, code }) => this.codes[row][column] === code)) {
+      this.codes[row][column] = before;
+      this.#erased.add(row * this.columns + column);
+    }
     this.draw();
     this.#place();
     this.#tell("erase");
@@ -240,9 +253,7 @@ export class CodeGrid extends EventTarget {
     else context.fillRect(left, top, width, height);
     if (!labelled || this.#textures) return;
     context.fillStyle = inkOn(colour);
-    context.globalAlpha = LABEL_OPACITY;
     context.fillText(code, left + width / 2, top + height / 2);
-    context.globalAlpha = 1;
   }
 
   /** All erased cells at once: one by one, those of a photograph took seconds. */

@@ -1,6 +1,7 @@
 // One colour a code. In: the model's description. Out: ["#rrggbb"] of length K, and the ink that is readable on each.
 
 const GOLDEN_ANGLE = 137.508;
+const MIDDLE_LUMINANCE = 0.179; // equally far from black and from white: sqrt(1.05 * 0.05) - 0.05
 
 /** The mean colours of the decoded patches where the bundle knows them; distinct hues where it does not. */
 export function coloursOf(model) {
@@ -18,7 +19,13 @@ export function lightness(colour) {
   return (0.299 * red + 0.587 * green + 0.114 * blue) / 255;
 }
 
-export const inkOn = (colour) => (lightness(colour) > 0.5 ? "#000000" : "#ffffff");
+/** Of black and white the one that contrasts more by WCAG, which is at least 4.5:1. */
+export function inkOn(colour) {
+  const [red, green, blue] = rgbOf(colour).map((value) => linear(value / 255));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > MIDDLE_LUMINANCE ? "#000000" : "#ffffff";
+}
+
+const linear = (value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
 
 /** The codes from dark to light, in rows of `columns`. The last row repeats the last code to its end. */
 export function palette(colours, columns) {

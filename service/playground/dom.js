@@ -16,7 +16,26 @@ export function announce(text) {
   byId("announcement").textContent = text;
 }
 
+/**
+ * Whether a button does anything. `disabled` would take the focus from it, so it says so by aria-disabled instead, and
+ * `ignoreForbiddenClicks` keeps its clicks from it.
+ */
+export function allow(button, allowed) {
+  button.setAttribute("aria-disabled", !allowed);
+}
+
+/** Enter in a field of a form clicks its submit button too. */
+export function ignoreForbiddenClicks() {
+  const ignore = (event) => {
+    if (!event.target.closest("[aria-disabled=true]")) return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  document.addEventListener("click", ignore, { capture: true });
+}
+
 let problems = 0;
+let focusedBefore = null; // what had the focus when the message came: there it returns from the button that hides it
 
 /** How many problems have been shown: what succeeds may hide those that stood when it began, and no newer one. */
 export const problemsSoFar = () => problems;
@@ -24,14 +43,26 @@ export const problemsSoFar = () => problems;
 export function showProblem(error) {
   if (error.name === "AbortError") return;
   problems += 1;
+  const problem = byId("problem");
+  if (!problem.contains(document.activeElement)) focusedBefore = document.activeElement;
   byId("problem-title").textContent = error.title ?? "Something went wrong in the page";
   byId("problem-detail").textContent = error.detail ?? error.message;
-  byId("problem").hidden = false;
-  byId("problem").dispatchEvent(new CustomEvent("problem", { detail: error }));
+  problem.hidden = false;
+  keepClear(problem);
+  problem.dispatchEvent(new CustomEvent("problem", { detail: error }));
 }
 
 export function hideProblem(upTo = problems) {
-  if (upTo === problems) byId("problem").hidden = true;
+  if (upTo !== problems) return;
+  const byKeyboard = byId("problem-close").matches(":focus-visible"); // to focus a field opens the keyboard of a phone
+  byId("problem").hidden = true;
+  keepClear(null);
+  if (byKeyboard) focusedBefore?.focus();
+}
+
+/** What gets the focus is scrolled to where `message`, which stays at the top of the window, does not cover it. */
+function keepClear(message) {
+  document.documentElement.style.scrollPaddingTop = message ? `${message.offsetHeight + 16}px` : "";
 }
 
 /** Codes, pictures and numbers of another picture than the one on top are pale until their own come. */

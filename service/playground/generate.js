@@ -4,7 +4,7 @@
 import { generate } from "./api.js";
 import { coloursOf, rgbOf } from "./colours.js";
 import { generateLine, showLines } from "./curl.js";
-import { announce, byId, element, formatMs, hideProblem, problemsSoFar, showProblem } from "./dom.js";
+import { allow, announce, byId, element, formatMs, hideProblem, problemsSoFar, showProblem } from "./dom.js";
 
 const CLICK_HELP = "A click on a sample takes it to the top as the picture.";
 
@@ -88,22 +88,21 @@ export class Generator {
 
   async #complete() {
     const { grid, query } = this.#workbench;
-    const [known, before] = [grid.known, grid.codes.map((row) => [...row])];
+    const [known, before, filled] = [grid.known, JSON.stringify(grid.codes), []];
     const settings = { n: 1, ...this.#settings(), known };
-    const outcome = await this.#run(settings, ({ row, items }) => grid.setRow(row, items[0].codes));
+    const outcome = await this.#run(settings, ({ row, items }) => filled.push(...grid.fillRow(row, items[0].codes, known)));
     if (!outcome) return;
     const { answer, timing } = outcome;
     if (!answer) {
-      grid.show(before);
-      grid.eraseUnknown(known);
+      grid.takeBack(filled);
+      // A code that was changed meanwhile has been decoded beside some that are gone now.
+      if (JSON.stringify(grid.codes) !== before) await this.#workbench.codesChanged();
       return;
     }
-    grid.show(answer.items[0].codes);
     this.#workbench.showTime("complete", timing);
     showLines(byId("complete-lines"), [["This completion", generateLine(query, { ...settings, seed: answer.seed }, "completed.png")]]);
     this.#showErased();
-    announce("The erased codes are completed.");
-    await this.#workbench.codesChanged(); // last: when it ends, the picture may be another one
+    await this.#workbench.codesChanged("The erased codes are completed."); // last: when it ends, the picture may be another one
   }
 
   /**
@@ -130,6 +129,7 @@ export class Generator {
 
   #take(item) {
     this.#workbench.load(pngOf(item.image));
+    byId("codec-heading").focus({ preventScroll: true }); // else the next Tab leads back to the sheet
     byId("codec-heading").scrollIntoView({ block: "start" });
   }
 
@@ -137,8 +137,10 @@ export class Generator {
     const { grid, model, isCurrent } = this.#workbench;
     const count = grid.erasedCount;
     const fits = grid.rows === model?.codes.height && grid.columns === model.codes.width;
-    byId("complete").disabled = !count || Boolean(this.#running) || !model?.prior || !fits || !isCurrent;
-    if (model?.prior && !fits) byId("erase-help").textContent = sizeHelp(model, grid);
+    allow(byId("complete"), count && !this.#running && model?.prior && fits && isCurrent);
+    byId("erase-how").hidden = !model?.prior;
+    if (model && !model.prior) byId("erase-help").textContent = "This model has no prior, so it cannot complete erased codes.";
+    else if (model?.prior && !fits) byId("erase-help").textContent = sizeHelp(model, grid);
     else if (count) byId("erase-help").textContent = `${count} of ${grid.rows * grid.columns} codes are erased.`;
     else byId("erase-help").textContent = "Drag over the codes to erase a region.";
   }
@@ -149,6 +151,7 @@ export class Generator {
     const run = { controller: new AbortController(), settings };
     const isCurrent = () => this.#running === run;
     this.#setRunning(run);
+    announce("Drawing…");
     const before = problemsSoFar();
     try {
       const options = { signal: run.controller.signal, onRow: (row) => isCurrent() && onRow(row) };
@@ -175,8 +178,8 @@ export class Generator {
 
   #setRunning(run) {
     this.#running = run;
-    for (const id of ["cancel", "complete-cancel"]) byId(id).disabled = !run;
-    byId("generate").disabled = Boolean(run);
+    for (const id of ["cancel", "complete-cancel"]) allow(byId(id), run);
+    allow(byId("generate"), !run);
     this.#showErased();
   }
 }
@@ -213,7 +216,8 @@ class Sample {
     const picture = element("img", { src: `data:image/png;base64,${image}`, alt: "" });
     this.canvas.replaceWith(picture);
     const parts = [this.labels[label], bits == null ? null : `${bits.toFixed(0)} bits`].filter(Boolean);
-    this.caption.textContent = parts.join(" · ");
+    const apart = parts.map((part) => element("bdi", {}, part)); // a label may be written from right to left
+    this.caption.replaceChildren(...apart.flatMap((part, i) => (i ? [" · ", part] : [part])));
     this.button.setAttribute("aria-label", `${this.name}, ${parts.join(", ")}: take it as the picture`);
     this.button.disabled = false;
     this.button.addEventListener("click", onClick);

@@ -1,7 +1,7 @@
 // The page: which model it shows, and the key where the service asks for one.
 
 import { apiKey, keepApiKey, listModels } from "./api.js";
-import { byId, element, hideProblem, showProblem } from "./dom.js";
+import { byId, element, hideProblem, ignoreForbiddenClicks, showProblem } from "./dom.js";
 import { Generator } from "./generate.js";
 import { Workbench } from "./workbench.js";
 
@@ -72,6 +72,7 @@ async function choose() {
   await workbench.open(model);
 }
 
+ignoreForbiddenClicks();
 byId("model").addEventListener("change", choose);
 byId("problem-close").addEventListener("click", () => hideProblem());
 byId("problem").addEventListener("problem", ({ detail }) => detail.status === 401 && openKeyForm());

@@ -34,6 +34,7 @@ export class Pad {
     this.#last = null; // a stroke ends with the picture that it is on
     this.#canvas.classList.toggle("drawable", enabled);
     this.#canvas.tabIndex = enabled ? 0 : -1;
+    this.#canvas.setAttribute("role", enabled ? "application" : "img"); // of an image screen readers keep the arrow keys
     if (enabled) this.#canvas.setAttribute("aria-describedby", "pad-help");
     else this.#canvas.removeAttribute("aria-describedby");
     this.enabled = enabled;

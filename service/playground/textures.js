@@ -1,11 +1,42 @@
-// What each code looks like. In: a model. Out: one small canvas a code, the middle patch of a picture of that code alone.
+// What each code looks like. In: a model. Out: one small canvas a code, the middle patch of a picture of that code alone,
+// and the palette that shows them.
 
-import { decodeMany } from "./api.js";
+import { decodeMany, Problem } from "./api.js";
 import { paint } from "./pixels.js";
 
 const CODES_A_REQUEST = 32; // few, as a service may take fewer pictures a request than it does by default
 
-export async function texturesOf(model, query, signal) {
+/** Shown when all are there. They are a decoration: pictures do not wait for them, and do not end them. */
+export class Textures {
+  #palette;
+  #asked = null; // an AbortController, once they have been asked for
+
+  constructor(palette) {
+    this.#palette = palette;
+  }
+
+  /** The model is another one. */
+  forget() {
+    this.#asked?.abort();
+    this.#asked = null;
+    this.#palette.showTextures(null);
+  }
+
+  /** Asked for once a model: without them the palette keeps its colours, which serve as well. */
+  async show(model, query) {
+    if (this.#asked) return;
+    this.#asked = new AbortController();
+    const { signal } = this.#asked;
+    try {
+      const textures = await texturesOf(model, query, signal);
+      if (!signal.aborted) this.#palette.showTextures(textures);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+    }
+  }
+}
+
+async function texturesOf(model, query, signal) {
   const { codes, picture } = model;
   // A middle cell with neighbours of its own kind on all sides, where the model allows so small a picture.
   const [rows, columns] = picture.any_size ? [3, 3] : [codes.height, codes.width];

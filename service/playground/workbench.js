@@ -6,12 +6,12 @@ import { compress, decode, encode, Problem } from "./api.js";
 import { CodeGrid } from "./codes.js";
 import { coloursOf, palette } from "./colours.js";
 import { compressLine, decodeLine, decompressLine, encodeLine, showLines } from "./curl.js";
-import { announce, byId, hideProblem, latest, offerDownload, problemsSoFar, setStale, showProblem } from "./dom.js";
+import { allow, announce, byId, hideProblem, latest, offerDownload, problemsSoFar, setStale, showProblem } from "./dom.js";
 import { modeOf, showBytes, showTimes } from "./numbers.js";
 import { PictureSource } from "./picture.js";
 import { clear, compare, openImage, paint, paintDifference, readImage } from "./pixels.js";
 import { encodePng } from "./png.js";
-import { texturesOf } from "./textures.js";
+import { Textures } from "./textures.js";
 
 const PALETTE_COLUMNS = { wide: 48, narrow: 24 };
 const SHOWN = ["codes", "decoded", "difference", "bytes"]; // what is of the picture
@@ -22,7 +22,6 @@ export class Workbench extends EventTarget {
   #picture = null;
   #file = null; // the picture as PNG, exactly what is sent
   #encoded = null; // the picture that the codes are of, and its codes as the service gave them
-  #textured = null; // the model whose textures were asked for
   #times = {};
   #superseded = new AbortController(); // of what is asked for the picture that is shown
   #decodings = 0; // how many have begun: only the latest is shown
@@ -33,8 +32,9 @@ export class Workbench extends EventTarget {
     this.source = new PictureSource((work) => this.#reported(work), (picture, change) => this.#take(picture, change));
     this.grid = new CodeGrid(byId("codes"));
     this.palette = new CodeGrid(byId("palette"));
+    this.textures = new Textures(this.palette);
     this.encodeLatest = latest(() => this.#reported(() => this.#encode(), () => this.#encodeFailed()));
-    this.decodeLatest = latest(() => this.isCurrent && this.#reported(() => this.#decode(), () => this.#clearDecoded()));
+    this.decodeLatest = latest((done) => this.isCurrent && this.#reported(() => this.#decodeAgain(done), () => this.#clearDecoded()));
     WIDE.addEventListener("change", () => this.#model && this.#showPalette());
     this.#listenToCodes();
   }
@@ -60,9 +60,8 @@ export class Workbench extends EventTarget {
   async open(model) {
     this.#model = model;
     byId("code").max = model.codes.codebook_size - 1;
-    this.#textured = null;
     this.#times = {};
-    this.palette.showTextures(null);
+    this.textures.forget();
     this.#showPalette();
     this.#supersede();
     this.source.open(model);
@@ -73,10 +72,11 @@ export class Workbench extends EventTarget {
     await this.source.load(blob);
   }
 
-  /** The codes have changed: decode them again. */
-  async codesChanged() {
+  /** The codes have changed: decode them again. `done`: what is said then. */
+  async codesChanged(done = "Decoded again.") {
+    setStale(true, "decoded", "difference");
     this.#allowRestore();
-    await this.decodeLatest();
+    await this.decodeLatest(done);
   }
 
   /** Ask once more for what has been refused. */
@@ -131,21 +131,13 @@ export class Workbench extends EventTarget {
     this.showTime("encode", timing);
     await this.#decode(signal);
     await this.#compress(signal);
-    if (this.#textured !== model) await this.#showTextures(signal); // last, so that it delays nothing that is timed
     announce(`Encoded to ${answer.shape.join(" by ")} codes. ${byId("decoded-facts").textContent}`);
+    this.textures.show(model, this.query).catch(showProblem); // last, so that it delays nothing that is timed
   }
 
-  /** Asked for once a model: without them the palette keeps its colours, which serve as well. */
-  async #showTextures(signal) {
-    const model = this.#model;
-    this.#textured = model;
-    try {
-      const textures = await texturesOf(model, this.query, signal);
-      if (model === this.#model) this.palette.showTextures(textures);
-    } catch (error) {
-      if (signal.aborted) this.#textured = null; // the next picture asks again
-      if (!(error instanceof Problem)) throw error;
-    }
+  async #decodeAgain(done = "") {
+    await this.#decode();
+    announce(`${done} ${byId("decoded-facts").textContent}`);
   }
 
   async #decode(signal = this.#superseded.signal) {
@@ -211,7 +203,7 @@ export class Workbench extends EventTarget {
   }
 
   #allowRestore() {
-    byId("restore").disabled = !this.isCurrent || (!this.grid.erasedCount && !this.#edited);
+    allow(byId("restore"), this.isCurrent && (this.grid.erasedCount || this.#edited));
   }
 
   #select() {
@@ -266,6 +258,7 @@ export class Workbench extends EventTarget {
 
   #clearDecoded() {
     for (const id of ["decoded", "difference"]) clear(byId(id));
+    setStale(false, "decoded", "difference"); // there is nothing to wait for
     for (const id of ["decoded-facts", "difference-facts"]) byId(id).textContent = "";
     byId("save-decoded").hidden = true;
   }

@@ -27,6 +27,19 @@ DISPATCH = """([kind, data, type]) => {
     return event.defaultPrevented;
 }"""
 
+DRAWN = "document.getElementById('pad').toDataURL()"
+
+PASTE_CELLS = """async (id) => {
+    const canvas = new OffscreenCanvas(28, 28);
+    canvas.getContext("2d").fillRect(0, 0, 9, 9);
+    const picture = await canvas.convertToBlob({ type: "image/png" });
+    const transfer = new DataTransfer();
+    transfer.setData("text/plain", "7");
+    transfer.items.add(new File([picture], "image.png", { type: "image/png" }));
+    const event = new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true });
+    document.getElementById(id).dispatchEvent(event);
+}"""
+
 COUNT_CLIPS = """() => {
     Object.assign(window, { draws: 0, clips: 0 });
     const { clip } = CanvasRenderingContext2D.prototype;
@@ -59,12 +72,14 @@ def test_the_help_for_drawing_is_read_where_one_can_draw(page: Page) -> None:
     settle(page)
     help_text = "With the keyboard: arrow keys move the pen, Space puts it down or lifts it, Delete clears."
     expect(page.locator("#pad")).to_have_accessible_description(help_text)
+    expect(page.locator("#pad")).to_have_role("application")  # else a screen reader would keep the arrow keys
     page.focus("#pad")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#pen")).to_be_visible()
     page.evaluate("document.getElementById('model').value = 'colour'")  # the pad keeps the focus
     page.dispatch_event("#model", "change")
     settle(page)
+    expect(page.locator("#pad")).to_have_role("img")
     expect(page.locator("#pad")).to_have_accessible_description("")
     expect(page.locator("#pad-help")).to_be_hidden()
     expect(page.locator("#pen")).to_be_hidden()
@@ -210,6 +225,27 @@ def test_text_that_is_dragged_is_left_to_the_browser(page: Page) -> None:
         expect(page.locator(".dropping")).to_have_count(0)
     assert page.evaluate(DISPATCH, ["dragover", "a file", "file"])
     expect(page.locator(".dropping")).to_have_count(1)
+
+
+def test_text_that_has_a_picture_with_it_is_pasted_into_a_field(page: Page) -> None:
+    """Regression: cells of a spreadsheet, which come as text and as a picture of them, replaced the picture."""
+    settle(page)
+    before = page.evaluate(DRAWN)
+    page.evaluate(PASTE_CELLS, "seed")
+    page.wait_for_timeout(100)  # for the picture, if anybody opens it
+    settle(page)
+    assert page.evaluate(DRAWN) == before
+    page.evaluate(PASTE_CELLS, "drop")
+    page.wait_for_function(f"(before) => {DRAWN} !== before", arg=before)
+
+
+def test_a_file_that_is_only_promised_leaves_no_overlay(page: Page) -> None:
+    """Regression: "Drop the picture here" stayed, as what was dropped had no file in it."""
+    settle(page)
+    page.evaluate(DISPATCH, ["dragover", "a file", "file"])
+    expect(page.locator(".dropping")).to_have_count(1)
+    page.evaluate(DISPATCH, ["drop", "a name", "text"])
+    expect(page.locator(".dropping")).to_have_count(0)
 
 
 def test_the_prior_completes_one_size(page: Page) -> None:

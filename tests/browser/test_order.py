@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import browsing
 from tests.browser.conftest import Site
-from tests.browser.reading import hold, pixels_of, saved, settle, shown_codes, wait_for_requests
+from tests.browser.reading import JSON, body_of, hold, line, pixels_of, saved, settle, shown_codes, wait_for_requests
 from tests.conftest import PICTURES
 from tests.tiny_bundle import oracle_pixels
 
@@ -24,6 +25,21 @@ HOLD_THE_FIRST_FILE = """() => {
         window.createImageBitmap = open;
         await new Promise((resolve) => (window.release = resolve));
         return open(...given);
+    };
+}"""
+
+# What is drawn comes when the test says so.
+STREAM_ROWS = """() => {
+    const send = window.fetch;
+    window.fetch = (url, options) => {
+        if (!url.endsWith("/generate")) return send(url, options);
+        const start = (controller) => {
+            const encoder = new TextEncoder();
+            const event = (data) => `event: row\\ndata: ${JSON.stringify(data)}\\n\\n`;
+            window.sendRow = (data) => controller.enqueue(encoder.encode(event(data)));
+            options.signal.addEventListener("abort", () => controller.error(options.signal.reason));
+        };
+        return Promise.resolve(new Response(new ReadableStream({ start })));
     };
 }"""
 
@@ -121,3 +137,93 @@ def test_a_file_that_is_late_goes_to_the_model_that_is_chosen_then(page: Page) -
     page.evaluate("window.release()")
     expect(page.locator("#codes-facts")).to_have_text("16 × 24 of 16")
     settle(page)
+
+
+def erase_the_first_two(page: Page) -> None:
+    page.get_by_text("Erase", exact=True).click()
+    page.focus("#codes")
+    for key in ("Control+Home", "Space", "ArrowRight", "Space"):
+        page.keyboard.press(key)
+    expect(page.locator("#erase-help")).to_have_text("2 of 49 codes are erased.")
+
+
+def change_code(page: Page, *keys: str) -> int:
+    """That to which the keys lead, into the next one: which it is."""
+    page.get_by_text("Change", exact=True).click()
+    page.focus("#codes")
+    for key in keys:
+        page.keyboard.press(key)
+    code = (int(page.input_value("#code")) + 1) % 16
+    page.fill("#code", str(code))
+    page.keyboard.press("Enter")
+    return code
+
+
+def assert_decoded(page: Page, site: Site, codes: list[list[int]]) -> None:
+    settle(page)
+    assert shown_codes(page) == codes
+    expected = oracle_pixels(np.array([codes]), site.weights, 1)[0, :, :, 0]
+    assert (pixels_of(saved(page, "#save-decoded")) == expected).all()
+
+
+def test_codes_that_are_changed_during_a_completion_are_kept(page: Page, site: Site) -> None:
+    """Regression: its result put the former ones in their place, and what had been erased meanwhile was not."""
+    settle(page)
+    before = shown_codes(page)
+    erase_the_first_two(page)
+    held = hold(page, "**/generate")
+    page.fill("#seed", "3")
+    page.click("#complete")
+    wait_for_requests(page, held)
+    first = change_code(page, "Control+Home")
+    last = change_code(page, "Control+End")
+    page.get_by_text("Erase", exact=True).click()
+    for key in ("Home", "Space"):
+        page.press("#codes", key)
+    held[0].continue_()
+    page.locator("#complete-lines li").wait_for()
+    settle(page)
+    expect(page.locator("#erase-help")).to_have_text("1 of 49 codes are erased.")
+    after = shown_codes(page)
+    drawn = body_of(line(page, "This completion"))
+    answer = httpx.post(f"{site.address}generate", json=drawn, headers=JSON).json()["items"][0]["codes"]
+    first_row = [first, answer[0][1], *before[0][2:]]
+    assert_decoded(page, site, [first_row, *before[1:6], [*before[6][:6], last]])
+    assert after == shown_codes(page)
+
+
+def test_codes_that_are_changed_before_a_completion_is_cancelled_are_kept(page: Page, site: Site) -> None:
+    settle(page)
+    before = shown_codes(page)
+    erase_the_first_two(page)
+    page.evaluate(STREAM_ROWS)
+    page.click("#complete")
+    drawn = [(code + 2) % 16 for code in before[0]]
+    page.evaluate("(codes) => sendRow({ row: 0, items: [{ codes }] })", drawn)
+    page.focus("#codes")
+    page.keyboard.press("Control+Home")
+    expect(page.locator("#codes [role=gridcell]")).to_have_text(f"Row 1, column 1, code {drawn[0]}")
+    first = change_code(page, "Control+Home")
+    page.get_by_text("Erase", exact=True).click()
+    page.click("#complete-cancel")
+    expect(page.locator("#erase-help")).to_have_text("1 of 49 codes are erased.")
+    assert_decoded(page, site, [[first, *before[0][1:]], *before[1:]])
+
+
+def test_what_changed_codes_decode_to_is_waited_for_in_words(page: Page) -> None:
+    """Regression: on a slow network the picture of the codes before looked like theirs."""
+    settle(page)
+    held = hold(page, "**/decode*", most=1)
+    page.fill("#code", "16")  # which the service refuses
+    page.keyboard.press("Enter")
+    wait_for_requests(page, held)
+    for name in ("#decoded", "#difference"):
+        expect(page.locator(f".stale{name}")).to_have_count(1)
+    held[0].continue_()
+    page.locator("#problem").wait_for()
+    expect(page.locator(".stale")).to_have_count(0)
+    page.fill("#code", "3")
+    page.keyboard.press("Enter")
+    expect(page.locator("#problem")).to_be_hidden()
+    settle(page)
+    expect(page.locator(".stale")).to_have_count(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,6 @@ from tests.browser.conftest import Site
 from tests.browser.reading import hold, line, settle, wait_for_requests
 from tests.service.serving import serving
 from tests.tiny_bundle import Weights
-
-# Text needs 4.5:1 (WCAG 2.2, 1.4.3); the outlines of controls need 3:1 (1.4.11).
-TEXT_PAIRS = list(product(("--ink", "--soft", "--accent"), ("--paper", "--panel", "--well")))
-PAIRS = [
-    *((*pair, 4.5) for pair in TEXT_PAIRS),
-    ("--bad", "--bad-paper", 4.5),
-    ("--ink", "--bad-paper", 4.5),
-    ("--on-accent", "--accent", 4.5),
-    ("--edge", "--paper", 3),
-    ("--edge", "--well", 3),
-]
 
 FORBID_STORAGE = """Object.defineProperty(window, "sessionStorage", {
     get() {
@@ -50,6 +38,13 @@ def test_what_happens_is_announced(page: Page) -> None:
     expect(page.locator("#announcement")).to_contain_text("Encoded to 7 by 7 codes.")
     page.click("#generate")
     expect(page.locator("#announcement")).to_have_text("16 samples are ready.")
+    page.fill("#code", "3")
+    page.keyboard.press("Enter")
+    expect(page.locator("#announcement")).to_contain_text("Decoded again. MSE 0.")
+    page.get_by_text("Erase", exact=True).click()
+    page.press("#codes", "Space")
+    page.click("#complete")
+    expect(page.locator("#announcement")).to_contain_text("The erased codes are completed. MSE 0.")
 
 
 def test_the_tab_key_reaches_the_controls_in_reading_order(page: Page) -> None:
@@ -99,7 +94,31 @@ def test_long_names_are_no_wider_than_the_screen(browser: Browser, site: Site) -
         page.select_option("#label", "1")
         page.click("#generate")
         page.locator("#sheet img").nth(15).wait_for()
+        page.route("**/generate", lambda route: route.fulfill(status=404, json={"title": "a" * 200, "detail": ""}))
+        page.click("#generate")
+        page.locator("#problem").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_name_from_right_to_left_takes_no_number_with_it(browser: Browser, site: Site) -> None:
+    """Regression: numbers after Arabic letters belong to them, so that the caption began with those of the bits."""
+
+    def translate(route: Route) -> None:
+        listed = route.fetch().json()
+        listed["models"][0]["labels"] = ["قطة", "كلب", "طائر"]
+        route.fulfill(json=listed)
+
+    with browsing(browser, site.address) as page:
+        page.route("**/models", translate)
+        page.reload()
+        settle(page)
+        page.select_option("#label", "1")
+        page.click("#generate")
+        page.locator("#sheet img").nth(15).wait_for()
+        label, bits = (page.locator(".caption bdi").nth(index).bounding_box() for index in (0, 1))
+        assert label is not None and bits is not None
+        assert label["x"] + label["width"] <= bits["x"]
+        assert page.locator(".caption").first.inner_text().startswith("كلب · ")
 
 
 def test_a_browser_without_storage_is_told(browser: Browser, site: Site) -> None:
@@ -111,32 +130,6 @@ def test_a_browser_without_storage_is_told(browser: Browser, site: Site) -> None
     expect(page.locator("#problem-detail")).to_contain_text("sessionStorage. The browser says: Access is denied")
     expect(page.locator("#waiting")).to_be_hidden()
     page.close()
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_colours_contrast_in_light_and_dark(browser: Browser, site: Site, dark: bool) -> None:
-    with browsing(browser, site.address, dark=dark) as page:
-        settle(page)
-        style = "getComputedStyle(document.documentElement).getPropertyValue"
-        names = sorted({name for text, ground, _ in PAIRS for name in (text, ground)})
-        colours = {name: page.evaluate(f"(name) => {style}(name)", name).strip() for name in names}
-    too_weak = {
-        (a, b): contrast(colours[a], colours[b]) for a, b, least in PAIRS if contrast(colours[a], colours[b]) < least
-    }
-    assert too_weak == {}
-    assert (luminance(colours["--paper"]) < 0.1) == dark
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance by WCAG of "#rrggbb"."""
-    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return sum(weight * channel for weight, channel in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_a_key_is_asked_for_and_not_shown(browser: Browser, bundles: tuple[Path, Weights]) -> None:
@@ -242,14 +235,24 @@ def test_a_service_that_is_slow_is_waited_for_in_words(browser: Browser, site: S
     page.close()
 
 
-def test_states_are_seen_in_the_colours_of_the_system(page: Page) -> None:
-    """Regression: what a click does, the bars and the legend were all of the colour of the page."""
-    settle(page)
-    page.emulate_media(forced_colors="active")
-    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    for shown in (".choice input:checked + span", "#bytes .bar", ".swatch.brighter", ".swatch.darker"):
-        assert page.evaluate("(one) => getComputedStyle(document.querySelector(one)).backgroundColor", shown) != ground
-    assert page.evaluate("getComputedStyle(document.querySelector('#codes .cell')).forcedColorAdjust") == "none"
+@pytest.mark.parametrize("broken", ["main.js", "pad.js"])
+@pytest.mark.parametrize("how", ["lost", "of another version"])
+def test_scripts_that_do_not_load_are_told(browser: Browser, site: Site, broken: str, how: str) -> None:
+    """Regression: the page said for ever that it waits for the service to list its models."""
+    page = browser.new_page()
+
+    def spoil(route: Route) -> None:
+        if how == "lost":
+            route.abort()
+        else:
+            route.fulfill(body='import { nothing } from "./dom.js";', content_type="text/javascript")
+
+    page.route(f"**/{broken}", spoil)
+    page.goto(site.address)
+    expect(page.locator("#waiting")).to_have_text(
+        "A script of the page does not load. See whether the service runs, then reload the page."
+    )
+    page.close()
 
 
 def test_back_keeps_what_a_click_does(page: Page, site: Site) -> None:

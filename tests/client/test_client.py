@@ -17,13 +17,17 @@ from PIL import Image
 
 from service.generation_request import GenerateRequest
 from tests.client.conftest import KEY
-from tests.client.scripted import scripted
+from tests.client.scripted import DONE, MODELS, scripted
 from tests.conftest import PICTURES, Tiny
 from tests.tiny_bundle import oracle_codes, oracle_pixels
 from vqserve import (
     AsyncClient,
     Client,
+    Encoded,
+    Generation,
+    ModelInfo,
     ProblemError,
+    Row,
     UnexpectedAnswerError,
     VqserveError,
     connection,
@@ -88,6 +92,12 @@ def npy(array: np.ndarray[Any, Any]) -> bytes:
     return stream.getvalue()
 
 
+def header_alone(shape: str) -> bytes:
+    """Of an .npy, without what it promises."""
+    fields = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(fields).to_bytes(2, "little") + fields.encode()
+
+
 @pytest.mark.parametrize(
     ("call", "body"),
     [
@@ -101,6 +111,20 @@ def npy(array: np.ndarray[Any, Any]) -> bytes:
         (operations.compress([b"x"]), b"<!DOCTYPE html>"),  # it was written as the container
         (operations.compress_array(np.zeros((1, 2, 2, 1), np.uint8)), b""),
         (operations.decode_png([[1]]), b"<!DOCTYPE html>"),
+        (operations.decode([[1]]), npy(np.zeros((0, 2, 2, 3), np.uint8))),  # `decode` wrote nothing, and status 0
+        (operations.decode([[1]]), npy(np.zeros((1, 2, 2, 5), np.uint8))),  # in the command it was a TypeError
+        (operations.decode([[1]]), header_alone("(1, 999999999, 999999999, 3)")),  # a MemoryError
+        (operations.decode([[1]]), header_alone("((((((")),  # a TokenError
+        (operations.encode_array(np.zeros((1, 2, 2, 1), np.uint8)), npy(np.zeros((1, 2, 2)))),  # taken for codes
+        (operations.models(), b"[" * 200_000),  # a RecursionError
+        (
+            operations.encode([b"x"]),
+            b'{"model": "m", "version": "v", "width": 1, "height": 1, "codes": [[%d]]}' % 2**70,
+        ),
+        (operations.encode([b"x"] * 2), b'{"model": "m", "version": "v", "items": []}'),  # in the command an IndexError
+        (operations.score([b"x"]), b'{"items": []}'),
+        (operations.score([b"x"]), b'{"bits": "x", "bits_per_code": null}'),  # in the command it was a TypeError
+        (operations.generate(None, {}), b'{"model": "m", "version": "v", "seed": "a/../../x", "items": []}'),  # a path
     ],
 )
 def test_an_answer_of_another_shape_is_unexpected(call: operations.Operation[object], body: bytes) -> None:
@@ -175,7 +199,7 @@ def test_codes_are_passed_without_what_surrounds_them(server_url: str) -> None:
             client.decode(encoded)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["tiny?x=/../", "../healthz", "a/b"])
+@pytest.mark.parametrize("name", ["tiny?x=/../", "../healthz", "a/b", "..", "."])
 def test_the_name_of_a_model_is_one_part_of_a_path(server_url: str, name: str) -> None:
     """It asked for another route, and gave what that answers."""
     with Client(server_url, key=KEY) as client, pytest.raises(ProblemError, match="404"):
@@ -219,6 +243,28 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         for call in (client.encode, client.compress, client.score, client.decompress):
             with pytest.raises(IsADirectoryError, match=f"it is a folder: pass its files.*{tmp_path}"):
                 call(tmp_path)
+
+
+def test_answers_are_equal_where_all_their_fields_are() -> None:
+    """Comparing them was a ValueError: the truth value of an array is ambiguous."""
+    item = {"label": 3, "bits": 12.5, "codes": [[1, 2], [3, 4]], "image": ""}
+    other_codes, other_bits = {**item, "codes": [[1, 2], [3, 5]]}, {**item, "bits": 1.0}
+    drawn, same, *others = (Generation.of({**DONE, "items": [one]}) for one in (item, item, other_codes, other_bits))
+    assert drawn == same and all(drawn != other for other in others)
+    row = Row(0, np.array([[1, 2]]), (b"a",))
+    assert row == Row(0, np.array([[1, 2]]), (b"a",)) and row != Row(0, np.array([[1, 2]]), (b"a\0",))
+    encoded, smaller = (Encoded("m", "v", 2, 2, np.zeros(shape, np.int64)) for shape in ((2, 2), (1, 2)))
+    assert encoded != smaller and encoded != row
+
+
+def test_a_notebook_shows_no_files() -> None:
+    """An answer at the end of a cell was a page of bytes, and a model one of numbers."""
+    generation = Generation.of(DONE)
+    shown = repr(
+        [generation, Row(0, np.array([[1, 2]]), (b"file",)), ModelInfo.of(MODELS["models"][0] | {"x": "more"})]
+    )
+    assert "bits=12.5" in shown and "name='m'" in shown
+    assert all(word not in shown for word in ("PNG", "file", "more"))
 
 
 def test_who_installs_the_package_has_its_types() -> None:

@@ -204,10 +204,11 @@ def test_what_is_no_time_to_wait_is_refused(seconds: float) -> None:
 
 def test_a_problem_goes_to_another_process() -> None:
     """It could not be unpickled, which ended a pool of processes."""
-    error = problem_of(httpx.Response(404, text="nothing here", headers={"X-Request-ID": "an-id"}))
+    headers = {"X-Request-ID": "an-id", "Retry-After": "3"}
+    error = problem_of(httpx.Response(404, text="nothing here", headers=headers))
     there = copy.copy(error)  # as pickle does
     assert str(there) == str(error) == "404 Not Found: nothing here"
-    assert vars(there) == vars(error) and there.request_id == "an-id"
+    assert vars(there) == vars(error) and (there.request_id, there.retry_after_s) == ("an-id", 3.0)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -70,6 +70,66 @@ def test_the_other_files_are_done(
 
 
 @pytest.mark.parametrize(
+    "answer", [httpx.ConnectError("refused"), refusal(NotReady("It starts.")), httpx.Response(429)]
+)
+def test_a_restart_does_not_end_a_list_of_files(
+    answer: Answer, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command ended two seconds after the service had gone, and refused to go on from there."""
+    monkeypatch.setattr("vqserve.backends.PAUSE_S", 0)
+    seen = script({2: answer, 3: httpx.ConnectError("refused"), 4: answer, 7: answer})
+    assert main(["encode", "--url", "http://x", *map(str, DIGITS), "-o", f"{tmp_path}/out/"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()  # one for each time that it is gone
+    assert line.endswith("): trying again for up to 60 s") and len(seen) == 6
+    assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == [path.stem for path in DIGITS]
+
+
+def test_a_service_that_does_not_come_back_ends_the_command(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vqserve.backends.PAUSE_S", 0)
+    lost = httpx.ConnectError("refused")
+    given = ["encode", "--url", "http://x", *map(str, DIGITS), "--timeout", "0.02", "-o", f"{tmp_path}/out/", "--force"]
+    seen = script({1: lost})
+    assert main(given) == 1 and len(seen) == 1  # it may be the wrong URL
+    assert capsys.readouterr().err == "vqserve: no answer from http://x: refused\n"
+    script(dict.fromkeys(range(2, 100_000), lost))
+    assert main(given) == 1
+    said = [
+        "vqserve: the service is gone or too busy (refused): trying again for up to 0.02 s",
+        "vqserve: no answer from http://x: refused",
+    ]
+    assert capsys.readouterr().err.splitlines() == said
+
+
+def test_a_long_retry_after_ends_the_command(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody waits for an hour, nor asks all the time until then."""
+    seen = script({2: httpx.Response(503, headers={"Retry-After": "3600"})})
+    assert main(["encode", "--url", "http://x", *map(str, DIGITS), "-o", f"{tmp_path}/out/"]) == 1
+    assert capsys.readouterr().err == f"vqserve: {DIGITS[1]}: 503 Service Unavailable\n" and len(seen) == 2
+
+
+def test_a_file_larger_than_the_memory_is_of_the_file(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a traceback."""
+    script({})
+    real = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        if path == DIGITS[0]:
+            raise MemoryError
+        return real(path)
+
+    monkeypatch.setattr("vqserve.files.Path.read_bytes", read)
+    assert main(["encode", "--url", "http://x", *map(str, DIGITS), "-o", f"{tmp_path}/out/"]) == 1
+    said = [f"vqserve: {DIGITS[0]}: it is larger than the memory", "vqserve: 1 of 3 files were refused"]
+    assert capsys.readouterr().err.splitlines() == said
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         refusal(NoPrior("It has none.")),

@@ -30,12 +30,15 @@ def blocks_of(page: Path, language: str) -> list[str]:
 
 
 def checkout(folder: Path) -> Path:
-    """A folder that looks like the repository's root to whoever reads it; what is written into it stays there."""
+    """A folder that looks like the repository's root to whoever reads it; what is written into it stays there.
+
+    Of the bundles it has the one that the pages use: an export writes through a link, and models/ of a reader who has
+    followed the tutorial holds models/mine.
+    """
     for name in ("training", "export", "service", "vqserve", "tests"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "models").mkdir()
-    for bundle in (ROOT / "models").glob("*"):
-        (folder / "models" / bundle.name).symlink_to(bundle)
+    (folder / "models" / BUNDLE.name).symlink_to(BUNDLE)
     return folder
 
 

@@ -16,6 +16,7 @@ from tests.docs.blocks import ADDRESS, BUNDLE, CONSOLE, README, ROOT, blocks_of,
 from tests.service.serving import serving
 from vqserve.offline import Offline
 
+PHOTOS = ("photos", "photos-f8")
 ROUNDING = 1  # of 255: decoders of two machines may round a half differently
 
 
@@ -52,8 +53,17 @@ def test_the_pictures_are_those_of_the_bundle(name: str) -> None:
 
 
 def test_the_bytes_of_the_photographs_are_as_the_readme_says() -> None:
-    sizes = [f"{len(one):,}" for one in draw.compressed(Offline(ROOT / "models" / "photos"))]
-    assert f"{', '.join(sizes[:-1])} and {sizes[-1]} bytes" in (ROOT / "README.md").read_text()
+    lengths, coarser = ([len(one) for one in draw.compressed(Offline(ROOT / "models" / name))] for name in PHOTOS)
+    *sizes, last = (f"{length:,}" for length in lengths)
+    text = README.read_text(encoding="utf-8")
+    assert f"{', '.join(sizes)} and {last} bytes" in text
+    assert f"`models/photos-f8` takes {sum(coarser) / sum(lengths):.0%}".replace("%", " %") in text
+
+
+def test_the_perplexity_of_the_training_crops_is_the_committed_result() -> None:
+    found = json.loads((ROOT / "docs" / "results" / "photo_perplexity.json").read_text())
+    words = f"trained on it is {found['training_crops']:.0f} of {found['codebook_size']}"
+    assert words in " ".join(README.read_text(encoding="utf-8").split())
 
 
 def test_what_the_readme_says_beside_other_codecs_is_the_committed_result() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import PICTURES
+from tests.docs import blocks
 from tests.docs.blocks import ADDRESS, ROOT, blocks_of, checkout, free_port, run_script
 
 TILE = 32  # pixels
@@ -16,14 +18,17 @@ WIDTHS = (TILE, TILE + 1)
 
 
 def write_pictures(folder: Path) -> None:
-    """Pieces of two photographs, twelve in all, in one sub-folder each, of two sizes, as in real folders."""
+    """Pieces of two photographs, twelve in all, in one sub-folder each, of two sizes, as in real folders.
+
+    The suffix is upper-case, as cameras write it.
+    """
     for name in ("elephants", "ladybird"):
         (folder / name).mkdir(parents=True)
         photo = _opened(PICTURES / f"{name}_crop.jpg")
         for index in range(6):
             left, top, width = index % 3 * TILE, index // 3 * TILE, WIDTHS[index % 2]
             piece = photo.crop((left, top, left + width, top + TILE))
-            piece.resize((2 * width, 2 * TILE)).save(folder / name / f"{index}.png")
+            piece.resize((2 * width, 2 * TILE)).save(folder / name / f"{index}.PNG")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +40,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     port = free_port()
     script = script.replace(ADDRESS, f"localhost:{port}").replace("--port 8000", f"--port {port}")
     return folder, run_script(script, folder)
+
+
+def test_no_comment_follows_a_command() -> None:
+    """zsh, the shell of macOS, takes what is typed behind `#` for words of the command."""
+    script = "\n".join(blocks_of(ROOT / "docs" / "tutorial.md", "sh"))
+    commands = re.sub(r"<<'END'\n.*?^END$", "", script, flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^.*\S +#.*$", commands, re.MULTILINE) == []
+
+
+def test_the_readers_own_bundles_are_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who had followed the tutorial lost models/mine to the tests' own run of it: an export writes through a link."""
+    mine, folder = tmp_path / "repository" / "models" / "mine", tmp_path / "checkout"
+    mine.mkdir(parents=True)
+    folder.mkdir()
+    monkeypatch.setattr(blocks, "ROOT", tmp_path / "repository")
+    assert [bundle.name for bundle in (blocks.checkout(folder) / "models").iterdir()] == ["mnist"]
 
 
 def test_every_block_runs(finished: tuple[Path, str]) -> None:

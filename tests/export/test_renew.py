@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import torch
 from export.build import ExportError
 from export.exactness import frequency_table
 from export.prior_graphs import PriorGraphWriter
-from export.prior_reader import UnreadableError, read_prior
-from export.renew import main, renew
+from export.prior_reader import read_prior
+from export.renew import main
+from export.renewal import renew
 from export.verify import VerificationError
 from service.bundle import GraphName, load_bundle, version_of
 from tests.tiny_bundle import CODEBOOK_SIZE, tiny_prior, write_tiny_bundle
@@ -33,12 +36,15 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("labels", "layers"), [(0, (1, 1)), (3, (2, 2)), (10, (1, 3))])
-def test_every_weight_is_read_back(labels: int, layers: tuple[int, int]) -> None:
-    """All graphs of the prior that was read are the bytes of those of the prior that was written."""
+@pytest.mark.parametrize(
+    ("labels", "layers", "head"), [(0, (1, 1), 16), (3, (2, 2), 16), (10, (1, 3), 16), (0, (1, 1), 24), (3, (2, 2), 48)]
+)
+def test_every_weight_is_read_back(labels: int, layers: tuple[int, int], head: int) -> None:
+    """All graphs of the prior that was read are the bytes of those of the prior that was written. A head of 24 or 48
+    channels has as many rows as the taps of a layer."""
     torch.manual_seed(labels)
     prior = PixelCNN(
-        24, labels, channels=8, vertical_layers=layers[0], horizontal_layers=layers[1], head_channels=16
+        24, labels, channels=8, vertical_layers=layers[0], horizontal_layers=layers[1], head_channels=head
     ).requires_grad_(False)
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
@@ -149,9 +155,9 @@ def test_a_prior_of_another_kind_is_left_alone(old: Path, capsys: pytest.Capture
                 node.op_type = "Gemm"
 
     with_prior(old, without_products)
-    assert "the graph `prior` has not the weights of a PixelCNN" in refused(old, capsys)
-    with pytest.raises(UnreadableError):
-        renew(old)
+    message = refused(old, capsys)
+    assert message.startswith(f"error: {old}: the graph `prior` has not the weights of a PixelCNN: ")
+    assert message.endswith(": export it again\n")
 
 
 def test_a_sampler_that_would_draw_other_codes_is_not_written(
@@ -160,8 +166,37 @@ def test_a_sampler_that_would_draw_other_codes_is_not_written(
     def differs(*_: Any) -> int:
         raise VerificationError("prior_row draws other codes")
 
-    monkeypatch.setattr("export.renew.compare_samplers", differs)
+    monkeypatch.setattr("export.renewal.compare_samplers", differs)
     assert refused(old, capsys) == "error: prior_row draws other codes\n"
+
+
+def test_a_graph_that_would_read_containers_otherwise_is_not_written(
+    old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`prior_pixel` draws nothing, so that no sampler shows what it computes."""
+    other = PriorGraphWriter(tiny_prior(seed=1, vertical_layers=1)).pixel()
+    monkeypatch.setattr(PriorGraphWriter, "pixel", lambda _: other)
+    assert refused(old, capsys) == "error: prior_context and prior_pixel disagree with the teacher-forced prior\n"
+
+
+def test_write_protected_files_are_replaced(old: Path) -> None:
+    for path in old.iterdir():
+        path.chmod(0o444)
+    assert "prior_row" in renew(old)
+    assert all(path.stat().st_mode & 0o600 == 0o600 for path in old.iterdir())
+
+
+def test_a_full_disk_leaves_the_bundle_and_names_it(
+    old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("export.renewal.save_graph", full)
+    assert refused(old, capsys) == (
+        f"error: {old} cannot be written (No space left on device): make room there, correct its permissions, or "
+        "choose another folder\n"
+    )
 
 
 def test_a_graph_that_would_change_the_version_is_not_added(old: Path) -> None:
@@ -182,7 +217,7 @@ def test_ctrl_c_leaves_the_bundle_as_it_was(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("export.renew.replace_bundle", interrupted)
+    monkeypatch.setattr("export.renewal.replace_bundle", interrupted)
     files = digests(old)
     assert main([str(old)]) == 130
     assert capsys.readouterr().err == "ended by Ctrl-C: nothing was written\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from export import renew
 from export.__main__ import main
 from export.build import CODES_AT_ONCE, codebook_colours
 from tests.training.conftest import ROOT
@@ -25,16 +27,21 @@ class Interrupted(ModuleType):
         raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize(("command", "folders"), [(main, ["run", "bundle"]), (renew.main, ["bundle"])])
 def test_ctrl_c_during_the_imports_is_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    command: Callable[[list[str]], int],
+    folders: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "export.build", Interrupted("export.build"))
-    assert main([str(tmp_path), str(tmp_path / "bundle")]) == 128 + signal.SIGINT
+    assert command(folders) == 128 + signal.SIGINT
     assert capsys.readouterr().err == "ended by Ctrl-C: nothing was written\n"
 
 
-def test_the_command_line_is_there_before_pytorch() -> None:
-    script = "import sys, export.__main__; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["export.__main__", "export.renew"])
+def test_the_command_line_is_there_before_pytorch(module: str) -> None:
+    script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 

@@ -14,10 +14,8 @@ from export import device_parity
 from export import verify as verification
 from export.autoencoder_graphs import autoencoder_graphs, shapes_of
 from export.onnx_builder import GraphBuilder
-from export.sampling_graph import UNIFORM_BITS
 from export.verify import Sessions, VerificationError, _compare_pixels, _require_near_ties, verify
 from service.bundle import GraphName, Parity
-from service.draws import LARGEST_UNIFORM
 from tests.export.test_build import model_for
 from training.autoencoders import VQVAE
 
@@ -83,7 +81,6 @@ def test_pixels_that_are_no_numbers_are_found(vqvae: VQVAE, monkeypatch: pytest.
 
 
 def test_what_cannot_be_imported_is_the_same_number() -> None:
-    """The GPU check runs without PyTorch, and the export takes nothing of the service that draws."""
+    """The GPU check runs without PyTorch."""
     for name in ("LARGEST_PIXEL_DIFFERENCE", "CODES_PER_DIFFERENCE"):
         assert getattr(device_parity, name) == getattr(verification, name)
-    assert LARGEST_UNIFORM == 1 - 2.0**-UNIFORM_BITS

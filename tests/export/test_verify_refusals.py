@@ -19,8 +19,8 @@ from export.verify import (
     VerificationError,
     _compare_distances,
     _compare_logits,
-    _compare_pixel_by_pixel,
     _require_near_ties,
+    compare_pixel_by_pixel,
     compare_samplers,
     to_torch,
     verify,
@@ -179,7 +179,7 @@ def test_a_decoder_of_codes_that_does_not_hear_an_input_is_refused(
     run = with_broken(opened, graph, deaf(whole[graph], name, 0))
     codes = np.random.default_rng(1).integers(0, K, (5, 3, 4))  # the second row above is in the caches
     with pytest.raises(VerificationError, match=PIXELS_DISAGREE):
-        _compare_pixel_by_pixel(run, codes, PICTURE_LABELS)
+        compare_pixel_by_pixel(run, codes, PICTURE_LABELS)
 
 
 def inputs_of(graph: GraphName) -> Iterable[tuple[str, float]]:

@@ -9,7 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from service.npy import MEDIA_TYPE
+from service.errors import MalformedRequest
+from service.npy import MEDIA_TYPE, read_npy
 from tests.service import bad_inputs as bad
 
 
@@ -30,3 +31,18 @@ def test_an_array_of_another_type_or_shape_is_named(client: TestClient, array: N
     assert response.status_code == 422
     assert response.json()["type"] == "urn:vqserve:problem:wrong-picture-size"
     assert said in response.json()["detail"]
+
+
+@pytest.mark.parametrize("shape", ["(1, 2, 3)", "(1,2,3)", "(1,2,3,)", "(1, 2,3, )"])
+def test_the_shape_of_an_array_may_be_written_without_spaces(shape: str) -> None:
+    """Writers in other languages leave out what NumPy puts after a comma; "(1,2,3)" alone was refused."""
+    header = f"{{'descr': '<i2', 'fortran_order': False, 'shape': {shape}, }}"
+    array = read_npy(bad.npy_of_header(header) + np.arange(6, dtype="<i2").tobytes())
+    np.testing.assert_array_equal(array, np.arange(6).reshape(1, 2, 3))
+
+
+@pytest.mark.parametrize("shape", ["(6)", "( 6)", "(6 1)", "(6,,1)", "(,6)"])
+def test_what_is_no_tuple_of_axes_is_no_shape(shape: str) -> None:
+    header = f"{{'descr': '<i2', 'fortran_order': False, 'shape': {shape}, }}"
+    with pytest.raises(MalformedRequest, match="not a plain array"):
+        read_npy(bad.npy_of_header(header) + bytes(12))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from service.batch_limits import BatchLimits
 from service.batching import Array, Batcher, Item
@@ -346,6 +347,22 @@ def test_max_wait_gathers_company() -> None:
         assert recorder.shapes == [(2, 2)]
 
     run(work)
+
+
+@pytest.mark.parametrize("wait_ms", [0.1, 0.5])
+def test_a_wait_of_less_than_a_millisecond_is_one(wait_ms: float) -> None:
+    """The service's event loop rounds half of one to none, and the setting did nothing."""
+
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(64, 100, max_wait_ms=wait_ms))
+        future = batcher.submit(ones(1))
+        assert isinstance(batcher._company, uvloop.loop.TimerHandle)
+        await future
+        batcher.close("It is over.")
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())
 
 
 def test_a_fault_of_who_observes_keeps_nobody_waiting() -> None:

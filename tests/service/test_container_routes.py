@@ -19,7 +19,10 @@ from starlette.testclient import TestClient
 from service import codec
 from service.bundle import load_bundle
 from service.container import MEDIA_TYPE, MODEL_PREFIX_BYTES, Header, Mode, read_header, write_header
+from service.encoding import ENCODE
+from service.endpoints import Endpoint
 from service.prior_sessions import codec_model
+from service.scoring import SCORE
 from service.sessions import CPU, SessionMaker
 from service.settings import Settings
 from tests.conftest import PICTURES, Tiny, running
@@ -158,6 +161,15 @@ def test_effort_makes_smaller_containers(coding: TestClient) -> None:
 def test_impossible_wishes_of_encode(coding: TestClient, digit: bytes, query: str, accept: str, message: str) -> None:
     response = coding.post(f"/encode{query}", files={"img": digit}, headers={"accept": accept})
     assert response.status_code == 422 and message in response.json()["detail"]
+
+
+@pytest.mark.parametrize("endpoint", [ENCODE, SCORE], ids=lambda endpoint: endpoint.path)
+def test_a_default_may_be_sent(coding: TestClient, digit: bytes, endpoint: Endpoint) -> None:
+    """Clients made from the OpenAPI file send them all; /encode refused `indexed=false` without a container to make."""
+    defaults = {name: json.dumps(one["default"]).strip('"') for name, one in endpoint.query.items() if "default" in one}
+    assert len(defaults) > 1
+    sent = coding.post(endpoint.path, params=defaults, files={"img": digit})
+    assert (sent.status_code, sent.content) == (200, coding.post(endpoint.path, files={"img": digit}).content)
 
 
 def test_impossible_tiles(coding: TestClient, digit: bytes) -> None:

@@ -105,6 +105,32 @@ def test_the_death_of_an_engine_is_no_fault_of_its_bundle(
     assert said.endswith("encoder_quantizer cannot be run: the session is broken")
 
 
+@pytest.mark.parametrize("setting", ["restart", "exit"])
+def test_an_engine_and_a_sampler_that_die_of_one_fault_are_one_death(
+    make_generator: MakeClient, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    """The alert and the panel showed two, and each began a restart of its own."""
+    client, ends, reloads = make_generator(on_engine_death=setting), list[str](), list[str]()
+    monkeypatch.setattr(models_module, "end_for_dead_engine", lambda: ends.append("ended"))
+    models = client.app.state.service.models  # type: ignore[attr-defined]
+    model, reload = models.get("digits"), models.reload
+
+    async def reload_seen(name: str) -> Any:
+        reloads.append(name)
+        return await reload(name)
+
+    models.reload = reload_seen
+    model.engine._encoder = Dead()
+    sampler = model.companions["generator"]._sampler
+    sampler.advance = sampler.check = Dead().run
+    assert client.post("/generate", json={"n": 1}).status_code == 503
+    assert encode(client).status_code == 500
+    until(lambda: bool(model.engine._dead and model.why_not_ready()))
+    until(lambda: bool(ends) if setting == "exit" else models.get("digits") is not model)
+    until(lambda: 'vqserve_engine_deaths_total{model="digits"} 1.0' in client.get("/metrics").text)
+    assert (len(ends), len(reloads)) == ((1, 0) if setting == "exit" else (0, 1))
+
+
 def test_deaths_and_reloads_are_counted_from_zero(make_client: MakeClient) -> None:
     """Their series used to begin at 1, where increase() sees no increase: the alert of the first death never fired."""
     page = make_client().get("/metrics").text

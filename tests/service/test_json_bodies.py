@@ -52,6 +52,25 @@ def test_what_is_counted_at_and_above_its_limit(mark: bytes, most: int, what: st
     assert excess_of(mark * (most + 1)) == f"more than {most:,} {what}"
 
 
+@pytest.mark.parametrize(
+    ("codes", "where"),
+    [
+        ([[0, 1], [0, -1]], "codes.1.1: Input should be greater than or equal to 0."),
+        ([[[0, 1], [0, 1]], [[0, 1], [0, -1]]], "codes.1.1.1: Input should be greater than or equal to 0."),
+        ([[[0, 1], [0, 1]], [[0, "x"], [0, 1]]], "codes.1.0.1: Input should be a valid integer."),
+        ([[[0.5]]], "codes.0.0.0: Input should be a valid integer."),
+        ([[[0, 1], [0, 1]], []], "codes.1: List should have at least 1 item after validation, not 0."),
+        ([[[0, 1], [0, 1]], 3], "codes.1: Input should be a valid array."),
+        ([[0, 1], 3], "codes.1: Input should be a valid array."),
+    ],
+)
+def test_a_bad_code_is_found_where_it_is(client: TestClient, codes: object, where: str) -> None:
+    """Of several grids it was always `codes.0.0`, which is a row and in order."""
+    response = client.post("/decode", json={"codes": codes})
+    assert (response.status_code, response.json()["type"]) == (422, problem_type("invalid-codes"))
+    assert response.json()["detail"].endswith(f"; {where}")
+
+
 def unknown_fields(count: int) -> bytes:
     return json.dumps({f"field{number}": 0 for number in range(count)}).encode()
 

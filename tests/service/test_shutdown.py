@@ -9,10 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from multiprocessing import Pipe
 
 import httpx
 import pytest
+from uvicorn.config import Config
+from uvicorn.server import Server
 
+from service import supervisor
 from service.app import create_app
 from service.errors import NotReady
 from service.service import Service
@@ -92,6 +96,85 @@ def test_a_cancelled_future_frees_its_thread(tiny: Tiny) -> None:
         await service.in_thread(lambda: None, 2 * SMALL_PIXELS)
 
     inside(tiny, work)
+
+
+_OPENS_FOR_EVER = """
+import threading
+from service import app
+from service.__main__ import main
+
+def open_models(settings, metrics):
+    print("opens", flush=True)
+    threading.Event().wait()
+
+app.open_models = open_models
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("hangup_ends")
+def test_a_start_ends_at_once(tiny: Tiny, number: signal.Signals) -> None:
+    """It went on until all models were open, for minutes where TensorRT builds them, and was killed at last."""
+    variables = {**os.environ, "VQSERVE_BUNDLES": str(tiny.grey), "VQSERVE_DEVICE": "cpu", "VQSERVE_PORT": "0"}
+    command = [sys.executable, "-c", _OPENS_FOR_EVER]
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"opens\n"
+        process.send_signal(number)
+        assert process.wait(10) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_worker_imports_its_app_before_the_server_has_the_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SIGTERM during the import was noted only, and all models were opened before it was acted on."""
+    seen = list[object]()
+    monkeypatch.setattr(Config, "load_app", lambda config: seen.append(signal.getsignal(signal.SIGTERM)))
+    monkeypatch.setattr(Server, "run", lambda server, sockets: seen.append("runs"))
+    before = signal.getsignal(signal.SIGTERM)
+    supervisor._Server(Config("service.app:create_app"), Pipe()[1]).run([])
+    assert seen == [before, "runs"]
+
+
+_HANGS = """
+import os, signal, threading
+from service.ending import tell_why_it_ends
+
+tell_why_it_ends()
+if {first}:  # the kernel keeps this from the first process of a container
+    signal.raise_signal = lambda number: None
+threading.Thread(target=threading.Event().wait).start()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_the_end_waits_for_no_thread_also_in_a_container(first: bool) -> None:
+    """As its first process the service ended with status 0, or waited for a run that hung until it was killed."""
+    done = subprocess.run([sys.executable, "-c", _HANGS.format(first=first)], timeout=20, check=False)
+    assert done.returncode == (128 + signal.SIGTERM if first else -signal.SIGTERM)
+
+
+_READS = """
+import os, runpy, signal
+from service import bundle
+
+def load_bundles(folders):
+    signal.raise_signal = lambda number: None  # as above
+    os.kill(os.getpid(), signal.SIGTERM)
+
+bundle.load_bundles = load_bundles
+runpy.run_module("service", run_name="__main__")
+"""
+
+
+def test_a_container_ends_while_its_service_reads_bundles(tiny: Tiny) -> None:
+    """Its first process did not hear SIGTERM, went on to serve, and was killed."""
+    variables = {**os.environ, "VQSERVE_BUNDLES": str(tiny.grey), "VQSERVE_DEVICE": "cpu", "VQSERVE_PORT": "0"}
+    done = subprocess.run([sys.executable, "-c", _READS], env=variables, timeout=20, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
 
 
 @pytest.fixture

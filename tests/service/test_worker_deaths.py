@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,19 @@ def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
             return f"vqserve_worker_deaths_total {deaths}.0" in httpx.get(f"{address}/metrics").text
 
         until(told)
+
+
+def test_a_worker_without_a_folder_to_count_in_says_so(tmp_path: Path) -> None:
+    """Its traceback stood in the log, which is JSON else."""
+    with two_workers(tmp_path, pause_s=0.1) as (process, address):
+        until(lambda: listeners(address) == 2, 60)
+        (folder,) = tmp_path.glob("vqserve-metrics-*")
+        shutil.rmtree(folder)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        until(lambda: bool(logged(tmp_path, "cannot start: the workers count in files, and ")), 30)
+        until(lambda: bool(logged(tmp_path, f"ended with status {STARTUP_FAILURE} before it served")), 30)
+        (line, *_) = logged(tmp_path, "cannot start: the workers count in files, and ")
+        assert (line["level"], str(folder) in line["message"]) == ("critical", True)
 
 
 def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:

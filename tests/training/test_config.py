@@ -81,6 +81,8 @@ def test_a_resolved_config_reads_back_as_itself() -> None:
         ("autoencoder.downsampling=3", "autoencoder.downsampling: .*2, 4 or 8"),
         ("data.validation_fraction=1.5", "data.validation_fraction: .*less than 1"),
         ("trainer.seed", "is not section.key=value"),
+        (".seed=2", "is not section.key=value"),
+        ("trainer..seed=2", "is not section.key=value"),
         ("data.source.path=x", "source has no keys of its own"),
         ("data.source=[", "the value is not YAML"),
         ("autoencoder.quantizer.start_step=50", "start_step 50 must be below"),

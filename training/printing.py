@@ -1,0 +1,23 @@
+"""What a command prints for somebody who may stop reading, as `| head` does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+READER_LEFT = 128 + signal.SIGPIPE  # the status of other programs then
+
+
+def status_of(main: Callable[[], int]) -> int:
+    """Run a command to its end, its output included; returns its status, or `READER_LEFT`."""
+    try:
+        try:
+            return main()
+        finally:
+            if sys.stdout is not None:  # it may be closed
+                sys.stdout.flush()  # here, and not at the end of the process, which would be a traceback
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in its buffer
+        return READER_LEFT
