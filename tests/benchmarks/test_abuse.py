@@ -111,6 +111,8 @@ def test_connections_begin_one_by_one_within_the_ramp(connections: int) -> None:
 class Listener(socketserver.ThreadingTCPServer):
     """Reads what comes on each connection until it ends, or has been silent for `patience_s`; then closes it."""
 
+    request_queue_size = 128  # fifty come at once: of those that find no room each tries again after seconds
+
     def __init__(self, patience_s: float) -> None:
         super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
         self.patience_s = patience_s
