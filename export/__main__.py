@@ -28,7 +28,7 @@ def _export(options: argparse.Namespace) -> int:
     """PyTorch takes seconds to import: here, so that --help does not wait and Ctrl-C is no traceback."""
     from export.build import ExportError, build_bundle
     from export.exactness import ExactnessError
-    from export.verify import VerificationError
+    from export.sessions import VerificationError
     from service.bundle import BundleError
     from training.config import ConfigError
     from training.data import DataError

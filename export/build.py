@@ -25,7 +25,8 @@ from export.cuda_coverage import uncovered
 from export.exactness import frequency_table, prove_exact
 from export.onnx_builder import OPSET
 from export.prior_graphs import PriorGraphWriter
-from export.verify import VerificationError, verify
+from export.sessions import VerificationError
+from export.verify import verify
 from service.bundle import (
     FORMAT_VERSION,
     MANIFEST_FILE,

@@ -26,7 +26,7 @@ def _renew(folder: Path) -> int:
     """PyTorch takes seconds to import: here, so that --help does not wait and Ctrl-C is no traceback."""
     from export.build import ExportError
     from export.renewal import renew
-    from export.verify import VerificationError
+    from export.sessions import VerificationError
     from service.bundle import BundleError
 
     try:

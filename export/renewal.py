@@ -18,7 +18,8 @@ import onnx
 from export.build import ExportError, replace_bundle, save_graph, temporary_beside
 from export.prior_graphs import PriorGraphWriter
 from export.prior_reader import UnreadableError, read_prior
-from export.verify import SAMPLES, Sessions, compare_pixel_by_pixel, compare_samplers
+from export.sessions import Sessions
+from export.verify_prior import SAMPLES, compare_pixel_by_pixel, compare_samplers
 from service.bundle import MANIFEST_FILE, NOT_IN_VERSION, Bundle, GraphName, load_bundle
 from training.prior import PixelCNN
 

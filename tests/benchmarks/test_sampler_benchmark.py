@@ -15,7 +15,7 @@ from benchmarks.sampler_graphs import SortedRows
 from export.exactness import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Controls
-from export.verify import sample_rows
+from export.verify_prior import sample_rows
 from tests.export.conftest import loud
 from tests.export.test_prior_graphs import sessions
 from training.prior import FixedPointLinear, PixelCNN

@@ -16,15 +16,9 @@ from export.__main__ import main
 from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.build import ExportError, build_bundle
 from export.cuda_coverage import uncovered
-from export.verify import (
-    Sessions,
-    VerificationError,
-    _compare_distances,
-    _require_near_ties,
-    sample_rows,
-    to_torch,
-    verify,
-)
+from export.sessions import Sessions, VerificationError
+from export.verify import _compare_distances, _require_near_ties, to_torch, verify
+from export.verify_prior import sample_rows
 from service.bundle import BundleError, GraphName, load_bundle
 from training.autoencoders import VQVAE
 from training.data import DataError
@@ -92,7 +86,7 @@ def test_a_sampler_that_forgets_known_codes_is_found(
     def forgetful(run: Sessions, graph: GraphName, uniforms: Any, labels: Any, controls: Any, known: Any) -> Any:
         return sample_rows(run, graph, uniforms, labels, controls)
 
-    monkeypatch.setattr("export.verify.sample_rows", forgetful)
+    monkeypatch.setattr("export.verify_prior.sample_rows", forgetful)
     with pytest.raises(VerificationError, match="draws other codes"):
         build_bundle(finished_run, tmp_path / "bundle")
 

@@ -14,7 +14,7 @@ from export.diagonal_schedule import Position, Schedule, schedule, taps
 from export.exactness import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Controls, Known, sample
-from export.verify import sample_diagonally, sample_rows
+from export.verify_prior import sample_diagonally, sample_rows
 from service.bundle import GraphName
 from service.manifest_checks import DIAGONAL_GRAPHS
 from tests.export.conftest import TABLE, K

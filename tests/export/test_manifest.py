@@ -21,7 +21,7 @@ from export.autoencoder_graphs import autoencoder_graphs
 from export.build import _require_cuda_kernels, build_bundle, replace_bundle, save_graph, tensor_specs
 from export.exactness import partial_sum_bounds
 from export.onnx_builder import DTYPES
-from export.verify import Sessions, VerificationError
+from export.sessions import Sessions, VerificationError
 from service.bundle import BundleError, CodesSpec, GraphName, GraphSpec, Manifest, Parity, load_bundle
 from tests.export.edited_graphs import with_nodes
 from training.config import DataConfig

@@ -13,7 +13,9 @@ from PIL import Image
 
 from export.build import build_bundle
 from export.reference_sampler import Controls
-from export.verify import Sessions, sample_diagonally, sample_rows, to_torch
+from export.sessions import Sessions
+from export.verify import to_torch
+from export.verify_prior import sample_diagonally, sample_rows
 from service.bundle import Bundle, load_bundle
 from training.autoencoders import VQVAE
 from training.config import RunConfig

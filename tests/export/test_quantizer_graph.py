@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.autoencoder_graphs import Shapes, autoencoder_graphs, shapes_of
-from export.verify import Sessions
+from export.sessions import Sessions
 from training.autoencoders import VQVAE
 from training.networks import Decoder, Encoder
 from training.quantizers import EMAQuantizer, FiniteScalarQuantizer

@@ -14,7 +14,8 @@ from export import device_parity
 from export import verify as verification
 from export.autoencoder_graphs import autoencoder_graphs, shapes_of
 from export.onnx_builder import GraphBuilder
-from export.verify import Sessions, VerificationError, _compare_pixels, _require_near_ties, verify
+from export.sessions import Sessions, VerificationError
+from export.verify import _compare_pixels, _require_near_ties, verify
 from service.bundle import GraphName, Parity
 from tests.export.test_build import model_for
 from training.autoencoders import VQVAE

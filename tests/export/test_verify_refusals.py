@@ -14,17 +14,9 @@ from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shape
 from export.exactness import frequency_table
 from export.onnx_builder import DTYPES
 from export.prior_graphs import PriorGraphWriter
-from export.verify import (
-    Sessions,
-    VerificationError,
-    _compare_distances,
-    _compare_logits,
-    _require_near_ties,
-    compare_pixel_by_pixel,
-    compare_samplers,
-    to_torch,
-    verify,
-)
+from export.sessions import Sessions, VerificationError
+from export.verify import _compare_distances, _require_near_ties, to_torch, verify
+from export.verify_prior import compare_logits, compare_pixel_by_pixel, compare_samplers
 from service.bundle import GraphName, Parity
 from service.manifest_checks import DIAGONAL_GRAPHS
 from tests.export.conftest import loud
@@ -150,7 +142,7 @@ def test_logits_of_other_codes_or_labels_are_refused(
 ) -> None:
     run, codes = with_broken(opened, "prior", deaf(whole["prior"], name, 0)), np.full((5, *GRID), 7)
     with pytest.raises(VerificationError, match="the prior's logits differ between ONNX and PyTorch"):
-        _compare_logits(loud_prior, run, codes, PICTURE_LABELS)
+        compare_logits(loud_prior, run, codes, PICTURE_LABELS)
 
 
 def test_a_logit_of_a_pixel_that_is_off_by_one_unit_is_refused(
