@@ -109,7 +109,7 @@ class Filters:
     """Which codes lie within the top-k and then the top-p threshold.
 
     A histogram of distances, which no code's place in the codebook enters, is summed up to the k-th code and then to
-    the mass p. A sort of the codebook takes four times as long (docs/benchmarks.md).
+    the mass p. A sort of the codebook takes more than twice as long (docs/benchmarks.md).
     """
 
     def __init__(

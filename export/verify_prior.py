@@ -69,6 +69,12 @@ def pixel_by_pixel_logits(run: Sessions, codes: Codes, labels: Codes) -> Iterato
             yield logits
 
 
+def _grids(uniforms: NDArray[np.float32], known: Known | None) -> dict[str, NDArray[Any]]:
+    """What a sampler is given of each position, by the name of its input: (B,h,w) each."""
+    known = known or Known.nothing(uniforms.shape)
+    return {"uniforms": uniforms, "known_codes": known.codes, "known_mask": known.mask}
+
+
 def sample_rows(
     run: Sessions,
     graph: GraphName,
@@ -78,14 +84,11 @@ def sample_rows(
     known: Known | None = None,
 ) -> Codes:
     """The exported sampler: one call a row. uniforms (B,h,w) -> codes (B,h,w)."""
-    known = known or Known.nothing(uniforms.shape)
     names = {value.name for value in run.sessions[graph].get_inputs()}
     settings = {name: value for name, value in vars(controls).items() if name in names}
     shape = next(value.shape for value in run.sessions[graph].get_inputs() if value.name == "caches")
     caches: NDArray[np.generic] = np.zeros((len(uniforms), *shape[1:]), np.float32)
-    grids: dict[str, NDArray[Any]]
-    grids = {"uniforms": uniforms, "known_codes": known.codes, "known_mask": known.mask}
-    rows = []
+    grids, rows = _grids(uniforms, known), []
     for i in range(uniforms.shape[1]):
         row = {name: np.ascontiguousarray(grid[:, i]) for name, grid in grids.items()}
         codes, caches = run.run(graph, labels=labels, caches=caches, **row, **settings)
@@ -102,14 +105,11 @@ def sample_diagonally(
     known: Known | None = None,
 ) -> Codes:
     """The exported sampler of several rows a call. uniforms (B,h,w) -> codes (B,h,w)."""
-    known = known or Known.nothing(uniforms.shape)
     shapes = {value.name: value.shape[1:] for value in run.sessions[graph].get_inputs()}
     settings = {name: value for name, value in vars(controls).items() if name in shapes}
     (bands,), (columns,) = shapes["row_exists"], shapes["uniforms"]
     shear = Shear(bands, columns, (uniforms.shape[1], uniforms.shape[2]))
-    grids: dict[str, NDArray[Any]]
-    grids = {"uniforms": uniforms, "known_codes": known.codes, "known_mask": known.mask}
-    sheared = {name: shear.of(grid) for name, grid in grids.items()}
+    sheared = {name: shear.of(grid) for name, grid in _grids(uniforms, known).items()}
     caches: NDArray[np.generic] = np.zeros((len(uniforms), *shapes["caches"]), np.float32)
     calls = []
     for call in range(shear.calls):

@@ -236,7 +236,10 @@ class Bundle:
 
 
 def version_of(graphs: dict[GraphName, GraphSpec]) -> str:
-    """The bundle's version: SHA-256 over the sorted (graph name, graph hash) pairs, but for `NOT_IN_VERSION`."""
+    """The bundle's version: SHA-256 over the sorted (graph name, graph hash) pairs, but for `NOT_IN_VERSION`.
+
+    A graph with `counts_as` counts by that hash.
+    """
     counted = [(name, spec.counts_as or spec.sha256) for name, spec in graphs.items() if name not in NOT_IN_VERSION]
     lines = "".join(f"{name} {digest}\n" for name, digest in sorted(counted))
     return hashlib.sha256(lines.encode()).hexdigest()
