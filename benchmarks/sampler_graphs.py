@@ -94,7 +94,7 @@ def _column_body(graphs: PriorGraphWriter, temperature: str, table: NDArray[np.i
 class SortedFilters(Filters):
     """The same codes, from all K distances in order instead of a histogram."""
 
-    def kept(self, distances: str, dtype: str) -> str:
+    def frequencies(self, distances: str, dtype: str) -> str:
         graph, axis, size = self._graph, self._graph.constant(np.array(1, np.int64)), self._graph.integers(self._size)
         ordered, _ = graph.ops("TopK", distances, size, count=2, axis=-1, largest=0, sorted=1)
         frequencies = looked_up(graph, self._table, ordered, self._size)
@@ -103,9 +103,11 @@ class SortedFilters(Filters):
         inside = graph.cast(graph.op("LessOrEqual", ordered, k_threshold), "int32")
         mass = graph.op("CumSum", graph.op("Mul", frequencies, inside), axis)
         total = graph.slice(mass, 1, -1, np.iinfo(np.int64).max)
-        p_index = self._first_at_least(mass, scaled_total(graph, total, self._top_p))
+        before = graph.cast(graph.op("Less", mass, scaled_total(graph, total, self._top_p)), "float32")
+        p_index = graph.cast(graph.op("ReduceSum", before, graph.integers(1)), "int64")  # a count: exact in float32
         threshold = graph.op("Min", k_threshold, graph.op("GatherElements", ordered, p_index, axis=1))
-        return graph.cast(graph.op("LessOrEqual", distances, threshold), dtype)
+        kept = graph.cast(graph.op("LessOrEqual", distances, threshold), dtype)
+        return graph.op("Mul", graph.cast(looked_up(graph, self._table, distances, self._size), dtype), kept)
 
 
 class SortedRows(PriorGraphWriter):

@@ -1,9 +1,9 @@
 """Inverse-CDF sampling on integers, as ONNX nodes: logits -> frequencies -> cumulative table -> code.
 
-The same integers as the entropy coder's (docs/bundle-format.md). The filters keep the codes whose distance from the
-largest logit is at most a threshold: top-k takes the k-th smallest distance, top-p the smallest distance at which the
-kept mass reaches p. Codes at equal distance are kept or dropped together, so that the order of the codebook decides
-nothing, and so that counting how many codes lie at each distance finds the threshold: nothing is sorted.
+The same integers as the entropy coder's (docs/bundle-format.md). Filters look at how far a code's logit lies below
+the largest: top-k keeps a code if fewer than k lie nearer, and top-p keeps it then if the nearer ones have less than
+the mass p. Codes at equal distance stay or go together, so that the order of the codebook decides nothing, and so that
+it is enough to count how many codes lie at each distance: nothing is sorted.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ def draw_code(
 ) -> str:
     """Integer logits float32 (B,K), numerator of the uniform int64 (B,1), float32 (B,1) -> codes int64 (B,1)."""
     index = _distances(graph, logits, inverse_temperature, len(frequency_table))
-    frequencies = looked_up(graph, frequency_table, index, codebook_size)  # (B,K) int32
     if filters:
-        frequencies = graph.op("Mul", frequencies, filters.kept(index, "int32"))
+        frequencies = filters.frequencies(index, "int32")
+    else:
+        frequencies = looked_up(graph, frequency_table, index, codebook_size)  # (B,K) int32
     cumulative = graph.op("CumSum", frequencies, graph.constant(np.array(1, np.int64)))  # (B,K) int32, inclusive
     total = graph.slice(cumulative, 1, -1, np.iinfo(np.int64).max)  # (B,1)
     point = scaled_total(graph, total, numerator)  # below the total, since u < 1
@@ -76,9 +77,10 @@ class QuickDraw:
         """Integer logits float32 (B,K), of a column (B,1) each -> codes int64 (B,1)."""
         graph = self._graph
         index = _distances(graph, logits, inverse_temperature, self._size)
-        frequencies = graph.op("GatherElements", self._frequencies, index, axis=1)
         if filters:
-            frequencies = graph.op("Mul", frequencies, filters.kept(index, "int64"))
+            frequencies = filters.frequencies(index, "int64")
+        else:
+            frequencies = graph.op("GatherElements", self._frequencies, index, axis=1)
         cumulative = graph.op("CumSum", frequencies, graph.constant(np.array(1, np.int64)))
         total = graph.op("Gather", cumulative, graph.integers(codebook_size - 1), axis=1)
         point = graph.op("Div", graph.op("Mul", total, numerator), graph.integers(1 << UNIFORM_BITS))
@@ -106,11 +108,7 @@ def scaled_total(graph: GraphBuilder, total: str, numerator: str) -> str:
 
 
 class Filters:
-    """Which codes lie within the top-k and then the top-p threshold.
-
-    A histogram of distances, which no code's place in the codebook enters, is summed up to the k-th code and then to
-    the mass p. A sort of the codebook takes more than twice as long (docs/benchmarks.md).
-    """
+    """The frequencies of the codes that top-k and then top-p keep; docs/benchmarks.md has what a sort would take."""
 
     def __init__(
         self, graph: GraphBuilder, top_k: str, top_p: str, frequency_table: NDArray[np.int32], codebook_size: int
@@ -127,19 +125,18 @@ class Filters:
         one, shape = self._graph.constant(np.array([[value]], np.int32)), self._graph.integers(width)
         return self._graph.op("Expand", one, self._graph.op("Concat", batch, shape, axis=0))
 
-    def kept(self, distances: str, dtype: str) -> str:
-        """int32 (B,K) in [0,T) -> 1 for codes that stay, 0 for the others (B,K)."""
-        graph, axis = self._graph, self._graph.constant(np.array(1, np.int64))
+    def frequencies(self, distances: str, dtype: str) -> str:
+        """int32 (B,K) in [0,T) -> `dtype` (B,K), 0 for codes that are dropped."""
+        graph, axis, table = self._graph, self._graph.constant(np.array(1, np.int64)), self._table[None]
         counts = graph.op("ScatterElements", self._none, distances, self._ones, axis=1, reduction="add")  # (B,T)
-        k_threshold = self._first_at_least(graph.op("CumSum", counts, axis), self._top_k)
-        mass = graph.op("CumSum", graph.op("Mul", counts, graph.constant(self._table[None])), axis)
-        total = graph.op("GatherElements", mass, k_threshold, axis=1)  # (B,1)
-        # at most the threshold of k, whose mass is the total
-        threshold = self._first_at_least(mass, scaled_total(graph, total, self._top_p))
-        return graph.cast(graph.op("LessOrEqual", distances, graph.cast(threshold, "int32")), dtype)
-
-    def _first_at_least(self, cumulative: str, wanted: str) -> str:
-        """The first place of a row of (B,T) that has reached (B,1) -> int64 (B,1)."""
-        graph = self._graph
-        before = graph.cast(graph.op("Less", cumulative, wanted), "float32")
-        return graph.cast(graph.op("ReduceSum", before, graph.integers(1)), "int64")  # a count: exact in float32
+        nearer = graph.op("CumSum", counts, axis, exclusive=1)
+        inside = graph.cast(graph.op("Less", nearer, self._top_k), "int32")
+        mass = graph.op("Mul", graph.op("Mul", counts, graph.constant(table)), inside)
+        cumulative = graph.op("CumSum", mass, axis)
+        total = graph.op("Gather", cumulative, graph.integers(len(self._table) - 1), axis=1)  # (B,1)
+        # at least 1, so that nothing is nearer than enough for the likeliest code
+        wanted = graph.op("Max", scaled_total(graph, total, self._top_p), graph.constant(np.array(1, np.int32)))
+        # beyond the k-th code all of the mass is nearer: dropped here too
+        kept = graph.cast(graph.op("Less", graph.op("Sub", cumulative, mass), wanted), dtype)
+        by_distance = graph.op("Mul", kept, graph.constant(table.astype(dtype)))
+        return graph.op("GatherElements", by_distance, distances, axis=1)
