@@ -23,8 +23,8 @@ help: ## show this list
 serve: $(SERVE)/installed ## serve models/mnist on port 8000 (PORT=, VQSERVE_*=; PROVIDER=gpu for the CUDA build)
 	$(if $(PORT),VQSERVE_PORT=$(PORT)) exec $(SERVE)/bin/python -m service
 
-test: $(DEV)/installed $(DEV)/bin/helm ## run the tests
-	$(PYTEST) $(PYTEST_ARGS)
+test: $(DEV)/installed $(DEV)/bin/helm ## run the tests, a file at a time in each of two processes
+	$(PYTEST) -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: $(DEV)/installed ## ruff and mypy --strict
 	$(DEV)/bin/ruff check .

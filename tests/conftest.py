@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,14 @@ from tests.tiny_bundle import Weights, write_tiny_bundle
 
 PICTURES = Path(__file__).parent / "fixtures" / "pictures"
 DEVICE = os.environ.get("VQSERVE_TEST_DEVICE", "cpu")  # "cuda" on a GPU machine: CONTRIBUTING.md
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Captured logs tell file names that are no UTF-8, which pytest-xdist could not send from process to process."""
+    report = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 @dataclass(frozen=True)
