@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
+from benchmarks.server_process import usage_of
 from service.bundle import Bundle, load_bundle
 from service.draws import Draw
 from service.sampling import RowSampler
@@ -47,8 +49,7 @@ class TwoFirst(RowSampler):
 
 
 def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * 4096
+    return usage_of([os.getpid()]).rss_bytes
 
 
 def row_times(sampler: RowSampler, draw: Draw, size: int) -> list[float]:

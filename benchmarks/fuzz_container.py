@@ -28,14 +28,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import RESULTS, command_line, machine, write_result
+from benchmarks.report import ROOT, command_line, machine, write_result
 from benchmarks.tiny_prior import draw_codes, tiny_model
 from service.codec import Limits, decode, encode
 from service.codec_model import CodecModel
 from service.container import FIXED_BYTES, Mode
 from service.container_errors import ContainerError
 
-ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "tests" / "codec" / "fixtures" / "nasty.json"
 BATCH = 10_000
 LIMITS = Limits(max_pictures=64, max_codes=400)  # a hostile header that passes is decoded in milliseconds
@@ -230,7 +229,7 @@ def main(given: Sequence[str] | None = None) -> int:
     altered = state["batches"] * BATCH - state["outcomes"].get("unchanged", 0)
     result |= {"altered_streams": altered, "silent_corruptions": len(state["silent"])}
     result |= {name: state[name] for name in ("outcomes", "slowest_decode_ms", "seconds", "seed")}
-    write_result("fuzz_container", result, RESULTS)
+    write_result("fuzz_container", result)
     print(json.dumps(result))
     return 1 if state["silent"] else 0
 

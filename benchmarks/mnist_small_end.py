@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.picture_codecs import Vqserve
 from benchmarks.rate_distortion import MNIST_TEST, TOGETHER, measure_together, read_mnist
-from benchmarks.report import RESULTS, command_line, goal, machine, machine_line, table, write_result, write_section
+from benchmarks.report import command_line, goal, machine, machine_line, table, write_result, write_section
 from export.build import build_bundle
 from training.runs import load_run
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "goals": [smallest_within(rows)],
     }
     if options.record:
-        write_result(NAME, result, RESULTS)
+        write_result(NAME, result)
         write_section(NAME, page(result))
     print(json.dumps(result))
 

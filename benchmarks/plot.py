@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 480, 64, 52, 40, 190
@@ -12,22 +13,32 @@ COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8e5ea2", "#c77f1a", "#4d4d4d", "#1
 Line = Sequence[tuple[float, float]]
 
 
-def svg(title: str, x_label: str, y_label: str, lines: Mapping[str, Line], *, y_log: bool = False) -> str:
-    """Linear axes over the range of the points (`y_log`: decades of y), a marker a point, a legend at the right."""
-    points = [point for line in lines.values() for point in line]
-    x_low, x_high, x_step = _range([x for x, _ in points])
-    if y_log:
-        lines = {name: [(x, math.log10(y)) for x, y in line] for name, line in lines.items()}
-        points = [point for line in lines.values() for point in line]
-    y_low, y_high, y_step = _range([y for _, y in points])
-    if y_log:
-        y_low, y_high, y_step = math.floor(y_low), math.ceil(y_high), 1
+Range = tuple[float, float, float]  # the lowest and the highest value of an axis, and the distance of its ticks
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        up = (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+
+@dataclass(frozen=True)
+class Axes:
+    """Both axes are linear; with `y_log` y is the power of ten."""
+
+    x: Range
+    y: Range
+    y_log: bool
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where in the picture: pixels from the left and from the top."""
+        across = (x - self.x[0]) / (self.x[1] - self.x[0]) * (WIDTH - LEFT - RIGHT)
+        up = (y - self.y[0]) / (self.y[1] - self.y[0]) * (HEIGHT - TOP - BOTTOM)
         return round(LEFT + across, 1), round(HEIGHT - BOTTOM - up, 1)
 
+
+def svg(title: str, x_label: str, y_label: str, lines: Mapping[str, Line], *, y_log: bool = False) -> str:
+    """Linear axes over the range of the points (`y_log`: decades of y), a marker a point, a legend at the right."""
+    if y_log:
+        lines = {name: [(x, math.log10(y)) for x, y in line] for name, line in lines.items()}
+    points = [point for line in lines.values() for point in line]
+    low, high, step = _range([y for _, y in points])
+    y_range = (math.floor(low), math.ceil(high), 1) if y_log else (low, high, step)
+    axes = Axes(_range([x for x, _ in points]), y_range, y_log)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="12">',
@@ -36,27 +47,37 @@ def svg(title: str, x_label: str, y_label: str, lines: Mapping[str, Line], *, y_
         f'<text x="{LEFT}" y="{HEIGHT - 12}">{escape(x_label)}</text>',
         f'<text x="16" y="{HEIGHT - BOTTOM}" transform="rotate(-90 16 {HEIGHT - BOTTOM})">{escape(y_label)}</text>',
     ]
-    for x in _ticks(x_low, x_high, x_step):
-        across, foot = place(x, y_low)
-        parts.append(f'<path d="M{across} {foot}V{TOP}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{across}" y="{foot + 16}" text-anchor="middle">{x:g}</text>')
-    for y in _ticks(y_low, y_high, y_step):
-        start, up = place(x_low, y)
-        parts.append(f'<path d="M{start} {up}H{WIDTH - RIGHT}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{start - 6}" y="{up + 4}" text-anchor="end">{10**y if y_log else y:g}</text>')
+    parts += _grid(axes)
     for number, (name, line) in enumerate(lines.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        placed = [place(x, y) for x, y in sorted(line)]
-        path = "L".join(f"{x} {y}" for x, y in placed)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>' for x, y in placed]
-        height = TOP + 18 * number + 8
-        parts.append(f'<circle cx="{WIDTH - RIGHT + 18}" cy="{height}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{WIDTH - RIGHT + 28}" y="{height + 4}">{escape(name)}</text>')
+        parts += _curve(axes, number, name, line)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _range(values: Sequence[float]) -> tuple[float, float, float]:
+def _grid(axes: Axes) -> Iterator[str]:
+    for x in _ticks(*axes.x):
+        across, foot = axes.place(x, axes.y[0])
+        yield f'<path d="M{across} {foot}V{TOP}" stroke="#e4e4e4"/>'
+        yield f'<text x="{across}" y="{foot + 16}" text-anchor="middle">{x:g}</text>'
+    for y in _ticks(*axes.y):
+        start, up = axes.place(axes.x[0], y)
+        yield f'<path d="M{start} {up}H{WIDTH - RIGHT}" stroke="#e4e4e4"/>'
+        yield f'<text x="{start - 6}" y="{up + 4}" text-anchor="end">{10**y if axes.y_log else y:g}</text>'
+
+
+def _curve(axes: Axes, number: int, name: str, line: Line) -> Iterator[str]:
+    """The line, its markers and its entry in the legend."""
+    colour = COLOURS[number % len(COLOURS)]
+    placed = [axes.place(x, y) for x, y in sorted(line)]
+    path = "L".join(f"{x} {y}" for x, y in placed)
+    yield f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
+    for x, y in placed:
+        yield f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>'
+    height = TOP + 18 * number + 8
+    yield f'<circle cx="{WIDTH - RIGHT + 18}" cy="{height}" r="4" fill="{colour}"/>'
+    yield f'<text x="{WIDTH - RIGHT + 28}" y="{height + 4}">{escape(name)}</text>'
+
+
+def _range(values: Sequence[float]) -> Range:
     """Round limits around the values, and the distance of ticks: 1, 2 or 5 times a power of ten, 4 to 10 of them."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0

@@ -25,8 +25,8 @@ from onnx.reference import ReferenceEvaluator
 
 from benchmarks.graph_prior import read_prior
 from benchmarks.picture_codecs import Vqserve
-from benchmarks.rate_distortion import MNIST_TEST, RESULTS, read_mnist, read_photos
-from benchmarks.report import command_line
+from benchmarks.rate_distortion import MNIST_TEST, read_mnist, read_photos
+from benchmarks.report import RESULTS, command_line
 from benchmarks.torch_graphs import TorchGraphs
 from service import codec
 from service.bundle import Bundle

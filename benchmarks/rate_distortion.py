@@ -30,11 +30,10 @@ from benchmarks.picture_codecs import Coded, Point, Setting, Vqserve, lossless_p
 from benchmarks.plot import Line, svg
 from benchmarks.quality import Pixels, at_rate, bd_rate, mean_squared_error, ms_ssim, psnr_db
 from benchmarks.rate_distortion_report import PEERS, page, plot_name
-from benchmarks.report import command_line, write_section
+from benchmarks.report import RESULTS, command_line, write_section
 from service.pixels import to_pixels
 from training.data.folder import picture_files, split_files
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
 MNIST_TEST = "t10k-images-idx3-ubyte.gz"
 LEAST_ERROR = 1e-10  # a picture that a lossy codec leaves exact counts as 100 dB
 TOGETHER = 64  # pictures a container, where several share one

@@ -18,12 +18,6 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
-INTRODUCTION = """# Benchmarks
-
-The tables with a command are written by it, and the numbers behind them are in `docs/results`; the profile and the note
-on the rate term are written by hand. Absolute figures belong to the machine that is named; ratios are formed within one
-run only.
-"""
 
 
 def machine() -> dict[str, Any]:
@@ -61,7 +55,7 @@ def write_result(name: str, result: dict[str, Any], folder: Path = RESULTS) -> P
 
 def write_section(name: str, markdown: str, page: Path = PAGE) -> None:
     """Put `markdown` between the comments of section `name`; a new section goes to the end of the page."""
-    text = page.read_text(encoding="utf-8") if page.is_file() else INTRODUCTION
+    text = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
     page.write_text(with_section(text, name, markdown), encoding="utf-8")
 
 

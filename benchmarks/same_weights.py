@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks.report import RESULTS, command_line, machine, table, write_result, write_section
+from benchmarks.report import command_line, machine, table, write_result, write_section
 from service.bundle import load_bundle
 
 NAME = "same_weights"
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "quality_shipped": {figure: quality[figure] for figure in FIGURES},
     }
     if options.record:
-        write_result(NAME, result, RESULTS)
+        write_result(NAME, result)
         write_section(NAME, page(result))
     print(json.dumps(result))
 

@@ -75,11 +75,9 @@ class Variants:
 
     def sorted_row(self, max_batch: int, sorted_graph: Path) -> Sample:
         """The service's sampler with another `prior_row`."""
-        sampler, size = (
-            RowSampler(self.bundle, self.maker, max_batch, max_batch),
-            self.bundle.manifest.codes.codebook_size,
-        )
-        sampler._unfiltered = _WithoutEffect(open_row_graph(self.maker, sorted_graph), size)
+        sampler = RowSampler(self.bundle, self.maker, max_batch, max_batch)
+        filtered = open_row_graph(self.maker, sorted_graph)
+        sampler._unfiltered = _WithoutEffect(filtered, self.bundle.manifest.codes.codebook_size)
         return self._rows_of(sampler)
 
     def scan(self, max_batch: int, scan_graph: Path) -> Sample:

@@ -74,7 +74,7 @@ class Endpoint:
     @property
     def name(self) -> str:
         """Unique: from the method and the path."""
-        words = [part.strip("{}") for part in self.path.split("/") if part]
+        words = [part.strip("{}") or "root" for part in self.path.split("/")[1:]]
         return "_".join((self.method.lower(), *words))
 
 

@@ -205,7 +205,12 @@ class Engine:
 
     async def _probe(self) -> None:
         try:
-            await asyncio.to_thread(self._check)
+            check = asyncio.get_running_loop().run_in_executor(None, self._check)
+        except RuntimeError as error:  # no thread is left, which is no fault of the engine: the next failure asks again
+            log.error("whether the engine of %s works cannot be tried: %s", self.bundle.manifest.name, error)
+            return
+        try:
+            await check
         except Exception as error:  # noqa: BLE001 - any failure on known input means that the engine is dead
             log.critical("the engine of %s is dead: %s", self.bundle.manifest.name, error)
             self.close("The engine has failed; it is being restarted. Try again.")

@@ -17,7 +17,7 @@ from service.sessions import ORT_ERRORS, DeviceError
 _FAULTS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, MemoryError)
 # onnxruntime says it in words only: of its own arena, of the processor's memory, of CUDA's, and of its libraries'.
 _NO_MEMORY = re.compile(r"bad_alloc|Failed to allocate|out of memory|ALLOC_FAILED")
-_NO_THREAD = re.compile(r"pthread_create failed")  # of a session's pool
+_NO_THREAD = re.compile(r"pthread_create failed|can't start new thread")  # of a session's pool, and Python's
 _BROKEN_DEVICE = re.compile(r"\b(CUDA|CUDNN|CUBLAS|CUFFT) (failure|error)")
 
 

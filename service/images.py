@@ -18,6 +18,7 @@ from PIL import BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from service.bundle import PictureSpec
 from service.errors import InvalidParameter, NotAPicture, PictureTooLarge, WrongPictureSize
+from service.jpeg_head import SIGNATURE, TooManySegmentsError, short_head
 from service.pixels import UNREADABLE, forget_texts, is_animated, to_pixels
 
 Pixels = NDArray[np.uint8]
@@ -32,7 +33,8 @@ _PLUGINS = (
 FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
 Image.MAX_IMAGE_PIXELS = None  # `open_picture` has its own limit, and Pillow's would hold that down to 179 million
-# How often a file may be read: cameras write tens of segments, PNG's encoders a chunk for each 8 KiB or more of pixels.
+# How often a file may be read: PNG's encoders write a chunk for each 8 KiB or more of pixels. Of the segments of a
+# JPEG, Pillow sees few (`short_head`).
 READS, BYTES_A_READ = 4096, 512
 # A decoder goes over the whole picture for each scan, and 34 bytes are one; encoders write about ten. Within coded
 # pixels the mark does not occur.
@@ -45,7 +47,7 @@ PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT = 8 << 20
 # JPEG has no longer ones. A strip of millions of pixels costs far more than its pixels: to shrink it, Pillow makes a
 # table of 32 bytes for each.
 LARGEST_SIDE = 65_535
-_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM")
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", SIGNATURE, b"RIFF", b"BM")
 _DAMAGED = "The picture is damaged or cut off; send the whole file."
 _TOO_MANY_PARTS = "The picture has too many or too large segments or chunks; save it again without metadata."
 _TEXT_LIMITS = "MAX_TEXT_"  # what Pillow's message names when a text or all of them are too large
@@ -65,11 +67,11 @@ class Picture:
 
 
 class TooManyPartsError(OSError):
-    """A file of so many segments or chunks that reading them would take longer than reading pixels."""
+    """A file of so many chunks that reading them would take longer than reading pixels."""
 
 
 class _FewParts(io.BytesIO):
-    """Bytes that may be read a limited number of times: Pillow reads a segment or a chunk in two to four."""
+    """Bytes that may be read a limited number of times: Pillow reads a chunk in two to four."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -98,6 +100,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     if parts > MOST_INFLATED or (parts > MOST_PROFILES and data.count(_PROFILE) > MOST_PROFILES):
         raise NotAPicture(_TOO_MANY_PARTS)
     try:
+        data, exif = short_head(data) if data.startswith(SIGNATURE) else (data, None)
         # a byte is read once at most: a file of few bytes has few parts
         image = Image.open(io.BytesIO(data) if len(data) <= READS else _FewParts(data), formats=FORMATS)
     except UNREADABLE as error:
@@ -105,13 +108,15 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
             raise _unreadable(error) from error
         raise NotAPicture("Send a PNG, JPEG, WebP or BMP picture; these bytes are none of them.") from error
     forget_texts(image)
+    if exif is not None:
+        image.info["exif"] = exif
     if image.width * image.height > max_pixels:
         raise PictureTooLarge(f"{image.width}x{image.height} is more than {max_pixels} pixels; make it smaller.")
     if max(image.size) > LARGEST_SIDE:
         raise PictureTooLarge(f"{image.width}x{image.height} has more than {LARGEST_SIDE} pixels a side; cut it.")
     if is_animated(image):
         raise NotAPicture("The picture is animated; send one frame of it.")
-    if image.format in ("JPEG", "MPO") and data.count(_SCAN) > MOST_SCANS:
+    if image.format == "JPEG" and data.count(_SCAN) > MOST_SCANS:
         raise NotAPicture(f"The JPEG has more than {MOST_SCANS} scans; save it again.")
     # which Pillow decodes byte by byte, in Python
     if image.format == "BMP" and any(tile.codec_name == "bmp_rle" for tile in image.tile):
@@ -120,7 +125,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _unreadable(error: Exception) -> NotAPicture:
-    too_many = isinstance(error, TooManyPartsError) or _TEXT_LIMITS in str(error)
+    too_many = isinstance(error, TooManyPartsError | TooManySegmentsError) or _TEXT_LIMITS in str(error)
     return NotAPicture(_TOO_MANY_PARTS if too_many else _DAMAGED)
 
 

@@ -52,22 +52,22 @@ class InferenceInput(_Strict):
     shape: ListOf[int] = Field(max_length=8)
     datatype: str
     data: list[Any] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class InferenceOutput(_Strict):
     name: str = Field(max_length=100)
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class InferenceBody(_Strict):
-    """The JSON part of a request; tensors may follow it as bytes."""
+    """The JSON part of a request; tensors may follow it as bytes. What may be left out may be null."""
 
-    id: str = ""
-    model_name: str = Field("", max_length=100, description="As in the path; KServe's client repeats it.")
+    id: str | None = None
+    model_name: str | None = Field(None, max_length=100, description="As in the path; KServe's client repeats it.")
     inputs: list[InferenceInput] = Field(max_length=8)
-    outputs: list[InferenceOutput] = Field([], max_length=8)
-    parameters: dict[str, Any] = {}
+    outputs: list[InferenceOutput] | None = Field(None, max_length=8)
+    parameters: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,13 @@ def read_infer(body: bytes, json_bytes: int) -> InferRequest:
         InvalidParameter: a tensor does not fit its description, or asks for what is not supported.
     """
     request = read_json(InferenceBody, body[:json_bytes], "an inference request")
+    outputs, parameters = request.outputs or [], request.parameters or {}
     _check_tensors("Input", request.inputs)
-    _check_tensors("Output", request.outputs)
+    _check_tensors("Output", outputs)
     rest = memoryview(body)[json_bytes:]
     inputs: dict[str, NDArray[Any]] = {}
     for given in request.inputs:
-        size = given.parameters.get("binary_data_size")
+        size = (given.parameters or {}).get("binary_data_size")
         if size is None:
             inputs[given.name] = _array_of_list(given)
             continue
@@ -128,14 +129,16 @@ def read_infer(body: bytes, json_bytes: int) -> InferRequest:
         inputs[given.name], rest = _array_of_bytes(given, rest[:size]), rest[size:]
     if len(rest):
         raise MalformedRequest(f"{len(rest)} bytes follow the tensors; their sizes must add up to the body.")
-    binary = _flag(BINARY_OUTPUT, request.parameters)
-    wanted = {output.name: _flag("binary_data", output.parameters, binary) for output in request.outputs}
-    return InferRequest(request.id, request.model_name, inputs, wanted, binary, request.parameters)
+    binary = _flag(BINARY_OUTPUT, parameters)
+    wanted = {output.name: _flag("binary_data", output.parameters or {}, binary) for output in outputs}
+    return InferRequest(request.id or "", request.model_name or "", inputs, wanted, binary, parameters)
 
 
 def _flag(name: str, parameters: Mapping[str, Any], default: bool = False) -> bool:
-    """`default` where it is not given. Raises InvalidParameter."""
-    flag = parameters.get(name, default)
+    """`default` where it is not given, or null. Raises InvalidParameter."""
+    flag = parameters.get(name)
+    if flag is None:
+        return default
     if not isinstance(flag, bool):
         raise InvalidParameter(f"{name} must be true or false, not {flag!r:.40}.")
     return flag
@@ -180,11 +183,12 @@ def _check_tensors(what: str, tensors: Sequence[InferenceInput | InferenceOutput
         if tensor.name in names:
             raise InvalidParameter(f"{what} {tensor.name!r} comes twice; give each once.")
         names.add(tensor.name)
-        if any(name.startswith("shared_memory_") for name in tensor.parameters):
+        parameters = tensor.parameters or {}
+        if any(name.startswith("shared_memory_") for name in parameters):
             raise InvalidParameter(f"{what} {tensor.name!r}: shared memory is not supported; tensors go in the body.")
-        if "classification" in tensor.parameters:
+        if "classification" in parameters:
             raise InvalidParameter(f"{what} {tensor.name!r}: classification is not supported; leave class_count out.")
-        unknown = next((name for name in tensor.parameters if name not in _TENSOR_PARAMETERS), None)
+        unknown = next((name for name in parameters if name not in _TENSOR_PARAMETERS), None)
         if unknown is not None:
             raise InvalidParameter(
                 f"{what} {tensor.name!r}: unknown parameter {unknown[:40]!r}; those of the model stand beside `inputs`."

@@ -24,6 +24,10 @@ class LoadHangs(Exception):
     """A load takes longer than it may."""
 
 
+class NoThread(Exception):
+    """There is none for a load."""
+
+
 T = TypeVar("T")
 
 
@@ -40,13 +44,16 @@ class Loads(Generic[T]):
         """What `load` gives, called in a thread of its own, and raises what it raises.
 
         Raises:
-            LoadHangs: it has not ended by the deadline, or too many others never have.
+            LoadHangs: it has not ended by the deadline, or too many others never have. NoThread: it has not begun.
         """
         if len(self._given_up) >= _MOST_GIVEN_UP:
             raise LoadHangs(f"{len(self._given_up)} loads that took too long have not ended yet: restart the service")
         done: Future[T] = Future()
         done.set_running_or_notify_cancel()  # so that nothing can cancel it
-        threading.Thread(target=_call, args=(load, done), name="load", daemon=True).start()
+        try:
+            threading.Thread(target=_call, args=(load, done), name="load", daemon=True).start()
+        except RuntimeError as error:
+            raise NoThread(f"{error}: allow more threads (pids) or memory") from error
         self._running.add(done)
         future = asyncio.wrap_future(done)
         try:

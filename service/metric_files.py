@@ -23,6 +23,7 @@ _PREFIX, _HELD = "vqserve-metrics-", ".held"
 # are those of the service too.
 _OF_THE_LIVING = ("gauge_live*_{}.db", "codes_*_{}.bin")
 _COUNTED_ON = ("counter_{}.db", "histogram_{}.db")
+_HALF_WRITTEN = "*_{}.new"
 # Those of prometheus_client, with bytes for every route and a few models. It makes a file that is full twice as large.
 _RESERVED = {"counter": 1 << 16, "gauge_livesum": 1 << 16, "histogram": 1 << 18}
 
@@ -91,10 +92,14 @@ def reserve(folder: Path) -> None:
     """
     for kind, size in _RESERVED.items():
         path = folder / f"{kind}_{os.getpid()}.db"
+        written = path.with_suffix(".new")  # another worker may make its page now, and cannot read a part of one
         try:
             if not path.exists():  # else it is of one that has died, whose number is this one's now: it is counted on
-                path.write_bytes(bytes(size))
+                written.write_bytes(bytes(size))
+                written.replace(path)
         except OSError as error:
+            with suppress(OSError):
+                written.unlink()
             raise CountsError(folder, error) from error
 
 
@@ -108,7 +113,7 @@ def forget_dead_processes(folder: Path) -> None:
 def forget_process(folder: Path, process_id: int, has_served: bool) -> None:
     """Remove these of one that has ended, and all that it leaves if it never served: then it has counted nothing, and
     the folder, which may lie in memory, would fill with one more at every attempt."""
-    patterns = _OF_THE_LIVING if has_served else (*_OF_THE_LIVING, *_COUNTED_ON)
+    patterns = (*_OF_THE_LIVING, _HALF_WRITTEN, *(() if has_served else _COUNTED_ON))
     for path in _matching(folder, patterns, str(process_id)):
         path.unlink(missing_ok=True)
 

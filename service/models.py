@@ -23,7 +23,7 @@ from service.bundle import Bundle, BundleError, load_bundle, load_bundles
 from service.ending import end_for_dead_engine
 from service.engine import batch_of
 from service.errors import UnknownModel
-from service.loads import LoadHangs, Loads
+from service.loads import LoadHangs, Loads, NoThread
 from service.memory import spare_what_stays
 from service.metrics import Metrics
 from service.model import Model, OpenCompanion, open_model
@@ -126,8 +126,8 @@ class Models:
 
         Raises:
             UnknownModel: no such model. BundleError: the folder is not a good bundle. DeviceError: the device is not
-            what the settings ask for. LoadHangs: it takes too long. CountsError: its traffic's counts have no file. In
-            each case the old one goes on serving.
+            what the settings ask for. LoadHangs: it takes too long. NoThread: there is none for it. CountsError: its
+            traffic's counts have no file. In each case the old one goes on serving.
         """
         self.get(name)
         stamp = await self._look(name)
@@ -251,12 +251,15 @@ class Models:
         end_for_dead_engine()
 
     async def _look(self, name: str) -> Stamp | None:
-        """The stamp of the model's folder. Raises LoadHangs where its disk does not answer."""
+        """The stamp of the model's folder. Raises LoadHangs where its disk does not answer, or NoThread. Both count
+        as a failed reload: who reloads by a watch would hear of neither."""
         try:
             async with self._looking[name]:
                 return await self._looks[name].run(partial(stamp_of, self._folders[name]))
-        except LoadHangs as error:
-            log.error("the folder of %s does not answer: %s", name, error)
+        except (LoadHangs, NoThread) as error:
+            self._metrics.reloads.labels(name, "failed").inc()
+            what = "does not answer" if isinstance(error, LoadHangs) else "cannot be looked at"
+            log.error("the folder of %s %s: %s", name, what, error)
             raise
 
     async def _watch(self, name: str, period_s: float) -> None:

@@ -47,13 +47,13 @@ class _Body(BaseModel):
 class IndexBody(_Body):
     """Which models the index lists."""
 
-    ready: bool = Field(False, description="Only those that can take work.")
+    ready: bool | None = Field(None, description="Only those that can take work.")
 
 
 class LoadBody(_Body):
     """A bundle's folder says everything about its model, so no parameter of the protocol is supported."""
 
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 def _find(request: Request) -> tuple[Model, Operation, str]:
@@ -227,6 +227,8 @@ ENDPOINTS = (
     *_model_endpoints("/models/{name}"),
     *_model_endpoints("/models/{name}/versions/{version}"),
     _endpoint("GET", "", server_metadata, "The server and its extensions"),
+    # where the protocol's own OpenAPI file has it, and so do the clients that are made from that
+    _endpoint("GET", "/", server_metadata, "The same"),
     _endpoint("GET", "/health/live", server_live, "The process answers"),
     _endpoint("GET", "/health/ready", server_ready, "The service can take work"),
     _endpoint(

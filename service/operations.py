@@ -9,7 +9,7 @@ from starlette.responses import Response
 from service.bundle import BundleError
 from service.endpoints import Endpoint
 from service.errors import InvalidParameter, NotReady, ReloadFailed, UnknownModel
-from service.loads import LoadHangs
+from service.loads import LoadHangs, NoThread
 from service.metric_files import CountsError
 from service.metrics import CONTENT_TYPE
 from service.model import Model
@@ -64,7 +64,7 @@ async def reload(service: Service, name: str) -> Model:
         return await service.models.reload(name)
     except BundleError as error:
         raise ReloadFailed(f"The old version goes on serving. {error}") from error
-    except (DeviceError, LoadHangs, CountsError) as error:
+    except (DeviceError, LoadHangs, NoThread, CountsError) as error:
         raise NotReady(f"The old version goes on serving. {error}") from error
 
 

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     tensorrt_cache: str = Field(
         "", description="Folder where TensorRT keeps its engines; empty: it builds them at every start."
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    host: str = Field("127.0.0.1", description="Address to listen on; in a container 0.0.0.0, or `::`, of IPv6 only.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
 
     max_body_bytes: int = Field(32 << 20, gt=0, description="Largest request body; above it 413.")
@@ -248,7 +248,7 @@ class Settings(BaseSettings):
     @classmethod
     def _can_be_used(cls, value: str) -> str:
         if value and not _is_address(value):
-            raise ValueError("must be a URL with a host, for example http://localhost:4318")
+            raise ValueError("must be a URL with a host, without the /v1/traces behind it: http://localhost:4318")
         if value and not _installed("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
             raise ValueError("OpenTelemetry is not installed: pip install '.[otel]' in the repository")
         return value
@@ -276,10 +276,11 @@ def origins_of(text: str) -> list[str]:
 
 
 def _is_address(url: str) -> bool:
-    """http or https, with a host, and a port that is a number if there is one."""
+    """http or https, with a host, a port that is a number if there is one, and an end to which a path can be added."""
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        whole = parts.path.rstrip("/").endswith("/v1/traces") or parts.query or parts.fragment
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not whole
     except ValueError:  # of the port, or of the brackets of an IPv6 address
         return False
 

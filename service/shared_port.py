@@ -42,6 +42,8 @@ class SharedPort(socket.socket):
         shared = cls(family, kind)
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:  # as a single worker listens: `::` is of IPv6 only
+            shared.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         shared.bind(address)
         return shared
 

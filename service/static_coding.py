@@ -20,14 +20,14 @@ TABLE_SCALE = 1 << 20  # of the static frequencies: below the range coder's limi
 CODES_A_STEP = 1 << 14  # taken apart at once: the memory beside the codes themselves
 
 
-def bits_of(codebook_size: int) -> int:
-    """ceil(log2 K)."""
+def width_of(codebook_size: int) -> int:
+    """Bits of a fixed-length code: ceil(log2 K)."""
     return (codebook_size - 1).bit_length()
 
 
 def pack(codes: Codes, codebook_size: int) -> bytes:
-    """bits_of(K) bits a code, most significant bit first, the last byte filled up with zeros."""
-    width = bits_of(codebook_size)
+    """width_of(K) bits a code, most significant bit first, the last byte filled up with zeros."""
+    width = width_of(codebook_size)
     flat = codes.reshape(-1)
     return b"".join(_packed(flat[s : s + CODES_A_STEP], width) for s in range(0, flat.size, CODES_A_STEP))
 
@@ -39,7 +39,7 @@ def _packed(codes: Codes, width: int) -> bytes:
 
 def unpack(data: bytes, count: int, codebook_size: int) -> Codes:
     """What `pack` made of (count,) codes. Raises DamagedError where it makes no such bytes."""
-    width = bits_of(codebook_size)
+    width = width_of(codebook_size)
     if len(data) != -(-count * width // 8):
         raise DamagedError(
             f"{count} codes of {width} bits take {-(-count * width // 8)} bytes, there are {len(data)}: it is "

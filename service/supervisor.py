@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _START_AGAIN_S = 5.0
 _MOST_FAILURES = 3  # of one place, while no worker has ever served
 _DIES_S = 1.0  # its pipe is closed a moment before it is gone
+_BEGINS_S = 60.0  # until it answers at all: Python imports first what it is made of
 _untold_deaths = 0  # in the process of a worker
 
 
@@ -63,6 +64,8 @@ class Worker(Process):
         self._hears, self._says = Pipe(duplex=False)
         super().__init__(config, sockets)
         self.failures, self.deaths = failures, deaths
+        self._answers_by: float | None = None  # for the first time, once it was asked
+        self._has_answered = False
 
     @property
     def has_served(self) -> bool:
@@ -74,6 +77,22 @@ class Worker(Process):
         if self._server is None:
             self._server = _Server(self.config, self._says)
         return self._server
+
+    def ping(self, timeout: float = 5) -> bool:
+        """Whether it answers within `timeout`. One that never has is given time and not waited for: on a busy machine,
+        or with a part of a CPU, it was killed before it could, and so was the next one."""
+        if self._has_answered:
+            return super().ping(timeout)
+        try:
+            if self._answers_by is None:
+                self._answers_by = monotonic() + _BEGINS_S
+                self.parent_conn.send(b"ping")
+            if self.parent_conn.poll():
+                self.parent_conn.recv()
+                self._has_answered = True
+        except (OSError, EOFError):  # it has just ended
+            return False
+        return self._has_answered or monotonic() < self._answers_by
 
     def target(self, sockets: list[socket] | None = None) -> None:
         """In the process of the worker, until it ends."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from starlette.testclient import TestClient
 
 from service.app import create_app
@@ -18,6 +20,10 @@ from tests.tiny_bundle import Weights, write_tiny_bundle
 
 PICTURES = Path(__file__).parent / "fixtures" / "pictures"
 DEVICE = os.environ.get("VQSERVE_TEST_DEVICE", "cpu")  # "cuda" on a GPU machine: CONTRIBUTING.md
+
+# Random examples take the time that a busy machine gives them: a test that hangs is ended by pytest-timeout.
+hypothesis_settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("busy machine")
 
 
 @pytest.hookimpl(wrapper=True)

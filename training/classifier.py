@@ -14,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from training.config import ConfigError, RunConfig, StageConfig
-from training.data import Batch, DataSet, Split, Stream
-from training.jobs import Job, StageData, to_unit
+from training.data import Batch, DataSet, Split, Stream, to_unit
+from training.jobs import Job, StageData
 from training.runs import load_weights, read_json, write_json
 from training.stages import checkpoint_of, run_stage
 

@@ -10,8 +10,9 @@ get as many parameters and steps as a VQ-VAE and its prior have together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,11 @@ from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 
 from training.autoencoders import VAE, VQVAE
-from training.classifier import Classifier, describe, fit_classifier
+from training.classifier import fit_classifier
 from training.config import AutoencoderConfig, ConfigError, RunConfig
-from training.data import DataSet, load_data
+from training.data import DataSet, load_data, to_unit
 from training.evaluation import BOUND, sample_codes
-from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
 from training.fit import fit, require_own_folder
-from training.jobs import to_unit
 from training.limits import require_exportable
 from training.report import LIBRARIES
 from training.runs import (
@@ -43,23 +42,13 @@ from training.runs import (
     write_json,
 )
 from training.sheets import sheet, write_png
+from training.yardstick import Fidelity, Yardstick, yardstick_count
 
 COMPARE_FILE = "compare.json"
 SAMPLE_BATCH = 250
 SHEET_COLUMNS = 10
 GUIDANCE = 2.0  # of the priors, for a second measurement of their samples
 Sampler = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """Of samples, in the classifier's features; None where a system takes no label."""
-
-    frechet: float
-    precision: float
-    recall: float
-    spread: float  # within a class, as a part of the spread of real pictures
-    class_agreement: float | None  # part of conditional samples that the classifier puts in the class asked for
 
 
 def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
@@ -133,11 +122,6 @@ def _require_comparable(config: RunConfig, data: DataSet) -> None:
         )
 
 
-def yardstick_count(config: RunConfig, data: DataSet) -> int:
-    """How many pictures are measured of each system, of the test split and of the training split."""
-    return min(config.compare.samples, len(data.test), len(data.train))
-
-
 def require_own_folders(systems: dict[str, RunConfig], data: DataSet, folder: Path) -> None:
     """Runs of an earlier call count only if they are of this configuration and of these pictures."""
     for name, config in systems.items():
@@ -179,21 +163,29 @@ def _with(config: RunConfig, **autoencoder: object) -> RunConfig:
 def _single(config: RunConfig, data: DataSet, system: str, parameters: int) -> RunConfig:
     """A system without a prior; its latents are as wide as brings its size nearest to `parameters`."""
     candidates = [_with(config, system=system, dimension=width) for width in range(4, 129, 4)]
-    nearest = min(candidates, key=lambda variant: abs(_parameters(variant.autoencoder, data) - parameters))
-    return nearest.model_copy(update={"prior": None})
+    return _nearest(candidates, data, parameters).model_copy(update={"prior": None})
 
 
 def _large(config: RunConfig, data: DataSet, system: str, parameters: int) -> RunConfig:
     """A system of `parameters` in all, trained for the steps of both stages."""
     widths = range(16, 1025, 8)
     wide = [_with(config, system=system, dimension=16, channels=width, decoder_channels=None) for width in widths]
-    nearest = min(wide, key=lambda variant: abs(_parameters(variant.autoencoder, data) - parameters))
     trainer = config.trainer
     steps = trainer.autoencoder.steps + trainer.prior.steps
     stage = trainer.autoencoder.model_copy(update={"steps": steps})
-    return nearest.model_copy(
+    return _nearest(wide, data, parameters).model_copy(
         update={"prior": None, "trainer": trainer.model_copy(update={"autoencoder": stage})},
     )
+
+
+def _nearest(variants: Sequence[RunConfig], data: DataSet, parameters: int) -> RunConfig:
+    """Of variants in the order of their sizes, the one nearest to `parameters`; few of them are built."""
+
+    def size(variant: RunConfig) -> int:
+        return _parameters(variant.autoencoder, data)
+
+    above = bisect_left(variants, parameters, key=size)
+    return min(variants[max(0, above - 1) : above + 1], key=lambda variant: abs(size(variant) - parameters))
 
 
 def _parameters(config: AutoencoderConfig, data: DataSet) -> int:
@@ -205,46 +197,6 @@ def count_parameters(module: nn.Module) -> int:
     """All that training learns: the parameters, and a codebook kept by moving averages."""
     codebooks = (tensor for name, tensor in module.named_buffers() if name == "quantizer.codebook")
     return sum(tensor.numel() for tensor in (*module.parameters(), *codebooks))
-
-
-class Yardstick:
-    """Real pictures as the classifier sees them: `count` of the test split, and as many of training for comparison.
-
-    Both are drawn at random, the same ones at each call: MNIST's first 5,000 test digits are easier than its last.
-
-    Raises:
-        ConfigError: the classifier describes all test pictures of a class alike, so that it measures nothing.
-    """
-
-    def __init__(self, config: RunConfig, data: DataSet, classifier: Classifier) -> None:
-        self._classifier, self._neighbours = classifier, config.compare.neighbours
-        self.count = yardstick_count(config, data)
-        assert isinstance(data.test.images, Tensor) and isinstance(data.train.images, Tensor)
-        features, seen = describe(classifier, to_unit(data.test.images))
-        self.accuracy = float((seen == data.test.labels).double().mean())
-        generator = torch.Generator().manual_seed(config.trainer.seed)
-        test, train = (torch.randperm(len(one), generator=generator)[: self.count] for one in (data.test, data.train))
-        self._features = features[test]
-        self._spread = spread_within_classes(self._features, seen[test])
-        if self._spread == 0:  # as of units that are all dead
-            raise ConfigError(
-                f"the classifier, of {self.accuracy:.1%} accuracy, sees no difference between test pictures of a class "
-                "and cannot measure samples: lower compare.classifier.learning_rate, or bring test pictures that "
-                "differ, and choose another --out"
-            )
-        self.real = self.measure(to_unit(data.train.images[train]), data.train.labels[train])
-
-    def measure(self, samples: Tensor, labels: Tensor | None) -> Fidelity:
-        """Samples (N,C,H,W) in [0,1] and the classes asked for, or None."""
-        features, seen = describe(self._classifier, samples)
-        precision, recall = precision_and_recall(self._features, features, self._neighbours)
-        return Fidelity(
-            frechet=frechet_distance(self._features, features),
-            precision=precision,
-            recall=recall,
-            spread=spread_within_classes(features, seen) / self._spread,
-            class_agreement=None if labels is None else float((seen == labels).double().mean()),
-        )
 
 
 def measure_system(run: Run, data: DataSet, yardstick: Yardstick, sheet_path: Path) -> dict[str, Any]:

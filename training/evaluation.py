@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from training.autoencoders import VAE, VQVAE
-from training.data import Batch, Split
-from training.jobs import to_unit
+from training.data import Batch, Split, to_unit
 from training.prior import UNITS_PER_NAT, PixelCNN, guided_logits
 from training.quantizers import perplexity
 from training.runs import System

@@ -16,15 +16,10 @@ from torch import Tensor, nn
 
 from training.autoencoders import VQVAE
 from training.config import StageConfig
-from training.data import Batch, Split, Stream
+from training.data import Batch, Split, Stream, to_unit
 from training.prior import PixelCNN
 from training.quantizers import VectorQuantizer
 from training.runs import System
-
-
-def to_unit(images: Tensor) -> Tensor:
-    """uint8 (B,C,H,W) -> float32 in [0,1]."""
-    return images.float().div_(255)
 
 
 def learning_rate_factor(step: int, stage: StageConfig) -> float:

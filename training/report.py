@@ -26,7 +26,7 @@ from service.bundle import Quality
 from training.autoencoders import VQVAE
 from training.callbacks import Sheet
 from training.config import RunConfig
-from training.data import DataError, DataSet, Split, licence_of, load_to_measure, tiles
+from training.data import DataError, DataSet, Split, licence_of, load_to_measure, tiles, to_unit
 from training.evaluation import (
     bits_per_code,
     code_perplexity,
@@ -36,7 +36,6 @@ from training.evaluation import (
     reconstruct,
     sample_codes,
 )
-from training.jobs import to_unit
 from training.prior import PixelCNN
 from training.quantizers import VectorQuantizer
 from training.runs import METRICS_FILE, PROGRESS_FILE, Run, System, load_run, read_json, write_json

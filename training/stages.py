@@ -182,7 +182,8 @@ def _strategy(config: RunConfig) -> str | DDPStrategy:
     """Lightning's choice, with two facts it cannot know: the quantizer keeps its buffers equal on all processes itself,
     and the codebook of `gradient` has no gradient before `start_step`."""
     settings = config.trainer
-    devices = torch.cuda.device_count() if settings.devices in ("auto", -1) else int(settings.devices)
+    every = settings.devices in ("auto", -1)
+    devices = max(1, torch.cuda.device_count()) if every else int(settings.devices)
     if settings.strategy not in ("auto", "ddp") or devices * settings.nodes <= 1:
         return settings.strategy
     unused = config.autoencoder.quantizer.kind == "gradient"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Any, NoReturn, Self, TypeVar, Unpack
 
 import httpx
 import numpy as np
@@ -124,10 +124,14 @@ class AsyncClient:
     async def model(self, name: str) -> ModelInfo:
         return await self._run(operations.model(name))
 
+    def __reduce__(self) -> NoReturn:
+        """Raises TypeError, where pickle would name a lock inside of httpx."""
+        raise TypeError(connection.OF_ONE_PROCESS)
+
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -44,7 +44,7 @@ from vqserve.files import (
     stem_of,
 )
 from vqserve.operations import Wanted
-from vqserve.options import Command, parser
+from vqserve.options import Command, parse, parser
 from vqserve.outputs import Output, let_go_of_standard_output, print_json, write
 from vqserve.problems import FileError, VqserveError, without_userinfo
 from vqserve.progress import Progress, say
@@ -59,7 +59,7 @@ INTERRUPTED, READER_LEFT = 130, 141  # 128 and the signal, as of other programs:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Without `arguments` it is the command of this process, which Ctrl-C then ends."""
-    options = parser(__doc__, SUMMARIES).parse_args(arguments)
+    options = parse(parser(__doc__, SUMMARIES), arguments)
     try:
         options.run(options)
         if sys.stdout is not None:  # it may be closed

@@ -13,6 +13,7 @@ from vqserve.problems import VqserveError, without_userinfo
 TIMEOUT_S = 60.0
 LONGEST_S = 86400.0  # a socket takes no number of seconds, however large
 LARGEST_PORT = 65535
+OF_ONE_PROCESS = "a client does not go to another process: make one there, as in the initializer of a pool"
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
 
 

@@ -172,6 +172,8 @@ def _whole_numbers(codes: ArrayLike) -> NDArray[Any]:
     """As they are: a conversion would make codes of what the service refuses."""
     if isinstance(codes, Encoded):
         raise TypeError("pass the codes alone: encoded.codes")
+    if isinstance(codes, bytes | Path):  # a container, whose bytes NumPy would take for text
+        raise TypeError("pass codes, or a container to decompress")
     grids = np.asarray(codes)
     if grids.dtype.kind not in "iu":
         raise ValueError(f"codes are {grids.dtype}: pass whole numbers")
@@ -204,8 +206,10 @@ def _bytes_of(file: bytes | Path, what: str) -> bytes:
 def _send_array(
     path: str, array: NDArray[Any], query: Mapping[str, Query], accept: str, read: Callable[[httpx.Response], T]
 ) -> Operation[T]:
-    stream = io.BytesIO()
-    np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+    numbers, stream = np.ascontiguousarray(array), io.BytesIO()
+    if numbers.dtype.hasobject:  # np.save would speak of pickles
+        raise TypeError(f"pass an array of numbers, not {type(array).__name__}: {array!r:.60}")
+    np.save(stream, numbers, allow_pickle=False)
     headers = {"Content-Type": NPY, "Accept": accept}
     return Operation("POST", path, read, _params(query), headers, stream.getvalue())
 

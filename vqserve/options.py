@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vqserve.connection import LONGEST_S, TIMEOUT_S
+from vqserve.files import STANDARD
 
 FITS = ("exact", "resize", "pad")
 
@@ -27,6 +28,22 @@ def parser(description: str | None, summaries: dict[Command, str]) -> argparse.A
         _add_common(command, run.__name__)
         _add_special(command, run.__name__)
     return whole
+
+
+def parse(whole: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """As `whole.parse_args`, which takes no input behind an option that stands behind another input."""
+    options, others = whole.parse_known_args(arguments)
+    end = others.index("--") if "--" in others else len(others)  # what follows it is no option
+    known = all(other == STANDARD or not other.startswith("-") for other in others[:end])
+    if others and not (known and "inputs" in options):
+        whole.error(f"unrecognized arguments: {' '.join(others)}")
+    try:
+        more = [named(other) for other in others[:end] + others[end + 1 :]]
+    except argparse.ArgumentTypeError as error:
+        whole.error(f"argument INPUT: {error}")
+    if more:
+        options.inputs += more
+    return options
 
 
 def _add_common(command: argparse.ArgumentParser, name: str) -> None:
@@ -53,7 +70,8 @@ def _add_special(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("-o", "--output", type=named, help=help_text)
         command.add_argument("-f", "--force", action="store_true", help="replace files that are there")
     if name == "encode":
-        command.add_argument("--effort", type=number, default=0.0, help="weight of a bit against distortion")
+        weight = "weight of a bit against distortion, 0 to 4 (default: 0)"
+        command.add_argument("--effort", type=number, default=0.0, help=weight)
         form = command.add_mutually_exclusive_group()
         form.add_argument("--together", action="store_true", help="pictures of one size into one container")
         form.add_argument("--codes", action="store_true", help="write the codes as JSON instead of a container")
@@ -65,12 +83,12 @@ def _add_special(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_wishes(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--n", type=int, default=1, help="how many")
+    command.add_argument("--n", type=int, default=1, help="how many (default: 1)")
     command.add_argument("--label", type=label, help="number or name of the label")
     command.add_argument("--seed", type=int, help="reproduces the pictures; part of the file names")
-    command.add_argument("--temperature", type=number)
-    command.add_argument("--top-k", type=int)
-    command.add_argument("--top-p", type=number)
+    command.add_argument("--temperature", type=number, help="below 1 safer, above 1 wilder (default: 1)")
+    command.add_argument("--top-k", type=int, help="draw from the so many most likely codes only")
+    command.add_argument("--top-p", type=number, help="draw from the most likely codes that reach this probability")
     command.add_argument("--guidance", type=number, help="how far to push towards the label, 1 to 8; 1.5 is clear")
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Any, NoReturn, Self, TypeVar, Unpack
 
 import httpx
 import numpy as np
@@ -123,10 +123,14 @@ class Client:
     def model(self, name: str) -> ModelInfo:
         return self._run(operations.model(name))
 
+    def __reduce__(self) -> NoReturn:
+        """Raises TypeError, where pickle would name a lock inside of httpx."""
+        raise TypeError(connection.OF_ONE_PROCESS)
+
     def close(self) -> None:
         self._http.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -24,6 +24,7 @@ from time import monotonic
 _CUT = 40  # bytes of a request after which a half-closed client stops
 _AGAIN_AFTER_S = (0.2, 1.8)  # each after a time of its own: together they would be a flood of connections, another test
 _LOOK_S = 0.1  # how often the thread looks whether it should end
+_STOPS_WITHIN_S = 30.0  # on whatever machine; else their thread has ended
 _READ = 1 << 16
 _LAST = 19  # niceness: only what nobody else wants
 
@@ -79,6 +80,7 @@ class Crowd:
         self._order = count()
         self._going = threading.Event()
         self._going.set()
+        self._rests = threading.Event()
         self._paused_s = 0.0
         for client in self._clients:
             self._step(client)
@@ -96,6 +98,7 @@ class Crowd:
             while not ended.is_set():
                 if not self._going.is_set():
                     began = monotonic()
+                    self._rests.set()
                     self._going.wait()
                     self._paused_s += monotonic() - began
                 self._wake_up()
@@ -106,10 +109,13 @@ class Crowd:
                 client.close()
 
     def pause(self) -> None:
-        """They stop within `_LOOK_S`."""
+        """They have stopped when it returns."""
         self._going.clear()
+        if not self._rests.wait(_STOPS_WITHIN_S):
+            raise RuntimeError(f"the bad clients have not stopped within {_STOPS_WITHIN_S:g} s")
 
     def resume(self) -> None:
+        self._rests.clear()
         self._going.set()
 
     def _now(self) -> float:

@@ -13,6 +13,9 @@ export class Problem extends Error {
   }
 }
 
+/** The models have to be listed again. */
+export class Outdated extends Problem {}
+
 /** The key that is kept; a Problem where the browser gives the page no storage. */
 export function apiKey() {
   try {
@@ -93,6 +96,13 @@ export async function generate(query, settings, { signal, onRow }) {
     }
   }
   throw new Problem({ title: "The stream ended early", detail: "The service stopped before the last row." });
+}
+
+/** The page knows one version of each model: its colours, its labels and the shape of its codes. */
+export function checkVersion({ version }, model) {
+  if (version === model.version) return;
+  const detail = `It is ${version.slice(0, 12)}, and the page shows ${model.version.slice(0, 12)}. Try again to take it.`;
+  throw new Outdated({ title: "The service has another version of this model now", detail });
 }
 
 async function call(path, { query, body, type, accept = "application/json", signal, key = apiKey() } = {}) {

@@ -35,27 +35,42 @@ export function ignoreForbiddenClicks() {
 }
 
 let problems = 0;
-let focusedBefore = null; // what had the focus when the message came: there it returns from the button that hides it
+let focusedBefore = null; // what had the focus when the message came: there it returns from a button that hides it
+let retry = null; // what the message offers to do again
 
 /** How many problems have been shown: what succeeds may hide those that stood when it began, and no newer one. */
 export const problemsSoFar = () => problems;
 
-export function showProblem(error) {
+/** `again`: does once more what has failed; offered where that may end otherwise. */
+export function showProblem(error, again = null) {
   if (error.name === "AbortError") return;
   problems += 1;
   const problem = byId("problem");
   if (!problem.contains(document.activeElement)) focusedBefore = document.activeElement;
   byId("problem-title").textContent = error.title ?? "Something went wrong in the page";
   byId("problem-detail").textContent = error.detail ?? error.message;
+  retry = mayPass(error.status) ? again : null;
+  byId("problem-again").hidden = !retry;
   problem.hidden = false;
   keepClear(problem);
   problem.dispatchEvent(new CustomEvent("problem", { detail: error }));
 }
 
+/** No answer at all, or one about the service or the moment; any other is about what was sent, and would be the same. */
+const mayPass = (status) => !status || status >= 500 || status === 408 || status === 429;
+
+/** The message goes first, so that it is seen and read to come again. */
+export function tryAgain() {
+  const again = retry;
+  hideProblem();
+  again();
+}
+
 export function hideProblem(upTo = problems) {
   if (upTo !== problems) return;
-  const byKeyboard = byId("problem-close").matches(":focus-visible"); // to focus a field opens the keyboard of a phone
-  byId("problem").hidden = true;
+  const problem = byId("problem");
+  const byKeyboard = problem.querySelector("button:focus-visible"); // to focus a field opens the keyboard of a phone
+  problem.hidden = true;
   keepClear(null);
   if (byKeyboard) focusedBefore?.focus();
 }

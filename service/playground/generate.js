@@ -1,7 +1,7 @@
 // The lower half of the page: new pictures from the prior, and the completion of erased codes.
 // In: the form. Out: a sheet that fills row by row while the service draws.
 
-import { generate } from "./api.js";
+import { checkVersion, generate, Outdated } from "./api.js";
 import { coloursOf, rgbOf } from "./colours.js";
 import { generateLine, showLines } from "./curl.js";
 import { allow, announce, byId, element, formatMs, hideProblem, problemsSoFar, showProblem } from "./dom.js";
@@ -11,6 +11,7 @@ const CLICK_HELP = "A click on a sample takes it to the top as the picture.";
 export class Generator {
   #workbench;
   #running = null; // {controller, settings} of the request that is on its way
+  #refusal = 0; // which problem was the last of its own: what succeeds here does not hide that of a picture
 
   constructor(workbench) {
     this.#workbench = workbench;
@@ -45,16 +46,20 @@ export class Generator {
     byId("guidance").disabled = byId("label").value === "";
   }
 
+  /** {name in the service's JSON: id of its field} of what a completion takes too. */
+  get #fields() {
+    const fields = { label: "label", temperature: "temperature", top_k: "top-k", top_p: "top-p", seed: "seed" };
+    return byId("guidance").disabled ? fields : { ...fields, guidance: "guidance" };
+  }
+
   /** The form as the service's JSON, without what is left to its defaults. */
   #settings() {
-    const numbers = { label: "label", temperature: "temperature", top_k: "top-k", top_p: "top-p", seed: "seed" };
-    if (!byId("guidance").disabled) numbers.guidance = "guidance";
-    const filled = Object.entries(numbers).filter(([, id]) => byId(id).value !== "");
+    const filled = Object.entries(this.#fields).filter(([, id]) => byId(id).value !== "");
     return Object.fromEntries(filled.map(([name, id]) => [name, Number(byId(id).value)]));
   }
 
   async #sheet() {
-    const { model, query } = this.#workbench;
+    const { model, shortQuery } = this.#workbench;
     const settings = { n: Number(byId("n").value), ...this.#settings() };
     const height = byId("sheet").offsetHeight;
     this.#emptySheet("Waiting for the first row…");
@@ -65,7 +70,7 @@ export class Generator {
       items.forEach(({ codes }, index) => cellsFor(items)[index].showRow(row, codes));
       byId("generate-facts").textContent = `Row ${row + 1} of ${model.codes.height}`;
     };
-    showLines(byId("generate-lines"), [["This sheet", generateLine(query, settings, "samples.png")]]);
+    showLines(byId("generate-lines"), [["This sheet", generateLine(shortQuery, settings, "samples.png")]]);
     const outcome = await this.#run(settings, onRow);
     if (!outcome) return;
     const { answer, timing } = outcome;
@@ -80,14 +85,16 @@ export class Generator {
     byId("generate-facts").textContent = `Seed ${answer.seed}; ${rows}. ${CLICK_HELP}`;
     const same = { ...settings, seed: answer.seed };
     showLines(byId("generate-lines"), [
-      ["The same sheet", generateLine(query, same, "samples.png")],
-      ["Row by row", generateLine(query, same, null)?.replace("curl ", "curl -N -H 'Accept: text/event-stream' ")],
+      ["The same sheet", generateLine(shortQuery, same, "samples.png")],
+      ["Row by row", generateLine(shortQuery, same, null)?.replace("curl ", "curl -N -H 'Accept: text/event-stream' ")],
     ]);
     announce(`${answer.items.length} samples are ready.`);
   }
 
   async #complete() {
-    const { grid, query } = this.#workbench;
+    // Of what is no number a browser gives "", which would be taken for the default; its own words come from the field.
+    if (!Object.values(this.#fields).every((id) => byId(id).reportValidity())) return;
+    const { grid, shortQuery } = this.#workbench;
     const [known, before, filled] = [grid.known, JSON.stringify(grid.codes), []];
     const settings = { n: 1, ...this.#settings(), known };
     const outcome = await this.#run(settings, ({ row, items }) => filled.push(...grid.fillRow(row, items[0].codes, known)));
@@ -100,7 +107,7 @@ export class Generator {
       return;
     }
     this.#workbench.showTime("complete", timing);
-    showLines(byId("complete-lines"), [["This completion", generateLine(query, { ...settings, seed: answer.seed }, "completed.png")]]);
+    showLines(byId("complete-lines"), [["This completion", generateLine(shortQuery, { ...settings, seed: answer.seed }, "completed.png")]]);
     this.#showErased();
     await this.#workbench.codesChanged("The erased codes are completed."); // last: when it ends, the picture may be another one
   }
@@ -128,7 +135,7 @@ export class Generator {
   }
 
   #take(item) {
-    this.#workbench.load(pngOf(item.image));
+    this.#workbench.source.load(pngOf(item.image));
     byId("codec-heading").focus({ preventScroll: true }); // else the next Tab leads back to the sheet
     byId("codec-heading").scrollIntoView({ block: "start" });
   }
@@ -152,22 +159,27 @@ export class Generator {
     const isCurrent = () => this.#running === run;
     this.#setRunning(run);
     announce("Drawing…");
-    const before = problemsSoFar();
     try {
       const options = { signal: run.controller.signal, onRow: (row) => isCurrent() && onRow(row) };
       const outcome = await generate(this.#workbench.query, settings, options);
       if (!isCurrent()) return null;
-      hideProblem(before);
+      checkVersion(outcome.answer, this.#workbench.model);
+      hideProblem(this.#refusal);
       return outcome;
     } catch (error) {
       if (!isCurrent()) return null;
       const cancelled = error.name === "AbortError";
       if (cancelled) announce("Cancelled.");
-      else showProblem(error);
+      else this.#refuse(error);
       return { ended: cancelled ? "Cancelled." : "" };
     } finally {
       if (isCurrent()) this.#setRunning(null);
     }
+  }
+
+  #refuse(error) {
+    showProblem(error, error instanceof Outdated ? () => this.#workbench.again(error) : null);
+    this.#refusal = problemsSoFar();
   }
 
   /** What is running has lost its place on the page: it ends, and shows nothing any more. */

@@ -1,7 +1,7 @@
 // The page: which model it shows, and the key where the service asks for one.
 
 import { apiKey, keepApiKey, listModels } from "./api.js";
-import { byId, element, hideProblem, ignoreForbiddenClicks, showProblem } from "./dom.js";
+import { byId, element, hideProblem, ignoreForbiddenClicks, showProblem, tryAgain } from "./dom.js";
 import { Generator } from "./generate.js";
 import { Workbench } from "./workbench.js";
 
@@ -18,7 +18,7 @@ async function start(typed) {
     key = typed ?? apiKey();
     models = await listModels(key);
   } catch (error) {
-    showProblem(error);
+    showProblem(error, () => start(typed));
     return;
   } finally {
     byId("waiting").hidden = true;
@@ -32,8 +32,10 @@ async function start(typed) {
     await workbench.again(); // a key has replaced another: the picture stays
     return;
   }
+  const chosen = byId("model").value;
   byId("model").replaceChildren(...models.map(({ name }) => element("option", { value: name }, name)));
-  byId("model").value = models.find((model) => model.default).name;
+  const wanted = models.find(({ name }) => name === chosen) ?? models.find((model) => model.default);
+  byId("model").value = wanted.name;
   await choose();
 }
 
@@ -74,7 +76,9 @@ async function choose() {
 
 ignoreForbiddenClicks();
 byId("model").addEventListener("change", choose);
+workbench.addEventListener("outdated", () => start());
 byId("problem-close").addEventListener("click", () => hideProblem());
+byId("problem-again").addEventListener("click", tryAgain);
 byId("problem").addEventListener("problem", ({ detail }) => detail.status === 401 && openKeyForm());
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -13,6 +13,7 @@ const SEVEN = [[7.5, 8], [20.5, 7.5], [16, 14], [13, 22]]; // the first picture,
 export class PictureSource {
   #model = null;
   #image = null; // the file that was opened, as the browser shows it; null for a drawing
+  #picture = null; // the pixels that are shown
   #opening = null; // the file that was asked for last; null where the pad has been cleared since
   #reported;
   #show;
@@ -31,14 +32,16 @@ export class PictureSource {
 
   /** A model that takes other pictures: a file is fitted to it again, and for a drawing the first one comes back. */
   open(model) {
+    const takesTheSame = JSON.stringify(model.picture) === JSON.stringify(this.#model?.picture);
     this.#model = model;
-    byId("fit").value = model.picture.any_size ? "keep" : "crop";
+    if (!takesTheSame) byId("fit").value = model.picture.any_size ? "keep" : "crop";
     for (const id of ["clear", "pad-help"]) byId(id).hidden = !this.#drawable;
     byId("how").textContent = this.#drawable
       ? "Draw, or drop, paste or open a picture. Then change its codes and see what they make."
       : "Drop, paste or open a picture. Then change its codes and see what they make.";
     try {
-      if (this.#image) this.#fit(this.#image);
+      if (takesTheSame) this.#take(this.#picture);
+      else if (this.#image) this.#fit(this.#image);
       else this.#drawExample();
     } catch (error) {
       this.#image = null; // a file that is too large for this model
@@ -103,6 +106,7 @@ export class PictureSource {
   }
 
   #tell(picture, change) {
+    this.#picture = picture;
     byId("fit-controls").hidden = !this.#image || this.#model.picture.any_size;
     byId("picture-facts").textContent = `${picture.width} × ${picture.height}`;
     this.#show(picture, change);

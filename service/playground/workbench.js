@@ -1,8 +1,8 @@
 // The upper half of the page: a picture, its codes, what they decode to, and what that costs.
-// In: pictures from their source, or a sample. Out: everything that is shown about them, and the event "picture" when the
-// codes are, or soon will be, those of another picture.
+// In: pictures from their source, or a sample. Out: everything that is shown about them, and the events "picture" when the
+// codes are, or soon will be, those of another picture, and "outdated" when the service has another version of the model.
 
-import { compress, decode, encode, Problem } from "./api.js";
+import { checkVersion, compress, decode, encode, Outdated, Problem } from "./api.js";
 import { CodeGrid } from "./codes.js";
 import { coloursOf, palette } from "./colours.js";
 import { compressLine, decodeLine, decompressLine, encodeLine, showLines } from "./curl.js";
@@ -25,6 +25,7 @@ export class Workbench extends EventTarget {
   #times = {};
   #superseded = new AbortController(); // of what is asked for the picture that is shown
   #decodings = 0; // how many have begun: only the latest is shown
+  #unfinished = false; // whether the codes are there, and not all that comes after them
   #working = 0; // how many things are being done that will change the panels
 
   constructor() {
@@ -48,15 +49,21 @@ export class Workbench extends EventTarget {
     return Boolean(this.#picture) && this.#encoded?.picture === this.#picture;
   }
 
+  /** With its name even where it is the default: the service may be started again with another one. */
   get query() {
+    return { model: this.#model.name };
+  }
+
+  /** For the lines that people copy. */
+  get shortQuery() {
     return { model: this.#model.default ? "" : this.#model.name };
   }
 
-  get #encodeQuery() {
-    return { ...this.query, fit: this.#model.picture.any_size ? "pad" : "" };
+  #encodeQuery(query = this.query) {
+    return { ...query, fit: this.#model.picture.any_size ? "pad" : "" };
   }
 
-  /** Serve another model: the picture stays where it is a file, and is the first drawing again where it is not. */
+  /** Serve another model, with the picture that is there where it takes such pictures. */
   async open(model) {
     this.#model = model;
     byId("code").max = model.codes.codebook_size - 1;
@@ -67,11 +74,6 @@ export class Workbench extends EventTarget {
     this.source.open(model);
   }
 
-  /** A file or blob that the browser can show becomes the picture. */
-  async load(blob) {
-    await this.source.load(blob);
-  }
-
   /** The codes have changed: decode them again. `done`: what is said then. */
   async codesChanged(done = "Decoded again.") {
     setStale(true, "decoded", "difference");
@@ -79,9 +81,10 @@ export class Workbench extends EventTarget {
     await this.decodeLatest(done);
   }
 
-  /** Ask once more for what has been refused. */
-  async again() {
-    await (this.isCurrent ? this.decodeLatest() : this.encodeLatest());
+  /** Ask once more for what has been refused; of other models, main.js asks which they are. */
+  async again(error) {
+    if (error instanceof Outdated) this.dispatchEvent(new Event("outdated"));
+    else await (this.isCurrent ? this.codesChanged("") : this.encodeLatest());
   }
 
   showTime(name, timing) {
@@ -120,7 +123,8 @@ export class Workbench extends EventTarget {
     this.#file = await encodePng(picture);
     signal.throwIfAborted();
     offerDownload(byId("save-picture"), this.#file, "picture.png");
-    const { answer, timing } = await encode(this.#encodeQuery, this.#file, signal);
+    const { answer, timing } = await encode(this.#encodeQuery(), this.#file, signal);
+    checkVersion(answer, model);
     this.#encoded = { picture, codes: answer.codes };
     this.grid.show(answer.codes, coloursOf(model));
     this.grid.restoreErased();
@@ -132,15 +136,16 @@ export class Workbench extends EventTarget {
     await this.#decode(signal);
     await this.#compress(signal);
     announce(`Encoded to ${answer.shape.join(" by ")} codes. ${byId("decoded-facts").textContent}`);
-    this.textures.show(model, this.query).catch(showProblem); // last, so that it delays nothing that is timed
   }
 
   async #decodeAgain(done = "") {
-    await this.#decode();
+    const { signal } = this.#superseded;
+    await this.#decode(signal);
+    if (this.#unfinished) await this.#compress(signal);
     announce(`${done} ${byId("decoded-facts").textContent}`);
   }
 
-  async #decode(signal = this.#superseded.signal) {
+  async #decode(signal) {
     const { picture: before } = this.#encoded;
     const decoding = (this.#decodings += 1);
     const { picture: blob, timing } = await decode(this.query, this.#sized, signal);
@@ -160,7 +165,7 @@ export class Workbench extends EventTarget {
   }
 
   async #compress(signal) {
-    const { container, timing } = await compress(this.#encodeQuery, this.#file, signal);
+    const { container, timing } = await compress(this.#encodeQuery(), this.#file, signal);
     const mode = await modeOf(container);
     signal.throwIfAborted();
     const bits = Math.ceil(Math.log2(this.#model.codes.codebook_size));
@@ -173,15 +178,17 @@ export class Workbench extends EventTarget {
       [`codes, ${bits} bits each`, raw],
       [`container, ${mode}`, container.size],
     ]);
+    this.#unfinished = false;
+    this.textures.show(this.#model, this.query).catch(showProblem); // last, so that it delays nothing that is timed
   }
 
   #showLines() {
-    const decoded = decodeLine(this.query, this.#sized, "decoded.png");
+    const [query, encodeQuery] = [this.shortQuery, this.#encodeQuery(this.shortQuery)];
     showLines(byId("codec-lines"), [
-      ["Picture to codes", encodeLine(this.#encodeQuery, "picture.png")],
-      ["Codes to picture", decoded],
-      ["Picture to bytes", compressLine(this.#encodeQuery, "picture.png", "picture.vqc")],
-      ["Bytes to picture", decompressLine(this.query, "picture.vqc", "decoded.png")],
+      ["Picture to codes", encodeLine(encodeQuery, "picture.png")],
+      ["Codes to picture", decodeLine(query, this.#sized, "decoded.png")],
+      ["Picture to bytes", compressLine(encodeQuery, "picture.png", "picture.vqc")],
+      ["Bytes to picture", decompressLine(query, "picture.vqc", "decoded.png")],
     ]);
   }
 
@@ -252,18 +259,21 @@ export class Workbench extends EventTarget {
   }
 
   #encodeFailed() {
+    this.#unfinished = true;
     this.#clearDecoded();
     if (!this.isCurrent) setStale(true, ...SHOWN);
   }
 
   #clearDecoded() {
+    if (!byId("decoded").classList.contains("stale")) return; // it is there: what has failed comes after it
     for (const id of ["decoded", "difference"]) clear(byId(id));
     setStale(false, "decoded", "difference"); // there is nothing to wait for
     for (const id of ["decoded-facts", "difference-facts"]) byId(id).textContent = "";
     byId("save-decoded").hidden = true;
   }
 
-  async #reported(work, onFailure = () => {}) {
+  /** `onFailure` is of what is asked of the service, which can be asked again. */
+  async #reported(work, onFailure = null) {
     this.#setWorking(1);
     const before = problemsSoFar();
     try {
@@ -271,8 +281,8 @@ export class Workbench extends EventTarget {
       hideProblem(before);
     } catch (error) {
       if (error.name === "AbortError") return;
-      showProblem(error);
-      onFailure();
+      showProblem(error, onFailure && (() => this.again(error)));
+      onFailure?.();
     } finally {
       this.#setWorking(-1);
     }

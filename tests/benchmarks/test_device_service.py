@@ -29,8 +29,8 @@ async def test_callers_wait_for_their_answers_and_the_first_of_each_is_not_count
     row = await closed_loop(Load("generate", pictures=5, connections=3), call, seconds=0.2)
     assert most == 3
     assert len(set(sent)) == len(sent)  # no two requests draw from one seed
-    counted = round(row["requests_per_s"] * 0.2)
-    assert 3 <= counted <= len(sent) - 3 + 1
+    at_least_s = 0.2  # longer where the machine is busy
+    assert 0 < row["requests_per_s"] <= (len(sent) - 3) / at_least_s
     assert row["pictures_per_s"] == pytest.approx(5 * row["requests_per_s"], abs=1)
     assert 10 <= row["p50_ms"] <= row["p99_ms"]
 

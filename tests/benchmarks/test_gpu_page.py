@@ -36,7 +36,15 @@ def test_batches_that_only_the_widest_run_has_stand_under_graphs() -> None:
 
 def test_differences_are_named() -> None:
     text = page([document([1], 1.0), document([1], 1.0, different=3), document([1], 1.0)])
-    assert "3 of 2,000 pixels, by 1 of 255" in text
+    assert "all passed, the only differences are 3 of 2,000 pixels, by 1 of 255. " in text
+
+
+def test_distances_that_differ_within_what_is_allowed_are_differences() -> None:
+    """The page called one pixel the only difference, where half of the values had been compared with a tolerance."""
+    other = document([1], 1.0, different=3)
+    other["parity"].append({"what": "distances", "compared": 9, "different": 0, "largest": 8.6e-7})
+    text = page([document([1], 1.0), other, document([1], 1.0)])
+    assert "are 3 of 2,000 pixels, by 1 of 255 and distances, by at most 9e-07 of their span. " in text
 
 
 def test_a_check_that_failed_makes_no_page() -> None:

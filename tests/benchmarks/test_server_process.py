@@ -31,7 +31,7 @@ def test_a_child_is_counted_and_ended() -> None:
         assert usage.descriptors >= 5 + 2 * 3
         assert usage.threads == 2
         assert 5e6 < usage.rss_bytes < 5e8
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while any(_alive(pid) for pid in pids) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(_alive(pid) for pid in pids)

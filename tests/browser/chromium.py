@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 _ARGUMENTS = (
     "--headless",
@@ -19,6 +19,9 @@ _ARGUMENTS = (
     "--disable-sync",
 )
 
+_PATIENCE_MS = 30_000  # for what takes milliseconds: other tests run beside these
+expect.set_options(timeout=_PATIENCE_MS)
+
 
 def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
@@ -29,8 +32,10 @@ def chromium() -> Iterator[Browser]:
     """Only while it is needed: Playwright keeps an event loop running, beside which no other can be started."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=_ARGUMENTS)
-        yield browser
-        browser.close()
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 @contextmanager
@@ -53,11 +58,24 @@ def browsing(
     page.on("console", lambda message: faults.extend(_fault(message)))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: faults.extend(_foreign(request.url, address)))
-    page.set_default_timeout(15_000)
-    page.goto(address)
-    yield page
-    context.close()
+    page.set_default_timeout(_PATIENCE_MS)
+    try:
+        page.goto(address)
+        yield page
+    finally:
+        context.close()
     assert faults == []
+
+
+@contextmanager
+def unchecked(browser: Browser) -> Iterator[Page]:
+    """An empty page without the checks of `browsing`, for which a connection that fails is a fault."""
+    page = browser.new_page()
+    page.set_default_timeout(_PATIENCE_MS)
+    try:
+        yield page
+    finally:
+        page.close()
 
 
 def _fault(message: ConsoleMessage) -> list[str]:

@@ -30,14 +30,15 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Weights]:
     return Path(",".join(str(folder / name) for name in ("digits", "colour", "silent"))), weights
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def site(bundles: tuple[Path, Weights]) -> Iterator[Site]:
     with serving(bundles[0]) as (_, address):
         yield Site(f"{address}/", bundles[1])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """No longer than for these tests: Playwright keeps an event loop running, beside which no other can be started."""
     if find_chromium() is None:
         pytest.skip("the playground's test needs a browser: apt-get install chromium")
     with chromium() as started:

@@ -70,7 +70,7 @@ def hold(page: Page, path: str, most: int = 99) -> list[Route]:
 
 
 def wait_for_requests(page: Page, held: list[Route], count: int = 1) -> None:
-    for _ in range(500):
+    for _ in range(3000):
         if len(held) >= count:
             return
         page.wait_for_timeout(10)

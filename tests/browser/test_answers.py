@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.browser.chromium import unchecked
 from tests.browser.conftest import Site
 from tests.browser.reading import settle
 
@@ -24,36 +26,31 @@ CUT_STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-En
 def cutting(answer: bytes) -> Iterator[str]:
     """The address of a server that answers every request so, and closes the connection."""
 
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.recv(1 << 20)
-                connection.sendall(answer)
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(1 << 20):  # to its end: what is left unread would reset the connection
+    class Cut(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            if self.request.recv(1 << 20):  # a browser may open a connection that it does not use
+                self.request.sendall(answer)
+                self.request.shutdown(socket.SHUT_WR)
+                while self.request.recv(1 << 20):  # to its end: what is left unread would reset the connection
                     pass
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, daemon=True)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Cut) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture
-def unchecked(browser: Browser, site: Site) -> Iterator[Page]:
-    """The page without `browsing`, for which a failed connection is a fault."""
-    page = browser.new_page()
-    page.goto(site.address)
-    page.locator("#codec-lines li").first.wait_for()
-    settle(page)
-    yield page
-    page.close()
+def alone(browser: Browser, site: Site) -> Iterator[Page]:
+    """The page without the checks of `browsing`."""
+    with unchecked(browser) as page:
+        page.goto(site.address)
+        page.locator("#codec-lines li").first.wait_for()
+        settle(page)
+        yield page
 
 
 def ask(page: Page, path: str) -> None:
@@ -76,25 +73,24 @@ def ask(page: Page, path: str) -> None:
     ],
     ids=["json", "picture", "stream", "text of a refusal", "problem"],
 )
-def test_a_connection_that_is_lost_during_an_answer(unchecked: Page, path: str, answer: bytes) -> None:
+def test_a_connection_that_is_lost_during_an_answer(alone: Page, path: str, answer: bytes) -> None:
     with cutting(answer) as address:
-        unchecked.route(f"**/{path}*", lambda route: route.continue_(url=address))
-        ask(unchecked, path)
-        expect(unchecked.locator("#problem-title")).to_have_text(LOST)
-        expect(unchecked.locator("#problem-detail")).to_contain_text("See whether the service runs, then try again.")
+        alone.route(f"**/{path}*", lambda route: route.continue_(url=address))
+        ask(alone, path)
+        expect(alone.locator("#problem-title")).to_have_text(LOST)
+        expect(alone.locator("#problem-detail")).to_contain_text("See whether the service runs, then try again.")
 
 
 def test_a_script_that_does_not_load_is_told_and_asked_for_again(browser: Browser, site: Site) -> None:
-    page = browser.new_page()
-    page.route("**/png_worker.js", lambda route: route.abort())
-    page.goto(site.address)
-    expect(page.locator("#problem-detail")).to_contain_text("png_worker.js, a script of the page, does not load.")
-    settle(page)
-    page.unroute("**/png_worker.js")
-    page.click("#clear")
-    expect(page.locator("#problem")).to_be_hidden()
-    expect(page.locator("#codes-facts")).to_have_text("7 × 7 of 16")
-    page.close()
+    with unchecked(browser) as page:
+        page.route("**/png_worker.js", lambda route: route.abort())
+        page.goto(site.address)
+        expect(page.locator("#problem-detail")).to_contain_text("png_worker.js, a script of the page, does not load.")
+        settle(page)
+        page.unroute("**/png_worker.js")
+        page.click("#clear")
+        expect(page.locator("#problem")).to_be_hidden()
+        expect(page.locator("#codes-facts")).to_have_text("7 × 7 of 16")
 
 
 @pytest.mark.parametrize("path", ["encode", "decode", "generate"])
@@ -130,7 +126,7 @@ def test_an_error_of_a_proxy_is_short(page: Page, kind: str, body: str, detail: 
     def refuse(route: Route) -> None:
         route.fulfill(status=413, body=body, content_type=kind)
 
-    page.route("**/generate", refuse)
+    page.route("**/generate?*", refuse)
     page.click("#generate")
     expect(page.locator("#problem-title")).to_have_text("Status 413")
     expect(page.locator("#problem-detail")).to_have_text(detail)

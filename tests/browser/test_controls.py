@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, FloatRect, Page, expect
+from playwright.sync_api import FloatRect, Page, expect
 
-from tests.browser.chromium import browsing
+from tests.browser.arriving import COUNT_OPENED, DISPATCH
 from tests.browser.reading import line, pixels_of, saved, settle, shown_codes
 from tests.conftest import PICTURES
-from tests.service.serving import serving
-from tests.tiny_bundle import Weights
 
 PHOTO = PICTURES / "ladybird_crop.jpg"
-
-DISPATCH = """([kind, data, type]) => {
-    const transfer = new DataTransfer();
-    if (type === "file") transfer.items.add(new File([data], "x.txt", { type: "text/plain" }));
-    else transfer.setData("text/plain", data);
-    const event = kind === "paste"
-        ? new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true })
-        : new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true });
-    document.getElementById("drop").dispatchEvent(event);
-    return event.defaultPrevented;
-}"""
 
 DRAWN = "document.getElementById('pad').toDataURL()"
 
@@ -231,10 +217,9 @@ def test_text_that_has_a_picture_with_it_is_pasted_into_a_field(page: Page) -> N
     """Regression: cells of a spreadsheet, which come as text and as a picture of them, replaced the picture."""
     settle(page)
     before = page.evaluate(DRAWN)
+    page.evaluate(COUNT_OPENED)
     page.evaluate(PASTE_CELLS, "seed")
-    page.wait_for_timeout(100)  # for the picture, if anybody opens it
-    settle(page)
-    assert page.evaluate(DRAWN) == before
+    assert page.evaluate("window.opened") == 0
     page.evaluate(PASTE_CELLS, "drop")
     page.wait_for_function(f"(before) => {DRAWN} !== before", arg=before)
 
@@ -262,20 +247,3 @@ def test_the_prior_completes_one_size(page: Page) -> None:
     expect(page.locator("#erase-help")).to_have_text(
         "The prior completes pictures of 16 × 16 pixels only, with 4 × 4 codes; this one has 16 × 24."
     )
-
-
-def test_before_a_model_is_known_there_is_nothing_to_use(browser: Browser, bundles: tuple[Path, Weights]) -> None:
-    """Regression: controls without a model ended in a TypeError, told as a fault of the page."""
-    with (
-        serving(bundles[0], VQSERVE_API_KEYS="someone:a-secret-key") as (_, address),
-        browsing(browser, f"{address}/") as page,
-    ):
-        expect(page.locator("#problem-title")).to_have_text("No or wrong API key")
-        page.evaluate(DISPATCH, ["paste", "a file", "file"])
-        page.wait_for_timeout(100)
-        expect(page.locator("#problem-title")).to_have_text("No or wrong API key")
-        expect(page.locator("section:visible, select:visible")).to_have_count(0)
-        page.fill("#key", "a-secret-key")
-        page.keyboard.press("Enter")
-        settle(page)
-        expect(page.locator("section:visible")).to_have_count(2)

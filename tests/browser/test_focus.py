@@ -24,7 +24,7 @@ def press(page: Page, name: str, key: str = "Enter") -> None:
 
 def test_generate_keeps_the_focus_and_starts_once(page: Page) -> None:
     """Regression: while it drew, the button was `disabled`, which takes the focus away."""
-    held = hold(page, "**/generate")
+    held = hold(page, "**/generate?*")
     press(page, "#generate")
     wait_for_requests(page, held)
     expect(page.locator("#announcement")).to_have_text("Drawing…")
@@ -41,7 +41,7 @@ def test_generate_keeps_the_focus_and_starts_once(page: Page) -> None:
 
 
 def test_cancel_keeps_the_focus(page: Page) -> None:
-    held = hold(page, "**/generate")
+    held = hold(page, "**/generate?*")
     press(page, "#generate")
     wait_for_requests(page, held)
     press(page, "#cancel", "Space")

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, Self, get_args, get_type_hints
 
 import httpx
 import numpy as np
@@ -48,6 +48,22 @@ def test_codes_that_are_no_whole_numbers_are_refused_and_not_converted(codes: ob
             call(codes)  # type: ignore[arg-type]
     (body,) = (operations.decode([[2**32 + 5]]).content,)
     assert body is not None and np.load(io.BytesIO(body)).tolist() == [[[2**32 + 5]]]  # which the service refuses
+
+
+@pytest.mark.parametrize("file", [b"\xf6Q\x12", Path("x.vqc")])
+def test_a_container_is_not_taken_for_codes(file: Any) -> None:
+    """It was `codes are |S3: pass whole numbers`."""
+    for call in (operations.decode, operations.decode_png):
+        with pytest.raises(TypeError, match="pass codes, or a container to decompress"):
+            call(file)
+
+
+@pytest.mark.parametrize("other", [Path("digit.png"), [Path("digit.png")], None])
+def test_what_is_no_array_is_refused_in_its_own_words(other: Any) -> None:
+    """It was `Object arrays cannot be saved when allow_pickle=False`."""
+    for call in (operations.encode_array, operations.compress_array):
+        with pytest.raises(TypeError, match=f"pass an array of numbers, not {type(other).__name__}: "):
+            call(other)
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
@@ -270,3 +286,9 @@ def test_a_notebook_shows_no_files() -> None:
 def test_who_installs_the_package_has_its_types() -> None:
     """Without the file, type checkers take all of it for `Any`."""
     assert Path(connection.__file__).with_name("py.typed").is_file()
+
+
+def test_a_subclass_keeps_its_type_in_a_with_block() -> None:
+    """Type checkers took it for a `Client`, and refused the methods of its own."""
+    assert get_type_hints(Client.__enter__)["return"] is Self
+    assert get_type_hints(AsyncClient.__aenter__)["return"] is Self

@@ -14,9 +14,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.client.conftest import serving
 from tests.client.scripted import DONE, MODELS, scripted
-from tests.conftest import PICTURES, Tiny
+from tests.conftest import PICTURES
 from vqserve import AsyncClient, Client, VqserveError, connection
 from vqserve.command_line import main
 from vqserve.problems import problem_of
@@ -24,24 +23,24 @@ from vqserve.problems import problem_of
 DIGIT = PICTURES / "digit_7.png"
 
 
-def test_the_wait_for_a_free_connection_has_no_limit(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def ask_for_models(url: str, transport: httpx.MockTransport, asynchronous: bool, **given: Any) -> None:
+    async def ask() -> None:
+        async with AsyncClient(url, transport=transport, **given) as client:
+            await client.models()
+
+    if asynchronous:
+        asyncio.run(ask())
+        return
+    with Client(url, transport=transport, **given) as client:
+        client.models()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_wait_for_a_free_connection_has_no_limit(asynchronous: bool) -> None:
     """Of many calls at once, those that had no connection yet after `timeout_s` ended with PoolTimeout."""
-    real = httpx.AsyncClient
-    narrow = httpx.Limits(max_connections=1)
-    monkeypatch.setattr(httpx, "AsyncClient", lambda **given: real(**given, limits=narrow))
-
-    async def hold(url: str) -> list[Any]:
-        async with AsyncClient(url, timeout_s=1.5) as client:
-            held = await client._http.send(client._http.build_request("GET", "/models"), stream=True)
-            waiting = asyncio.gather(*(client.models() for _ in range(3)))
-            await asyncio.sleep(2)
-            await held.aclose()
-            return list(await waiting)
-
-    with serving(tiny) as url:
-        assert len(asyncio.run(hold(url))) == 3
-    with Client("http://x", timeout_s=2.5) as client:
-        assert client._http.timeout == httpx.Timeout(2.5, pool=None)
+    transport, seen = scripted(httpx.Response(200, json=MODELS))
+    ask_for_models("http://x", transport, asynchronous, timeout_s=2.5)
+    assert seen[0].extensions["timeout"] == {"connect": 2.5, "read": 2.5, "write": 2.5, "pool": None}
 
 
 @pytest.mark.parametrize("url", ["http://foo..bar:8000", f"http://{'a' * 64}.de", "http://.foo"])
@@ -211,22 +210,19 @@ def test_a_problem_goes_to_another_process() -> None:
     assert vars(there) == vars(error) and (there.request_id, there.retry_after_s) == ("an-id", 3.0)
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_does_not_go_to_another_process(kind: type[Client] | type[AsyncClient]) -> None:
+    """It was `cannot pickle '_thread.RLock' object`."""
+    with pytest.raises(TypeError, match="make one there, as in the initializer of a pool"):
+        copy.copy(kind("http://x"))  # as pickle does
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_the_password_of_a_url_is_in_no_log(asynchronous: bool, caplog: pytest.LogCaptureFixture) -> None:
     """httpx logged it with each request, and an API key beside it was not sent."""
     caplog.set_level(logging.INFO)
     transport, seen = scripted(httpx.Response(200, json=MODELS))
-    url = "https://me:p%40ss@codes.example.org/vq"
-
-    async def models() -> None:
-        async with AsyncClient(url, key="a-key", transport=transport) as client:
-            await client.models()
-
-    if asynchronous:
-        asyncio.run(models())
-    else:
-        with Client(url, key="a-key", transport=transport) as client:
-            client.models()
+    ask_for_models("https://me:p%40ss@codes.example.org/vq", transport, asynchronous, key="a-key")
     (request,) = seen
     assert request.headers["authorization"] == f"Basic {base64.b64encode(b'me:p@ss').decode()}"
     assert request.headers["x-api-key"] == "a-key"

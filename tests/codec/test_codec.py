@@ -28,7 +28,7 @@ from service.container_errors import (
 )
 from service.prior_coding import frequencies
 from service.range_coder import RangeDecoder, RangeEncoder
-from service.static_coding import CODES_A_STEP, bits_of, pack, unpack
+from service.static_coding import CODES_A_STEP, pack, unpack, width_of
 from service.stopping import Stopped, check_stop, stoppable
 
 MODEL = tiny_model()
@@ -264,7 +264,7 @@ def test_fixed_length_codes_come_back_across_the_parts_that_they_are_read_in(cod
     codes = np.random.default_rng(beyond + 1).integers(0, codebook_size, 2 * CODES_A_STEP + beyond)
     data = pack(codes, codebook_size)
     assert np.array_equal(unpack(data, len(codes), codebook_size), codes)
-    unused = len(data) * 8 - len(codes) * bits_of(codebook_size)
+    unused = len(data) * 8 - len(codes) * width_of(codebook_size)
     if unused:
         with pytest.raises(DamagedError, match="bits after the last code"):
             unpack(data[:-1] + bytes([data[-1] | 1 << (unused - 1)]), len(codes), codebook_size)

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import fuzz_container
-from benchmarks.fuzz_container import BATCH, LIMITS, MUTATIONS, attempt, base_containers, new_state, run_batch
+from benchmarks.fuzz_container import LIMITS, MUTATIONS, attempt, base_containers, new_state, run_batch
+from benchmarks.report import write_result
 from benchmarks.tiny_prior import draw_codes, tiny_model
-from service.codec import decode, decode_tile, encode
+from service.codec import Limits, decode, decode_tile, encode
 from service.container import Mode
 from service.container_errors import ContainerError
 
@@ -30,6 +31,11 @@ def test_the_hardest_streams_fail_as_they_did() -> None:
         with pytest.raises(ContainerError) as raised:
             decode(MODEL, bytes.fromhex(entry["bytes"]), LIMITS)
         assert raised.value.type == entry["error"], entry["bytes"]
+
+
+def test_no_example_fails_because_the_machine_is_busy() -> None:
+    """One decode of 0.3 s among hundreds was a `FlakyFailure`."""
+    assert settings().deadline is None
 
 
 @given(st.integers(0, 1 << 32), st.sampled_from(BASES), st.sampled_from(MUTATIONS))
@@ -55,7 +61,7 @@ def test_no_single_bit_matters_little(mode: Mode, indexed: bool) -> None:
         altered = bytearray(data)
         altered[bit // 8] ^= 1 << bit % 8
         with pytest.raises(ContainerError):
-            decode(MODEL, bytes(altered))
+            decode(MODEL, bytes(altered), Limits(max_codes=1 << 16))  # some say that there are many
 
 
 @pytest.mark.parametrize("mode", [Mode.RAW, Mode.TABLE, Mode.PRIOR])
@@ -76,22 +82,24 @@ def test_a_tile_of_an_altered_container_is_right_or_refused(mode: Mode) -> None:
     assert refused > 8 * len(data)
 
 
-def test_a_batch_of_the_fuzzer_is_reproducible() -> None:
+def test_a_batch_of_the_fuzzer_is_reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz_container, "BATCH", 2_000)
     states: list[dict[str, Any]] = [new_state(seed=3) for _ in range(2)]
     for state in states:
         run_batch(MODEL, BASES, seed=3, batch=5, state=state)
-    assert states[0]["outcomes"] == states[1]["outcomes"] and sum(states[0]["outcomes"].values()) == BATCH
+    assert states[0]["outcomes"] == states[1]["outcomes"] and sum(states[0]["outcomes"].values()) == 2_000
     assert states[0]["nasty"] == states[1]["nasty"] and states[0]["silent"] == []
 
 
 def test_a_finished_measurement_is_not_that_of_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record of an earlier version was written again as that of the present one."""
-    monkeypatch.setattr(fuzz_container, "RESULTS", tmp_path / "results")
+    results = tmp_path / "results"
+    monkeypatch.setattr(fuzz_container, "write_result", lambda name, found, *_: write_result(name, found, results))
     monkeypatch.setattr(fuzz_container, "FIXTURES", tmp_path / "nasty.json")
     monkeypatch.setattr(fuzz_container, "BATCH", 50)
     arguments = ["--streams", "100", "--state", str(tmp_path / "state.json")]
     assert fuzz_container.main(arguments) == 0
-    result = json.loads((tmp_path / "results" / "fuzz_container.json").read_text())
+    result = json.loads((results / "fuzz_container.json").read_text())
     assert result["altered_streams"] > 90 and "command" in result and "machine" in result
     state = json.loads((tmp_path / "state.json").read_text())
     (tmp_path / "state.json").write_text(json.dumps({**state, "silent": ["00"]}))

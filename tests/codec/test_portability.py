@@ -32,7 +32,16 @@ LAYERS, CHANNELS = 2, 16
 
 
 @pytest.fixture(scope="module")
-def network() -> PixelCNN:
+def one_thread() -> Iterator[None]:
+    """Of PyTorch: on a busy machine every small operation waits until its other threads get their turn."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def network(one_thread: None) -> PixelCNN:
     torch.manual_seed(3)
     prior = PixelCNN(
         K, LABELS, channels=CHANNELS, vertical_layers=LAYERS, horizontal_layers=LAYERS, head_channels=CHANNELS
@@ -67,17 +76,21 @@ def model_with(graphs: PriorGraphs) -> CodecModel:
     return replace(tiny_model(codebook_size=K, native_grid=GRID), prior=prior)
 
 
+@pytest.fixture(scope="module")
+def models(network: PixelCNN) -> dict[str, CodecModel]:
+    return {name: model_with(graphs) for name, graphs in configurations(network)}
+
+
 @pytest.mark.parametrize(
     ("shape", "size", "indexed"),
     [((3, 5, 6), (20, 24), False), ((1, 8, 13), (31, 50), False), ((1, 8, 13), (31, 50), True)],
 )
 def test_bytes_and_codes_are_the_same_in_every_configuration(
-    network: PixelCNN, shape: tuple[int, int, int], size: tuple[int, int], indexed: bool
+    models: dict[str, CodecModel], shape: tuple[int, int, int], size: tuple[int, int], indexed: bool
 ) -> None:
     codes = np.random.default_rng(5).integers(0, K, shape)
     labels = None if indexed else np.arange(shape[0]) % LABELS
     mode = Mode.PRIOR if indexed else Mode.LABELLED
-    models = {name: model_with(graphs) for name, graphs in configurations(network)}
     written = {
         name: encode(model, codes, size=size, labels=labels, modes=[mode], indexed=indexed)
         for name, model in models.items()
@@ -88,10 +101,9 @@ def test_bytes_and_codes_are_the_same_in_every_configuration(
         assert np.array_equal(decode(model, data).codes, codes), name
 
 
-def test_the_batch_does_not_matter(network: PixelCNN) -> None:
+def test_the_batch_does_not_matter(models: dict[str, CodecModel]) -> None:
     """64 pictures in one container, and each in its own: the same codes, and payloads of the same information."""
-    _, graphs = next(configurations(network))
-    model = model_with(graphs)
+    model = next(iter(models.values()))
     codes = np.random.default_rng(6).integers(0, K, (64, *GRID))
     together = encode(model, codes, modes=[Mode.PRIOR])
     assert np.array_equal(decode(model, together).codes, codes)

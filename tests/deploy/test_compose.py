@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -113,12 +114,18 @@ def test_every_requirement_is_pinned() -> None:
     assert {re.split(r"[\[<>=~!; ]", item)[0].lower() for item in items} <= pinned
 
 
+class ServerOfIPv6(HTTPServer):
+    address_family = socket.AF_INET6
+
+
+@pytest.mark.parametrize(("made", "host"), [(HTTPServer, "127.0.0.1"), (ServerOfIPv6, "::1")])
 @pytest.mark.parametrize("proxy", ["http_proxy", "HTTP_PROXY"])
-def test_the_health_check_asks_no_proxy(proxy: str) -> None:
-    """Docker puts the proxies of its client's configuration into every container."""
-    with HTTPServer(("127.0.0.1", 0), Ready) as server:
+def test_the_health_check_asks_no_proxy(proxy: str, made: type[HTTPServer], host: str) -> None:
+    """Docker puts the proxies of its client's configuration into every container. Of IPv6 it asked an address on which
+    nobody listened."""
+    with made((host, 0), Ready) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        environment = {proxy: "http://127.0.0.1:9", "VQSERVE_PORT": str(server.server_port)}
+        environment = {proxy: "http://127.0.0.1:9", "VQSERVE_PORT": str(server.server_port), "VQSERVE_HOST": host}
         check = [sys.executable, "-I", str(ROOT / "docker/healthcheck.py")]
         done = subprocess.run(check, env=environment, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stderr) == (0, "")

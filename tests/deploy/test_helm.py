@@ -84,6 +84,24 @@ def test_a_misspelt_value_is_refused() -> None:
     assert "autoscalling" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("podAnnotations.prometheus\\.io/scrape=true", "/podAnnotations/prometheus.io~1scrape"),
+        ("nodeSelector.gpu=1", "/nodeSelector/gpu"),
+        ("serviceMonitor.labels.release=1", "/serviceMonitor/labels/release"),
+        ("drainSeconds=86401", "/drainSeconds"),
+        ("graceSeconds=86401", "/graceSeconds"),
+    ],
+)
+def test_what_kubernetes_or_the_service_would_refuse_is_refused(given: str, named: str) -> None:
+    """`--set` makes true a truth value and 1 a number where Kubernetes takes only text: `--set-string` is for those."""
+    done = helm("template", "vqserve", str(CHART), "--set", given)
+    assert (done.returncode != 0, named in done.stderr) == (True, True), done.stderr
+    if not named.endswith("Seconds"):
+        assert helm("template", "vqserve", str(CHART), "--set-string", given).returncode == 0
+
+
 def test_the_pod_has_no_rights() -> None:
     pod = pod_of(render())
     inside = pod["containers"][0]["securityContext"]
@@ -121,6 +139,11 @@ def test_settings_reach_the_service_as_it_reads_them(monkeypatch: pytest.MonkeyP
     assert settings.cors_origins == "https://a,https://b"
     known = {f"VQSERVE_{name.upper()}" for name in Settings.model_fields}
     assert set(environment) <= known
+
+
+def test_the_service_may_listen_on_ipv6() -> None:
+    """Where pods have such addresses only, the image's 0.0.0.0 answers nobody, and the chart refused another."""
+    assert environment_of(render("--set-string", "settings.VQSERVE_HOST=::"))["VQSERVE_HOST"] == "::"
 
 
 def test_the_gpu_values_ask_for_a_gpu_and_for_cuda() -> None:
@@ -189,7 +212,7 @@ def test_a_start_may_take_as_long_as_a_reload() -> None:
     assert probe["periodSeconds"] * probe["failureThreshold"] >= Settings.model_fields["reload_deadline_s"].default
 
 
-DECIDED_BY_THE_CHART = ["PORT", "HOST", "DEVICE", "DRAIN_S", "GRACE_S", "API_KEYS"]
+DECIDED_BY_THE_CHART = ["PORT", "DEVICE", "DRAIN_S", "GRACE_S", "API_KEYS"]
 
 
 def test_the_chart_knows_every_setting_and_refuses_a_misspelt_one() -> None:

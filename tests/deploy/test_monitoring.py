@@ -129,13 +129,14 @@ def test_failures_are_told_however_many_probes_succeed(tmp_path: Path, route: st
 
 
 @pytest.mark.parametrize(("starts", "fires"), [(3, False), (4, True)])
-def test_a_process_that_starts_again_and_again_is_told(tmp_path: Path, starts: int, fires: bool) -> None:
+@pytest.mark.parametrize("life", ["0+1x4", "0 1 _"])
+def test_a_process_that_starts_again_and_again_is_told(tmp_path: Path, life: str, starts: int, fires: bool) -> None:
     """One that ends because of its engine takes the count of deaths with it, before anybody has read it."""
     scrapes = 'vqserve_requests_total{instance="a", route="/metrics", status="200"}'
     firing = 'count(ALERTS{alertname="VqserveRestarts", alertstate="firing"})'
     test = {
         "interval": "1m",
-        "input_series": [{"series": scrapes, "values": " ".join(["1+1x4"] * starts)}],
+        "input_series": [{"series": scrapes, "values": " ".join([life] * starts)}],
         "promql_expr_test": [{"expr": firing, "eval_time": "20m", "exp_samples": [{"value": 1}] if fires else []}],
     }
     (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [str(PROMETHEUS / "alerts.yml")], "tests": [test]}))

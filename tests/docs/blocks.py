@@ -8,11 +8,13 @@ really is. `python -m tests.docs.blocks` writes that into README.md.
 from __future__ import annotations
 
 import os
+import random
 import re
 import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from tests.service.serving import serving
@@ -73,11 +75,13 @@ def replayed(text: str) -> str:
         return CONSOLE.sub(lambda match: replay(match[0], address, place), text)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def late_port() -> int:
+    """A port for a service that starts much later: none that the kernel gives to connections until then."""
+    for port in random.sample(range(20_000, 32_000), 100):  # below those of `ip_local_port_range`
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("of a hundred ports none is free")
 
 
 if __name__ == "__main__":

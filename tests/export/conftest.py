@@ -11,7 +11,7 @@ import torch
 
 from export.exactness import frequency_table
 from export.prior_graphs import PriorGraphWriter
-from service.bundle import GraphName
+from service.bundle import GraphName, Parity
 from tests.training.conftest import TINY, tiny_config
 from training.config import load_config
 from training.fit import fit
@@ -45,6 +45,13 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "run"
     fit(tiny_config(), folder)
     return folder
+
+
+@pytest.fixture
+def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export without its comparison with PyTorch, which is most of its time, for what comes before and after it."""
+    parity = Parity(pictures=0, codes_compared=0, codes_different=0, largest_pixel_difference=0)
+    monkeypatch.setattr("export.build.verify", lambda *_: parity)
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ def test_the_bundle_loads_and_tells_what_was_measured(bundle: Path, finished_run
     assert len(manifest.codebook_colours) == 16
 
 
+@pytest.mark.usefixtures("unverified")
 def test_the_same_run_gives_the_same_version(bundle: Path, finished_run: Path, tmp_path: Path) -> None:
     again = build_bundle(finished_run, tmp_path / "again")
     assert again.version == load_bundle(bundle).manifest.version
@@ -137,6 +138,7 @@ def test_a_failed_export_keeps_the_older_bundle(
     assert load_bundle(bundle).manifest.version == before
 
 
+@pytest.mark.usefixtures("unverified")
 def test_an_export_interrupted_at_its_last_step_keeps_the_older_bundle(
     finished_run: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +168,7 @@ def test_distances_of_latents_in_a_small_ball_far_from_zero_pass(monkeypatch: py
     _compare_distances(vqvae, Sessions.of(models), np.zeros((3, 28, 28, 1), np.uint8))
 
 
+@pytest.mark.usefixtures("unverified")
 def test_the_pictures_of_a_run_may_lie_elsewhere_now(
     finished_run: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

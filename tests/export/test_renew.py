@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,36 @@ def write_old_bundle(folder: Path) -> None:
     write_manifest(folder, manifest)
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of an earlier version. Read it, do not change it."""
+    folder = tmp_path_factory.mktemp("renew") / "first"
+    write_old_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def second(first: Path) -> Path:
+    """The same, renewed. Read it, do not change it."""
+    folder = shutil.copytree(first, first.parent / "second")
+    renew(folder)
+    return folder
+
+
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
-    write_old_bundle(tmp_path / "old")
-    return tmp_path / "old"
+def old(first: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(first, tmp_path / "old")
+
+
+@pytest.fixture
+def uncompared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No comparison of the samplers, which is most of the time, for what comes before and after it."""
+    monkeypatch.setattr("export.renewal.compare_samplers", lambda *_: 1)
+
+
+@pytest.fixture
+def renewed(second: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(second, tmp_path / "renewed")
 
 
 def test_a_bundle_keeps_its_version_and_gets_new_samplers(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,26 +125,25 @@ def test_a_bundle_keeps_its_version_and_gets_new_samplers(old: Path, capsys: pyt
     assert [path.name for path in old.parent.iterdir()] == ["old"]
 
 
-def test_a_second_time_nothing_changes(old: Path) -> None:
-    renew(old)
-    files = digests(old)
-    assert renew(old) == []
-    assert digests(old) == files
+@pytest.mark.usefixtures("uncompared")
+def test_a_second_time_nothing_changes(renewed: Path) -> None:
+    files = digests(renewed)
+    assert renew(renewed) == []
+    assert digests(renewed) == files
 
 
-def test_the_first_hash_counts_however_often_a_graph_is_replaced(old: Path) -> None:
-    first = load_bundle(old).manifest
-    renew(old)
-    manifest = json.loads((old / "manifest.json").read_text())
-    model = onnx.load(old / "prior_row.onnx")
+@pytest.mark.usefixtures("uncompared")
+def test_the_first_hash_counts_however_often_a_graph_is_replaced(first: Path, renewed: Path) -> None:
+    manifest = json.loads((renewed / "manifest.json").read_text())
+    model = onnx.load(renewed / "prior_row.onnx")
     model.doc_string = "of a version in between"
-    onnx.save(model, old / "prior_row.onnx")
-    manifest["graphs"]["prior_row"]["sha256"] = digests(old)["prior_row.onnx"]
-    (old / "manifest.json").write_text(json.dumps(manifest))
-    assert renew(old) == ["prior_row"]
-    last = load_bundle(old).manifest
-    assert last.graphs["prior_row"].counts_as == first.graphs["prior_row"].sha256
-    assert last.version == first.version
+    onnx.save(model, renewed / "prior_row.onnx")
+    manifest["graphs"]["prior_row"]["sha256"] = digests(renewed)["prior_row.onnx"]
+    (renewed / "manifest.json").write_text(json.dumps(manifest))
+    assert renew(renewed) == ["prior_row"]
+    begun, last = load_bundle(first).manifest, load_bundle(renewed).manifest
+    assert last.graphs["prior_row"].counts_as == begun.graphs["prior_row"].sha256
+    assert last.version == begun.version
 
 
 def refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -179,6 +205,7 @@ def test_a_graph_that_would_read_containers_otherwise_is_not_written(
     assert refused(old, capsys) == "error: prior_context and prior_pixel disagree with the teacher-forced prior\n"
 
 
+@pytest.mark.usefixtures("uncompared")
 def test_write_protected_files_are_replaced(old: Path) -> None:
     for path in old.iterdir():
         path.chmod(0o444)
@@ -186,6 +213,7 @@ def test_write_protected_files_are_replaced(old: Path) -> None:
     assert all(path.stat().st_mode & 0o600 == 0o600 for path in old.iterdir())
 
 
+@pytest.mark.usefixtures("uncompared")
 def test_a_full_disk_leaves_the_bundle_and_names_it(
     old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +227,7 @@ def test_a_full_disk_leaves_the_bundle_and_names_it(
     )
 
 
+@pytest.mark.usefixtures("uncompared")
 def test_a_graph_that_would_change_the_version_is_not_added(old: Path) -> None:
     """One that belongs to it, which an earlier version did not write."""
     manifest = json.loads((old / "manifest.json").read_text())
@@ -211,6 +240,7 @@ def test_a_graph_that_would_change_the_version_is_not_added(old: Path) -> None:
     assert digests(old) == files
 
 
+@pytest.mark.usefixtures("uncompared")
 def test_ctrl_c_leaves_the_bundle_as_it_was(
     old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ import pytest
 from export import __main__ as command
 from export.build import ExportError, build_bundle
 from service.bundle import BundleError, load_bundle
+
+pytestmark = pytest.mark.usefixtures("unverified")
 
 
 @pytest.mark.parametrize("manifest", ['{"name": "a web page", "icons": []}', "[]", "no JSON"])
@@ -108,10 +109,14 @@ def test_ctrl_c_is_no_traceback(
 HALTS = """
 import runpy, sys, time
 import export.build
+from service.bundle import Parity
 def halt(folder):
     print("writing", flush=True)
     time.sleep(60)
 export.build.load_bundle = halt
+export.build.verify = lambda *_: Parity(
+    pictures=0, codes_compared=0, codes_different=0, largest_pixel_difference=0
+)
 sys.argv = ["export", *sys.argv[1:]]
 runpy.run_module("export", run_name="__main__")
 """
@@ -124,10 +129,8 @@ def test_an_export_that_is_told_to_end_leaves_nothing(finished_run: Path, tmp_pa
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         assert [path.name.startswith(".export-") for path in tmp_path.iterdir()] == [True]
-        begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 143
-    assert time.monotonic() - begun < 30
+        assert process.wait() == 143  # and not 0, after the sleep
     assert list(tmp_path.iterdir()) == []
 
 

@@ -327,7 +327,7 @@ def listening(port: int) -> set[str]:
 
 def test_a_killed_worker_is_replaced(tiny: Tiny) -> None:
     with serving(tiny.grey, VQSERVE_WORKERS="2") as (process, address):
-        until(lambda: listeners(address) == 2)
+        until(lambda: listeners(address) == 2, 60)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         victim = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
         os.kill(int(victim), signal.SIGKILL)
@@ -339,7 +339,7 @@ def test_a_killed_worker_is_replaced(tiny: Tiny) -> None:
 def test_a_worker_killed_while_it_is_asked_is_replaced_at_once(tiny: Tiny) -> None:
     """The supervisor awaited its answer for five seconds."""
     with serving(tiny.grey, VQSERVE_WORKERS="2") as (process, address):
-        until(lambda: listeners(address) == 2)
+        until(lambda: listeners(address) == 2, 60)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         workers = [
             pid for pid in children.read_text().split() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -61,6 +61,29 @@ def test_a_dead_engine_answers_503_and_is_restarted(make_client: MakeClient) -> 
     assert 'vqserve_engine_deaths_total{model="tiny"} 1.0' in client.get("/metrics").text
 
 
+def test_an_engine_that_cannot_be_tried_is_not_dead(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no thread was left to try it in, one failed run was its death, and a process with no thread to open another
+    in ended."""
+    client = make_client(on_engine_death="restart")
+    engine, plain = engine_of(client), threading.Thread.start
+
+    def none_for_the_check(thread: threading.Thread) -> None:
+        if thread.name.startswith("asyncio_"):
+            raise RuntimeError("can't start new thread")
+        plain(thread)
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", none_for_the_check)
+        full.setattr(engine, "_encoder", Dead())
+        assert encode(client).status_code == 500
+        until(lambda: "whether the engine of tiny works cannot be tried: can't start new thread" in caplog.text)
+    assert encode(client).status_code == 200
+    assert engine_of(client) is engine
+    assert 'vqserve_engine_deaths_total{model="tiny"} 0.0' in client.get("/metrics").text
+
+
 def test_a_run_that_outlives_its_engine_is_no_second_death(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,10 +228,10 @@ def test_a_load_that_hangs_in_place_of_a_dead_engine_ends_the_process(
     client, ends, gate = make_client(reload_deadline_s=0.1), list[bool](), threading.Event()
     monkeypatch.setattr(models_module, "end_for_dead_engine", lambda: ends.append(True))
     models = client.app.state.service.models  # type: ignore[attr-defined]
-    models._open = lambda bundle: gate.wait(10)
+    models._open = lambda bundle: gate.wait(60)
     engine_of(client)._encoder = Dead()
     assert encode(client).status_code == 500
-    until(lambda: bool(ends), 5)
+    until(lambda: bool(ends))
     gate.set()
     assert client.get("/readyz").status_code == 503
 

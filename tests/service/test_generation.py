@@ -283,3 +283,10 @@ def test_a_model_without_a_prior_says_so(generator: TestClient, route: str) -> N
     response = generator.post(f"{route}?model=silent", json={})
     assert (response.status_code, response.json()["type"]) == (422, "urn:vqserve:problem:no-prior")
     assert generator.post(f"{route}?model=nobody", json={}).status_code == 404
+
+
+def test_a_model_without_a_prior_has_no_slots(generator: TestClient) -> None:
+    """Nor had it the series: an autoscaler that misses one of its metrics takes no pod away."""
+    page = generator.get("/metrics").text
+    assert 'vqserve_generate_slots{model="silent"} 0.0' in page
+    assert 'vqserve_generate_busy_slots{model="silent"} 0.0' in page

@@ -45,6 +45,26 @@ def slow_down(app: Any, row_s: float) -> list[int]:
     return rows
 
 
+def pause_after(app: Any, first: int) -> tuple[threading.Event, list[int]]:
+    """The rows after the first ones wait for the event; the list is as above."""
+    sampler, go, rows = scheduler_of(app)._sampler, threading.Event(), []
+    advance = sampler.advance
+
+    def when_it_may(places: list[int]) -> Any:
+        rows.append(len(places))
+        assert len(rows) <= first or go.wait(20)
+        return advance(places)
+
+    sampler.advance = when_it_may
+    return go, rows
+
+
+async def all_left(app: Any) -> None:
+    """Wait until no sample is inside."""
+    while scheduler_of(app).samples_inside:
+        await asyncio.sleep(0.005)
+
+
 def metric(client: TestClient, name: str) -> float:
     lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"vqserve_{name}")]
     return sum(float(line.rpartition(" ")[2]) for line in lines if 'model="digits"' in line)
@@ -99,20 +119,19 @@ def asgi(generating: Generating, work: Callable[[Any, Any], Coroutine[Any, Any, 
 
 def test_a_client_that_leaves_frees_its_slots_within_one_row(generating: Generating) -> None:
     async def work(app: Any, call: Any) -> None:
-        rows, leave = slow_down(app, 0.05), asyncio.Event()
+        (go, rows), leave = pause_after(app, 1), asyncio.Event()
         sent: list[bytes] = []
         request = asyncio.create_task(call({"n": 8}, leave, sent))
-        while not any(b"event: row" in chunk for chunk in sent):
+        while not any(b"event: row" in chunk for chunk in sent) or len(rows) < 2:
             await asyncio.sleep(0.005)
-        await asyncio.sleep(0.03)  # the client is watched from 20 ms on
         leave.set()
         await request
         assert counted(app) == {"499": 1}
-        before = len(rows)
-        await asyncio.sleep(0.15)
-        assert len(rows) <= before + 1
-        assert len(rows) < 7
         assert scheduler_of(app).samples_inside == 0
+        go.set()
+        while scheduler_of(app)._driving:
+            await asyncio.sleep(0.005)
+        assert len(rows) == 2
         assert scheduler_of(app)._sampler.free_places == 2 * scheduler_of(app)._sampler.max_batch
 
     asgi(generating, work)
@@ -120,18 +139,18 @@ def test_a_client_that_leaves_frees_its_slots_within_one_row(generating: Generat
 
 def test_a_stream_whose_deadline_passes_ends_with_an_error_event(generating: Generating) -> None:
     async def work(app: Any, call: Any) -> None:
-        slow_down(app, 0.06)
+        go, _ = pause_after(app, 1)
         sent: list[bytes] = []
         await call({}, asyncio.Event(), sent)
+        go.set()
         *rows, last, _ = [chunk for chunk in b"".join(sent).decode().split("\n\n")]
         assert len(rows) >= 1
         assert last.startswith("event: error\ndata: ")
         assert json.loads(last.split("data: ")[1])["type"] == "urn:vqserve:problem:deadline-passed"
         assert counted(app) == {"504": 1}  # the status that was sent is no error, and alerts look for 5xx
-        await asyncio.sleep(0.1)
-        assert scheduler_of(app).samples_inside == 0
+        await all_left(app)
 
-    asgi(generating, work, request_deadline_ms=200)
+    asgi(generating, work, request_deadline_ms=600)
 
 
 def test_a_client_that_does_not_read_loses_its_place_at_the_deadline(generating: Generating) -> None:
@@ -199,8 +218,7 @@ def test_a_decoder_that_fails_ends_a_stream_with_an_error_event(generating: Gene
         assert b"event: error" in sent[-1] and b"urn:vqserve:problem:internal-error" in sent[-1]
         assert b"deadbeef" not in b"".join(sent)
         assert counted(app) == {"500": 1}
-        await asyncio.sleep(0.05)
-        assert scheduler_of(app).samples_inside == 0
+        await all_left(app)
 
     asgi(generating, work)
 

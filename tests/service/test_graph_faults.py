@@ -74,6 +74,10 @@ def test_a_sampler_that_draws_other_codes_is_refused(copy: Path, graph: str, sou
             "more threads (pids) or memory",
         ),
         (
+            RuntimeError("can't start new thread"),
+            "cannot be run: can't start new thread: allow more threads (pids) or memory",
+        ),
+        (
             RuntimeError("CUDA failure 700: an illegal memory access was encountered"),
             "cannot be run, because the device fails: CUDA failure 700: an illegal memory access was encountered",
         ),

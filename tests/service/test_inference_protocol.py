@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,24 @@ def test_an_output_without_a_flag_of_its_own_goes_out_as_all_do(given: bool | No
     assert read({"data": [1, 2]}, outputs=outputs).wanted == {"images": bool(given)}
     asked = read({"data": [1, 2]}, outputs=outputs, parameters={"binary_data_output": True})
     assert asked.wanted == {"images": given is not False}
+
+
+@pytest.mark.parametrize("name", ["id", "model_name", "outputs", "parameters"])
+def test_what_may_be_left_out_may_be_null(name: str) -> None:
+    """As Rust's and Java's writers of JSON have it by default. It was refused: "Input should be a valid string"."""
+    plain, given = read({"data": [1, 2]}), read({"data": [1, 2], "parameters": None}, **{name: None})
+    assert (given.inputs["codes"] == plain.inputs["codes"]).all()
+    assert replace(given, inputs={}) == replace(plain, inputs={})
+
+
+@pytest.mark.parametrize("parameters", [None, {"binary_data": None, "binary_data_size": None}])
+def test_parameters_that_are_null_are_none(parameters: dict[str, Any] | None) -> None:
+    asked = read(
+        {"data": [1, 2], "parameters": parameters},
+        outputs=[{"name": "images", "parameters": parameters}],
+        parameters={"binary_data_output": None},
+    )
+    assert asked.wanted == {"images": False} and not asked.binary
 
 
 @pytest.mark.parametrize("datatype", ["UINT8", "INT64"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -72,6 +73,27 @@ def test_what_may_be_in_use_is_left(temporary: Path) -> None:
     with shared_folder() as first, shared_folder() as second:
         assert {*temporary.iterdir()} == before | {first, second}
     assert {*temporary.iterdir()} == before
+
+
+def test_a_file_that_is_being_made_is_no_part_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk each attempt of a worker left an empty file for a moment, and whoever asked another worker for
+    metrics then got a bare 500."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    metrics = Metrics()
+    for file in tmp_path.glob(f"*_{os.getpid()}.db"):
+        file.unlink()  # so that this process is a new worker
+    begun: list[bytes] = []
+
+    def no_room(path: Path, content: bytes) -> int:
+        path.touch()
+        begun.append(metrics.render())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    with pytest.raises(CountsError, match="No space left on device"):
+        reserve(tmp_path)
+    assert [b"vqserve_model_info" in page for page in begun] == [True]
+    assert not [*tmp_path.glob(f"*_{os.getpid()}.*")]
 
 
 def test_another_users_folder_is_left(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,6 +185,12 @@ def test_the_page_shows_the_queue_as_it_is_when_it_is_asked_for(make_client: Mak
     assert shows(0)()
 
 
+def test_the_first_scrape_counts_from_nothing(make_client: MakeClient) -> None:
+    """The second began with 1, so that the next process, which ended as soon, was seen to begin with no less."""
+    client = make_client()
+    assert 'vqserve_requests_total{route="/metrics",status="200"} 0.0' in client.get("/metrics").text
+
+
 def test_a_closed_engine_leaves_no_queue_on_the_page(make_client: MakeClient) -> None:
     client = make_client(inline_ms=0)
     engine = client.app.state.service.models.get("tiny").engine  # type: ignore[attr-defined]

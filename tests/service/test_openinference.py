@@ -240,6 +240,21 @@ def test_an_unknown_parameter_is_refused_and_one_of_the_protocol_is_not(client: 
     assert answer.as_numpy("seed").tolist() == [5]
 
 
+def test_the_server_is_described_at_both_of_its_paths(address: str) -> None:
+    """The protocol's text has /v2, its OpenAPI file /v2/, which was no route."""
+    plain, slash = (httpx.get(f"http://{address}/v2{end}") for end in ("", "/"))
+    assert (slash.status_code, slash.json()) == (200, plain.json())
+
+
+def test_null_asks_the_repository_for_nothing(address: str) -> None:
+    """What may be left out: each was answered with 400."""
+    index = [httpx.post(f"http://{address}/v2/repository/index", json=body) for body in ({}, {"ready": None})]
+    assert [answer.status_code for answer in index] == [200, 200]
+    assert index[0].json() == index[1].json()
+    load = httpx.post(f"http://{address}/v2/repository/models/tiny.encode/load", json={"parameters": None})
+    assert load.status_code == 200, load.text
+
+
 def test_load_takes_no_parameters(client: Any) -> None:
     with pytest.raises(InferenceServerException, match="'config' is not supported; a model is loaded as its bundle"):
         client.load_model("tiny.encode", config='{"max_batch_size": 3}')

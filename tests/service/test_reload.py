@@ -19,7 +19,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.bundle import BundleError
-from service.loads import Loads
+from service.loads import Loads, NoThread
 from service.logs import JsonFormatter
 from service.served_stamps import stamp_of
 from service.sessions import session_maker
@@ -39,18 +39,26 @@ class Opening:
     """Opens a bundle's sessions when its gate is open."""
 
     def __init__(self, opens: Callable[[Any], Any]) -> None:
-        self.opens, self.gate, self.runs = opens, threading.Event(), 0
+        self.opens, self.gate, self.runs, self.looks = opens, threading.Event(), 0, 0
 
     def __call__(self, bundle: Any) -> Any:
         self.runs += 1
-        self.gate.wait(10)
+        self.gate.wait(60)
         return self.opens(bundle)
 
 
 def slow_reloads(client: TestClient) -> Opening:
-    """A reload has read its bundle and waits for the gate before it opens sessions."""
+    """A reload has read its bundle and waits for the gate before it opens sessions. `looks`: how many who asked for one
+    have seen the folder, and wait for that reload."""
     models = client.app.state.service.models  # type: ignore[attr-defined]
-    models._open = slow = Opening(models._open)
+    look, slow = models._look, Opening(models._open)
+
+    async def counted(name: str) -> Any:
+        stamp = await look(name)
+        slow.looks += 1
+        return stamp
+
+    models._open, models._look = slow, counted
     return slow
 
 
@@ -97,7 +105,7 @@ def test_reloads_at_once_are_one(make_client: MakeClient, own_bundle: Path) -> N
     client = make_client(bundles=(own_bundle,))
     slow = slow_reloads(client)
     asked = [ReloadInThread(client) for _ in range(4)]
-    until(lambda: "vqserve_requests_in_flight 5.0" in client.get("/metrics").text)
+    until(lambda: slow.looks == 4)
     slow.gate.set()
     assert [reload.answered().status_code for reload in asked] == [200] * 4
     assert (slow.runs, reloads(client)["swapped"]) == (1, 1)
@@ -242,11 +250,10 @@ def test_those_who_wait_for_a_reload_ask_for_what_is_there_then(make_client: Mak
     slow, manifest = slow_reloads(client), own_bundle / "manifest.json"
     asked = [ReloadInThread(client)]
     until(lambda: slow.runs == 1)
-    for inside in (3, 4, 5):
+    for looks in (2, 3, 4):
         manifest.write_text(manifest.read_text() + "\n")
         asked.append(ReloadInThread(client))
-        until(lambda inside=inside: f"vqserve_requests_in_flight {inside}.0" in client.get("/metrics").text)  # type: ignore[misc]
-        time.sleep(0.1)  # it has looked
+        until(lambda looks=looks: slow.looks == looks)  # type: ignore[misc]
     slow.gate.set()
     assert [reload.answered().status_code for reload in asked] == [200] * 4
     assert slow.runs == 2
@@ -259,12 +266,36 @@ def test_a_load_for_which_there_is_no_thread_is_not_waited_for(monkeypatch: pyte
         raise RuntimeError("can't start new thread")
 
     loads = Loads[None](10)
-    with monkeypatch.context() as full, pytest.raises(RuntimeError, match="new thread"):
+    with monkeypatch.context() as full, pytest.raises(NoThread, match="new thread: allow more"):
         full.setattr(threading.Thread, "start", none_left)
         asyncio.run(loads.run(lambda: None))
     started = time.monotonic()
     loads.close()
     assert time.monotonic() - started < 1
+
+
+def test_a_reload_for_which_there_is_no_thread_says_so(
+    make_client: MakeClient, own_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was a bare 500 and a traceback; of a watch no line said that it saw nothing, and no metric either."""
+    client, plain = make_client(bundles=(own_bundle,)), threading.Thread.start
+
+    def no_load(thread: threading.Thread) -> None:
+        if thread.name == "load":
+            raise RuntimeError("can't start new thread")
+        plain(thread)
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", no_load)
+        answer = client.post("/models/tiny/reload")
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:vqserve:problem:not-ready")
+    why = "can't start new thread: allow more threads (pids) or memory"
+    assert answer.json()["detail"] == f"The old version goes on serving. {why}"
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        f"the folder of tiny cannot be looked at: {why}"
+    ]
+    assert reloads(client) == {"failed": 1, "swapped": 0}
+    assert client.post("/models/tiny/reload").status_code == 200
 
 
 def test_a_reload_that_was_asked_for_is_not_done_again_by_the_watch(make_client: MakeClient, own_bundle: Path) -> None:

@@ -28,7 +28,7 @@ from tests.service.serving import answers, free_port, serving, until
 
 
 class Looking:
-    """Work of at most 5 s that looks whether it is to stop."""
+    """Work of at least 30 s that looks whether it is to stop."""
 
     def __init__(self) -> None:
         self.running = False
@@ -36,7 +36,7 @@ class Looking:
     def __call__(self) -> None:
         self.running = True
         try:
-            for _ in range(500):
+            for _ in range(3000):
                 check_stop()
                 time.sleep(0.01)
         finally:
@@ -65,8 +65,8 @@ def test_the_end_does_not_wait_for_the_threads(tiny: Tiny) -> None:
         while not (works[0].running and works[1].running):
             await asyncio.sleep(0.01)
 
-    assert inside(tiny, work) < 1
-    until(lambda: not any(one.running for one in works), 1)
+    assert inside(tiny, work) < 10
+    until(lambda: not any(one.running for one in works))
     assert futures[2].cancelled()
 
 
@@ -90,7 +90,7 @@ def test_a_cancelled_future_frees_its_thread(tiny: Tiny) -> None:
         while not looking.running:
             await asyncio.sleep(0.01)
         future.cancel()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             while looking.running:
                 await asyncio.sleep(0.01)
         await service.in_thread(lambda: None, 2 * SMALL_PIXELS)
@@ -189,10 +189,10 @@ def hangup_ends() -> Iterator[None]:
 @pytest.mark.usefixtures("hangup_ends")
 def test_sighup_is_sigterm(tiny: Tiny, workers: str) -> None:
     """It ended a single process at once. Several were all started anew, during which SIGTERM was not heard."""
-    with serving(tiny.grey, VQSERVE_WORKERS=workers, VQSERVE_DRAIN_S="1") as (process, address):
+    with serving(tiny.grey, VQSERVE_WORKERS=workers, VQSERVE_DRAIN_S="3") as (process, address):
         process.send_signal(signal.SIGHUP)
-        until(lambda: httpx.get(f"{address}/readyz").status_code == 503, 1)
-        assert process.wait(5) == (-signal.SIGTERM if workers == "1" else 0)
+        until(lambda: httpx.get(f"{address}/readyz").status_code == 503)
+        assert process.wait(30) == (-signal.SIGTERM if workers == "1" else 0)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -65,6 +65,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("VQSERVE_OTLP_ENDPOINT", "http://localhost:65536", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
         ("VQSERVE_OTLP_ENDPOINT", "http://[::1", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
         ("VQSERVE_OTLP_ENDPOINT", "ftp://localhost", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
+        ("VQSERVE_OTLP_ENDPOINT", "http://localhost:4318/v1/traces", "VQSERVE_OTLP_ENDPOINT: must be a URL with a"),
+        ("VQSERVE_OTLP_ENDPOINT", "http://localhost:4318?key=1", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
     ],
 )
 def test_a_bad_value_ends_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:

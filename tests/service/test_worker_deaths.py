@@ -13,14 +13,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from uvicorn.config import STARTUP_FAILURE
+from uvicorn.config import STARTUP_FAILURE, Config
 
+from service import supervisor as supervisor_of_workers
 from service.metrics import Metrics
-from service.supervisor import Supervisor
+from service.supervisor import Supervisor, Worker
 from tests.service.serving import answers, free_port, listeners, until
 from tests.service.test_workers import workers_of
 from tests.tiny_bundle import write_tiny_bundle
@@ -134,6 +136,27 @@ def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
         until(lambda: "vqserve_worker_deaths_total 1.0" in httpx.get(f"{address}/metrics").text)
         process.terminate()
         assert process.wait(30) == 0
+
+
+def test_a_worker_that_takes_long_to_begin_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python took five seconds for its imports, on a busy machine or a part of a CPU, the next one did too."""
+    worker = Worker(Config("service.app:create_app"), [])
+    monkeypatch.setattr(worker, "process", SimpleNamespace(is_alive=lambda: True))
+    assert worker.is_alive(timeout=0) and worker.is_alive(timeout=0)
+    assert worker.child_conn.recv() == b"ping"
+    assert not worker.child_conn.poll(), "it was asked twice, and would answer twice"
+    worker.child_conn.send(False)
+    assert worker.is_alive(timeout=0)
+    assert not worker.is_alive(timeout=0), "from now on it has to answer"
+    worker.close_pipes()
+
+
+def test_a_worker_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_of_workers, "_BEGINS_S", 0.0)
+    worker = Worker(Config("service.app:create_app"), [])
+    monkeypatch.setattr(worker, "process", SimpleNamespace(is_alive=lambda: True))
+    assert not worker.is_alive(timeout=0)
+    worker.close_pipes()
 
 
 @pytest.mark.parametrize("started", [0, 1])

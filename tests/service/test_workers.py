@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from service.served_stamps import ServedStamps
+from service.shared_port import SharedPort
 from tests.service.serving import answers, free_port, listeners, serving, until
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -71,15 +73,15 @@ def test_without_a_watch_only_what_was_asked_for_is_reloaded_by_all(own_bundle: 
 
 def test_a_worker_that_cannot_start_again_leaves_the_other_serving(own_bundle: Path) -> None:
     with serving(own_bundle, **TWO) as (process, address):
-        until(lambda: listeners(address) == 2)
+        until(lambda: listeners(address) == 2, 60)
         (own_bundle / "decoder.onnx").rename(own_bundle / "kept")
         killed, other = workers_of(process.pid)
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(workers_of(process.pid)) == 2)  # a new one, which will fail
-        until(lambda: workers_of(process.pid) == [other])
+        until(lambda: workers_of(process.pid) == [other], 60)
         assert answers(f"{address}/readyz")
         (own_bundle / "kept").rename(own_bundle / "decoder.onnx")
-        until(lambda: len(workers_of(process.pid)) == 2, 20)
+        until(lambda: len(workers_of(process.pid)) == 2, 60)
         assert other in workers_of(process.pid)
         assert process.poll() is None
 
@@ -112,6 +114,12 @@ def test_variables_of_other_programs_change_nothing(own_bundle: Path, tmp_path: 
             assert httpx.get(f"{address}/models").status_code == 200
         assert 'route="/models",status="200"} 10.0' in httpx.get(f"{address}/metrics").text
         assert not workers_of(process.pid)
+
+
+def test_several_workers_listen_where_one_does() -> None:
+    """On `::` one answers IPv6 only; several answered IPv4 too, until there was one again."""
+    with SharedPort.bound("::1", 0) as shared:
+        assert shared.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def test_what_one_process_has_told_the_others_read(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     fit(tiny_config(), folder)
     return folder
+
+
+def wait_for(checkpoint: Path, training: subprocess.Popen[str]) -> None:
+    """Until the training has written its first checkpoint, however busy the machine is: pytest ends what hangs."""
+    while not checkpoint.exists():
+        assert training.poll() is None, training.communicate()[1][-2000:]
+        time.sleep(0.05)
 
 
 def weights(folder: Path, name: str = AUTOENCODER_FILE) -> dict[str, torch.Tensor]:

@@ -17,13 +17,14 @@ from tests.training.conftest import DIGITS, TINY, tiny_config
 from training.__main__ import main
 from training.autoencoders import VAE
 from training.classifier import Classifier, describe, fit_classifier
-from training.compare import Yardstick, count_parameters, variants
+from training.compare import count_parameters, variants
 from training.config import ConfigError, RunConfig
 from training.data import DataSet, Split, load_data
 from training.evaluation import BOUND, bound
 from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
 from training.model_report import CLEAR, END, START, section, verdicts, write_model_report
 from training.runs import build_autoencoder, build_prior, load_run
+from training.yardstick import Yardstick
 
 SYSTEMS = ("ae", "vae", "vae-large", "cvae", "cvae-large", "vqvae-gradient", "vqvae-ema", "vqvae-fsq")
 FEW_STEPS = (
@@ -111,7 +112,7 @@ def test_the_yardstick_is_drawn_from_the_whole_of_both_splits(monkeypatch: pytes
         measured.append(sorted(numbers[:, 0].round().int().tolist()))
         return numbers, torch.zeros(len(images), dtype=torch.int64)
 
-    monkeypatch.setattr("training.compare.describe", by_number)
+    monkeypatch.setattr("training.yardstick.describe", by_number)
     measured: list[list[int]] = []
     data = DataSet(numbered(200), numbered(10), numbered(100), ("0",), (), (1, 4, 4), "")
     classifier = Classifier(data.picture, 1)

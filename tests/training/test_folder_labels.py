@@ -44,6 +44,19 @@ def test_one_usable_folder_of_several_is_no_label_and_the_log_says_so(
     assert "no labels: of 2 sub-folders only cats has pictures that can be used" in caplog.messages
 
 
+@pytest.mark.parametrize("inner", ["cats", "train/cats"])
+def test_a_folder_around_the_labels_or_the_split_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, inner: str
+) -> None:
+    """As of a zip that was packed with its folder: no label and no word, and test pictures were trained on."""
+    write_pictures(tmp_path / "zip" / inner, 10)
+    write_pictures(tmp_path / "zip" / inner.replace("train", "test").replace("cats", "dogs"), 10)
+    assert loaded(tmp_path).label_names == ()
+    first = inner.replace("train", "test").partition("/")[0]
+    said = f"{tmp_path / 'zip'}; if its sub-folders, such as {first}, are labels or a split, move them up"
+    assert f"no labels: all pictures lie in {said}" in caplog.messages
+
+
 def test_numbers_whose_order_is_that_of_their_names_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(12):
         write_pictures(tmp_path / "plain" / str(number), 3)

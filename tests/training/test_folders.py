@@ -39,6 +39,15 @@ def test_a_folder_that_nobody_made_is_no_label(tmp_path: Path, hidden: str) -> N
     assert (found.label_names, found.skipped, found.digest) == (("cats", "dogs"), (), plain.digest)
 
 
+def test_what_macos_writes_beside_pictures_is_neither_read_nor_skipped(tmp_path: Path) -> None:
+    """Of a camera's card the log had a warning for each picture, and metrics.json an entry."""
+    write_pictures(tmp_path / "p", 10)
+    plain = loaded(tmp_path / "p")
+    for index in range(10):
+        (tmp_path / "p" / f"._{index:02}.png").write_bytes(b"\0\5\x16\7Mac OS X")
+    assert (loaded(tmp_path / "p").skipped, loaded(tmp_path / "p").digest) == ((), plain.digest)
+
+
 def test_a_hidden_folder_may_hold_the_data_itself(tmp_path: Path) -> None:
     write_pictures(tmp_path / ".cache" / "p", 10)
     assert pictures_in(loaded(tmp_path / ".cache" / "p")) == 10

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,8 @@ import torch.distributed as dist
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from tests.training.conftest import DIGITS, ROOT, TINY, tiny_config
+from tests.training.conftest import DIGITS, ROOT, TINY, tiny_config, wait_for
+from training.__main__ import main
 from training.callbacks import StopAtNaN, StopAtSIGTERM, TrainingDiverged
 from training.compare import compare
 from training.config import ConfigError
@@ -95,22 +96,35 @@ def test_two_processes_that_are_told_to_end_do_so(tmp_path: Path, told: str) -> 
         start_new_session=True,
     ) as training:
         try:
-            for _ in range(600):
-                if (run / "checkpoints" / "autoencoder.ckpt").exists() or training.poll() is not None:
-                    break
-                time.sleep(0.1)
+            wait_for(run / "checkpoints" / "autoencoder.ckpt", training)
             if told == "both":
                 os.killpg(training.pid, signal.SIGTERM)
             else:
                 children = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text()
                 os.kill(int(children), signal.SIGTERM)
-            _, said = training.communicate(timeout=30)  # the end of stderr, which both processes write to
+            _, said = training.communicate(timeout=120)  # the end of stderr, which both processes write to
         finally:
             if training.poll() is None:
                 os.killpg(training.pid, signal.SIGKILL)
     assert training.returncode == 128 + signal.SIGTERM, said[-2000:]
     assert said.count("--resume goes on") == 1 and "Traceback" not in said
     assert "sync_dist" not in said and "broadcast_buffers" not in said  # a paragraph for each number, with wrong advice
+
+
+@pytest.mark.parametrize(("rank", "level"), [(None, logging.INFO), ("0", logging.INFO), ("1", logging.ERROR)])
+def test_one_process_of_several_tells_of_the_pictures(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, level: int
+) -> None:
+    """Each file that was skipped was told once for each GPU."""
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(logging, "basicConfig", told.update)
+    monkeypatch.setattr("training.fit.fit", lambda *_, **__: {})
+    if rank is None:
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert main(["fit", "--config", str(TINY)]) == 0
+    assert told["level"] == level
 
 
 # two trainings

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import pytest
 import torch
 
 from export.build import build_bundle
-from tests.training.conftest import DIGITS, ROOT, TINY, VQ_ONLY, assert_same_weights, tiny_config
+from tests.training.conftest import DIGITS, ROOT, TINY, VQ_ONLY, assert_same_weights, tiny_config, wait_for
 from training.__main__ import main
 from training.callbacks import Stopwatch, TrainingDiverged
 from training.config import ConfigError
@@ -141,14 +140,12 @@ def test_a_run_that_is_told_to_end_does_not_look_finished(tmp_path: Path, told: 
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
     ) as training:
-        checkpoint = run / "checkpoints" / "autoencoder.ckpt"
-        for _ in range(600):
-            if checkpoint.exists() or training.poll() is not None:
-                break
-            time.sleep(0.1)
-        training.send_signal(told)
-        _, said = training.communicate(timeout=60)
-    assert checkpoint.exists()
+        try:
+            wait_for(run / "checkpoints" / "autoencoder.ckpt", training)
+            training.send_signal(told)
+            _, said = training.communicate(timeout=120)
+        finally:
+            training.kill()
     assert training.returncode == 128 + told, said[-2000:]
     assert "--resume goes on" in said and "Traceback" not in said
 

@@ -59,6 +59,15 @@ def test_an_empty_source_is_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", ["--out", "--run", "--docs"])
+def test_a_variable_of_the_shell_that_is_not_set_is_no_folder(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """The current folder was."""
+    job = ["evaluate"] if option == "--run" else ["compare", "--config", str(TINY)]
+    with pytest.raises(SystemExit):
+        main([*job, option, ""])
+    assert f"argument {option}: it is empty: name a folder" in capsys.readouterr().err
+
+
 def test_a_folder_with_the_name_of_a_data_set_has_not_its_licence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

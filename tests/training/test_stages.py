@@ -116,6 +116,15 @@ def test_processes_wait_for_all_gradients_but_where_the_codebook_has_none_yet(
     assert strategy == {"broadcast_buffers": False, "find_unused_parameters": unused}
 
 
+def test_all_devices_of_a_node_without_a_gpu_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of no device, two nodes were no processes: they had Lightning's own DDP, which waits for gradients."""
+    monkeypatch.setattr(stages, "DDPStrategy", dict)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    two = stages._strategy(tiny_config("trainer.devices=auto", "trainer.nodes=2"))
+    assert two == {"broadcast_buffers": False, "find_unused_parameters": False}
+    assert stages._strategy(tiny_config("trainer.devices=auto")) == "auto"
+
+
 def test_no_sampler_is_put_into_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process's stream has its share already."""
     told: dict[str, Any] = {}

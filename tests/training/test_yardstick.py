@@ -20,8 +20,6 @@ from training.autoencoders import VAE, Autoencoder
 from training.classifier import Classifier
 from training.compare import (
     GUIDANCE,
-    Fidelity,
-    Yardstick,
     compare,
     measure_samples,
     measure_system,
@@ -31,6 +29,7 @@ from training.config import AutoencoderConfig, ConfigError, RunConfig
 from training.data import DataSet, Split
 from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
 from training.runs import Run, build_autoencoder, load_run, read_json
+from training.yardstick import Fidelity, Yardstick
 
 # the yardstick
 
@@ -55,7 +54,7 @@ DATA = DataSet(numbered(60), numbered(10), numbered(20), ("a", "b", "c"), (), (1
 
 
 def yardstick(monkeypatch: pytest.MonkeyPatch, data: DataSet = DATA, *words: str) -> Yardstick:
-    monkeypatch.setattr(comparison, "describe", by_number)
+    monkeypatch.setattr("training.yardstick.describe", by_number)
     return Yardstick(tiny_config(*words), data, cast(Classifier, nn.Identity()))
 
 

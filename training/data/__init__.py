@@ -27,7 +27,7 @@ from training.data.dataset import (
 )
 from training.data.folder import read_folder, would_read
 from training.data.named import NAMED, read_named
-from training.data.stream import Batch, Stream
+from training.data.stream import Batch, Stream, to_unit
 
 if TYPE_CHECKING:
     from training.config import DataConfig
@@ -43,6 +43,7 @@ __all__ = [
     "load_data",
     "load_to_measure",
     "tiles",
+    "to_unit",
     "would_read_run",
 ]
 
@@ -193,9 +194,10 @@ def _require_one_shape(train: Split, test: Split, *, cropped: bool) -> None:
     """Crops have one size, whatever they were cut from."""
     if not (isinstance(train.images, Tensor) and isinstance(test.images, Tensor)):
         return
-    axes = slice(1, 2 if cropped else 4)  # channels, height, width
-    expected, found = tuple(train.images.shape[axes]), tuple(test.images.shape[axes])
-    if found != expected:
+    expected, found = tuple(train.images.shape[1:]), tuple(test.images.shape[1:])  # channels, height, width
+    if found[0] != expected[0]:
+        raise DataError(f"training pictures have {expected[0]} channels, test pictures {found[0]}: make them alike")
+    if found != expected and not cropped:
         raise DataError(
             f"training pictures are {expected} (channels, height, width), test pictures {found}: make them alike; with "
             "data.crop the sizes may differ"

@@ -150,7 +150,8 @@ def _counts(files: Sequence[Path]) -> str:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in FORMATS
+    """Not what macOS writes beside each file on a disk of another system, which begins with `._` and has its suffix."""
+    return path.suffix.lower() in FORMATS and not path.name.startswith("._")
 
 
 def picture_files(folder: Path, skipped: list[str] | None = None) -> list[Path]:

@@ -27,8 +27,21 @@ def tell_of_labels(folder: Path, files: Sequence[Path], kept: Sequence[Path], la
         logger.warning("no labels: %s and %d more lie beside the sub-folders", loose[0], len(loose) - 1)
     elif len(names) > 1 and len(used) == 1:
         logger.warning("no labels: of %d sub-folders only %s has pictures that can be used", len(names), *used)
+    elif len(used) == 1 and not loose:
+        _tell_of_one_level_more(folder / next(iter(used)), kept)
     for name in sorted(names - used):
         logger.warning("%s is no label: none of its pictures can be used", folder / name)
+
+
+def _tell_of_one_level_more(only: Path, kept: Sequence[Path]) -> None:
+    """As a zip has it that was packed with its folder."""
+    below = sorted(first_folders(only, kept))
+    if len(below) > 1:
+        logger.warning(
+            "no labels: all pictures lie in %s; if its sub-folders, such as %s, are labels or a split, move them up",
+            only,
+            below[0],
+        )
 
 
 def _tell_of_numbers(label_names: Sequence[str]) -> None:

@@ -19,6 +19,11 @@ from training.data.dataset import DataError, Split
 Batch = tuple[Tensor, Tensor]  # pictures (B, C, H, W) uint8 or codes (B, h, w) int64; labels (B,) int64
 
 
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 (B,C,H,W) -> float32 in [0,1]."""
+    return images.float().div_(255)
+
+
 class Stream:
     """Every picture once an epoch, in an order drawn anew each epoch; `crop` and `flip` are drawn anew each step.
 
