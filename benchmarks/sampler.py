@@ -32,8 +32,9 @@ from benchmarks.sampler_graphs import SortedRows, horizontal, scan_row
 from benchmarks.sampler_variants import Sample, Variants
 from export.onnx_builder import GraphBuilder
 from export.prior_graphs import PriorGraphWriter
-from service.bundle import MANIFEST_FILE, GraphName, load_bundle
+from service.bundle import MANIFEST_FILE, load_bundle
 from service.draws import Codes, Floats, uniforms
+from service.manifest import GraphName
 from service.manifest_checks import DIAGONAL_GRAPHS
 from service.sessions import CPU, SessionMaker
 

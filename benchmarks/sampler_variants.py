@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, GraphName
+from service.bundle import Bundle
 from service.diagonal import DiagonalSampler
 from service.draws import Codes, Draw, Floats
+from service.manifest import GraphName
 from service.prior_coding import frequencies
 from service.sampling import RowSampler, open_row_graph
 from service.sessions import SessionMaker

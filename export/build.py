@@ -27,9 +27,9 @@ from export.onnx_builder import OPSET
 from export.prior_graphs import PriorGraphWriter
 from export.sessions import VerificationError
 from export.verify import verify
-from service.bundle import (
+from service.bundle import MANIFEST_FILE, load_bundle, sha256_file
+from service.manifest import (
     FORMAT_VERSION,
-    MANIFEST_FILE,
     CodesSpec,
     GraphName,
     GraphSpec,
@@ -40,8 +40,6 @@ from service.bundle import (
     Provenance,
     Quality,
     TensorSpec,
-    load_bundle,
-    sha256_file,
     version_of,
 )
 from training.autoencoders import VQVAE

@@ -38,7 +38,7 @@ Codes = NDArray[np.int64]
 Pictures = NDArray[np.uint8]
 LARGEST_PIXEL_DIFFERENCE = 1  # of 255: the two sides may round a half differently
 CODES_PER_DIFFERENCE = 10_000
-NEAR_TIE = 1e-3  # of the span from the nearest to the farthest vector; float32 in another order moves it by about 1e-6
+NEAR_TIE_OF_SPAN = 1e-3  # from the nearest to the farthest vector; float32 in another order moves it by about 1e-6
 PICTURES_A_CONTAINER = 4
 CODES_IN_CONTAINERS = 12_500  # a container is read code after code, and most of that time is not the device's
 
@@ -90,8 +90,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Row:
-    """`largest` is the largest difference: of pixels in levels, of codes and distances as `NEAR_TIE`; 0 elsewhere.
-    Where an output is no number, it counts as different and `largest` leaves it out."""
+    """`largest` is the largest difference: of pixels in levels, of codes and distances as a part of the span, as
+    `NEAR_TIE_OF_SPAN`; 0 elsewhere. Where an output is no number, it counts as different and `largest` leaves it out.
+    """
 
     what: str
     compared: int
@@ -192,7 +193,7 @@ def _codes(trusted: Side, device: Side, pictures: Pictures) -> Row:
     where = found != expected
     largest = float(_gaps(trusted.bundle, pictures, found, expected).max(initial=0.0, where=where))
     different = int(where.sum())
-    passed = different <= found.size // CODES_PER_DIFFERENCE and largest <= NEAR_TIE
+    passed = different <= found.size // CODES_PER_DIFFERENCE and largest <= NEAR_TIE_OF_SPAN
     return Row("codes", found.size, different, largest, passed)
 
 
@@ -231,7 +232,7 @@ def _distances(trusted: LatentGraphs, device: LatentGraphs, pictures: Pictures) 
     for part in in_buckets(pictures, 16):
         found, expected = (side.distances(side.latents(part)) for side in (device, trusted))  # (B,h,w,K)
         gaps = np.abs(found - expected) / np.ptp(expected, axis=-1, keepdims=True)
-        compared, different = compared + found.size, different + int((~(gaps <= NEAR_TIE)).sum())  # NaN too
+        compared, different = compared + found.size, different + int((~(gaps <= NEAR_TIE_OF_SPAN)).sum())  # NaN too
         largest = float(gaps.max(initial=largest, where=np.isfinite(gaps)))  # JSON has no NaN
     return Row("distances", compared, different, largest, different == 0)
 

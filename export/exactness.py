@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE
+from service.manifest import GUIDANCE_STEPS, LARGEST_GUIDANCE
 from training.prior import (
     EXACT_LIMIT,
     GATE_LIMIT,

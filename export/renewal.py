@@ -20,7 +20,8 @@ from export.prior_graphs import PriorGraphWriter
 from export.prior_reader import UnreadableError, read_prior
 from export.sessions import Sessions
 from export.verify_prior import SAMPLES, compare_pixel_by_pixel, compare_samplers
-from service.bundle import MANIFEST_FILE, NOT_IN_VERSION, Bundle, GraphName, load_bundle
+from service.bundle import MANIFEST_FILE, Bundle, load_bundle
+from service.manifest import NOT_IN_VERSION, GraphName
 from training.prior import PixelCNN
 
 ROWS = 4  # of codes that the entropy decoder's graphs are compared on: each row sees those above it

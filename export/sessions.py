@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.bundle import GraphName
+from service.manifest import GraphName
 
 
 class VerificationError(RuntimeError):

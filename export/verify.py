@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from export.reference_sampler import Codes
 from export.sessions import Sessions, VerificationError, batches
 from export.verify_prior import SAMPLES, compare_logits, compare_pixel_by_pixel, compare_samplers
-from service.bundle import GraphName, Parity
+from service.manifest import GraphName, Parity
 from training.autoencoders import VQVAE
 from training.evaluation import pictures_a_batch
 from training.prior import PixelCNN
@@ -33,7 +33,7 @@ Pictures = NDArray[np.uint8]
 # of codes and pixels, as `export.device_parity` has them, which cannot import what needs PyTorch
 LARGEST_PIXEL_DIFFERENCE = 1  # of 255: the two sides may round a half differently
 CODES_PER_DIFFERENCE = 10_000
-NEAR_TIE = 1e-3  # of the squared distance: float32 convolutions in another order differ by less
+NEAR_TIE_OF_SUM = 1e-3  # of the squared distance: float32 convolutions in another order differ by less
 DISTANCE_ERROR = 1e-5  # of the largest term: |z|^2 + |e|^2 - 2 z.e cancels, which leaves the error of float32 there
 
 
@@ -100,7 +100,7 @@ def _require_near_ties(
         return
     rows, sides = torch.from_numpy(latents[where]), (torch.from_numpy(codes[where]) for codes in (found, expected))
     one, other = (_costs(vqvae, rows, codes) for codes in sides)
-    near = (one - other).abs() <= NEAR_TIE * (one + other)  # false for NaN
+    near = (one - other).abs() <= NEAR_TIE_OF_SUM * (one + other)  # false for NaN
     if not near.all():
         gap = float(((one - other).abs() / (one + other))[~near].max())
         raise VerificationError(f"a code differs although its vector is {gap:.1%} nearer: this is no rounding")

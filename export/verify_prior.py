@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from export.reference_sampler import Codes, Controls, Known, sample
 from export.sessions import Sessions, VerificationError, batches
-from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, UNIFORM_BITS, GraphName
+from service.manifest import GUIDANCE_STEPS, LARGEST_GUIDANCE, UNIFORM_BITS, GraphName
 from service.manifest_checks import DIAGONAL_GRAPHS
 from service.shear import Shear
 from training.evaluation import CODES_A_BATCH

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import Manifest
 from service.container import MODEL_PREFIX_BYTES
+from service.manifest import Manifest
 from service.prior_coding import Floats, IntegerPrior, PriorGraphs
 from service.static_coding import FrequencyTable
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, GraphName
+from service.bundle import Bundle
 from service.draws import LARGEST_UNIFORM, Codes, Draw
 from service.graph_checks import require_array, require_codes
 from service.graph_faults import faults_of
+from service.manifest import GraphName
 from service.row_caches import HostCaches
 from service.sessions import SessionMaker
 from service.shear import Shear

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import UNIFORM_BITS
+from service.manifest import UNIFORM_BITS
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float32]

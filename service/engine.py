@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from service.batch_limits import BatchLimits
 from service.batching import Array, Batcher, Run
-from service.bundle import Bundle, GraphName
+from service.bundle import Bundle
 from service.encoder import EncoderThenQuantizer, Runnable, open_encoder
 from service.graph_checks import require_array, require_codes
 from service.graph_faults import faults_of
+from service.manifest import GraphName
 from service.overload import Overload
 from service.sampling import buckets
 from service.sessions import CUDA, SessionMaker

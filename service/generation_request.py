@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, Manifest
 from service.draws import SEED_LIMIT, Codes, Draw, fresh_seed, uniforms
 from service.errors import InvalidParameter, MalformedRequest
+from service.manifest import GUIDANCE_STEPS, LARGEST_GUIDANCE, Manifest
 from service.schemas import MOST_FIELDS, ListOf, excess_of
 
 COLDEST, HOTTEST = 0.01, 100.0  # float32(1 / temperature) times any distance of logits stays finite and exact enough

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, BundleError, GraphName, GraphSpec, TensorSpec
+from service.bundle import Bundle, BundleError
+from service.manifest import GraphName, GraphSpec, TensorSpec
 from service.opset import opset_of
 
 _DTYPES = {

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.bundle import Bundle, BundleError, GraphName
+from service.bundle import Bundle, BundleError
+from service.manifest import GraphName
 from service.sessions import ORT_ERRORS, DeviceError
 
 # ValueError is numpy's, of shapes that do not fit or that no memory could hold.

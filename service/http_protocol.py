@@ -52,7 +52,7 @@ class OnePacket(Pipelining):
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        joining = JoiningTransport(transport, self.loop, self._lingers)
+        joining = JoiningTransport(transport, self.loop, self._begin_to_linger)
         super().connection_made(joining)  # type: ignore[arg-type]
         self._await_head()
 
@@ -61,7 +61,7 @@ class OnePacket(Pipelining):
         self._unread.forget(self.transport)
         super().connection_lost(exc)
 
-    def _lingers(self) -> bool:
+    def _begin_to_linger(self) -> bool:
         """Whether the connection ends later, because the client still sends: a request that has its answer, or too many
         that never get one."""
         sending = self._within and self.cycle is not None and self.cycle.response_started

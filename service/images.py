@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from service.bundle import PictureSpec
 from service.errors import InvalidParameter, NotAPicture, PictureTooLarge, WrongPictureSize
 from service.jpeg_head import SIGNATURE, TooManySegmentsError, short_head
+from service.manifest import PictureSpec
 from service.pixels import UNREADABLE, forget_texts, is_animated, to_pixels
 
 Pixels = NDArray[np.uint8]

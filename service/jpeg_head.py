@@ -11,7 +11,7 @@ import re
 
 SIGNATURE = b"\xff\xd8\xff"
 # Tables and the frame of a JPEG are less than 5 kB; more go to libjpeg as well, which tells which ones there may be.
-LARGEST_HEAD = 1 << 14
+LARGEST_JPEG_HEAD = 1 << 14
 MOST_SEGMENTS = 4096  # cameras write tens; of a profile or of XMP there is one for each 64 KB
 _MARKER = re.compile(rb"\xff([^\xff\x00])", re.DOTALL)  # fill bytes before it, and what stands between segments, go
 _SCAN, _ALONE = 0xDA, (0x01, *range(0xD0, 0xDA))  # the latter have no length: they are the marker and nothing else
@@ -46,7 +46,7 @@ def short_head(data: bytes) -> tuple[bytes, bytes | None]:
         if segment := _needed(marker, content, data[start:position]):
             kept.append(segment)
             head_bytes += len(segment)
-            if head_bytes > LARGEST_HEAD:
+            if head_bytes > LARGEST_JPEG_HEAD:
                 raise TooManySegmentsError
     raise TooManySegmentsError
 

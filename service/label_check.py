@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime as ort
 
-from service.bundle import Bundle, BundleError, GraphName
+from service.bundle import Bundle, BundleError
 from service.graph_faults import faults_of
+from service.manifest import GraphName
 from service.sessions import CPU, ORT_ERRORS, SessionMaker
 
 _GRAPH: GraphName = "prior_context"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from service.bundle import GraphName, Manifest, PriorSpec, TensorSpec
+    from service.manifest import GraphName, Manifest, PriorSpec, TensorSpec
 
 
 class Axis(NamedTuple):
@@ -36,7 +36,7 @@ class Expected(NamedTuple):
 
 DIAGONAL_GRAPHS: tuple[GraphName, GraphName] = ("prior_diagonal", "prior_diagonal_filtered")
 # Memory is taken for what a manifest counts before anything runs, so that a number that nobody can mean must not open.
-LARGEST_SIDE = 4096  # pixels, of a training picture
+LARGEST_TRAINED_SIDE = 4096  # pixels, of a training picture
 MOST_CODES_A_SIDE = 1024  # of its grid
 MOST_CHANNELS = 1 << 16  # of a code's vector, and of `prior_context`
 MOST_CACHED = 1 << 22  # numbers a sample: 16 MiB

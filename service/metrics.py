@@ -23,9 +23,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from service.batching import Item
-from service.bundle import Manifest
 from service.call import noted_stages
 from service.generation_metrics import GenerationMetrics
+from service.manifest import Manifest
 from service.metric_files import forget_dead_processes, reserve
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 

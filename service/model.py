@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from service.bundle import Bundle, Manifest
+from service.bundle import Bundle
 from service.codec_model import CodecModel
 from service.containers import open_codec
 from service.engine import Engine
 from service.graph_faults import faults_at_start_of
 from service.label_check import require_labels
+from service.manifest import Manifest
 from service.metrics import Metrics, ModelMetrics
 from service.sessions import SessionMaker
 from service.settings import Settings

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from service.bundle import Bundle, GraphName
+from service.bundle import Bundle
 from service.codec_model import CodecModel, Pixels
+from service.manifest import GraphName
 from service.prior_coding import Codes, Floats, Logits
 
 

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from service.bundle import Manifest
 from service.decoding import checked
 from service.errors import InvalidCodes, InvalidParameter
 from service.generation_request import read_wanted
 from service.generator import generator_of
 from service.inference_protocol import BINARY_OUTPUT, InferRequest, check_json_size
+from service.manifest import Manifest
 from service.model import Model
 from service.requests import finish
 from service.service import Service

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from service.app import ENDPOINTS, create_app
-from service.bundle import GUIDANCE_STEPS, LARGEST_GUIDANCE, Bundle, load_bundle
+from service.bundle import Bundle, load_bundle
 from service.container import MOST_PICTURES
 from service.draws import SEED_LIMIT
 from service.effort import LARGEST_EFFORT
 from service.errors import PROBLEMS, problem_type
 from service.generation_request import COLDEST, HOTTEST, GenerateRequest
 from service.images import FORMATS, LARGEST_SIDE, LARGEST_WEBP_SIDE
+from service.manifest import GUIDANCE_STEPS, LARGEST_GUIDANCE
 from service.metrics import Metrics
 from service.range_coder import TOTAL_LIMIT
 from service.refusal import LARGEST_HEAD

@@ -113,7 +113,7 @@ class EarlyRefusal:
         if keep_alive:
             head, body = self._templates[reason].filled(request_id)
         else:
-            head, body = _answer(full(reason), request_id, keep_alive=False)
+            head, body = _head_and_body(full(reason), request_id, keep_alive=False)
         self._door.note(reason, path.decode(), query)
         requests, seconds = self._routes[path]
         requests.inc()
@@ -127,7 +127,7 @@ class _Template:
     """An answer that keeps the connection, made once: all but the request's id and the length that follows from it."""
 
     def __init__(self, problem: Problem) -> None:
-        head, body = _answer(problem, _PLACE, keep_alive=True)
+        head, body = _head_and_body(problem, _PLACE, keep_alive=True)
         place, length = _PLACE.encode(), str(len(body)).encode()
         self._body = body.replace(place, b"%b")
         self._fixed_bytes = len(body) - len(place)
@@ -136,7 +136,7 @@ class _Template:
         )
 
     def filled(self, request_id: str) -> tuple[bytes, bytes]:
-        """Head and body, as `_answer` makes them."""
+        """Head and body, as `_head_and_body` makes them."""
         given = request_id.encode()
         return self._head % (given, self._fixed_bytes + len(given)), self._body % given
 
@@ -169,15 +169,15 @@ class Heads:
     def malformed_body(self, headers: Headers) -> bytes:
         """Not counted here: the request is, when its app hears that the connection has ended."""
         problem = MalformedRequest("The body is not framed as HTTP/1.1 says.")
-        return b"".join(_answer(problem, self._ids.of(_given_id(headers)), keep_alive=False))
+        return b"".join(_head_and_body(problem, self._ids.of(_given_id(headers)), keep_alive=False))
 
     def _answer(self, problem: Problem, headers: Headers) -> bytes:
         self._refused.labels(problem.slug).inc()
         self._requests.labels(OTHER, str(problem.status)).inc()
-        return b"".join(_answer(problem, self._ids.of(_given_id(headers)), keep_alive=False))
+        return b"".join(_head_and_body(problem, self._ids.of(_given_id(headers)), keep_alive=False))
 
 
-def _answer(problem: Problem, request_id: str, keep_alive: bool) -> tuple[bytes, bytes]:
+def _head_and_body(problem: Problem, request_id: str, keep_alive: bool) -> tuple[bytes, bytes]:
     """Its head, with the headers that every answer has, and its body."""
     body = orjson.dumps(problem_body(problem, request_id))
     lines = {**problem.headers, "x-request-id": request_id, "content-length": str(len(body))}

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import diagonal
-from service.bundle import Bundle, GraphName
+from service.bundle import Bundle
 from service.diagonal import DiagonalSampler
 from service.draws import LARGEST_UNIFORM, UNGUIDED, Codes, Draw
 from service.graph_checks import require_array, require_codes
 from service.graph_faults import faults_of
+from service.manifest import GraphName
 from service.row_caches import DeviceCaches, HostCaches
 from service.sessions import CPU, CUDA, SessionMaker
 from service.split_batches import SplitBatches

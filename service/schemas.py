@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.bundle import CodesSpec, PictureSpec, Quality
+from service.manifest import CodesSpec, PictureSpec, Quality
 
 MOST_FIELDS = 256  # of one JSON body, in all its objects; each that is wrong costs an error of a kilobyte
 MOST_LISTS = 1 << 20  # and objects; each takes about 200 bytes, even an empty one; nested tensors have one a pixel

@@ -17,9 +17,9 @@ from PIL import Image
 from starlette.requests import Request
 
 from service import images, npy
-from service.bundle import PictureSpec
 from service.errors import InvalidParameter, PictureTooLarge, Problem, TooManyItems, WrongPictureSize
 from service.images import Fit, Picture
+from service.manifest import PictureSpec
 from service.model import Model
 from service.multipart import pictures_of_form
 from service.negotiate import bare_type, unsupported

@@ -17,8 +17,8 @@ FORBIDDEN = {
     "export": {"fastapi", "vqserve", "tests"},
 }
 FROM_SERVICE = {
-    "training": ("service.bundle", "service.manifest_checks", "service.pixels"),
-    "export": ("service.bundle", "service.codec", "service.manifest_checks", "service.shear"),
+    "training": ("service.bundle", "service.manifest", "service.manifest_checks", "service.pixels"),
+    "export": ("service.bundle", "service.codec", "service.manifest", "service.manifest_checks", "service.shear"),
 }
 RUN_THE_SERVICE = {"export/device_parity.py", "export/gpu_check.py"}  # they check what runs; both without torch
 

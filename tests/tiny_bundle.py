@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.exactness import frequency_table, prove_exact
 from export.prior_graphs import PriorGraphWriter
-from service.bundle import FORMAT_VERSION, MANIFEST_FILE, GraphName, GraphSpec, PriorSpec, sha256_file, version_of
+from service.bundle import MANIFEST_FILE, sha256_file
+from service.manifest import FORMAT_VERSION, GraphName, GraphSpec, PriorSpec, version_of
 from training.prior import HORIZONTAL_TAPS, PixelCNN
 
 PATCH, CODEBOOK_SIZE, DIMENSION = 4, 16, 8

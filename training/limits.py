@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from service.bundle import LARGEST_CODEBOOK
-from service.manifest_checks import LARGEST_SIDE, MOST_CACHED, MOST_CHANNELS, MOST_CODES_A_SIDE
+from service.manifest import LARGEST_CODEBOOK
+from service.manifest_checks import LARGEST_TRAINED_SIDE, MOST_CACHED, MOST_CHANNELS, MOST_CODES_A_SIDE
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, RunConfig
 from training.prior import state_shapes
 
@@ -43,7 +43,7 @@ def require_exportable(config: RunConfig, picture: tuple[int, int, int]) -> None
 def counts(config: RunConfig, picture: tuple[int, int, int]) -> Iterator[Count]:
     """All that a manifest limits, for pictures of (C, H, W)."""
     grid = config.grid(picture)
-    yield Count("the longer side of the pictures", max(picture[1:]), LARGEST_SIDE, "set a smaller data.crop")
+    yield Count("the longer side of the pictures", max(picture[1:]), LARGEST_TRAINED_SIDE, "set a smaller data.crop")
     yield Count(
         "the longer side of the code grid",
         max(grid),

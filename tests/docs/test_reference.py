@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from service.app import ENDPOINTS
-from service.bundle import Manifest
 from service.endpoints import Endpoint
 from service.errors import PROBLEMS, Problem, problem_type
+from service.manifest import Manifest
 from service.metrics import Declared, Metrics
 from service.reference import ALERTS, DOCS, OPENAPI, ROOT, alerts, openapi, pages, rewritten
 from service.settings import Settings

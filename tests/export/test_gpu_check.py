@@ -15,7 +15,8 @@ import pytest
 from export import device_parity, gpu_check
 from export.device_parity import Inputs, Row, Side, compare, draw_codes, draw_inputs, draws_of, in_buckets
 from export.gpu_check import call_of, check, main
-from service.bundle import Bundle, BundleError, GraphName, load_bundle
+from service.bundle import Bundle, BundleError, load_bundle
+from service.manifest import GraphName
 from service.sessions import CPU, DeviceError, SessionMaker
 from service.settings import Settings
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
@@ -140,11 +141,11 @@ def test_one_code_in_ten_thousand_may_be_the_other_of_two_near_ones(
 
     row = device_parity._codes(trusted, second_nearest(1), pictures)
     assert (row.compared, row.different, row.passed) == (10_045, 1, False)  # random weights: no near tie
-    monkeypatch.setattr(device_parity, "NEAR_TIE", row.largest)
+    monkeypatch.setattr(device_parity, "NEAR_TIE_OF_SPAN", row.largest)
     assert device_parity._codes(trusted, second_nearest(1), pictures).passed
-    monkeypatch.setattr(device_parity, "NEAR_TIE", row.largest * 0.999)
+    monkeypatch.setattr(device_parity, "NEAR_TIE_OF_SPAN", row.largest * 0.999)
     assert not device_parity._codes(trusted, second_nearest(1), pictures).passed
-    monkeypatch.setattr(device_parity, "NEAR_TIE", 1.0)
+    monkeypatch.setattr(device_parity, "NEAR_TIE_OF_SPAN", 1.0)
     assert not device_parity._codes(trusted, second_nearest(2), pictures).passed
 
 

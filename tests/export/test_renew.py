@@ -21,7 +21,8 @@ from export.prior_reader import read_prior
 from export.renew import main
 from export.renewal import renew
 from export.sessions import VerificationError
-from service.bundle import GraphName, load_bundle, version_of
+from service.bundle import load_bundle
+from service.manifest import GraphName, version_of
 from tests.tiny_bundle import CODEBOOK_SIZE, tiny_prior, write_tiny_bundle
 from training.prior import PixelCNN
 

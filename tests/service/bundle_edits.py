@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from service.bundle import GraphName, GraphSpec, sha256_file, version_of
+from service.bundle import sha256_file
+from service.manifest import GraphName, GraphSpec, version_of
 from service.settings import Settings
 from tests.conftest import DEVICE, running
 

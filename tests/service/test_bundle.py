@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.bundle import BundleError, load_bundle
-from service.manifest_checks import LARGEST_SIDE, MOST_CACHED, MOST_CHANNELS, MOST_CODES_A_SIDE, _cache_faults
+from service.manifest_checks import LARGEST_TRAINED_SIDE, MOST_CACHED, MOST_CHANNELS, MOST_CODES_A_SIDE, _cache_faults
 from tests.service.bundle_edits import Change, edited, labels, more_codes, put, tensor, together
 
 SHIPPED = Path(__file__).parents[2] / "models"
@@ -143,7 +143,7 @@ def test_a_grid_of_any_size_is_as_large_as_its_bounds(any_size: Path, tmp_path: 
 def test_the_page_of_the_format_says_the_bounds() -> None:
     page = (SHIPPED.parent / "docs" / "bundle-format.md").read_text()
     for line in (
-        f"H, W (at most {LARGEST_SIDE}) and C",
+        f"H, W (at most {LARGEST_TRAINED_SIDE}) and C",
         f"training picture, at most {MOST_CODES_A_SIDE} |",
         f"K, and D, at most {MOST_CHANNELS} |",
         f"at most {MOST_CACHED:,} numbers each, and {MOST_CHANNELS} channels |",

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.bundle import NOT_IN_VERSION, Bundle, load_bundle, version_of
+from service.bundle import Bundle, load_bundle
 from service.draws import Codes, Draw
+from service.manifest import NOT_IN_VERSION, version_of
 from service.manifest_checks import DIAGONAL_GRAPHS
 from service.sampling import RowSampler
 from service.sessions import CPU, SessionMaker

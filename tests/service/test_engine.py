@@ -23,8 +23,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from service.bundle import BundleError, GraphName, GraphSpec, sha256_file, version_of
+from service.bundle import BundleError, sha256_file
 from service.errors import problem_type
+from service.manifest import GraphName, GraphSpec, version_of
 from service.sessions import DeviceError, cpu_limit, session_maker
 from service.settings import Settings
 from service.traffic import CodeTraffic, divergence_bits, perplexity

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageOps
 from starlette.testclient import TestClient
 
-from service.bundle import PictureSpec
 from service.images import open_picture, to_picture
+from service.manifest import PictureSpec
 from service.pixels import to_pixels
 from tests.service import bad_inputs as bad
 from training.data.folder import decode_picture

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.bundle import Manifest, load_bundle
+from service.bundle import load_bundle
 from service.draws import SEED_LIMIT, uniforms
 from service.errors import InvalidParameter
 from service.generation_request import Wanted, read_wanted
+from service.manifest import Manifest
 from service.schemas import MOST_FIELDS
 from tests.service.conftest import Generating
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from service.bundle import PictureSpec
 from service.errors import NotAPicture
 from service.images import open_picture, to_picture
-from service.jpeg_head import LARGEST_HEAD, MOST_SEGMENTS, short_head
+from service.jpeg_head import LARGEST_JPEG_HEAD, MOST_SEGMENTS, short_head
+from service.manifest import PictureSpec
 from tests.conftest import PICTURES
 from tests.service import bad_inputs as bad
 
@@ -101,7 +101,7 @@ def test_exif_in_many_pieces_is_not_joined() -> None:
     "segments",
     [
         [segment(0xC0, struct.pack(">BHHB", 8, 28, 28, 1) + b"\1\x11\0" * 21_000)],
-        [segment(0xDB, b"\0" + bytes(range(1, 65)))] * (LARGEST_HEAD // 65),
+        [segment(0xDB, b"\0" + bytes(range(1, 65)))] * (LARGEST_JPEG_HEAD // 65),
         [b"\xff\xd8"] * MOST_SEGMENTS,
         [segment(0xE5, b"")] * MOST_SEGMENTS,
     ],

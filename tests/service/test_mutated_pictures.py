@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.bundle import PictureSpec
 from service.errors import Problem
 from service.images import FORMATS, open_picture, to_picture
+from service.manifest import PictureSpec
 from tests.conftest import PICTURES
 
 SPEC = PictureSpec(height=28, width=28, channels=3, any_size=True, multiple_of=4)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.bundle import PictureSpec
 from service.errors import NotAPicture
 from service.images import MOST_INFLATED, MOST_TEXT, open_picture, to_picture
+from service.manifest import PictureSpec
 from tests.service import bad_inputs as bad
 
 SPEC = PictureSpec(height=28, width=28, channels=1, any_size=True, multiple_of=1)

@@ -21,7 +21,7 @@ from service.http_protocol import HEADS, REFUSAL, UNREAD, OnePacket
 from service.metrics import Metrics
 from service.middleware import full as full_process
 from service.overload import WHY_SHORT, Door
-from service.refusal import LARGEST_BODY, EarlyRefusal, Heads, _answer
+from service.refusal import LARGEST_BODY, EarlyRefusal, Heads, _head_and_body
 from service.settings import Settings
 from service.unread import UnreadAnswers
 from tests.conftest import PICTURES
@@ -216,10 +216,10 @@ def test_a_request_that_came_whole_needs_no_parser(data: bytes, refused: bool) -
 @pytest.mark.parametrize("keep_alive", [True, False])
 def test_the_answer_is_the_same_however_it_is_made(keep_alive: bool) -> None:
     refusal = EarlyRefusal(Door(MOST), Metrics(), {"/encode": "/encode"})
-    expected = b"".join(_answer(full_process(FULL), "my-id", keep_alive=keep_alive))
+    expected = b"".join(_head_and_body(full_process(FULL), "my-id", keep_alive=keep_alive))
     assert refusal.answer(FULL, b"/encode", [(b"x-request-id", b"my-id")], keep_alive=keep_alive) == expected
     whole = refusal.of_whole(MOST, SMALL.replace(b"Host: x", b"X-Request-Id: my-id"))
-    assert whole == (expected if keep_alive else b"".join(_answer(full_process(FULL), "my-id", keep_alive=True)))
+    assert whole == (expected if keep_alive else b"".join(_head_and_body(full_process(FULL), "my-id", keep_alive=True)))
 
 
 def test_requests_that_come_whole_and_in_pieces_take_turns(address: Address, full: Inside) -> None:
@@ -337,7 +337,7 @@ def test_what_an_overloaded_model_is_asked_is_refused_early() -> None:
     async def work() -> None:
         refusal = under_overload(4)
         given = SMALL.replace(b"Host: x", b"X-Request-Id: my-id")
-        expected = b"".join(_answer(full_process(WHY_SHORT), "my-id", keep_alive=True))
+        expected = b"".join(_head_and_body(full_process(WHY_SHORT), "my-id", keep_alive=True))
         assert refusal.of_whole(0, given) == expected
         assert refusal.answer(WHY_SHORT, b"/encode", [(b"x-request-id", b"my-id")], keep_alive=True) == expected
         assert refusal.why(0, b"/encode?fit=pad", []) == WHY_SHORT

@@ -22,7 +22,8 @@ from uvicorn.config import STARTUP_FAILURE
 
 from service import __main__ as start
 from service.app import open_models
-from service.bundle import GraphName, GraphSpec, sha256_file, version_of
+from service.bundle import sha256_file
+from service.manifest import GraphName, GraphSpec, version_of
 from service.metrics import Metrics
 from service.sessions import CUDA, DeviceError
 from service.settings import Settings

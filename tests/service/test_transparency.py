@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from service.bundle import PictureSpec
 from service.errors import NotAPicture
 from service.images import open_picture, to_picture
+from service.manifest import PictureSpec
 from tests.service.bad_inputs import png_chunk
 
 GREY, COLOUR, PALETTE = 0, 2, 3

@@ -41,7 +41,7 @@ def workers_of(parent: int) -> list[int]:
 def _command_line(pid: str) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:  # it has just been waited for
+    except (FileNotFoundError, ProcessLookupError):  # it has just been waited for, before the file is opened or after
         return b""
 
 
@@ -102,7 +102,7 @@ def test_workers_end_when_their_supervisor_was_killed(own_bundle: Path) -> None:
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
