@@ -121,7 +121,7 @@ class Observe:
         stages: list[Stage] | None = None
         for name, value in scope["headers"]:
             if name == b"x-request-id":
-                given = value
+                given = given or value  # the first, as what the protocol itself answers
             elif name == b"traceparent":
                 trace = value
             elif name == b"x-server-timing" and value == b"1":

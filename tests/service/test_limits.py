@@ -241,6 +241,8 @@ def test_request_ids_are_taken_or_made(client: TestClient) -> None:
     made = {client.get("/healthz").headers["x-request-id"] for _ in range(3)}
     assert len(made) == 3
     assert client.get("/healthz", headers={"x-request-id": "a b"}).headers["x-request-id"] != "a b"
+    twice = [("x-request-id", "first"), ("x-request-id", "second")]
+    assert client.get("/healthz", headers=twice).headers["x-request-id"] == "first"
 
 
 def test_every_answer_has_the_security_headers(client: TestClient) -> None:
