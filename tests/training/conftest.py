@@ -30,6 +30,12 @@ def tiny_config(*overrides: str) -> RunConfig:
     return load_config(TINY, [f"data.source={DIGITS}", *overrides])
 
 
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """What a test draws is the same in every run, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run. Read it, do not change it."""
