@@ -18,7 +18,7 @@ from export.onnx_builder import GraphBuilder
 from service.manifest import GraphName
 from training.autoencoders import VQVAE
 from training.networks import Decoder, Encoder, ResidualBlock
-from training.quantizers import FiniteScalarQuantizer
+from training.scalar_quantizer import FiniteScalarQuantizer
 
 TO_CHANNELS_FIRST, TO_CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 

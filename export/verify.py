@@ -27,7 +27,7 @@ from service.manifest import GraphName, Parity
 from training.autoencoders import VQVAE
 from training.evaluation import pictures_a_batch
 from training.prior import PixelCNN
-from training.quantizers import FiniteScalarQuantizer
+from training.scalar_quantizer import FiniteScalarQuantizer
 
 Pictures = NDArray[np.uint8]
 # of codes and pixels, as `export.device_parity` has them, which cannot import what needs PyTorch

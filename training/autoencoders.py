@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from training.networks import DEFAULTS, Decoder, Encoder
-from training.quantizers import FiniteScalarQuantizer, VectorQuantizer
+from training.quantizers import VectorQuantizer
+from training.scalar_quantizer import FiniteScalarQuantizer
 
 Quantizer = VectorQuantizer | FiniteScalarQuantizer
 

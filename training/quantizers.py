@@ -1,9 +1,8 @@
 """Quantizers: latents (B,D,h,w) float32 -> codes (B,h,w) int64 in [0,K) and their vectors, with a gradient.
 
 Three ways to a codebook, one interface: `EMAQuantizer` (exponential moving averages), `GradientQuantizer` (the VQ loss)
-and `FiniteScalarQuantizer` (no codebook to learn). Sources: arXiv:1711.00937 (eq. 1-3 and appendix A.1),
-arXiv:2309.15505 (FSQ); entropy-constrained assignment after Chou, Lookabaugh and Gray, "Entropy-constrained vector
-quantization", 1989.
+and, in `training.scalar_quantizer`, one without a codebook to learn. Sources: arXiv:1711.00937 (eq. 1-3 and appendix
+A.1); entropy-constrained assignment after Chou, Lookabaugh and Gray, "Entropy-constrained vector quantization", 1989.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def nearest(latents: Tensor, codebook: Tensor, offsets: Tensor | None = None) ->
     return codes, (latents - codebook[codes]).square().sum(1)
 
 
-def _rows(latents: Tensor) -> Tensor:
+def rows_of(latents: Tensor) -> Tensor:
     """(B,D,h,w) -> (B*h*w, D) float32: distances are never taken in half precision, they decide codes."""
     return latents.movedim(1, -1).reshape(-1, latents.shape[1]).float()
 
@@ -147,7 +146,7 @@ class VectorQuantizer(nn.Module):
 
     def assign(self, latents: Tensor) -> Tensor:
         """Latents (B,D,h,w) -> codes (B,h,w) int64."""
-        codes, _ = nearest(_rows(latents), self.codebook, self.offsets())
+        codes, _ = nearest(rows_of(latents), self.codebook, self.offsets())
         return codes.reshape(latents.shape[0], *latents.shape[2:])
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -157,7 +156,7 @@ class VectorQuantizer(nn.Module):
     def forward(self, latents: Tensor) -> Quantized:
         """Latents (B,D,h,w). In training mode the codebook and its statistics move too; before `start_step`, and in a
         validation before the codebook has started, latents pass as they are and every code is 0."""
-        rows = _rows(latents)
+        rows = rows_of(latents)
         if self.training and self.step < self.start_step:
             self.step.add_(1)
             return self._unquantized(latents)
@@ -264,52 +263,3 @@ class GradientQuantizer(VectorQuantizer):
         loss, metrics = super()._loss(latents, vectors)
         vq = codebook_loss(latents, vectors)
         return loss + vq, metrics | {"vq": vq.detach()}
-
-
-class FiniteScalarQuantizer(nn.Module):
-    """FSQ (arXiv:2309.15505): each of D numbers is bounded and rounded to one of `levels[d]` values.
-
-    The codebook is the grid itself, K = prod(levels); nothing can die and nothing is learned. Unlike the paper's
-    listing, an even number of levels is not shifted by half a step: the grid is symmetric, and z = 0 lies between two
-    of its values.
-    """
-
-    levels: Tensor  # (D,) int64
-    strides: Tensor  # (D,) int64: mixed-radix weights of the code index
-
-    def __init__(self, levels: tuple[int, ...]) -> None:
-        super().__init__()
-        if any(level < 2 for level in levels):
-            raise ValueError(f"levels are {levels}, each must be at least 2")
-        self.codebook_size, self.dimension = math.prod(levels), len(levels)
-        self.register_buffer("levels", torch.tensor(levels))
-        self.register_buffer("strides", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]))
-
-    def bounded(self, latents: Tensor) -> Tensor:
-        """(B,D,h,w) -> tanh, in (-1,1): the codebook's vectors are `levels` even steps of each number."""
-        return torch.tanh(latents.float())
-
-    @property
-    def codebook(self) -> Tensor:
-        """(K,D) float32 in [-1,1]."""
-        return self.lookup(torch.arange(self.codebook_size, device=self.levels.device)[None, None])[0, :, 0].T
-
-    def assign(self, latents: Tensor) -> Tensor:
-        """Latents (B,D,h,w) -> codes (B,h,w) int64: the rounded numbers as digits, the first one the lowest."""
-        steps = (self.levels - 1)[:, None, None]
-        # a NaN would be a code far out of range; as any code, it reaches the loss, whose look at it ends the run
-        digits = torch.round((self.bounded(latents) + 1) / 2 * steps).nan_to_num().long()
-        return (digits * self.strides[:, None, None]).sum(1)
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        """Codes (B,h,w) int64 -> vectors (B,D,h,w) float32 in [-1,1]."""
-        digits = (codes[:, None] // self.strides[:, None, None]) % self.levels[:, None, None]
-        return digits.float() / (self.levels - 1).float()[:, None, None] * 2 - 1
-
-    def forward(self, latents: Tensor) -> Quantized:
-        """Latents (B,D,h,w), not yet bounded; the loss is 0."""
-        bounded = self.bounded(latents)
-        codes = self.assign(latents)
-        counts = sum_over_ranks(torch.bincount(codes.flatten(), minlength=self.codebook_size).float())
-        metrics = {"perplexity": perplexity(counts), "codes_used": (counts > 0).sum().float()}
-        return Quantized(straight_through(bounded, self.lookup(codes)), codes, latents.new_zeros(()), metrics)

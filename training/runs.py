@@ -32,7 +32,8 @@ from training.autoencoders import VAE, VQVAE, Autoencoder
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, QuantizerConfig, RunConfig, parse_config
 from training.networks import Decoder, Encoder
 from training.prior import PixelCNN
-from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQuantizer
+from training.quantizers import EMAQuantizer, GradientQuantizer
+from training.scalar_quantizer import FiniteScalarQuantizer
 from training.writing import AGAIN, GO_ON, written_whole
 
 CONFIG_FILE, METRICS_FILE, PROGRESS_FILE = "config.json", "metrics.json", "progress.json"
@@ -73,7 +74,7 @@ def build_quantizer(
 ) -> EMAQuantizer | GradientQuantizer | FiniteScalarQuantizer:
     """The quantizer that `config` names, for vectors of `dimension` numbers; fsq has as many as it has levels."""
     if config.kind == "fsq":
-        return FiniteScalarQuantizer(config.levels)
+        return FiniteScalarQuantizer(config.levels, usage_weight=config.usage_weight)
     quantizer = EMAQuantizer if config.kind == "ema" else GradientQuantizer
     return quantizer(
         config.codebook_size,

@@ -24,8 +24,9 @@ from service.manifest import GraphName
 from training.autoencoders import VQVAE
 from training.data import DataError
 from training.networks import Decoder, Encoder
-from training.quantizers import EMAQuantizer, FiniteScalarQuantizer
+from training.quantizers import EMAQuantizer
 from training.runs import load_run
+from training.scalar_quantizer import FiniteScalarQuantizer
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from export.autoencoder_graphs import Shapes, autoencoder_graphs, shapes_of
 from export.sessions import Sessions
 from training.autoencoders import VQVAE
 from training.networks import Decoder, Encoder
-from training.quantizers import EMAQuantizer, FiniteScalarQuantizer
+from training.quantizers import EMAQuantizer
+from training.scalar_quantizer import FiniteScalarQuantizer
 
 LATENTS = [[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [4.0, 0.0], [-1.0, 0.0]]
 

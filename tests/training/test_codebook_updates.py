@@ -8,15 +8,8 @@ import pytest
 import torch
 
 from tests.training.test_quantizers import D, K, latents, rows_of, started
-from training.quantizers import (
-    EMAQuantizer,
-    FiniteScalarQuantizer,
-    GradientQuantizer,
-    VectorQuantizer,
-    nearest,
-    perplexity,
-    spread_sample,
-)
+from training.quantizers import EMAQuantizer, GradientQuantizer, VectorQuantizer, nearest, perplexity, spread_sample
+from training.scalar_quantizer import FiniteScalarQuantizer
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -8,8 +8,8 @@ import torch
 from tests.training.conftest import tiny_config
 from training.autoencoders import VQVAE
 from training.jobs import AutoencoderJob
-from training.quantizers import FiniteScalarQuantizer
 from training.runs import build_autoencoder
+from training.scalar_quantizer import FiniteScalarQuantizer
 
 
 @pytest.mark.parametrize("kind", ["ema", "gradient", "fsq"])

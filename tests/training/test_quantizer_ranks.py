@@ -7,7 +7,8 @@ import torch
 
 from tests.training.test_quantizers import D, K, latents, started
 from training import quantizers
-from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQuantizer
+from training.quantizers import EMAQuantizer, GradientQuantizer
+from training.scalar_quantizer import FiniteScalarQuantizer
 
 
 def of_two(tensor: torch.Tensor) -> torch.Tensor:
@@ -60,7 +61,7 @@ def test_processes_add_up_histograms_of_one_length(
         summed.append(tuple(counts.shape))
         return counts
 
-    monkeypatch.setattr(quantizers, "sum_over_ranks", told)
+    monkeypatch.setattr(f"{type(quantizer).__module__}.sum_over_ranks", told)
     quantizer.eval()(torch.full((1, D, 2, 2), -9.0))
     assert summed == [(quantizer.codebook_size,)]
 

@@ -10,15 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from training.quantizers import (
-    EMAQuantizer,
-    FiniteScalarQuantizer,
-    GradientQuantizer,
-    VectorQuantizer,
-    nearest,
-    perplexity,
-    spread_sample,
-)
+from training.quantizers import EMAQuantizer, GradientQuantizer, VectorQuantizer, nearest, perplexity, spread_sample
 
 Quantizer = TypeVar("Quantizer", bound=VectorQuantizer)
 K, D = 8, 5
@@ -204,40 +196,6 @@ def test_rate_offsets_are_one_more_dimension() -> None:
     longer = torch.cat([codebook, offsets.sqrt()[:, None]], dim=1).double().numpy()
     expected = oracle_codes(np.pad(z.double().numpy(), ((0, 0), (0, 1))), longer)
     assert nearest(z, codebook, offsets)[0].tolist() == expected.tolist()
-
-
-LEVELS = (4, 3, 5)
-
-
-def test_fsq_codes_and_vectors_are_inverse() -> None:
-    quantizer = FiniteScalarQuantizer(LEVELS)
-    codes = torch.arange(quantizer.codebook_size).reshape(1, 6, 10)
-    vectors = quantizer.lookup(codes)
-    assert len({tuple(v.tolist()) for v in quantizer.codebook}) == math.prod(LEVELS) == quantizer.codebook_size
-    assert torch.equal(quantizer.assign(torch.atanh(vectors * 0.999)), codes)
-
-
-def test_fsq_takes_the_nearest_grid_point_and_passes_the_gradient_through_tanh() -> None:
-    quantizer = FiniteScalarQuantizer(LEVELS)
-    z = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(5)).requires_grad_()
-    quantized = quantizer(z)
-    rows = torch.tanh(z.detach()).movedim(1, -1).reshape(-1, 3).double().numpy()
-    assert quantized.codes.flatten().tolist() == oracle_codes(rows, quantizer.codebook.double().numpy()).tolist()
-    quantized.vectors.sum().backward()
-    torch.testing.assert_close(z.grad, 1 - torch.tanh(z.detach()) ** 2)
-
-
-def test_fsq_refuses_a_level_of_one() -> None:
-    with pytest.raises(ValueError, match="at least 2"):
-        FiniteScalarQuantizer((4, 1))
-
-
-def test_fsq_of_a_latent_that_is_no_number_is_a_code_and_a_loss_that_is_none() -> None:
-    """Its code lay far below 0, and counting codes failed before the look at the loss could tell of a divergence."""
-    latents = torch.full((1, 2, 1, 1), math.nan)
-    quantized = FiniteScalarQuantizer((5, 3))(latents)
-    assert 0 <= int(quantized.codes) < 15
-    assert quantized.vectors.isnan().all()
 
 
 def test_the_quantizer_keeps_float32_distances_under_mixed_precision() -> None:

@@ -24,9 +24,9 @@ from training.config import AutoencoderConfig, QuantizerConfig
 from training.data import DataSet, Split, load_data
 from training.evaluation import bound
 from training.prior import PixelCNN
-from training.quantizers import FiniteScalarQuantizer
 from training.report import draw_reconstructions, draw_samples, measure
 from training.runs import build_autoencoder, load_run
+from training.scalar_quantizer import FiniteScalarQuantizer
 
 
 def numbered(count: int, labels: int = 3) -> Split:

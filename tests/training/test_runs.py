@@ -11,7 +11,7 @@ from torch import nn
 
 from training.autoencoders import VAE, VQVAE
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, QuantizerConfig
-from training.quantizers import EMAQuantizer, FiniteScalarQuantizer, GradientQuantizer
+from training.quantizers import EMAQuantizer, GradientQuantizer
 from training.runs import (
     begin_progress,
     build_autoencoder,
@@ -24,6 +24,7 @@ from training.runs import (
     write_json,
     write_seconds,
 )
+from training.scalar_quantizer import FiniteScalarQuantizer
 
 PICTURE = (3, 16, 24)
 
