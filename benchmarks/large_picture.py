@@ -3,7 +3,8 @@
     python -m benchmarks.large_picture PHOTO [--bundle models/photos] [--width 4000] [--height 3000] [--record]
 
 In: a photograph, scaled to the size, and a bundle of any size. Out: one JSON line; `--record` also writes
-docs/results/large_picture.json and a section of docs/benchmarks.md. Memory is looked at twenty times a second.
+docs/results/large_picture.json and a section of docs/benchmarks.md. Memory is looked at twenty times a second. Then
+both ways again, while somebody else asks for small pictures of the same model: how long these take beside it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from service.containers import MEDIA_TYPE as CONTAINER
 
 DEADLINE_MS = 300_000
 LOOK_EVERY_S = 0.05
+SMALL, SMALL_EVERY_S, SMALL_ALONE_S = 128, 0.1, 5.0  # pixels each way
 
 
 @contextmanager
@@ -59,6 +61,36 @@ def ask(server: Server, path: str, body: bytes, sent: str, wanted: str) -> tuple
     return answer.content, {"seconds": round(seconds, 1), "peak_mb": round(peak[-1] / 1e6, 1)}
 
 
+@contextmanager
+def small_pictures(server: Server, png: bytes) -> Iterator[list[float]]:
+    """The seconds that /encode takes for this picture, asked again and again by one client."""
+    seconds, done = list[float](), threading.Event()
+
+    def ask_on() -> None:
+        with httpx.Client(base_url=server.url, timeout=DEADLINE_MS / 1e3) as client:
+            while not seconds or not done.wait(SMALL_EVERY_S):
+                started = time.perf_counter()
+                client.post("/encode?fit=pad", content=png, headers={"content-type": "image/png"}).raise_for_status()
+                seconds.append(time.perf_counter() - started)
+
+    asking = threading.Thread(target=ask_on)
+    asking.start()
+    try:
+        yield seconds
+    finally:
+        done.set()
+        asking.join()
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    milliseconds = [1e3 * one for one in seconds]
+    return {
+        "requests": len(seconds),
+        "p50_ms": round(float(np.median(milliseconds)), 1),
+        "largest_ms": round(max(milliseconds), 1),
+    }
+
+
 def run(photo: Path, size: tuple[int, int], bundle: Path) -> dict[str, Any]:
     with Image.open(photo) as opened:
         picture = opened.convert("RGB").resize(size, Image.Resampling.LANCZOS)
@@ -68,6 +100,7 @@ def run(photo: Path, size: tuple[int, int], bundle: Path) -> dict[str, Any]:
         start = server.usage().rss_bytes
         container, encoded = ask(server, "/encode?fit=pad", stream.getvalue(), "image/jpeg", CONTAINER)
         png, decoded = ask(server, "/decode", container, CONTAINER, "image/png")
+        small = beside(server, picture, stream.getvalue(), container)
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     return {
         "bundle": bundle.name,
@@ -78,13 +111,28 @@ def run(photo: Path, size: tuple[int, int], bundle: Path) -> dict[str, Any]:
         "idle_mb": round(start / 1e6, 1),
         "encode": encoded,
         "decode": decoded,
+        "small_pictures": small,
     }
+
+
+def beside(server: Server, picture: Image.Image, jpeg: bytes, container: bytes) -> dict[str, dict[str, float]]:
+    """A small picture alone, beside the large one that is encoded, and beside its container that is decoded."""
+    stream = io.BytesIO()
+    picture.crop((0, 0, SMALL, SMALL)).save(stream, "PNG")
+    with small_pictures(server, stream.getvalue()) as alone:
+        time.sleep(SMALL_ALONE_S)
+    with small_pictures(server, stream.getvalue()) as encoding:
+        ask(server, "/encode?fit=pad", jpeg, "image/jpeg", CONTAINER)
+    with small_pictures(server, stream.getvalue()) as decoding:
+        ask(server, "/decode", container, CONTAINER, "image/png")
+    return {"alone": summary(alone), "/encode": summary(encoding), "/decode": summary(decoding)}
 
 
 def page(result: Mapping[str, Any]) -> str:
     """The section of docs/benchmarks.md."""
     width, height = result["size"]
     rows = [(f"/{name}", result[name]["seconds"], result[name]["peak_mb"]) for name in ("encode", "decode")]
+    others = [(name.replace("alone", "nothing"), *one.values()) for name, one in result["small_pictures"].items()]
     return "\n\n".join(
         (
             "## One large picture",
@@ -95,6 +143,8 @@ def page(result: Mapping[str, Any]) -> str:
             "an enlarged picture is smooth, so its quality says little. The idle service holds "
             f"{result['idle_mb']} MB.",
             table(("request", "seconds", "largest resident memory, MB"), rows),
+            f"Somebody else asks /encode for codes of {SMALL}x{SMALL} pixels meanwhile, one picture after another:",
+            table(("beside it", "small pictures", "p50, ms", "largest, ms"), others),
         )
     )
 

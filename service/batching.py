@@ -1,49 +1,27 @@
 """Work-conserving batching. In: arrays from many callers. Out: a future for each, resolved by runs over whole batches.
 
-An idle batcher starts at once; whatever arrives while it is busy goes as one batch. Arrays of different shapes go in
-different batches, shapes taking turns. Batches and queue are bounded in pictures and in elements: a picture may be a
-thousand times as large as another. An array that is more than a batch may be is a run of its own, which `run` has to
-cut. Whoever leaves frees the place at once. While overload lasts (`service.overload`), where a setting asks for that,
-one run waits at most. All state belongs to the event loop, so there are no locks: only `run`
-leaves it, for work that is estimated to take longer than `inline_ms`.
+The queue is bounded in pictures and in elements: a picture may be a thousand times as large as another. What may go
+with others waits for one lane (`service.lane`), an array that is more than a run may be for a second one: it takes as
+long as thousands of others, and they need not wait for it. Whoever leaves frees the place at once. While overload lasts
+(`service.overload`), where a setting asks for that, one run waits at most. All state belongs to the event loop, so
+there are no locks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from service.batch_limits import BatchLimits
-from service.call import Stage, noted_stages
+from service.call import noted_stages
 from service.errors import NotReady, QueueFull
+from service.lane import Array, Item, Lane, Run
 from service.overload import WHY_SHORT, Overload
-from service.stopping import Stopped, stoppable
+from service.stopping import Stopped
 
-Array = NDArray[Any]
-Run = Callable[[Array], Array]
 _DRAIN_SMOOTHING = 0.2  # weight of the newest run in the measured drain rate
-
-
-@dataclass(slots=True, eq=False)
-class Item:
-    """One caller's array, (n, ...): its n pictures stay together."""
-
-    array: Array
-    future: asyncio.Future[Array]
-    queued_at: float
-    late: bool  # work has been done for it already: it is not refused
-    stages: list[Stage] | None  # of the request, where it is traced
 
 
 class Batcher:
@@ -62,25 +40,30 @@ class Batcher:
         on_queue: Callable[[int], None] = lambda change: None,
         overload: Overload | None = None,
     ) -> None:
-        self._run = run
         self.limits = limits
         self._observe = observe
         self._on_failure = on_failure
         self._on_queue = on_queue
         self._overload = overload or Overload()
-        self._waiting: OrderedDict[tuple[int, ...], OrderedDict[Item, None]] = OrderedDict()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._executor.submit(int)  # starts the thread: later there may be none to be had, and nobody to tell
-        self._active = False
+        self._batches = Lane(run, limits, self._change_queue, self._finish)
+        self._large = Lane(run, limits, self._change_queue, self._finish, "engine-large")
+        self._lanes = (self._batches, self._large)
         self._company: asyncio.TimerHandle | None = None  # while an idle batcher waits for it
         self._closed: str | None = None
-        self._running: Sequence[Item] = ()
-        self.inline_elements = 0  # set by the owner after it has measured a run
         self.queued = 0
         self._queued_elements = 0
         self._just_done = 0  # pictures whose callers have not yet run since
-        self.busy_since: float | None = None
         self._elements_per_s = 0.0
+
+    @property
+    def busy_since(self) -> float | None:
+        """When the run began that has taken longest so far; None where there is none."""
+        return min((lane.busy_since for lane in self._lanes if lane.busy_since is not None), default=None)
+
+    def run_inline(self, elements: int) -> None:
+        """Arrays of together so many elements need no thread: the owner has measured a run."""
+        for lane in self._lanes:
+            lane.inline_elements = elements
 
     def submit(self, array: Array, *, late: bool = False) -> asyncio.Future[Array]:
         """`submit_all` with one array."""
@@ -108,10 +91,10 @@ class Batcher:
 
     def give_up_waiting(self) -> None:
         """Refuse what waits."""
-        waiting = [item for items in self._waiting.values() for item in items if not item.late]
-        for item in waiting:
-            self._leave(item)  # before the time is told until the queue is done
-        for item in waiting:
+        waiting = [(lane, item) for lane in self._lanes for item in lane if not item.late]
+        for lane, item in waiting:
+            lane.leave(item)  # before the time is told until the queue is done
+        for _, item in waiting:
             if not item.future.done():
                 item.future.set_exception(self._problem(WHY_SHORT))
 
@@ -130,22 +113,26 @@ class Batcher:
 
     def _queue(self, array: Array, late: bool) -> asyncio.Future[Array]:
         loop = asyncio.get_running_loop()
+        lane = self._batches if self.limits.fit_a_run(len(array), array.size) else self._large
         item = Item(array, loop.create_future(), perf_counter(), late, noted_stages.get())
-        item.future.add_done_callback(lambda _: self._leave(item))
-        self._waiting.setdefault(array.shape[1:], OrderedDict())[item] = None
-        self._change_queue(len(array), array.size)
-        if not self._active:
-            self._active = True
-            if self.limits.max_wait_ms and not self._overload.lasts:
+        item.future.add_done_callback(lambda _: lane.leave(item))
+        lane.put(item)
+        if not lane.active:
+            lane.active = True
+            if lane is self._batches and self.limits.max_wait_ms and not self._overload.lasts:
                 # uvloop's clock has whole milliseconds: it would round less than half of one to no wait at all
-                self._company = loop.call_later(max(1.0, self.limits.max_wait_ms) / 1e3, self._next)
+                self._company = loop.call_later(max(1.0, self.limits.max_wait_ms) / 1e3, self._with_company)
             else:
-                loop.call_soon(self._next)  # everything that this turn of the loop submits goes along
+                loop.call_soon(lane.go_on)  # everything that this turn of the loop submits goes along
         if self._company is not None and self._is_full():
             self._company.cancel()
+            loop.call_soon(self._with_company)
             self._company = None
-            loop.call_soon(self._next)
         return item.future
+
+    def _with_company(self) -> None:
+        self._company = None
+        self._batches.go_on()
 
     def _is_full(self) -> bool:
         """Whether what waits is a batch already, so that company would come too late."""
@@ -160,111 +147,39 @@ class Batcher:
         full = self.limits.why_full(pictures, elements)
         return full and f"{self.queued} pictures are waiting, {full}"
 
-    def _leave(self, item: Item) -> None:
-        """What is done while it waits has lost its caller. What has been taken for a run does not wait any more."""
-        shape = item.array.shape[1:]
-        if item in self._waiting.get(shape, ()):
-            del self._waiting[shape][item]
-            if not self._waiting[shape]:
-                del self._waiting[shape]
-            self._change_queue(-len(item.array), -item.array.size)
-
     @property
     def in_hand(self) -> int:
-        """Pictures that wait, or whose callers still have to make an answer of them: what newcomers wait for."""
-        return self.queued + self._just_done
+        """Pictures that wait, or whose callers still have to make an answer of them: what newcomers wait for. They do
+        not wait for those of the other lane."""
+        return self._batches.queued + self._just_done
 
     def retry_after_s(self) -> int:
-        """Seconds until the run in progress and the queue are done at the measured rate, from 1 to 60."""
+        """Seconds until what runs and what waits are done at the measured rate, from 1 to 60."""
         if not self._elements_per_s:
             return 1
         seconds = self._queued_elements / self._elements_per_s
-        if self.busy_since is not None:
-            running_s = sum(item.array.size for item in self._running) / self._elements_per_s
-            seconds += max(0.0, running_s - (perf_counter() - self.busy_since))
+        for lane in self._lanes:
+            if lane.busy_since is not None:
+                running_s = sum(item.array.size for item in lane.running) / self._elements_per_s
+                seconds += max(0.0, running_s - (perf_counter() - lane.busy_since))
         return max(1, min(60, math.ceil(seconds)))
 
     def close(self, reason: str) -> None:
         """Answer every waiting caller with `NotReady` and take no more."""
         self._closed = reason
-        for item in (*self._running, *(item for items in self._waiting.values() for item in items)):
-            if not item.future.done():
-                item.future.set_exception(NotReady(reason))
-        self._waiting.clear()
-        self._change_queue(-self.queued, -self._queued_elements)
-        self._executor.shutdown(wait=False)
-
-    def _take(self) -> list[Item]:
-        """A batch: the shape whose turn it is, in order of arrival, up to the limits; what exceeds them, alone."""
-        batch: list[Item] = []
-        while self._waiting and not batch:
-            shape, items = self._waiting.popitem(last=False)
-            taken = left = 0
-            while items and (not batch or self._fits(taken + len(next(iter(items)).array), shape)):
-                item, _ = items.popitem(last=False)
-                left += len(item.array)
-                if not item.future.done():  # done in this turn of the loop, before `_leave` could take it out
-                    batch.append(item)
-                    taken += len(item.array)
-            if items:
-                self._waiting[shape] = items  # to the end of the turn
-            self._change_queue(-left, -left * math.prod(shape))
-        return batch
-
-    def _fits(self, pictures: int, shape: tuple[int, ...]) -> bool:
-        """Whether so many pictures of this shape may go together."""
-        return self.limits.fit_a_run(pictures, pictures * math.prod(shape))
+        for lane in self._lanes:
+            for item in lane.close():
+                if not item.future.done():
+                    item.future.set_exception(NotReady(reason))
 
     def _change_queue(self, pictures: int, elements: int) -> None:
         self.queued += pictures
         self._queued_elements += elements
         self._on_queue(pictures)
 
-    def _next(self) -> None:
-        self._company = None
-        batch = self._take()
-        if not batch:
-            self._active = False
-            return
-        started = perf_counter()
-        if sum(item.array.size for item in batch) <= self.inline_elements:
-            self._finish(batch, started, self._outcomes(batch))
-            return
-        self._running, self.busy_since = batch, started
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._executor, self._outcomes, batch, self._stop_for(batch))
-        work.add_done_callback(lambda done: self._finish(batch, started, done.result()))
-
-    def _stop_for(self, batch: Sequence[Item]) -> threading.Event | None:
-        """Set when nobody waits for an array that is cut, which runs alone: it is given up between two of its parts."""
-        if self._fits(len(batch[0].array), batch[0].array.shape[1:]):
-            return None
-        stop = threading.Event()
-        batch[0].future.add_done_callback(lambda _: stop.set())
-        return stop
-
-    def _outcomes(self, batch: Sequence[Item], stop: threading.Event | None = None) -> list[Array | Exception]:
-        """One result or exception for each item. A batch that fails is tried item by item: a bad one fails alone."""
-        try:
-            if stop is not None:
-                return [stoppable(partial(self._checked, batch[0].array), stop)()]
-            if len(batch) == 1:
-                return [self._checked(batch[0].array)]
-            results = self._checked(np.concatenate([item.array for item in batch]))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers, or they wait forever
-            return [error] if len(batch) == 1 else [self._outcomes([item])[0] for item in batch]
-        ends = np.cumsum([len(item.array) for item in batch])
-        return list(np.split(results, ends[:-1]))
-
-    def _checked(self, array: Array) -> Array:
-        results = self._run(array)
-        if len(results) != len(array):
-            raise ValueError(f"a run of {len(array)} pictures gave {len(results)}")
-        return results
-
-    def _finish(self, batch: Sequence[Item], started: float, outcomes: list[Array | Exception]) -> None:
-        seconds = perf_counter() - started
-        self._running, self.busy_since = (), None
+    def _finish(
+        self, batch: Sequence[Item], outcomes: Sequence[Array | Exception], started: float, seconds: float
+    ) -> None:
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if len(errors) < len(outcomes):  # what failed or was given up may have ended early
             self._measure(batch, seconds)
@@ -277,14 +192,9 @@ class Batcher:
                 item.future.set_result(outcome)
         if len(errors) == len(outcomes) and not isinstance(errors[0], Stopped):
             self._on_failure(errors[0])
-        loop = asyncio.get_running_loop()
         pictures = sum(len(item.array) for item in batch)
         self._just_done += pictures
-        loop.call_soon(self._answered, pictures)
-        if self._waiting:
-            loop.call_soon(self._next)
-        else:
-            self._active = False
+        asyncio.get_running_loop().call_soon(self._answered, pictures)
         self._observe(batch, started, seconds)  # last: whatever it may do, the callers have what they wait for
 
     def _answered(self, pictures: int) -> None:

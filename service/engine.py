@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batch_limits import BatchLimits
-from service.batching import Array, Batcher, Run
+from service.batching import Batcher
 from service.bundle import Bundle
 from service.encoder import EncoderThenQuantizer, Runnable, open_encoder
 from service.graph_checks import require_array, require_codes
 from service.graph_faults import faults_of
+from service.lane import Array, Run
 from service.manifest import GraphName
 from service.overload import Overload
 from service.sampling import buckets
@@ -172,7 +173,7 @@ class Engine:
             (self._decode, self._decoder, "codes", codes),
         ):
             seconds = min(_timed(partial(self._call, session, name, array)) for _ in range(5))
-            batcher.inline_elements = int(self._settings.inline_ms / 1e3 / seconds * array.size)
+            batcher.run_inline(int(self._settings.inline_ms / 1e3 / seconds * array.size))
 
     def _known_input(self) -> tuple[Pixels, Codes]:
         manifest = self.bundle.manifest

@@ -22,9 +22,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from service.batching import Item
 from service.call import noted_stages
 from service.generation_metrics import GenerationMetrics
+from service.lane import Item
 from service.manifest import Manifest
 from service.metric_files import forget_dead_processes, reserve
 from service.traffic import CodeTraffic, divergence_bits, perplexity

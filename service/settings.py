@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         ge=0,
         le=MOST_PICTURES,
         description="Most pictures in one run, with no more pixels than as many of the model's size have; a larger "
-        "picture runs alone. 0: 64 on CUDA, 8 on a CPU.",
+        "picture runs by itself. 0: 64 on CUDA, 8 on a CPU.",
     )
     max_generate_batch: int = Field(
         0,

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from service.batch_limits import BatchLimits
-from service.batching import Array, Batcher
+from service.batching import Batcher
+from service.lane import Array
 from service.stopping import Stopped
 from tests.service.test_batching import Recorder, hold, hold_again, ones, run
 
@@ -25,7 +26,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("service.batching.perf_counter", clock)
+    for module in ("service.batching", "service.lane"):
+        monkeypatch.setattr(f"{module}.perf_counter", clock)
     return clock
 
 
@@ -102,7 +104,7 @@ def test_a_run_that_ended_early_says_nothing_of_the_rate(clock: Clock, error: Ex
             clock.now += 0.001
             raise error
 
-        batcher._run = fail
+        batcher._batches.run = fail
         with pytest.raises(type(error)):
             await batcher.submit(ones(1, width=10_000))
         assert batcher._elements_per_s == pytest.approx(8)
@@ -113,7 +115,7 @@ def test_a_run_that_ended_early_says_nothing_of_the_rate(clock: Clock, error: Ex
 def test_a_run_of_which_one_item_failed_is_measured(clock: Clock) -> None:
     async def work() -> None:
         batcher, recorder = await measured(clock, 8)
-        batcher.limits = BatchLimits(max_batch=2, max_queued=1000)
+        batcher.limits = batcher._batches.limits = BatchLimits(max_batch=2, max_queued=1000)
         recorder.started.clear()
         recorder.gate.clear()
         futures = [batcher.submit(ones(1)), batcher.submit(ones(1, value=13))]

@@ -90,14 +90,15 @@ def test_a_run_that_outlives_its_engine_is_no_second_death(
     """It was found dead, and counted, again when the last run that was under way had failed."""
     client, gate = make_client(inline_ms=0), threading.Event()
     engine = engine_of(client)
-    decode, died = engine._decode._run, list[Any]()
+    lane, died = engine._decode._batches, list[Any]()
+    decode = lane.run
     monkeypatch.setattr(engine, "_on_death", died.append)
 
     def fails_late(codes: Any) -> Any:
         gate.wait(10)
         return decode(codes)
 
-    engine._decode._run = fails_late
+    lane.run = fails_late
     codes = np.zeros((1, *np.shape(engine._known_input()[1])[1:]), np.int64)
     answers: list[Any] = []
     late = threading.Thread(target=lambda: answers.append(client.post("/decode", json={"codes": codes.tolist()})))

@@ -69,5 +69,5 @@ def test_what_is_estimated_to_take_inline_ms_runs_on_the_event_loop(
     """A picture of the model's size that takes 0.25 ms: two fit into half a millisecond, and not two thousand."""
     monkeypatch.setattr("service.engine._timed", lambda call: 0.25e-3)
     engine = engine_of(make_client(inline_ms=inline_ms))
-    assert engine._encode.inline_elements == 4 * inline_ms * 28 * 28
-    assert engine._decode.inline_elements == 4 * inline_ms * 7 * 7
+    assert engine._encode._batches.inline_elements == 4 * inline_ms * 28 * 28
+    assert engine._decode._batches.inline_elements == 4 * inline_ms * 7 * 7

@@ -104,7 +104,7 @@ def test_what_waits_when_overload_begins_is_given_up(clock: Clock, last: str) ->
 def test_a_picture_is_in_hand_until_its_caller_has_gone_on() -> None:
     async def work() -> None:
         batcher = Batcher(Recorder(), BatchLimits(64, 100))
-        batcher.inline_elements = 100
+        batcher.run_inline(100)
         seen: list[int] = []
 
         async def call() -> None:
@@ -187,10 +187,11 @@ def test_what_the_door_lets_in_is_counted_by_model(make_client: MakeClient) -> N
     client = make_client()
     models = client.app.state.service.models  # type: ignore[attr-defined]
     tiny, colour = engine_of(client), engine_of(client, "tiny_colour")
-    tiny._encode.queued, tiny._decode._just_done, colour._encode.queued = 3, 2, 1
+    encode, others = tiny._encode._batches, colour._encode._batches
+    encode.queued, tiny._decode._just_done, others.queued = 3, 2, 1
     asked = [b"", b"model=tiny", b"fit=pad&model=tiny%5Fcolour", b"model=none", b"submodel=tiny_colour"]
     assert [models.in_hand(query) for query in asked] == [5, 5, 1, 0, 5]
-    tiny._encode.queued = tiny._decode._just_done = colour._encode.queued = 0
+    encode.queued = tiny._decode._just_done = others.queued = 0
 
 
 @pytest.mark.parametrize(("settings", "enough"), [({}, 4), ({"max_batch": 1}, 1), ({"max_wait_ms": 5}, 8)])
