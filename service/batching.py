@@ -78,7 +78,7 @@ class Batcher:
             NotReady: the batcher is closed.
         """
         if self._closed is not None:
-            raise NotReady(self._closed)
+            raise NotReady.for_now(self._closed)
         if self.queued and not late and (full := self._why_full(arrays)):
             raise self._refused(full)
         self._note(refused=False)
@@ -170,7 +170,7 @@ class Batcher:
         for lane in self._lanes:
             for item in lane.close():
                 if not item.future.done():
-                    item.future.set_exception(NotReady(reason))
+                    item.future.set_exception(NotReady.for_now(reason))
 
     def _change_queue(self, pictures: int, elements: int) -> None:
         self.queued += pictures

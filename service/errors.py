@@ -120,6 +120,11 @@ class InternalError(Problem):
 class NotReady(Problem):
     status, slug, title = 503, "not-ready", "The service is not ready"
 
+    @classmethod
+    def for_now(cls, detail: str) -> NotReady:
+        """With the header that says to come back in a second: a failed engine is being restarted."""
+        return cls(detail, {"Retry-After": "1"})
+
 
 class DeadlinePassed(Problem):
     status, slug, title = 504, "deadline-passed", "The deadline of the request has passed"

@@ -90,7 +90,7 @@ async def server_live(request: Request) -> Response:
 
 async def server_ready(request: Request) -> Response:
     if reason := service_of(request).why_not_ready():
-        raise NotReady(f"Not ready: {reason}.", {"Retry-After": "1"})
+        raise NotReady.for_now(f"Not ready: {reason}.")
     return json_response({"ready": True})
 
 
@@ -126,7 +126,7 @@ async def model_config(request: Request) -> Response:
 async def model_ready(request: Request) -> Response:
     model, _, name = _find(request)
     if reason := model.why_not_ready():
-        raise NotReady(f"{name} is not ready: {reason}.", {"Retry-After": "1"})
+        raise NotReady.for_now(f"{name} is not ready: {reason}.")
     return json_response({"name": name, "ready": True})
 
 

@@ -75,7 +75,7 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     reason = service_of(request).why_not_ready()
     if reason is not None:
-        raise NotReady(f"Not ready: {reason}.", {"Retry-After": "1"})
+        raise NotReady.for_now(f"Not ready: {reason}.")
     return json_response({"status": "ready"})
 
 

@@ -117,7 +117,7 @@ class Scheduler:
 
     def _admit(self, job: Job) -> None:
         if self._closed is not None:
-            raise NotReady(self._closed)
+            raise NotReady.for_now(self._closed)
         inside = self.samples_inside
         if inside and inside + len(job.unfinished) > self._max_samples:
             self._metrics.rejected.inc(len(job.unfinished))
@@ -272,4 +272,4 @@ def _resolve(jobs: Sequence[Job]) -> None:
 
 def _reject(job: Job, reason: str) -> None:
     if not job.future.done():
-        job.future.set_exception(NotReady(reason, {"Retry-After": "1"}))
+        job.future.set_exception(NotReady.for_now(reason))

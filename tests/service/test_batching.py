@@ -287,10 +287,12 @@ def test_close_answers_everyone_running_or_waiting() -> None:
         waiting = batcher.submit(ones(1))
         batcher.close("closed for the test")
         for future in (running, waiting):
-            with pytest.raises(NotReady, match="closed for the test"):
+            with pytest.raises(NotReady, match="closed for the test") as told:
                 await future
-        with pytest.raises(NotReady):
+            assert told.value.headers == {"Retry-After": "1"}
+        with pytest.raises(NotReady) as told:
             batcher.submit(ones(1))
+        assert told.value.headers == {"Retry-After": "1"}
         recorder.gate.set()
 
     run(work)

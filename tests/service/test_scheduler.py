@@ -378,8 +378,9 @@ def test_close_answers_everyone_and_refuses_the_next() -> None:
         for future in futures:
             with pytest.raises(NotReady, match="shutting down"):
                 await future
-        with pytest.raises(NotReady, match="shutting down"):
+        with pytest.raises(NotReady, match="shutting down") as told:
             scheduler.submit(draws(1))
+        assert told.value.headers == {"Retry-After": "1"}
         await sampler.rows(1)
 
     run(work)
