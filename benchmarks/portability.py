@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
-from benchmarks.graph_prior import read_prior
 from benchmarks.picture_codecs import Vqserve
 from benchmarks.rate_distortion import MNIST_TEST, read_mnist, read_photos
 from benchmarks.report import RESULTS, command_line
 from benchmarks.torch_graphs import TorchGraphs
+from export.prior_reader import read_prior
 from service import codec
 from service.bundle import Bundle
 from service.codec import Codes
@@ -57,7 +58,10 @@ def configurations(bundle: Bundle) -> Iterator[Configuration]:
             yield Configuration(f"onnxruntime, threads {threads}, optimisation {name}", model)
     yield Configuration("onnxruntime, one picture a container", model, together=1)
     yield Configuration("onnx reference evaluator", codec_model(bundle, open_reference))
-    network = TorchGraphs(read_prior(bundle.graph_path("prior")))
+    spec = bundle.manifest.prior
+    assert spec is not None
+    graph = onnx.load(bundle.graph_path("prior"))
+    network = TorchGraphs(read_prior(graph, bundle.manifest.codes.codebook_size, spec.label_count))
     yield Configuration("PyTorch", CodecModel.of(bundle.manifest, network))
 
 

@@ -131,29 +131,12 @@ def compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, .
     numerators = rng.integers(0, 1 << UNIFORM_BITS, (SAMPLES, height, width))
     uniforms = (numerators / (1 << UNIFORM_BITS)).astype(np.float32)
     labels = rng.integers(0, prior.label_count + 1, SAMPLES)
-    free = Controls.off(SAMPLES, prior.codebook_size)
-    warm = replace(free, inverse_temperature=rng.uniform(0.5, 2, SAMPLES).astype(np.float32))
-    filtered = Controls(
-        warm.inverse_temperature,
-        rng.integers(1, prior.codebook_size + 1, SAMPLES),
-        rng.uniform(0.1, 1, SAMPLES).astype(np.float32),
-    )
 
     def logits_of(codes: Codes, labels: Codes) -> NDArray[np.int32]:
         return run.run("prior", codes=codes, labels=labels)[0].astype(np.int32)
 
-    nothing, some = Known.nothing(uniforms.shape), _some_known(uniforms.shape, prior.codebook_size)
     compared = 0
-    cases: list[tuple[Controls, Known, tuple[GraphName, ...]]] = [
-        (free, nothing, ("prior_row",)),
-        (warm, some, ("prior_row_unfiltered", "prior_diagonal")),
-        (filtered, some, ("prior_row", "prior_diagonal_filtered")),
-    ]
-    if prior.label_count:
-        grid_of_guidance = rng.integers(GUIDANCE_STEPS, GUIDANCE_STEPS * LARGEST_GUIDANCE + 1, SAMPLES)
-        guided = replace(filtered, guidance=(grid_of_guidance / GUIDANCE_STEPS).astype(np.float32))
-        cases.append((guided, some, ("prior_row_guided",)))
-    for controls, known, graphs in cases:
+    for controls, known, graphs in _cases(prior, uniforms.shape, rng):
         expected = sample(logits_of, uniforms, labels, table, controls, no_label=prior.label_count, known=known)
         for graph in graphs:
             if graph not in run.sessions:  # a diagonal: not every grid has them
@@ -165,6 +148,27 @@ def compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, .
                 )
             compared += expected.size
     return compared
+
+
+def _cases(
+    prior: PixelCNN, shape: tuple[int, ...], rng: np.random.Generator
+) -> Iterator[tuple[Controls, Known, tuple[GraphName, ...]]]:
+    """What to ask for, what is known of grids of this `shape` (B,h,w), and which graphs can draw it."""
+    free = Controls.off(SAMPLES, prior.codebook_size)
+    warm = replace(free, inverse_temperature=rng.uniform(0.5, 2, SAMPLES).astype(np.float32))
+    filtered = Controls(
+        warm.inverse_temperature,
+        rng.integers(1, prior.codebook_size + 1, SAMPLES),
+        rng.uniform(0.1, 1, SAMPLES).astype(np.float32),
+    )
+    nothing, some = Known.nothing(shape), _some_known(shape, prior.codebook_size)
+    yield free, nothing, ("prior_row",)
+    yield warm, some, ("prior_row_unfiltered", "prior_diagonal")
+    yield filtered, some, ("prior_row", "prior_diagonal_filtered")
+    if prior.label_count:
+        grid_of_guidance = rng.integers(GUIDANCE_STEPS, GUIDANCE_STEPS * LARGEST_GUIDANCE + 1, SAMPLES)
+        guided = replace(filtered, guidance=(grid_of_guidance / GUIDANCE_STEPS).astype(np.float32))
+        yield guided, some, ("prior_row_guided",)
 
 
 def _some_known(shape: tuple[int, ...], codebook_size: int) -> Known:

@@ -2,9 +2,9 @@
 
 The queue is bounded in pictures and in elements: a picture may be a thousand times as large as another. What may go
 with others waits for one lane (`service.lane`), an array that is more than a run may be for a second one: it takes as
-long as thousands of others, and they need not wait for it. Whoever leaves frees the place at once. While overload lasts
-(`service.overload`), where a setting asks for that, one run waits at most. All state belongs to the event loop, so
-there are no locks.
+long as thousands of others, and they need not wait for it. Both share the queue, but one run of the others may wait
+however full large arrays make it. Whoever leaves frees the place at once. While overload lasts (`service.overload`),
+where a setting asks for that, one run waits at most. All state belongs to the event loop, so there are no locks.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Batcher:
         self._batches = Lane(run, limits, self._change_queue, self._finish)
         self._large = Lane(run, limits, self._change_queue, self._finish, "engine-large")
         self._lanes = (self._batches, self._large)
+        self._batches_only = (self._batches,)
         self._company: asyncio.TimerHandle | None = None  # while an idle batcher waits for it
         self._closed: str | None = None
-        self.queued = 0
-        self._queued_elements = 0
+        self.queued = self._queued_elements = 0  # in both lanes
         self._just_done = 0  # pictures whose callers have not yet run since
         self._elements_per_s = 0.0
 
@@ -74,33 +74,35 @@ class Batcher:
         one to give it up. `late`: they are the result of work that a refusal would waste.
 
         Raises:
-            QueueFull: others wait, and together they would be more than may. Not what is `late`.
+            QueueFull: others wait before them, and together they would be more than may. Not what is `late`.
             NotReady: the batcher is closed.
         """
         if self._closed is not None:
             raise NotReady.for_now(self._closed)
-        if self.queued and not late and (full := self._why_full(arrays)):
-            raise self._refused(full)
+        before = self._lanes if any(map(self._is_large, arrays)) else self._batches_only
+        if not late and (full := self._why_full(before, arrays)):
+            raise self._refused(full, before)
         self._note(refused=False)
         return [self._queue(array, late) for array in arrays]
 
     def refuse_early(self) -> None:
-        """Where overload lasts: raise now, before its body is read, the QueueFull that any array would get later."""
+        """Where overload lasts: raise now, before its body is read, the QueueFull that a picture would get later."""
         if self._overload.lasts and self._is_full():
-            raise self._refused(WHY_SHORT)
+            raise self._refused(WHY_SHORT, self._batches_only)
 
     def give_up_waiting(self) -> None:
         """Refuse what waits."""
         waiting = [(lane, item) for lane in self._lanes for item in lane if not item.late]
         for lane, item in waiting:
             lane.leave(item)  # before the time is told until the queue is done
-        for _, item in waiting:
+        for lane, item in waiting:
             if not item.future.done():
-                item.future.set_exception(self._problem(WHY_SHORT))
+                before = self._lanes if lane is self._large else self._batches_only
+                item.future.set_exception(self._problem(WHY_SHORT, before))
 
-    def _refused(self, text: str) -> QueueFull:
+    def _refused(self, text: str, before: Sequence[Lane]) -> QueueFull:
         """Where much waits; what is too large for the room beside little is no sign of overload."""
-        problem = self._problem(text)
+        problem = self._problem(text, before)
         self._note(refused=self._overload.lasts or self.limits.half_full(self.queued, self._queued_elements))
         return problem
 
@@ -108,12 +110,12 @@ class Batcher:
         if self._overload.note(refused=refused):
             self.give_up_waiting()
 
-    def _problem(self, text: str) -> QueueFull:
-        return QueueFull(text, {"Retry-After": str(self.retry_after_s())})
+    def _problem(self, text: str, before: Sequence[Lane]) -> QueueFull:
+        return QueueFull(text, {"Retry-After": str(self.retry_after_s(before))})
 
     def _queue(self, array: Array, late: bool) -> asyncio.Future[Array]:
         loop = asyncio.get_running_loop()
-        lane = self._batches if self.limits.fit_a_run(len(array), array.size) else self._large
+        lane = self._large if self._is_large(array) else self._batches
         item = Item(array, loop.create_future(), perf_counter(), late, noted_stages.get())
         item.future.add_done_callback(lambda _: lane.leave(item))
         lane.put(item)
@@ -134,18 +136,27 @@ class Batcher:
         self._company = None
         self._batches.go_on()
 
-    def _is_full(self) -> bool:
-        """Whether what waits is a batch already, so that company would come too late."""
-        return self.limits.fill_a_run(self.queued, self._queued_elements)
+    def _is_large(self, array: Array) -> bool:
+        """Whether it can go with no others."""
+        return not self.limits.fit_a_run(len(array), array.size)
 
-    def _why_full(self, arrays: Sequence[Array]) -> str | None:
-        """Why these arrays have no room beside what waits; None where they have."""
-        pictures = self.queued + sum(map(len, arrays))
-        elements = self._queued_elements + sum(array.size for array in arrays)
-        if self._overload.lasts and not self.limits.fit_a_run(pictures, elements):
-            return WHY_SHORT  # one run may wait beside the one that is under way
-        full = self.limits.why_full(pictures, elements)
-        return full and f"{self.queued} pictures are waiting, {full}"
+    def _is_full(self) -> bool:
+        """Whether what waits to go together is a batch already, so that company would come too late."""
+        return self.limits.fill_a_run(self._batches.queued, self._batches.queued_elements)
+
+    def _why_full(self, before: Sequence[Lane], arrays: Sequence[Array]) -> str | None:
+        """Why these arrays have no room behind what waits in the lanes `before` them; None where they have."""
+        waiting = sum(lane.queued for lane in before)
+        if not waiting:
+            return None
+        pictures, elements = sum(map(len, arrays)), sum(array.size for array in arrays)
+        waiting_elements = sum(lane.queued_elements for lane in before)
+        if not self.limits.fit_a_run(waiting + pictures, waiting_elements + elements):
+            if self._overload.lasts:
+                return WHY_SHORT  # one run may wait beside the one that is under way
+            waiting, waiting_elements = self.queued, self._queued_elements
+        full = self.limits.why_full(waiting + pictures, waiting_elements + elements)
+        return full and f"{waiting} pictures are waiting, {full}"
 
     @property
     def in_hand(self) -> int:
@@ -153,12 +164,14 @@ class Batcher:
         not wait for those of the other lane."""
         return self._batches.queued + self._just_done
 
-    def retry_after_s(self) -> int:
-        """Seconds until what runs and what waits are done at the measured rate, from 1 to 60."""
+    def retry_after_s(self, before: Sequence[Lane] | None = None) -> int:
+        """Seconds until what runs and what waits in the lanes `before`, without them in any, is done at the measured
+        rate, from 1 to 60."""
         if not self._elements_per_s:
             return 1
-        seconds = self._queued_elements / self._elements_per_s
-        for lane in self._lanes:
+        seconds = 0.0
+        for lane in before or self._lanes:
+            seconds += lane.queued_elements / self._elements_per_s
             if lane.busy_since is not None:
                 running_s = sum(item.array.size for item in lane.running) / self._elements_per_s
                 seconds += max(0.0, running_s - (perf_counter() - lane.busy_since))

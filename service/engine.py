@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ class Engine:
         self._metrics = metrics
         self._on_death = on_death
         self._dead: str | None = None
+        self._running: dict[int, float] = {}  # by thread, since when its network runs
         self._probing: asyncio.Task[None] | None = None
         self._max_batch = batch_of(settings, maker)
         self._buckets = buckets(self._max_batch) if maker.provider == CUDA else ()
@@ -108,7 +110,8 @@ class Engine:
 
     def why_not_ready(self) -> str | None:
         """None while the engine is well; otherwise the reason, for /readyz."""
-        oldest = min((b.busy_since for b in (self._encode, self._decode) if b.busy_since is not None), default=None)
+        # Not since when a lane is busy: a large request is many runs, which are no stall however many they are.
+        oldest = min(tuple(self._running.values()), default=None)
         if self._dead is None and oldest is not None and perf_counter() - oldest > self._settings.engine_stall_s:
             return f"a run takes longer than {self._settings.engine_stall_s} s"
         return self._dead
@@ -120,7 +123,7 @@ class Engine:
         self._decode.close(reason)
 
     def run_encode(self, pictures: Pixels) -> Codes:
-        """Without the queue: for the engine's own thread and for warm-up."""
+        """Without the queue, in whichever thread: two such runs may be under way at once."""
         run = partial(self._in_parts, self._encode.limits, self._encoder, "images")
         codes: Codes = run_in_windows(run, pictures, scale_in=self._scale, scale_out=1)
         self._metrics.traffic.add(codes)
@@ -132,7 +135,8 @@ class Engine:
         return pixels
 
     def _in_parts(self, limits: BatchLimits, session: Runnable, name: str, array: Array) -> Array:
-        """As many runs as `limits` ask for: onnxruntime keeps the memory of the largest for as long as it is open."""
+        """As many runs as `limits` ask for: onnxruntime keeps the memory of the largest for as long as it is open, and
+        where two lanes have run at once, that of both."""
         return run_in_parts(partial(self._call, session, name), array, limits.most_pictures(array.shape[1:]))
 
     def _call(self, session: Runnable, name: str, array: Array) -> Any:
@@ -141,7 +145,12 @@ class Engine:
         bucket = next((size for size in self._buckets if size >= count), count)
         if bucket != count:
             array = np.concatenate([array, np.zeros((bucket - count, *array.shape[1:]), array.dtype)])
-        return session.run(None, {name: array})[0][:count]
+        thread = get_ident()
+        self._running[thread] = perf_counter()
+        try:
+            return session.run(None, {name: array})[0][:count]
+        finally:
+            del self._running[thread]
 
     def _batcher(self, stage: str, run: Run, native: int, largest: int) -> Batcher:
         """`native` are the elements of a picture of the model's size, `largest` those of the largest request.

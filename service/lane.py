@@ -57,7 +57,7 @@ class Lane:
         self.active = False  # a run is under way or scheduled
         self.running: Sequence[Item] = ()
         self.busy_since: float | None = None
-        self.queued = 0  # pictures that wait
+        self.queued = self.queued_elements = 0  # pictures that wait, and the elements of their arrays
         self.inline_elements = 0
         self._on_queue, self._on_end = on_queue, on_end
         self._waiting: OrderedDict[tuple[int, ...], OrderedDict[Item, None]] = OrderedDict()
@@ -135,6 +135,7 @@ class Lane:
 
     def _change_queue(self, pictures: int, elements: int) -> None:
         self.queued += pictures
+        self.queued_elements += elements
         self._on_queue(pictures, elements)
 
     def _fits(self, pictures: int, shape: tuple[int, ...]) -> bool:

@@ -97,8 +97,8 @@ class Settings(BaseSettings):
     max_queued_pictures: int = Field(
         1024,
         gt=0,
-        description="Most pictures waiting for one engine, or for a thread; one request alone may exceed it; above it "
-        "429 with Retry-After. Their pixels have a bound too: for an engine 1.25 times "
+        description="Most pictures waiting for one engine, or for a thread; one request alone, or one run "
+        "beside larger ones, may exceed it; above it 429 with Retry-After. Their pixels have a bound too: for an engine 1.25 times "
         "`VQSERVE_MAX_PIXELS_PER_REQUEST`, or as many as so many pictures of the model's size have where that is more; "
         "for a thread twice `VQSERVE_MAX_PIXELS_PER_REQUEST`.",
     )
@@ -157,7 +157,9 @@ class Settings(BaseSettings):
     inline_ms: float = Field(
         1.0, ge=0, le=100, description="Work that is estimated to be shorter runs on the event loop, without a thread."
     )
-    engine_stall_s: float = Field(60.0, gt=0, le=DAY_S, description="A run that takes longer turns /readyz to 503.")
+    engine_stall_s: float = Field(
+        60.0, gt=0, le=DAY_S, description="One run of a network that takes longer turns /readyz to 503."
+    )
     on_engine_death: Literal["restart", "exit"] = Field(
         "restart",
         description="What follows a dead engine: new sessions from the same bundle, or the process ends, as it always "

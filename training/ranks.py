@@ -14,6 +14,14 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean, with the gradient of this process's own tensor: DDP takes the mean of the gradients."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    mean = sum_over_ranks(tensor.detach().clone()) / dist.get_world_size()
+    return tensor + (mean - tensor).detach()
+
+
 def on_any_rank(told: bool, device: torch.device) -> bool:
     """Whether any process is told so; all of them ask at the same point, on the device that they train on."""
     if not (dist.is_available() and dist.is_initialized()):

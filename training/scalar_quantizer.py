@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from training.quantizers import DEFAULTS, Quantized, perplexity, rows_of, straight_through
-from training.ranks import sum_over_ranks
+from training.ranks import mean_over_ranks, sum_over_ranks
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -60,8 +60,8 @@ class FiniteScalarQuantizer(nn.Module):
         return digits.float() / (self.levels - 1).float()[:, None, None] * 2 - 1
 
     def usage_entropy(self, bounded: Tensor) -> Tensor:
-        """(B,D,h,w) in [-1,1] -> (): the entropy in nats, at most log K, of the batch's mean soft assignment, the
-        second term of the entropy penalty of arXiv:2310.05737.
+        """(B,D,h,w) in [-1,1] -> (): the entropy in nats, at most log K, of the mean soft assignment of the batch, over
+        all processes: the second term of the entropy penalty of arXiv:2310.05737.
 
         A latent belongs to each code by the softmax of its negative squared distances, in units of the mean squared
         error of rounding (a step squared over 12, of each number); the gradient pulls latents to codes that are rare.
@@ -77,7 +77,7 @@ class FiniteScalarQuantizer(nn.Module):
         for share in others:
             product = (product[:, :, None] * share[:, None]).flatten(1)
         with torch.autocast(bounded.device.type, enabled=False):
-            usage = product.T @ last / len(last)  # (K / last levels, last levels)
+            usage = mean_over_ranks(product.T @ last / len(last))  # (K / last levels, last levels)
         entropy: Tensor = torch.special.entr(usage.clamp(min=1e-12)).sum()  # at 0 the gradient would be infinite
         return entropy
 

@@ -10,7 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -26,6 +28,7 @@ from service.manifest import GraphName, version_of
 from tests.tiny_bundle import CODEBOOK_SIZE, tiny_prior, write_tiny_bundle
 from training.prior import PixelCNN
 
+MNIST = Path(__file__).parents[2] / "models" / "mnist"
 OLD: tuple[GraphName, ...] = ("prior_row", "prior_row_guided", "prior_diagonal")
 
 
@@ -52,6 +55,15 @@ def test_every_weight_is_read_back(labels: int, layers: tuple[int, int], head: i
         torch.nn.init.normal_(parameter, std=0.4)
     written = PriorGraphWriter(prior).teacher_forced()
     assert graphs_of(read_prior(written, 24, labels)) == graphs_of(prior)
+
+
+def test_the_shipped_prior_gives_the_logits_of_its_graph() -> None:
+    path = load_bundle(MNIST).graph_path("prior")
+    codes = np.random.default_rng(0).integers(0, 512, (3, 7, 7))
+    labels = np.array([0, 9, 10])  # 10: no label
+    (logits,) = ort.InferenceSession(path).run(None, {"codes": codes, "labels": labels})
+    found = read_prior(onnx.load(path), 512, 10)(torch.from_numpy(codes), torch.from_numpy(labels))
+    assert np.array_equal(found.numpy(), logits)
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -8,9 +8,11 @@ import pytest
 
 from service.batch_limits import BatchLimits
 from service.batching import Batcher
+from service.errors import QueueFull
 from service.lane import Array
 from service.stopping import Stopped
 from tests.service.test_batching import Recorder, hold, hold_again, ones, run
+from tests.service.test_large_lane import HoldsLarge, held
 
 
 class Clock:
@@ -88,6 +90,29 @@ def test_what_is_left_of_the_run_in_progress_counts(clock: Clock) -> None:
         assert batcher.retry_after_s() == 2
         recorder.gate.set()
         await asyncio.gather(large, waiting)
+
+    run(work)
+
+
+def test_who_does_not_wait_for_large_ones_is_not_told_their_time(clock: Clock) -> None:
+    """A digit beside three photographs was to come back in a minute, where its lane was free in milliseconds."""
+
+    async def work() -> None:
+        engine = HoldsLarge()
+        batcher, first = await held(engine)
+        waiting, others = batcher.submit(ones(20)), [batcher.submit(ones(4))]
+        batcher._elements_per_s = 1.0
+        for refused, seconds in ((ones(1), 8), (ones(5), 58)):  # 8 elements of four; 10 run and 40 wait besides
+            with pytest.raises(QueueFull) as told:
+                batcher.submit(refused)
+            assert int(told.value.headers["Retry-After"]) == seconds
+        batcher.give_up_waiting()
+        for given_up, seconds in ((others[0], 1), (waiting, 10)):
+            with pytest.raises(QueueFull) as told:
+                await given_up
+            assert int(told.value.headers["Retry-After"]) == seconds
+        engine.gate.set()
+        await first
 
     run(work)
 

@@ -1,4 +1,4 @@
-"""Who arrives, leaves or closes in which turn of the loop, and that there is one run at a time."""
+"""Who arrives, leaves or closes in which turn of the loop, and that a lane has one run at a time."""
 
 from __future__ import annotations
 

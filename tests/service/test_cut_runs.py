@@ -108,6 +108,41 @@ def test_a_request_of_many_pictures_stops_at_its_deadline(make_client: MakeClien
     assert client.post(path, content=bad.npy(given), headers=NPY).status_code == 200
 
 
+def test_a_request_of_many_runs_is_no_stall(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a deadline of two minutes, for photographs, /readyz said 503 while one of them went through its windows."""
+    client = make_client(inline_ms=0, max_batch=1, engine_stall_s=60)
+    engine, now = engine_of(client), [0.0]
+    for module in ("service.engine", "service.lane"):
+        monkeypatch.setattr(f"{module}.perf_counter", lambda: now[0])
+    begun, may_end, encoder = threading.Semaphore(0), threading.Semaphore(0), engine._encoder
+
+    class OneByOne:
+        def run(self, *arguments: Any) -> Any:
+            begun.release()
+            assert may_end.acquire(timeout=10)
+            return encoder.run(*arguments)
+
+    engine._encoder = OneByOne()
+    given = bad.npy(np.zeros((3, 28, 28, 1), np.uint8))
+    answers: list[int] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(client.post("/encode", content=given, headers=NPY).status_code)
+    )
+    asking.start()
+    for _ in range(3):
+        assert begun.acquire(timeout=10)
+        now[0] += 50
+        assert client.get("/readyz").status_code == 200
+        if now[0] < 150:
+            may_end.release()
+    now[0] += 11
+    assert "takes longer than 60" in client.get("/readyz").json()["detail"]
+    may_end.release()
+    asking.join(10)
+    assert answers == [200]
+    assert client.get("/readyz").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("shape", "runs"),
     [

@@ -15,9 +15,13 @@ from service.batch_limits import BatchLimits
 from service.batching import Batcher
 from service.errors import NotReady, QueueFull
 from service.lane import Array
+from service.overload import Overload
 from tests.service import bad_inputs as bad
+from tests.service.overload_clock import Clock, clock, overloaded
 from tests.service.test_batching import ones, run
 from tests.service.test_engine import engine_of
+
+__all__ = ["clock"]  # a fixture
 
 NPY = {"content-type": "application/x-npy", "accept": "application/x-npy"}
 LIMITS = BatchLimits(max_batch=4, max_queued=20)
@@ -38,9 +42,11 @@ class HoldsLarge:
         return array * 2
 
 
-async def held(engine: HoldsLarge) -> tuple[Batcher, asyncio.Future[Array]]:
+async def held(
+    engine: HoldsLarge, limits: BatchLimits = LIMITS, overload: Overload | None = None
+) -> tuple[Batcher, asyncio.Future[Array]]:
     """A batcher with a large run under way."""
-    batcher = Batcher(engine, LIMITS)
+    batcher = Batcher(engine, limits, overload=overload)
     large = batcher.submit(ones(5))
     await asyncio.to_thread(engine.started.wait, 10)
     return batcher, large
@@ -91,6 +97,69 @@ def test_large_and_small_share_one_queue() -> None:
         engine.gate.set()
         await asyncio.gather(first, last)
         assert engine.sizes == [5, 20]
+
+    run(work)
+
+
+def test_one_run_of_others_may_wait_however_full_large_ones_make_the_queue() -> None:
+    """Five clients that sent 256 digits each, again and again, kept it full: a single one got 429, by an idle lane."""
+
+    async def work() -> None:
+        engine = HoldsLarge()
+        batcher, first = await held(engine)
+        waiting = batcher.submit(ones(20))
+        futures = [batcher.submit(ones(1)), batcher.submit(ones(3))]  # in one turn: both wait
+        with pytest.raises(QueueFull, match=r"24 pictures are waiting, .* than the 20 that may"):
+            batcher.submit(ones(1))
+        with pytest.raises(QueueFull, match="24 pictures are waiting"):
+            batcher.submit(ones(5))
+        await asyncio.gather(*futures)
+        assert engine.sizes == [5, 4]
+        several = batcher.submit_all([ones(3), ones(3, width=3)])  # of one caller, before whom none of them wait
+        assert [len(one) for one in await asyncio.gather(*several)] == [3, 3]
+        engine.gate.set()
+        await asyncio.gather(first, waiting)
+
+    run(work)
+
+
+def test_while_overload_lasts_others_do_not_wait_behind_large_ones(clock: Clock) -> None:
+    """All of them were refused for as long as a large one waited, which kept up the overload."""
+
+    async def work() -> None:
+        engine = HoldsLarge()
+        batcher, first = await held(engine, overload=overloaded(clock))
+        waiting = batcher.submit(ones(9))
+        for _ in range(2):
+            batcher.refuse_early()
+            assert len(await batcher.submit(ones(4))) == 4
+        with pytest.raises(QueueFull, match="VQSERVE_SHORT_QUEUE_IN_OVERLOAD"):
+            batcher.submit(ones(5))
+        several = [batcher.submit(ones(3)), batcher.submit(ones(1))]
+        with pytest.raises(QueueFull, match="VQSERVE_SHORT_QUEUE_IN_OVERLOAD"):
+            batcher.submit(ones(1))
+        engine.gate.set()
+        await asyncio.gather(first, waiting, *several)
+
+    run(work)
+
+
+def test_a_large_one_that_waits_is_no_company() -> None:
+    """It made a batch full, so that what came beside it went one by one, whatever VQSERVE_MAX_WAIT_MS said."""
+
+    async def work() -> None:
+        engine = HoldsLarge()
+        batcher, first = await held(engine, BatchLimits(max_batch=4, max_queued=20, max_wait_ms=60_000))
+        waiting = batcher.submit(ones(9))
+        others = [batcher.submit(ones(2))]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert batcher.queued == 11
+        others.append(batcher.submit(ones(2)))
+        await asyncio.gather(*others)
+        assert engine.sizes == [5, 4]
+        engine.gate.set()
+        await asyncio.gather(first, waiting)
 
     run(work)
 

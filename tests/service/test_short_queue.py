@@ -159,12 +159,12 @@ def test_the_middleware_tells_overload_too(clock: Clock, adapting: TestClient, m
 
 def test_pictures_are_refused_before_their_body_is_read(adapting: TestClient) -> None:
     batcher = engine_of(adapting)._encode
-    batcher._overload.lasts, batcher.queued = True, 8
+    batcher._overload.lasts, batcher._batches.queued = True, 8
     answer = adapting.post("/encode", content=b"no picture", headers={"Content-Type": "image/png"})
     assert (answer.status_code, answer.json()["detail"]) == (429, WHY_SHORT)
     assert "vqserve_received_bytes_total 0.0" in adapting.get("/metrics").text
     assert batcher._overload._refused == 1
-    batcher.queued = 0
+    batcher._batches.queued = 0
     assert adapting.post("/encode", content=b"no picture", headers={"Content-Type": "image/png"}).status_code == 422
 
 

@@ -44,6 +44,15 @@ def test_splits_of_different_sizes_are_cropped_to_one(tmp_path: Path) -> None:
     assert data.picture == (1, 8, 8) and len(data.test) == 4 * 2
 
 
+def test_a_picture_of_another_size_is_refused_though_it_is_the_only_one_of_validation(tmp_path: Path) -> None:
+    """Splits were compared with themselves, and test with training: the first validation ended in an error of torch."""
+    write_pictures(tmp_path / "p", 7)
+    odd = ranked([f"{index:02}.png" for index in range(7)])[1]  # the first is the test split
+    Image.fromarray(noise((24, 24, 3))).save(tmp_path / "p" / f"{odd:02}.png")
+    with pytest.raises(DataError, match=r"are \(3, 20, 24\) .*, validation pictures \(3, 24, 24\): make them alike"):
+        load_data(DataConfig(source=str(tmp_path / "p")))
+
+
 # folders of picture files
 
 
@@ -251,12 +260,6 @@ def test_the_sizes_of_splits_are_rounded_to_the_nearest(
     assert tuple(map(len, split_source(source, validation_fraction, test_fraction))) == sizes
     own = Source(source.train, source.names, numbered(7), ())
     assert tuple(map(len, split_source(own, validation_fraction, test_fraction))) == (count - sizes[1], sizes[1], 7)
-
-
-def test_too_few_pictures_to_split_are_refused(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "p", 2)
-    with pytest.raises(DataError, match=r"2 pictures are too few: 2 are held out, .*\. Add pictures to data\.source"):
-        load_data(DataConfig(source=str(tmp_path / "p")))
 
 
 def test_tiles_are_the_centred_grid_of_each_picture() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.training.test_quantizers import D, K, latents, started
 from training import quantizers
@@ -74,3 +75,25 @@ def test_a_dead_code_may_restart_on_a_latent_of_another_process(monkeypatch: pyt
     monkeypatch.setattr(quantizers, "gather_over_ranks", lambda tensor: elsewhere[tensor.ndim](tensor))
     quantizer(latents())
     assert quantizer.codebook[5].min() > 40 and quantizer.codebook[5].max() < 60
+
+
+def test_usage_entropy_is_that_of_the_batch_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each maximised the entropy of its own share of the batch, which is less the more processes there are."""
+    quantizer = FiniteScalarQuantizer((4, 3))
+    whole = torch.rand(4, 2, 3, 3).mul(2).sub(1).requires_grad_()
+    alone = quantizer.usage_entropy(whole)
+    alone.backward()
+    shares: list[torch.Tensor] = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda usage: shares.append(usage.clone()))
+    halves = [half.clone().requires_grad_() for half in whole.detach().chunk(2)]
+    for half in halves:
+        quantizer.usage_entropy(half)
+    for half, other in zip(halves, reversed(shares), strict=True):
+        monkeypatch.setattr(dist, "all_reduce", lambda usage, other=other: usage.add_(other))
+        entropy = quantizer.usage_entropy(half)
+        torch.testing.assert_close(entropy, alone)
+        entropy.backward()
+    assert whole.grad is not None
+    torch.testing.assert_close(torch.cat([half.grad for half in halves]) / 2, whole.grad)  # what DDP makes of them

@@ -12,7 +12,7 @@ from tests.training.conftest import DIGITS, TINY, copied, noise, numbered, tiny_
 from training.__main__ import main
 from training.config import DataConfig
 from training.data import DataError, licence_of, load_data
-from training.data.dataset import Source, split_source
+from training.data.dataset import Source, TooFewError, split_source
 from training.fit import fit
 from training.report import evaluate
 from training.runs import CONFIG_FILE, read_json, write_json
@@ -80,11 +80,20 @@ def test_a_folder_with_the_name_of_a_data_set_has_not_its_licence(
     assert licence_of(config) == "unknown: set data.licence in the config"
 
 
-def test_the_fractions_that_hold_out_too_many_are_named() -> None:
-    """The advice was to add pictures, of which the same share would be held out."""
-    source = Source(numbered(50), [str(index) for index in range(50)], None, ())
-    by = r"51 are held out, by data\.validation_fraction=0\.02 and data\.test_fraction=0\.99, .* or lower these"
-    with pytest.raises(DataError, match=by):
-        split_source(source, 0.02, 0.99)
-    with pytest.raises(DataError, match=r"are held out, by data\.validation_fraction=0\.99, and one"):
-        split_source(Source(source.train, source.names, numbered(7), ()), 0.99, 0.15)
+@pytest.mark.parametrize(
+    ("count", "fractions", "own_test", "message"),
+    [
+        (50, (0.02, 0.99), False, r" 51 are held out, by .*_fraction=0\.02 and .*_fraction=0\.99, .* or lower these$"),
+        (50, (0.99, 0.15), True, r" 50 are held out, by data\.validation_fraction=0\.99, and one .* or lower these$"),
+        (2, (0.02, 0.15), False, r", 2: 3 are the fewest, one each for training, validation, test\. Add .*source$"),
+        (1, (0.02, 0.15), True, r", 1: 2 are the fewest, one each for training, validation\. Add .*source$"),
+    ],
+)
+def test_fractions_are_named_where_they_hold_out_too_many(
+    count: int, fractions: tuple[float, float], own_test: bool, message: str
+) -> None:
+    """The advice was to add pictures, of which the same share would be held out; or, of two pictures, to lower
+    fractions that hold out one each at least."""
+    source = Source(numbered(count), [str(index) for index in range(count)], numbered(7) if own_test else None, ())
+    with pytest.raises(TooFewError, match=message):
+        split_source(source, *fractions)

@@ -90,7 +90,8 @@ def _split(config: DataConfig, source: Source) -> DataSet:
         for split in (train, test):  # the validation pictures are some of the training pictures
             _require_room_for(split, config.crop)
         validation, test = tiles(validation, config.crop), tiles(test, config.crop)
-    _require_one_shape(train, test, cropped=config.crop is not None)
+    for name, split in (("validation", validation), ("test", test)):
+        _require_one_shape(train, split, name, cropped=config.crop is not None)
     return _data_set(source, train, validation, test)
 
 
@@ -190,15 +191,15 @@ def _require_room_for(split: Split, crop: int) -> None:
         raise DataError(f"data.crop is {crop}, some pictures are {height}x{width}: choose a smaller crop")
 
 
-def _require_one_shape(train: Split, test: Split, *, cropped: bool) -> None:
-    """Crops have one size, whatever they were cut from."""
-    if not (isinstance(train.images, Tensor) and isinstance(test.images, Tensor)):
+def _require_one_shape(train: Split, other: Split, name: str, *, cropped: bool) -> None:
+    """`other` is the split of that name. Crops have one size, whatever they were cut from."""
+    if not (isinstance(train.images, Tensor) and isinstance(other.images, Tensor)):
         return
-    expected, found = tuple(train.images.shape[1:]), tuple(test.images.shape[1:])  # channels, height, width
+    expected, found = tuple(train.images.shape[1:]), tuple(other.images.shape[1:])  # channels, height, width
     if found[0] != expected[0]:
-        raise DataError(f"training pictures have {expected[0]} channels, test pictures {found[0]}: make them alike")
+        raise DataError(f"training pictures have {expected[0]} channels, {name} pictures {found[0]}: make them alike")
     if found != expected and not cropped:
         raise DataError(
-            f"training pictures are {expected} (channels, height, width), test pictures {found}: make them alike; with "
-            "data.crop the sizes may differ"
+            f"training pictures are {expected} (channels, height, width), {name} pictures {found}: make them alike; "
+            "with data.crop the sizes may differ"
         )

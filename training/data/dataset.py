@@ -113,13 +113,13 @@ def split_source(source: Source, validation_fraction: float, test_fraction: floa
     validation_count = max(1, round(validation_fraction * len(order)))
     held_out = test_count + validation_count
     if held_out >= len(order):
-        fractions = f"data.validation_fraction={validation_fraction}"
+        parts, fractions = ["training", "validation"], f"data.validation_fraction={validation_fraction}"
         if source.test is None:
-            fractions += f" and data.test_fraction={test_fraction}"
-        few = f"{len(order)} pictures are too few: {held_out} are held out"
-        raise TooFewError(
-            f"{few}, by {fractions}, and one at least of each. Add pictures to data.source, or lower these"
-        )
+            parts, fractions = [*parts, "test"], f"{fractions} and data.test_fraction={test_fraction}"
+        why, remedy = f"{held_out} are held out, by {fractions}, and one at least of each", ", or lower these"
+        if len(order) < len(parts):  # of which no fraction leaves one for training
+            why, remedy = f"{len(parts)} are the fewest, one each for {', '.join(parts)}", ""
+        raise TooFewError(f"too few pictures, {len(order)}: {why}. Add pictures to data.source{remedy}")
     test = source.test if source.test is not None else source.train.select(sorted(order[:test_count]))
     validation = source.train.select(sorted(order[test_count:held_out]))
     return source.train.select(sorted(order[held_out:])), validation, test
