@@ -5,7 +5,7 @@
 In: a folder of photographs and a bundle trained on it. Out: the perplexity of the codes of the held-out photographs,
 of all others, and the 5th, 50th and 95th percentile of random sets of as many others, in one line of JSON; `--record`
 also writes docs/results/photo_perplexity.json and a section of docs/benchmarks.md, which adds what training with other
-rate weights gave (docs/results/photos_rate_weight.json).
+rate weights gave (docs/results/photos_rate_weight.json), and finite scalar quantization (photos_usage_weight.json).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from training.data.folder import split_files
 
 SETS = 1000
 TILE = 128  # pixels: training and test look at crops of this size
-TRAINED = "photos_rate_weight"
+TRAINED, SPREAD = "photos_rate_weight", "photos_usage_weight"
+CODEC = "rate_distortion_photos"
 Counts = NDArray[np.int64]
 
 
@@ -76,6 +77,7 @@ def perplexity(counts: Iterable[Counts]) -> float:
 
 
 def page(result: dict[str, Any]) -> str:
+    """The section of docs/benchmarks.md."""
     trained = json.loads((RESULTS / f"{TRAINED}.json").read_text(encoding="utf-8"))
     low, middle, high = result["as_many_others"].values()
     held_out, others = result["held_out"], result["others"]
@@ -106,8 +108,53 @@ def page(result: dict[str, Any]) -> str:
             f"{trained['machine']}):",
             "",
             table(["R", "B", "held out: PSNR, dB", "bits a code", "perplexity", "training: perplexity"], rows),
+            "",
+            spread_codes(),
         ]
     )
+
+
+def spread_codes() -> str:
+    """What training for codes that are all in use gave, and its price."""
+    found, shipped = (json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in (SPREAD, CODEC))
+    rows = [
+        [
+            one["usage_weight"],
+            f"{one['psnr_db']:.2f}",
+            f"{one['bits_per_code']:.2f}" if one["bits_per_code"] else "not trained",
+            f"{one['perplexity_held_out']:.0f}",
+        ]
+        for one in found["runs"]
+    ]
+    weight = found["rate_distortion"]["usage_weight"]
+    spread, ours = (
+        next(one for one in rows if is_whole(one)) for rows in (found["rate_distortion"]["rows"], shipped["rows"])
+    )
+    rates = [
+        next(one["bd_rate_percent"] for one in rows if is_whole(one) and "bd_rate_percent" in one)
+        for rows in (found["rate_distortion"]["bd_rate_against_jpeg"], jpeg(shipped["comparisons"]))
+    ]
+    return "\n\n".join(
+        (
+            "Finite scalar quantization that is told to use all of its grid does: also four photographs then use "
+            f"nearly all codes (`{found['command']}` on {found['machine']}):",
+            table(["U", "held out: PSNR, dB", "bits a code", "perplexity"], rows),
+            f"It is not what ships, because codes that are used alike cost more bits. With U = {weight} the held-out "
+            f"photographs have {spread['psnr_db']:.2f} dB at {spread['bits_per_pixel']:.3f} bits per pixel, where the "
+            f"shipped model has {ours['psnr_db']:.2f} at {ours['bits_per_pixel']:.3f}; against JPEG that is "
+            f"{rates[0]:+.1f} % bytes at equal PSNR instead of {rates[1]:+.1f} %, and smooth surfaces get blotches.",
+        )
+    )
+
+
+def is_whole(row: dict[str, Any]) -> bool:
+    """Whether a row of rate against distortion is of whole photographs, by `photos`, in fewest bytes or in general."""
+    wanted = ("whole pictures", "vqserve photos", "shortest")
+    return (row["section"], row["codec"], row.get("setting", "shortest")) == wanted
+
+
+def jpeg(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [one for one in comparisons if one["peer"] == "JPEG"]
 
 
 if __name__ == "__main__":
