@@ -24,11 +24,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.quality import mean_squared_error, psnr_db
-from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
+from benchmarks.report import RESULTS, command_line, machine, machine_line, table, write_result, write_section
 from benchmarks.server_process import Server, our_server
 from service.containers import MEDIA_TYPE as CONTAINER
 
 DEADLINE_MS = 300_000
+ONE_LANE = "large_picture_one_lane"  # the record of the version before
 LOOK_EVERY_S = 0.05
 SMALL, SMALL_EVERY_S, SMALL_ALONE_S = 128, 0.1, 5.0  # pixels each way
 
@@ -132,6 +133,8 @@ def page(result: Mapping[str, Any]) -> str:
     """The section of docs/benchmarks.md."""
     width, height = result["size"]
     rows = [(f"/{name}", result[name]["seconds"], result[name]["peak_mb"]) for name in ("encode", "decode")]
+    before = json.loads((RESULTS / f"{ONE_LANE}.json").read_text(encoding="utf-8"))
+    one_lane = before["small_pictures"]["/encode"]
     others = [(name.replace("alone", "nothing"), *one.values()) for name, one in result["small_pictures"].items()]
     return "\n\n".join(
         (
@@ -145,6 +148,8 @@ def page(result: Mapping[str, Any]) -> str:
             table(("request", "seconds", "largest resident memory, MB"), rows),
             f"Somebody else asks /encode for codes of {SMALL}x{SMALL} pixels meanwhile, one picture after another:",
             table(("beside it", "small pictures", "p50, ms", "largest, ms"), others),
+            f"With one lane for all, as in version 0.4.0 (`docs/results/{ONE_LANE}.json`, same command and machine), "
+            f"the largest beside /encode was {one_lane['largest_ms']:,.0f} ms.",
         )
     )
 

@@ -55,11 +55,6 @@ class Batcher:
         self._just_done = 0  # pictures whose callers have not yet run since
         self._elements_per_s = 0.0
 
-    @property
-    def busy_since(self) -> float | None:
-        """When the run began that has taken longest so far; None where there is none."""
-        return min((lane.busy_since for lane in self._lanes if lane.busy_since is not None), default=None)
-
     def run_inline(self, elements: int) -> None:
         """Arrays of together so many elements need no thread: the owner has measured a run."""
         for lane in self._lanes:

@@ -13,12 +13,19 @@ from pathlib import Path
 
 import httpx
 
+from service.batching import Batcher
+
 
 def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.01)
+
+
+def busy(batcher: Batcher) -> bool:
+    """Whether a run of either lane is under way in its thread."""
+    return any(lane.busy_since is not None for lane in batcher._lanes)
 
 
 def free_port() -> int:

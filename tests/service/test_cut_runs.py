@@ -20,7 +20,7 @@ from service.windows import CORE, MARGIN, run_in_parts
 from tests.codec.test_effort import PixelLatents, noise
 from tests.conftest import Tiny
 from tests.service import bad_inputs as bad
-from tests.service.serving import until
+from tests.service.serving import busy, until
 from tests.service.test_engine import Shapes, Slow, engine_of
 from tests.tiny_bundle import oracle_codes, oracle_pixels
 
@@ -103,7 +103,7 @@ def test_a_request_of_many_pictures_stops_at_its_deadline(make_client: MakeClien
     given = {"/encode": np.zeros((3, 28, 28, 1), np.uint8), "/decode": np.zeros((3, 7, 7), np.uint8)}[path]
     assert client.post(path, content=bad.npy(given), headers=NPY).status_code == 504
     slow.gate.set()
-    until(lambda: batcher.busy_since is None)
+    until(lambda: not busy(batcher))
     assert [shape[0] for shape in runs.shapes] == [1]
     assert client.post(path, content=bad.npy(given), headers=NPY).status_code == 200
 

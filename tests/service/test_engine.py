@@ -31,7 +31,7 @@ from service.settings import Settings
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 from tests.conftest import DEVICE, PICTURES, Tiny, running
 from tests.service.bad_inputs import saved
-from tests.service.serving import answers, listeners, serving, until
+from tests.service.serving import answers, busy, listeners, serving, until
 from tests.tiny_bundle import write_tiny_bundle
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
@@ -83,7 +83,7 @@ def test_the_deadline_gives_504_and_the_work_is_given_up(make_client: MakeClient
         thread.join()
     assert {(a.status_code, a.json()["type"]) for a in answers} == {(504, problem_type("deadline-passed"))}
     slow.gate.set()
-    until(lambda: engine._encode.busy_since is None)
+    until(lambda: not busy(engine._encode))
     assert slow.runs == 1 + (slow.runs > 1)  # at most those that were running: the waiting ones never ran
     assert encode(client).status_code == 200
 

@@ -23,7 +23,7 @@ from service.ending import ENGINE_DIED
 from service.errors import problem_type
 from service.sessions import DeviceError
 from tests.conftest import PICTURES, Tiny
-from tests.service.serving import answers, free_port, serving, until
+from tests.service.serving import answers, busy, free_port, serving, until
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 PNG = {"content-type": "image/png"}
@@ -103,14 +103,14 @@ def test_a_run_that_outlives_its_engine_is_no_second_death(
     answers: list[Any] = []
     late = threading.Thread(target=lambda: answers.append(client.post("/decode", json={"codes": codes.tolist()})))
     late.start()
-    until(lambda: engine._decode.busy_since is not None)
+    until(lambda: busy(engine._decode))
     engine._encoder = engine._decoder = Dead()
     assert encode(client).status_code == 500
     until(lambda: len(died) == 1)
     gate.set()
     late.join()
     assert answers[0].status_code == 503
-    until(lambda: engine._decode.busy_since is None)
+    until(lambda: not busy(engine._decode))
     until(lambda: engine._probing.done())
     time.sleep(0.2)
     assert died == [engine]

@@ -18,6 +18,7 @@ from service.lane import Array
 from service.overload import Overload
 from tests.service import bad_inputs as bad
 from tests.service.overload_clock import Clock, clock, overloaded
+from tests.service.serving import busy
 from tests.service.test_batching import ones, run
 from tests.service.test_engine import engine_of
 
@@ -58,10 +59,10 @@ def test_others_are_answered_while_a_large_run_is_under_way() -> None:
         batcher, large = await held(engine)
         for _ in range(3):
             assert (await batcher.submit(ones(1))).tolist() == [[2, 2]]
-        assert not large.done() and batcher.busy_since is not None
+        assert not large.done() and busy(batcher)
         engine.gate.set()
         assert len(await large) == 5
-        assert batcher.busy_since is None
+        assert not busy(batcher)
 
     run(work)
 

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 
 from tests.conftest import PICTURES
 from tests.service.conftest import Generating
-from tests.service.serving import answers, free_port, serving, until
+from tests.service.serving import answers, busy, free_port, serving, until
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 PNG = {"content-type": "image/png"}
@@ -179,7 +179,7 @@ def test_the_page_shows_the_queue_as_it_is_when_it_is_asked_for(make_client: Mak
         for waiting in range(4):  # the first one runs
             pool.submit(client.post, "/encode", content=DIGIT, headers=PNG)
             until(shows(waiting))
-            until(lambda: engine._encode.busy_since is not None)
+            until(lambda: busy(engine._encode))
         assert shows(3)()
         gate.open.set()
     assert shows(0)()
@@ -197,7 +197,7 @@ def test_a_closed_engine_leaves_no_queue_on_the_page(make_client: MakeClient) ->
     engine._encoder = gate = _Gate(engine._encoder)
     with ThreadPoolExecutor(3) as pool:
         sent = [pool.submit(client.post, "/encode", content=DIGIT, headers=PNG)]
-        until(lambda: engine._encode.busy_since is not None)  # the others wait behind it, and not in one batch with it
+        until(lambda: busy(engine._encode))  # the others wait behind it, and not in one batch with it
         sent += [pool.submit(client.post, "/encode", content=DIGIT, headers=PNG) for _ in range(2)]
         until(lambda: 'vqserve_queued_pictures{model="tiny"} 2.0' in client.get("/metrics").text)
         client.portal.call(engine.close, "The engine has failed.")  # type: ignore[union-attr]
