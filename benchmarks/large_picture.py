@@ -14,7 +14,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,21 +35,29 @@ SMALL, SMALL_EVERY_S, SMALL_ALONE_S = 128, 0.1, 5.0  # pixels each way
 
 
 @contextmanager
+def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """`work` in a thread of its own, which is told when it is time to end."""
+    done = threading.Event()
+    thread = threading.Thread(target=work, args=(done,))
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
 def peak_memory(server: Server) -> Iterator[list[int]]:
     """A list whose last item is the largest resident memory so far, in bytes."""
-    peak, done = [server.usage().rss_bytes], threading.Event()
+    peak = [server.usage().rss_bytes]
 
-    def watch() -> None:
+    def watch(done: threading.Event) -> None:
         while not done.wait(LOOK_EVERY_S):
             peak[-1] = max(peak[-1], server.usage().rss_bytes)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with meanwhile(watch):
         yield peak
-    finally:
-        done.set()
-        watcher.join()
 
 
 def ask(server: Server, path: str, body: bytes, sent: str, wanted: str) -> tuple[bytes, dict[str, float]]:
@@ -65,22 +73,17 @@ def ask(server: Server, path: str, body: bytes, sent: str, wanted: str) -> tuple
 @contextmanager
 def small_pictures(server: Server, png: bytes) -> Iterator[list[float]]:
     """The seconds that /encode takes for this picture, asked again and again by one client."""
-    seconds, done = list[float](), threading.Event()
+    seconds: list[float] = []
 
-    def ask_on() -> None:
+    def ask_on(done: threading.Event) -> None:
         with httpx.Client(base_url=server.url, timeout=DEADLINE_MS / 1e3) as client:
             while not seconds or not done.wait(SMALL_EVERY_S):
                 started = time.perf_counter()
                 client.post("/encode?fit=pad", content=png, headers={"content-type": "image/png"}).raise_for_status()
                 seconds.append(time.perf_counter() - started)
 
-    asking = threading.Thread(target=ask_on)
-    asking.start()
-    try:
+    with meanwhile(ask_on):
         yield seconds
-    finally:
-        done.set()
-        asking.join()
 
 
 def summary(seconds: list[float]) -> dict[str, float]:

@@ -128,11 +128,11 @@ def spread_codes() -> str:
     ]
     weight = found["rate_distortion"]["usage_weight"]
     spread, ours = (
-        next(one for one in rows if is_whole(one)) for rows in (found["rate_distortion"]["rows"], shipped["rows"])
+        next(one for one in points if is_whole(one)) for points in (found["rate_distortion"]["rows"], shipped["rows"])
     )
     rates = [
-        next(one["bd_rate_percent"] for one in rows if is_whole(one) and "bd_rate_percent" in one)
-        for rows in (found["rate_distortion"]["bd_rate_against_jpeg"], jpeg(shipped["comparisons"]))
+        next(one["bd_rate_percent"] for one in points if is_whole(one) and "bd_rate_percent" in one)
+        for points in (found["rate_distortion"]["bd_rate_against_jpeg"], jpeg(shipped["comparisons"]))
     ]
     return "\n\n".join(
         (
