@@ -181,10 +181,17 @@ def _raise_descriptor_limit(settings: Settings) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m service", description="Serve VQ-VAE bundles over HTTP.")
-    parser.add_argument("--bundle", action="append", metavar="FOLDER", help="bundle to serve; may be repeated")
-    parser.add_argument("--port", type=int, help="port to listen on")
-    parser.add_argument("--host", help="address to listen on")
+    fields = Settings.model_fields
+    (bundle,) = fields["bundles"].default
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve VQ-VAE bundles over HTTP.",
+        epilog=f"Every setting is a variable {PREFIX}*, listed in docs/configuration.md; an option wins over its own.",
+    )
+    served = f"bundle to serve; may be repeated (default: {bundle})"
+    parser.add_argument("--bundle", action="append", metavar="FOLDER", help=served)
+    parser.add_argument("--port", type=int, help=f"port to listen on (default: {fields['port'].default})")
+    parser.add_argument("--host", help=f"address to listen on (default: {fields['host'].default})")
     return parser.parse_args(arguments)
 
 

@@ -8,7 +8,7 @@
         container = client.compress(Path("digit.png"))
         pixels = client.decompress(container)
 
-It needs httpx and numpy only.
+Calls need httpx and numpy; pillow and pydantic, which are installed with them, serve the command's work on files.
 """
 
 from vqserve.answers import Encoded, Generated, Generation, ModelInfo, Row, Score

@@ -63,7 +63,8 @@ def _add_common(command: argparse.ArgumentParser, name: str) -> None:
 
 def _add_special(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("encode", "score"):
-        command.add_argument("--fit", choices=FITS, default="exact", help="where the size differs from the model's")
+        size = "one of another size than the model's is refused (exact, the default), scaled (resize) or padded (pad)"
+        command.add_argument("--fit", choices=FITS, default="exact", help=size)
     if name in ("encode", "decode", "generate"):
         default = "the current folder" if name == "generate" else "beside the input, of - standard output"
         help_text = f"folder, file of the one result, or - for standard output (default: {default})"

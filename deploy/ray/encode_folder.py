@@ -15,7 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
+try:
+    import ray
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"error: {error}: pip install '.[service,cpu,ray]' in the repository")
 
 from deploy.ray.plan import Job, PlanError, missing, plan
 from deploy.ray.shards import ShardEncoder, read_index

@@ -6,6 +6,8 @@ tests/deploy_ray adds the cluster.
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -255,3 +257,9 @@ def test_pictures_are_found_by_suffix_whatever_its_case(tmp_path: Path) -> None:
     for name in ("a.PNG", "b.jpeg", "c.webp", "d.gif", "e.json"):
         (tmp_path / name).touch()
     assert list(pictures_under(tmp_path)) == ["a.PNG", "b.jpeg", "c.webp"]
+
+
+def test_without_ray_the_job_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    with pytest.raises(SystemExit, match=r"pip install '\.\[service,cpu,ray\]'"):
+        runpy.run_module("deploy.ray.encode_folder", run_name="__main__")

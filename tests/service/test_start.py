@@ -94,6 +94,15 @@ def test_an_option_that_is_empty_is_not_left_out() -> None:
         start.main(["--bundle", ""])
 
 
+def test_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        start.main(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for name in ("port", "host"):
+        assert f"(default: {Settings.model_fields[name].default})" in printed
+    assert "VQSERVE_*, listed in docs/configuration.md" in printed
+
+
 TIMES = [name for name in Settings.model_fields if name.endswith(("_s", "_ms"))]
 
 
