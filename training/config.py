@@ -72,6 +72,7 @@ class QuantizerConfig(_Section):
     restart_until: float = Field(default=0.75, ge=0, le=1)  # of the steps; a code restarted later could not settle
     levels: tuple[Annotated[int, Field(gt=1)], ...] = Field(default=(8, 8, 8), min_length=1)  # fsq only
     usage_weight: float = Field(default=0.0, ge=0)  # of the entropy of a batch's codes, in nats; fsq only
+    context_rate_weight: float = Field(default=0.0, ge=0)  # of the nats of a code after those before it; fsq only
 
 
 class AutoencoderConfig(_Section):

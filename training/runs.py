@@ -74,7 +74,9 @@ def build_quantizer(
 ) -> EMAQuantizer | GradientQuantizer | FiniteScalarQuantizer:
     """The quantizer that `config` names, for vectors of `dimension` numbers; fsq has as many as it has levels."""
     if config.kind == "fsq":
-        return FiniteScalarQuantizer(config.levels, usage_weight=config.usage_weight)
+        return FiniteScalarQuantizer(
+            config.levels, usage_weight=config.usage_weight, context_rate_weight=config.context_rate_weight
+        )
     quantizer = EMAQuantizer if config.kind == "ema" else GradientQuantizer
     return quantizer(
         config.codebook_size,

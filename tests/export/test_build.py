@@ -242,7 +242,9 @@ def test_a_changed_or_missing_graph_is_refused(bundle: Path, tmp_path: Path) -> 
 def model_for(channels: int, downsampling: int, fsq: bool) -> VQVAE:
     torch.manual_seed(0)
     options = {"channels": 32, "residual_blocks": 1, "downsampling": downsampling}
-    quantizer = FiniteScalarQuantizer((4, 4, 3)) if fsq else EMAQuantizer(24, 3, rate_weight=0.1)
+    quantizer = (
+        FiniteScalarQuantizer((4, 4, 3), context_rate_weight=0.1) if fsq else EMAQuantizer(24, 3, rate_weight=0.1)
+    )
     if isinstance(quantizer, EMAQuantizer):
         quantizer.codebook.normal_(0, 0.1)
         quantizer.cluster_size.uniform_(0, 10)
