@@ -164,6 +164,14 @@ def test_the_autoscaler_alone_decides_the_replicas() -> None:
     assert [rule["name"]["as"] for rule in adapter["rules"]["custom"]] == names
 
 
+def test_an_autoscaler_that_the_cluster_would_refuse_is_refused_before() -> None:
+    values = "autoscaling.enabled=true,autoscaling.minReplicas=4,autoscaling.maxReplicas={}"
+    done = helm("template", "vqserve", str(CHART), "--set", values.format(3))
+    assert done.returncode != 0
+    assert "autoscaling.minReplicas 4 is above autoscaling.maxReplicas 3" in done.stderr
+    assert render("--set", values.format(4))["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 4
+
+
 def test_selectors_find_the_pods() -> None:
     objects = render(*EVERYTHING)
     labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
