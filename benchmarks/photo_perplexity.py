@@ -4,8 +4,8 @@
 
 In: a folder of photographs and a bundle trained on it. Out: the perplexity of the codes of the held-out photographs,
 of all others, and the 5th, 50th and 95th percentile of random sets of as many others, in one line of JSON; `--record`
-also writes docs/results/photo_perplexity.json and a section of docs/benchmarks.md, which adds what training with other
-rate weights gave (docs/results/photos_rate_weight.json), and finite scalar quantization (photos_usage_weight.json).
+also writes docs/results/photo_perplexity.json and a section of docs/benchmarks.md, which adds what other quantizers
+gave (docs/results/photos_quantizers.json), and other settings of the learned ones (photos_rate_weight.json).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from training.data.folder import split_files
 
 SETS = 1000
 TILE = 128  # pixels: training and test look at crops of this size
-TRAINED, SPREAD = "photos_rate_weight", "photos_usage_weight"
-CODEC = "rate_distortion_photos"
+QUANTIZERS, TRAINED = "photos_quantizers", "photos_rate_weight"
+PRICE = {"psnr_db": ".2f", "bits_per_pixel": ".3f", "bd_rate_against_jpeg_percent": "+.1f"}
 Counts = NDArray[np.int64]
 
 
@@ -78,9 +78,58 @@ def perplexity(counts: Iterable[Counts]) -> float:
 
 def page(result: dict[str, Any]) -> str:
     """The section of docs/benchmarks.md."""
-    trained = json.loads((RESULTS / f"{TRAINED}.json").read_text(encoding="utf-8"))
     low, middle, high = result["as_many_others"].values()
     held_out, others = result["held_out"], result["others"]
+    return "\n\n".join(
+        [
+            "## Perplexity of a few photographs",
+            f"`{result['command']}`. `{result['bundle']['name']}` uses its {result['codebook_size']} codes: their "
+            f"perplexity is {result['training_crops']:.0f} on the crops that it was trained on, "
+            f"{others['perplexity']:.0f} on the {others['pictures']} photographs that these are of, and "
+            f"{held_out['perplexity']:.0f} on the {held_out['pictures']} held-out ones (whole; the manifest has that "
+            f"of their crops). Any {held_out['pictures']} of the {others['pictures']} others have {low:.0f} to "
+            f"{high:.0f} (5th to 95th percentile of {SETS:,} random sets, median {middle:.0f}).",
+            quantizers(),
+            moving_averages(),
+        ]
+    )
+
+
+def quantizers() -> str:
+    """What each way to a codebook gave, and its price."""
+    found = read(QUANTIZERS)
+    rows = [
+        [
+            one["kind"],
+            one["usage_weight"] or "-",
+            one["context_rate_weight"] or "-",
+            f"{one['psnr_db']:.2f}",
+            shown(one["bits_per_code"]),
+            f"{one['perplexity_held_out']:.0f}",
+            *(shown((one["rate_distortion"] or {}).get(name), form) for name, form in PRICE.items()),
+        ]
+        for one in found["runs"]
+    ]
+    heading = ["KIND", "U", "C", "crops: PSNR, dB", "bits a code", "perplexity", "whole: PSNR, dB", "bits a pixel"]
+    learned, spread = found["runs"][:2]
+    return "\n\n".join(
+        (
+            "Four photographs do not use all codes by themselves. The trainings, each measured on the held-out "
+            f"photographs (`{found['command']}` on {found['machine']}):",
+            table([*heading, "bytes against JPEG, %"], rows),
+            f"A codebook of moving averages has codes for meadows, and photographs without one do not use them: "
+            f"{learned['perplexity_held_out']:.0f}. A fixed grid whose use is rewarded (U, `usage_weight`) has "
+            f"{spread['perplexity_held_out']:.0f}, for "
+            f"{spread['bits_per_code'] / learned['bits_per_code'] - 1:.0%} more bits a code: it spends them on "
+            "differences that nothing around a code tells of, and smooth surfaces get blotches. With a price on just "
+            "these (C, `context_rate_weight`), codes are both in use and predictable.".replace("%", " %"),
+        )
+    )
+
+
+def moving_averages() -> str:
+    """What the settings of a learned codebook change."""
+    trained = read(TRAINED)
     rows = [
         [
             one["rate_weight"],
@@ -92,69 +141,22 @@ def page(result: dict[str, Any]) -> str:
         ]
         for one in trained["runs"]
     ]
-    return "\n".join(
-        [
-            "## Perplexity of a few photographs",
-            "",
-            f"`{result['command']}`. `{result['bundle']['name']}` uses its {result['codebook_size']} codes: their "
-            f"perplexity is {result['training_crops']:.0f} on the crops that it was trained on. The "
-            f"{held_out['pictures']} held-out photographs have {held_out['perplexity']:.0f} (whole; the manifest has "
-            "that of their crops), and not because codes are dead or the pictures unknown: any "
-            f"{held_out['pictures']} of the {others['pictures']} others have "
-            f"{low:.0f} to {high:.0f} (5th to 95th percentile of {SETS:,} random sets, median {middle:.0f}). A "
-            "photograph of a meadow needs the codes of meadows.",
-            "",
-            f"Neither training without the rate term nor moving more codes changes that (`{trained['command']}` on "
-            f"{trained['machine']}):",
-            "",
-            table(["R", "B", "held out: PSNR, dB", "bits a code", "perplexity", "training: perplexity"], rows),
-            "",
-            spread_codes(),
-        ]
-    )
-
-
-def spread_codes() -> str:
-    """What training for codes that are all in use gave, and its price."""
-    found, shipped = (json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in (SPREAD, CODEC))
-    rows = [
-        [
-            one["usage_weight"],
-            f"{one['psnr_db']:.2f}",
-            f"{one['bits_per_code']:.2f}" if one["bits_per_code"] else "not trained",
-            f"{one['perplexity_held_out']:.0f}",
-        ]
-        for one in found["runs"]
-    ]
-    weight = found["rate_distortion"]["usage_weight"]
-    spread, ours = (
-        next(one for one in points if is_whole(one)) for points in (found["rate_distortion"]["rows"], shipped["rows"])
-    )
-    rates = [
-        next(one["bd_rate_percent"] for one in points if is_whole(one) and "bd_rate_percent" in one)
-        for points in (found["rate_distortion"]["bd_rate_against_jpeg"], jpeg(shipped["comparisons"]))
-    ]
     return "\n\n".join(
         (
-            "Finite scalar quantization that is told to use all of its grid does: also four photographs then use "
-            f"nearly all codes (`{found['command']}` on {found['machine']}):",
-            table(["U", "held out: PSNR, dB", "bits a code", "perplexity"], rows),
-            f"It is not what ships, because codes that are used alike cost more bits. With U = {weight} the held-out "
-            f"photographs have {spread['psnr_db']:.2f} dB at {spread['bits_per_pixel']:.3f} bits per pixel, where the "
-            f"shipped model has {ours['psnr_db']:.2f} at {ours['bits_per_pixel']:.3f}; against JPEG that is "
-            f"{rates[0]:+.1f} % bytes at equal PSNR instead of {rates[1]:+.1f} %, and smooth surfaces get blotches.",
+            "With moving averages, neither training without the rate term nor moving more codes changes the perplexity "
+            f"of the held-out ones (`{trained['command']}` on {trained['machine']}):",
+            table(["R", "B", "held out: PSNR, dB", "bits a code", "perplexity", "training: perplexity"], rows),
         )
     )
 
 
-def is_whole(row: dict[str, Any]) -> bool:
-    """Whether a row of rate against distortion is of whole photographs, by `photos`, in fewest bytes or in general."""
-    wanted = ("whole pictures", "vqserve photos", "shortest")
-    return (row["section"], row["codec"], row.get("setting", "shortest")) == wanted
+def shown(value: float | None, form: str = ".2f") -> str:
+    return "not measured" if value is None else format(value, form).replace("%", " %")
 
 
-def jpeg(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [one for one in comparisons if one["peer"] == "JPEG"]
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
 
 
 if __name__ == "__main__":
