@@ -124,7 +124,7 @@ def quantizers() -> str:
             "differences that nothing around a code tells of, and smooth surfaces get blotches. With a price on just "
             f"these (C, `context_rate_weight`), codes are in use and predictable: {shipped['perplexity_held_out']:.0f} "
             "for about the bytes of the moving averages. Whole photographs are then nearer by PSNR and less near by "
-            "MS-SSIM, which looks for texture.",
+            "MS-SSIM: fine texture is smoother, and some blotches stay.",
         )
     )
 
