@@ -151,7 +151,8 @@ def page(result: Mapping[str, Any]) -> str:
             table(("request", "seconds", "largest resident memory, MB"), rows),
             f"Somebody else asks /encode for codes of {SMALL}x{SMALL} pixels meanwhile, one picture after another:",
             table(("beside it", "small pictures", "p50, ms", "largest, ms"), others),
-            f"With one lane for all, as in version 0.4.0 (`docs/results/{ONE_LANE}.json`, same command and machine), "
+            f"With one lane for all, as in version 0.4.0 (`docs/results/{ONE_LANE}.json`, same command and kind of "
+            "machine, the model of photographs that it had), "
             f"the largest beside /encode was {one_lane['largest_ms']:,.0f} ms.",
         )
     )

@@ -1,7 +1,7 @@
 """What a code costs after the codes before it: a small causal model that is trained beside an autoencoder.
 
 In: code vectors (B,D,h,w). Out: log-probabilities of each code's digits, given the codes before it in raster order. The
-autoencoder learns from them which codes are predictable (arXiv:1801.04260, section 3.2; there a PixelCNN in 3D). Export
+autoencoder learns from them which codes are predictable (arXiv:1801.04260; there a causal CNN in 3D). Export
 leaves the model out: what compresses codes is the prior, a better model of the same that is trained afterwards.
 """
 
