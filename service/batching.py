@@ -1,10 +1,10 @@
 """Work-conserving batching. In: arrays from many callers. Out: a future for each, resolved by runs over whole batches.
 
-The queue is bounded in pictures and in elements: a picture may be a thousand times as large as another. What may go
-with others waits for one lane (`service.lane`), an array that is more than a run may be for a second one: it takes as
-long as thousands of others, and they need not wait for it. Both share the queue, but one run of the others may wait
-however full large arrays make it. Whoever leaves frees the place at once. While overload lasts (`service.overload`),
-where a setting asks for that, one run waits at most. All state belongs to the event loop, so there are no locks.
+The queue is bounded in pictures and in elements: a picture may be a thousand times as large as another. An array that
+is more than a run may be, and more than the others can wait for, has a second lane (`service.lane`): it may take as
+long as thousands of them. Both lanes share the queue, but one run of the others may wait however full large arrays make
+it. Whoever leaves frees the place at once. While overload lasts (`service.overload`), where a setting asks for that,
+one run waits at most. All state belongs to the event loop, so there are no locks.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Batcher:
         self._large = Lane(run, limits, self._change_queue, self._finish, "engine-large")
         self._lanes = (self._batches, self._large)
         self._batches_only = (self._batches,)
+        self._brief_elements = 0
         self._company: asyncio.TimerHandle | None = None  # while an idle batcher waits for it
         self._closed: str | None = None
         self.queued = self._queued_elements = 0  # in both lanes
@@ -59,6 +60,11 @@ class Batcher:
         """Arrays of together so many elements need no thread: the owner has measured a run."""
         for lane in self._lanes:
             lane.inline_elements = elements
+
+    def keep_with_others(self, elements: int) -> None:
+        """One array of up to so many elements goes in its turn, even if it is more than a run: the owner has measured
+        that others can wait for it."""
+        self._brief_elements = elements
 
     def submit(self, array: Array, *, late: bool = False) -> asyncio.Future[Array]:
         """`submit_all` with one array."""
@@ -132,8 +138,8 @@ class Batcher:
         self._batches.go_on()
 
     def _is_large(self, array: Array) -> bool:
-        """Whether it can go with no others."""
-        return not self.limits.fit_a_run(len(array), array.size)
+        """Whether it can go with no others, and they cannot wait for it."""
+        return array.size > self._brief_elements and not self.limits.fit_a_run(len(array), array.size)
 
     def _is_full(self) -> bool:
         """Whether what waits to go together is a batch already, so that company would come too late."""

@@ -43,6 +43,7 @@ Pixels = NDArray[np.uint8]
 # A CPU's run takes time in proportion to its pictures. With all that waits in one run, engine and event loop would take
 # turns: nobody asks while the batch runs, and nothing runs while its answers are written. In parts they overlap.
 BATCH_ON_CUDA, BATCH_ON_CPU = 64, 8
+_BRIEF_S = 0.1  # a request of many pictures that is estimated to take no longer goes in its turn, others wait for it
 
 
 def batch_of(settings: Settings, maker: SessionMaker) -> int:
@@ -170,7 +171,7 @@ class Engine:
         return Batcher(run, limits, observe, self._suspect, self._metrics.queued.inc, overload)
 
     def _warm_up(self) -> None:
-        """Run each bucket once, check what comes out, and measure what fits into `inline_ms`."""
+        """Run each bucket once, check what comes out, and measure what fits into `inline_ms` and what is brief."""
         picture, codes = self._known_input()
         for size in self._buckets:
             self._encode_known(np.repeat(picture, size, axis=0))
@@ -183,6 +184,7 @@ class Engine:
         ):
             seconds = min(_timed(partial(self._call, session, name, array)) for _ in range(5))
             batcher.run_inline(int(self._settings.inline_ms / 1e3 / seconds * array.size))
+            batcher.keep_with_others(int(_BRIEF_S / seconds * array.size))
 
     def _known_input(self) -> tuple[Pixels, Codes]:
         manifest = self.bundle.manifest

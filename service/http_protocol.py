@@ -15,14 +15,12 @@ import asyncio
 import httptools
 
 from service.joining import JoiningTransport
-from service.pipelining import MOST_PIPELINED, Pipelining
+from service.lingering import MOST_LINGER_S, Lingering
+from service.pipelining import MOST_PIPELINED
 from service.refusal import FRAMING, LARGEST_HEAD, EarlyRefusal, Headers, Heads, has_body
 from service.unread import UnreadAnswers
 
 _LINE_BYTES = 4  # of a header beside its name and value: ": " and the end of the line
-# A connection that is closed with unread bytes is reset, and the client may never read its answer: so it stays until
-# the client has sent nothing for this long, or its sending has taken so long.
-_LINGER_S, _MOST_LINGER_S = 1.0, 30.0
 # where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one, `Heads` and `UnreadAnswers`
 REFUSAL, HEADS, UNREAD = "refusal", "heads", "unread"
 
@@ -35,7 +33,7 @@ class _TooManyPipelinedError(Exception):
     """Stops the parser."""
 
 
-class OnePacket(Pipelining):
+class OnePacket(Lingering):
     """`transport` is a `JoiningTransport`; a complete answer does not wait for the next turn."""
 
     _refusing: str | None = None  # why, of the message that is being read
@@ -43,9 +41,7 @@ class OnePacket(Pipelining):
     _unfinished_bytes = 0  # that came since a head or a piece of a body was complete; the parser keeps a header whole
     _within = False  # a message: its first byte has been read and not its last
     _within_head = False  # of a message
-    _deaf = False  # whatever still comes is dropped
     _overrun = False  # too many requests wait: no more are read, and the connection ends with the answers that are due
-    _heard = False  # something that was dropped, since the connection was to end
     _interrupted = False  # the parser has stopped after a head that asks for another protocol; its body still comes
     _repeating = False  # the head that a new parser needs to read that body
     # runs while a head is awaited that did not come whole, or the rest of a request that has its answer
@@ -73,20 +69,8 @@ class OnePacket(Pipelining):
         self.pipeline.clear()  # nothing follows the answer that ends the connection
         self._await_no_head()
         self.transport.resume_reading()
-        self._linger(self.loop.time() + _MOST_LINGER_S)
+        self._linger(MOST_LINGER_S)
         return True
-
-    def _linger(self, end: float) -> None:
-        """No more is written, and what comes is dropped until nothing does."""
-        self.transport.write_eof()
-        self.loop.call_later(_LINGER_S, self._end_if_silent, end)
-
-    def _end_if_silent(self, end: float) -> None:
-        if self._heard and self.loop.time() < end:
-            self._heard = False
-            self.loop.call_later(_LINGER_S, self._end_if_silent, end)
-        else:
-            self.transport.close()
 
     def _await_head(self) -> None:
         if self._head_timer is None:
@@ -162,9 +146,15 @@ class OnePacket(Pipelining):
         if answer is None:
             return False
         self._await_no_head()
-        self.transport.write(answer)
+        self._write_own(answer)
         self.on_response_complete()
         return True
+
+    def _write_own(self, answer: bytes) -> None:
+        """With the headers that answers of the app get as well: the date (RFC 9110, 6.6.1)."""
+        status, _, rest = answer.partition(b"\r\n")
+        headers = b"".join(b"%b: %b\r\n" % pair for pair in self.server_state.default_headers)
+        self.transport.write(b"%b\r\n%b%b" % (status, headers, rest))
 
     def on_message_begin(self) -> None:
         if self._repeating:
@@ -202,7 +192,7 @@ class OnePacket(Pipelining):
         elif not (self.transport.is_closing() or self._deaf):
             if self._body_is_awaited():
                 self._deaf = True
-                self.transport.write(self._heads.malformed_body(self._headers_so_far))
+                self._write_own(self._heads.malformed_body(self._headers_so_far))
                 self.transport.close()
             else:
                 self._end_with(self._heads.malformed(self._headers_so_far))
@@ -236,8 +226,8 @@ class OnePacket(Pipelining):
         self._deaf = True
         self._await_no_head()
         if self._is_idle():
-            self.transport.write(answer)
-            self._linger(self.loop.time())
+            self._write_own(answer)
+            self._linger()
         elif self._within and not self._within_head:
             self.transport.close()
         else:
@@ -301,7 +291,7 @@ class OnePacket(Pipelining):
             return
         reason, self._refusing = self._refusing, None
         keep_alive = self.parser.should_keep_alive()
-        self.transport.write(self.app_state[REFUSAL].answer(reason, self.url, self.headers, keep_alive))
+        self._write_own(self.app_state[REFUSAL].answer(reason, self.url, self.headers, keep_alive))
         if keep_alive:
             self.on_response_complete()
         else:

@@ -2,7 +2,7 @@
 
 In: the bytes of a connection. Out: at most `MOST_PIPELINED` requests wait for their turn, and the one whose turn it is
 hears that its client has left: uvicorn tells only the newest. Also here: HTTP/1.0, which has no chunks for answers of
-unknown length and no `100 Continue`, and targets in absolute form without a path.
+unknown length and no `100 Continue`, HTTP/1.1, which has one `Host`, and targets in absolute form without a path.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ MOST_PIPELINED = 16  # behind the one that is being answered; each is kept with 
 
 
 _AUTHORITY_ALONE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+(?=\?|$)")
+
+
+class _HostError(Exception):
+    """Stops the parser."""
 
 
 class Pipelining(HttpToolsProtocol):
@@ -39,6 +43,8 @@ class Pipelining(HttpToolsProtocol):
             self.url = b"%b/%b" % (alone[0], self.url[alone.end() :])
         if self.parser.get_http_version() == "1.0":
             self.expect_100_continue = False  # such a client takes that for the answer (RFC 9110, 10.1.1)
+        elif sum(name == b"host" for name, _ in self.headers) != 1:  # RFC 9112, 3.2
+            raise _HostError
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:

@@ -164,7 +164,8 @@ class Heads:
 
     def malformed(self, headers: Headers) -> bytes:
         """A 400."""
-        return self._answer(MalformedRequest("The bytes are no request of HTTP/1.1."), headers)
+        text = "The bytes are no request of HTTP/1.1, which names its host once."
+        return self._answer(MalformedRequest(text), headers)
 
     def malformed_body(self, headers: Headers) -> bytes:
         """Not counted here: the request is, when its app hears that the connection has ended."""

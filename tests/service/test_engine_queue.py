@@ -71,3 +71,12 @@ def test_what_is_estimated_to_take_inline_ms_runs_on_the_event_loop(
     engine = engine_of(make_client(inline_ms=inline_ms))
     assert engine._encode._batches.inline_elements == 4 * inline_ms * 28 * 28
     assert engine._decode._batches.inline_elements == 4 * inline_ms * 7 * 7
+
+
+def test_a_request_that_is_estimated_to_take_a_tenth_of_a_second_goes_in_its_turn(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.engine._timed", lambda call: 0.25e-3)
+    engine = engine_of(make_client())
+    assert [engine._encode._is_large(np.zeros((n, 28, 28, 1))) for n in (400, 401)] == [False, True]
+    assert [engine._decode._is_large(np.zeros((n, 7, 7))) for n in (400, 401)] == [False, True]

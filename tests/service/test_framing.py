@@ -65,6 +65,29 @@ def test_a_target_in_absolute_form(address: tuple[str, int], target: str, status
     assert received.startswith(f"HTTP/1.1 {status}".encode())
 
 
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [(1, 1, b"200"), (1, 0, b"400"), (1, 2, b"400"), (0, 0, b"200"), (0, 1, b"200")],
+)
+def test_a_request_of_http_1_1_names_its_host_once(
+    address: tuple[str, int], version: int, hosts: int, status: bytes
+) -> None:
+    received = answer(address, b"GET /healthz HTTP/1.%d\r\nConnection: close\r\n%b\r\n" % (version, hosts * HOST))
+    assert received.startswith(b"HTTP/1.1 " + status)
+    assert (b"names its host once" in received) == (status == b"400")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(b"GET /healthz HTTP/1.1\r\n", b"200"), (b"nothing\r\n", b"400"), (b"GET /healthz HTTP/1.1\r\nPadding: ", b"431")],
+)
+def test_every_answer_has_its_date(address: tuple[str, int], sent: bytes, status: bytes) -> None:
+    """Those of the protocol itself had none."""
+    end = b"p" * (1 << 20) if status == b"431" else HOST + b"Connection: close\r\n\r\n"
+    head = answer(address, sent + end).partition(b"\r\n\r\n")[0]
+    assert head.startswith(b"HTTP/1.1 " + status) and head.count(b"\r\ndate: ") == 1
+
+
 def test_http_1_0_has_no_answer_before_the_answer(address: tuple[str, int]) -> None:
     """It was told to go on, which such a client takes for the answer."""
     head = b"POST /encode HTTP/1.%d\r\nContent-Type: image/png\r\nExpect: 100-continue\r\nContent-Length: %d\r\n"

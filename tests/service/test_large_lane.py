@@ -19,7 +19,7 @@ from service.overload import Overload
 from tests.service import bad_inputs as bad
 from tests.service.overload_clock import Clock, clock, overloaded
 from tests.service.serving import busy
-from tests.service.test_batching import ones, run
+from tests.service.test_batching import Recorder, hold, ones, run
 from tests.service.test_engine import engine_of
 
 __all__ = ["clock"]  # a fixture
@@ -145,6 +145,30 @@ def test_while_overload_lasts_others_do_not_wait_behind_large_ones(clock: Clock)
     run(work)
 
 
+def test_what_others_can_wait_for_is_not_large(clock: Clock) -> None:
+    """Batches of 64 digits, which are eight runs of a hundredth of a second together, were: while overload lasted, the
+    bodies of all of them were read before most were refused, for whoever looked before saw an idle engine."""
+
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, LIMITS, overload=overloaded(clock))
+        batcher.keep_with_others(16)
+        first = await hold(batcher, recorder)
+        large = batcher.submit(ones(9))
+        await asyncio.sleep(0)
+        assert (batcher.in_hand, batcher.queued) == (0, 0)  # it is under way in the other lane
+        batcher.refuse_early()
+        waiting = batcher.submit(ones(8))
+        assert batcher.in_hand == 8
+        with pytest.raises(QueueFull, match="VQSERVE_SHORT_QUEUE_IN_OVERLOAD"):
+            batcher.refuse_early()
+        recorder.gate.set()
+        await asyncio.gather(first, waiting, large)
+        assert sorted(recorder.shapes) == [(1, 2), (8, 2), (9, 2)]
+
+    run(work)
+
+
 def test_a_large_one_that_waits_is_no_company() -> None:
     """It made a batch full, so that what came beside it went one by one, whatever VQSERVE_MAX_WAIT_MS said."""
 
@@ -184,6 +208,7 @@ def test_a_digit_does_not_wait_for_a_large_picture(make_client: Callable[..., Te
     """It waited for its last window: of a photograph of 12 megapixels half a minute, and then for the next one."""
     client = make_client(inline_ms=0)
     engine = engine_of(client, "tiny_colour")
+    engine._encode.keep_with_others(0)  # of a tiny network everything is brief
     gate, begun, encoder = threading.Event(), threading.Event(), engine._encoder
 
     class HoldsWindows:
