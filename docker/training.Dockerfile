@@ -14,8 +14,10 @@ WORKDIR /app
 COPY service service
 COPY training training
 COPY export export
-# Owned by the job's user: a named volume takes the owner of the folder that it is first mounted on.
-RUN mkdir data runs bundles && chown 10001:10001 data runs bundles
+# Owned by the job's user: a named volume takes the owner of the folder that it is first mounted on, and its files. The
+# shipped bundles are those of the service's image: whichever container comes first, the volume begins with them.
+RUN mkdir data runs && chown 10001:10001 data runs
+COPY --chown=10001:10001 models bundles
 USER 10001:10001
 STOPSIGNAL SIGTERM
 CMD ["python", "-m", "training", "--help"]

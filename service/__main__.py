@@ -46,7 +46,7 @@ _ADVICE = {  # of what refuses an address
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until SIGTERM. What prevents the start is a SystemExit with a sentence."""
     _to_environment(_parse(arguments))
-    settings = _settings()
+    settings = read_settings()
     logging.config.dictConfig(log_config(settings.log_level))
     for name, nearest in misspelt(os.environ).items():
         log.warning("%s is no setting and changes nothing; the nearest name is %s", name, nearest)
@@ -103,9 +103,10 @@ def serve(settings: Settings) -> None:
         sys.exit(STARTUP_FAILURE)
 
 
-def _settings() -> Settings:
+def read_settings(**given: Any) -> Settings:
+    """From the environment, where not `given`; a wrong one ends the process with a line for each."""
     try:
-        return Settings()
+        return Settings(**given)
     except ValidationError as error:
         sys.exit("\n".join(_told(one) for one in error.errors()))
 

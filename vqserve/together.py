@@ -34,9 +34,11 @@ class Group:
         return re.sub(r"Picture (\d+) of \d+", lambda number: str(self.pictures[int(number[1]) - 1]), refusal, count=1)
 
     def halves(self) -> tuple[Group, Group]:
-        """Raises VqserveError for standard output, which holds one container."""
+        """Raises VqserveError for standard output, which holds one container, and for standard input, which is gone."""
         if self.target is None:
             raise VqserveError("too large for one request, and two containers do not fit standard output: name a file")
+        if any(str(picture) == STANDARD for picture in self.pictures):
+            raise VqserveError("too large for one request, and standard input can be read only once: name a file")
         middle, stem = len(self.pictures) // 2, self.target.stem
         return (
             Group(self.pictures[:middle], self.target.with_stem(f"{stem}-1")),

@@ -24,7 +24,9 @@ except ModuleNotFoundError as error:
 
 from deploy.ray.plan import Job, PlanError, missing, plan
 from deploy.ray.shards import ShardEncoder, read_index
+from service.__main__ import read_settings
 from service.bundle import BundleError, load_bundle
+from service.errors import utf8
 from service.images import FITS
 from service.settings import Settings
 
@@ -88,10 +90,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     begun = time.monotonic()
     out, bundle = options.output.resolve(), options.bundle.resolve()
+    settings = read_settings(threads=1)
     try:
         manifest = load_bundle(bundle).manifest
+        source = str(options.input.resolve())
+        if source != utf8(source):
+            raise PlanError(f"{utf8(source)} is not UTF-8, as the plan is: give the folder another name")
         job = Job(
-            source=str(options.input.resolve()),
+            source=source,
             model=manifest.name,
             version=manifest.version,
             fit=options.fit,
@@ -99,9 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         ray.init(ignore_reinit_error=True)
         workers = options.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        job = encode_folder(job, bundle, out, Settings(threads=1), workers, options.gpus)
+        job = encode_folder(job, bundle, out, settings, workers, options.gpus)
         print(json.dumps(summary(job, out, time.monotonic() - begun)))
-    except (BundleError, PlanError) as error:
+    except (BundleError, PlanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

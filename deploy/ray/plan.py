@@ -14,9 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp"})  # as training and the command take
 JOB_FILE = "job.json"
 
 
@@ -46,11 +46,21 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def pictures_under(folder: Path) -> Iterator[str]:
-    """Paths relative to `folder`, by their suffix, without holding them all in memory."""
-    for root, folders, files in os.walk(folder):
-        folders.sort()
+    """Paths relative to `folder`, by their suffix, without holding them all in memory. Not what is hidden: a Mac puts
+    files like `._a.png` beside pictures.
+
+    Raises:
+        PlanError: a folder cannot be read; without its pictures the list would be a wrong one for good.
+    """
+    for root, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(root).relative_to(folder)
-        yield from ((here / name).as_posix() for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES)
+        shown = (name for name in sorted(files) if not name.startswith("."))
+        yield from ((here / name).as_posix() for name in shown if Path(name).suffix.lower() in SUFFIXES)
+
+
+def _refuse(error: OSError) -> None:
+    raise PlanError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def plan(job: Job, out: Path) -> Job:
@@ -61,7 +71,7 @@ def plan(job: Job, out: Path) -> Job:
     """
     path = out / JOB_FILE
     if path.exists():
-        known = Job.model_validate_json(path.read_bytes())
+        known = _known(path)
         if known != job.model_copy(update={"pictures": known.pictures, "shards": known.shards}):
             raise PlanError(f"{out} holds another job ({known}): use another folder, or the same arguments to go on")
         return known
@@ -72,6 +82,13 @@ def plan(job: Job, out: Path) -> Job:
     job = job.model_copy(update={"pictures": sum(counts), "shards": len(counts)})
     write_whole(path, job.model_dump_json(indent=1).encode())  # last: an unfinished plan is made again
     return job
+
+
+def _known(path: Path) -> Job:
+    try:
+        return Job.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise PlanError(f"{path} is not of a job that this version can go on with: use another folder") from error
 
 
 def _write_lists(pictures: Iterable[str], size: int, out: Path) -> list[int]:

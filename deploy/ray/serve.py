@@ -70,8 +70,10 @@ def application(arguments: Arguments) -> Application:
             "max_replicas": arguments.max_replicas,
             "target_ongoing_requests": arguments.target_requests,
         },
-        # The service answers 429 by itself; Ray must not queue in front of it without a limit.
-        max_ongoing_requests=settings.max_concurrent_requests,
+        # The service refuses by itself, with 429, those above its own limit: so Ray must let more through. What is more
+        # than these waits in front of it, outside its deadlines, and must not do so without a limit either.
+        max_ongoing_requests=2 * settings.max_concurrent_requests,
+        max_queued_requests=settings.max_concurrent_requests,
         graceful_shutdown_timeout_s=settings.grace_s,
     )
     return deployment.bind()

@@ -25,7 +25,7 @@ from deploy.ray.plan import Job, index_path, list_path, write_whole
 from service import codec
 from service.bundle import load_bundle
 from service.containers import open_codec
-from service.errors import NotAPicture, PictureTooLarge, WrongPictureSize
+from service.errors import NotAPicture, PictureTooLarge, WrongPictureSize, utf8
 from service.images import Picture, open_picture, to_picture
 from service.sessions import session_maker
 from service.settings import Settings
@@ -44,7 +44,8 @@ class _Record(BaseModel):
 
 
 class Container(_Record):
-    """`pictures` are in the order of the container's pictures; `size` is (height, width) in pixels."""
+    """`pictures` are in the order of the container's pictures, their names with escapes like `\\udce9` for bytes that
+    are not UTF-8; `size` is (height, width) in pixels."""
 
     file: str
     size: tuple[int, int]
@@ -113,7 +114,7 @@ class ShardEncoder:
             data = codec.encode(self._codec, codes, size=size)
             file = f"{shard:06d}-{number}.vqc"
             write_whole(index_path(out, shard).with_name(file), data)
-            containers.append(Container(file=file, size=size, pictures=tuple(item.name for item in members)))
+            containers.append(Container(file=file, size=size, pictures=tuple(utf8(item.name) for item in members)))
             total += len(data)
         result = Shard(shard=shard, containers=tuple(containers), refused=tuple(refused), bytes=total)
         write_whole(index_path(out, shard), result.model_dump_json().encode())
@@ -128,7 +129,7 @@ class ShardEncoder:
                 image = open_picture((source / name).read_bytes(), self._max_pixels)
                 picture = to_picture(image, self._bundle.manifest.picture, fit)
             except (OSError, NotAPicture, PictureTooLarge, WrongPictureSize) as error:
-                refused.append(Refused(picture=name, reason=str(error)))
+                refused.append(Refused(picture=utf8(name), reason=utf8(str(error))))
             else:
                 yield Opened(name, picture)
 

@@ -135,7 +135,7 @@ export class Generator {
   }
 
   #take(item) {
-    this.#workbench.source.load(pngOf(item.image));
+    this.#workbench.source.loadMade(pngOf(item.image));
     byId("codec-heading").focus({ preventScroll: true }); // else the next Tab leads back to the sheet
     byId("codec-heading").scrollIntoView({ block: "start" });
   }

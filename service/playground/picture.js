@@ -34,7 +34,10 @@ export class PictureSource {
   open(model) {
     const takesTheSame = JSON.stringify(model.picture) === JSON.stringify(this.#model?.picture);
     this.#model = model;
-    if (!takesTheSame) byId("fit").value = model.picture.any_size ? "keep" : "crop";
+    if (!takesTheSame) {
+      byId("fit").value = model.picture.any_size ? "keep" : "crop";
+      byId("invert").checked = false; // where any size is taken nothing shows that it is
+    }
     for (const id of ["clear", "pad-help"]) byId(id).hidden = !this.#drawable;
     byId("how").textContent = this.#drawable
       ? "Draw, or drop, paste or open a picture. Then change its codes and see what they make."
@@ -50,7 +53,7 @@ export class PictureSource {
     }
   }
 
-  /** A file or blob that the browser can show becomes the picture. */
+  /** A file or blob that the browser can show becomes the picture, inverted where that is chosen. */
   async load(blob) {
     if (!this.#model) return; // a key is asked for, or the service is not there
     this.#opening = blob;
@@ -61,6 +64,12 @@ export class PictureSource {
       });
       if (this.#opening === blob) this.#fit(image); // else another has been asked for since
     });
+  }
+
+  /** As `load`, and as it is: a picture that the model made. */
+  async loadMade(blob) {
+    byId("invert").checked = false;
+    await this.load(blob);
   }
 
   get #drawable() {

@@ -105,6 +105,22 @@ def test_sizes_and_invert(page: Page, site: Site) -> None:
     assert not inverted[:4].any()
 
 
+def test_invert_stays_with_the_files_that_it_was_chosen_for(page: Page, site: Site) -> None:
+    """A sample that was taken came inverted, and with a model of any size nothing showed why all pictures did."""
+    page.set_input_files("#file", PHOTO)
+    page.check("#invert")
+    page.click("#generate")
+    settle(page)
+    page.locator("#sheet button").first.click()
+    assert_consistent(page, site)
+    expect(page.locator("#invert")).not_to_be_checked()
+    page.set_input_files("#file", PHOTO)
+    page.check("#invert")
+    page.select_option("#model", "colour")
+    settle(page)
+    expect(page.locator("#invert")).not_to_be_checked()
+
+
 def test_a_refusal_is_worded_by_the_service(page: Page, site: Site) -> None:
     page.set_input_files("#file", PHOTO)
     settle(page)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -72,6 +74,16 @@ def test_halves_do_not_fit_standard_output_and_replace_nothing(
     assert "pictures-1.vqc is there already" in capsys.readouterr().err
     assert (five / "pictures-1.vqc").read_bytes() == b"mine"
     assert main(["encode", *narrow, "--together", str(five), "--force"]) == 0
+
+
+def test_standard_input_is_not_read_for_each_half(
+    narrow: list[str], five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was gone for the second time, and "-: it is empty" was the answer."""
+    names = sorted(map(str, five.iterdir()))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(Path(names[0]).read_bytes())))
+    assert main(["encode", *narrow, "--together", "-", *names[1:], "-o", f"{tmp_path}/all.vqc"]) == 1
+    assert "too large for one request, and standard input can be read only once" in capsys.readouterr().err
 
 
 def test_a_missing_picture_is_named(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

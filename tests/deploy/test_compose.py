@@ -89,6 +89,13 @@ def test_run_and_bundle_of_the_training_job_are_called_as_its_configuration(tmp_
     assert "--out runs/photos-f8 " in fit and export == "-m export runs/photos-f8 bundles/photos-f8"
 
 
+def test_the_volume_of_bundles_begins_alike_with_either_container() -> None:
+    """It began with the first one's folder: after a training that came first, the shipped bundles were missing."""
+    copied = {path.name: path.read_text() for path in DOCKERFILES}
+    assert "COPY --chown=10001:10001 models models\n" in copied["service.Dockerfile"]
+    assert "COPY --chown=10001:10001 models bundles\n" in copied["training.Dockerfile"]
+
+
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_images_build_on_one_base_and_do_not_run_as_root(path: Path) -> None:
     lines = path.read_text().splitlines()

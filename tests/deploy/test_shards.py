@@ -5,11 +5,15 @@ tests/deploy_ray adds the cluster.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import runpy
 import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.ray import shards
-from deploy.ray.plan import JOB_FILE, Job, PlanError, index_path, missing, pictures_under, plan
-from deploy.ray.shards import Shard, ShardEncoder
+from deploy.ray.plan import JOB_FILE, SUFFIXES, Job, PlanError, index_path, missing, pictures_under, plan
+from deploy.ray.shards import Shard, ShardEncoder, read_index
 from service import codec
 from service.bundle import load_bundle
 from service.codec_model import CodecModel
@@ -27,6 +31,8 @@ from service.images import Picture, to_picture
 from service.settings import Settings
 from service.windows import WHOLE
 from tests.tiny_bundle import Weights, oracle_codes, write_tiny_bundle
+from training.data.folder import FORMATS
+from vqserve.files import PICTURE_SUFFIXES
 
 Pixels = NDArray[np.uint8]
 
@@ -254,9 +260,83 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def test_pictures_are_found_by_suffix_whatever_its_case(tmp_path: Path) -> None:
-    for name in ("a.PNG", "b.jpeg", "c.webp", "d.gif", "e.json"):
+    for name in ("a.PNG", "b.jpeg", "c.webp", "d.gif", "e.json", "f.JPE", "g.jfif"):
         (tmp_path / name).touch()
-    assert list(pictures_under(tmp_path)) == ["a.PNG", "b.jpeg", "c.webp"]
+    assert list(pictures_under(tmp_path)) == ["a.PNG", "b.jpeg", "c.webp", "f.JPE", "g.jfif"]
+    assert SUFFIXES == set(PICTURE_SUFFIXES) == set(FORMATS)  # of the command, and of training
+
+
+def test_what_is_hidden_is_no_picture(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", ".thumbnails/a.png", "b/c.png", "b/.d/e.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(pictures_under(tmp_path)) == ["a.png", "b/c.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pictures were missing from the lists, and a job keeps to its first lists."""
+    write_pictures(tmp_path / "in", 6)
+    scan = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("/1"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", scandir)  # root may read everything
+    with pytest.raises(PlanError, match="in/1 cannot be read: Permission denied"):
+        plan(a_job(tmp_path / "in"), tmp_path / "out")
+    with pytest.raises(PlanError, match="nowhere cannot be read: No such file"):
+        plan(a_job(tmp_path / "nowhere"), tmp_path / "out2")
+
+
+def test_a_plan_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / JOB_FILE).write_text('{"a": 1}')
+    with pytest.raises(PlanError, match=r"job\.json is not of a job .* use another folder"):
+        plan(a_job(tmp_path), tmp_path / "out")
+
+
+def test_a_name_that_is_not_utf_8_has_escapes_in_the_index(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:
+    """The index could not be written, again and again."""
+    write_pictures(tmp_path / "in", 1)
+    names = [os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"broken\xe9.png")]
+    (tmp_path / "in/0/0000.png").rename(tmp_path / "in" / names[0])
+    (tmp_path / "in" / names[1]).write_bytes(b"nothing")
+    job = plan(a_job(tmp_path / "in"), tmp_path / "out")
+    (shard,) = encode_all(bundle[0], job, tmp_path / "out")
+    assert [container.pictures for container in shard.containers] == [("caf\\udce9.png",)]
+    assert [refused.picture for refused in shard.refused] == ["broken\\udce9.png"]
+    assert read_index(tmp_path / "out", 0) == shard
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The job's `main`, with a Ray that only can be begun."""
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **_: None, cluster_resources=dict))
+    main: Callable[[list[str]], int] = runpy.run_module("deploy.ray.encode_folder")["main"]
+    return lambda *words: main([str(word) for word in words])
+
+
+def test_mistakes_of_the_caller_are_one_line(
+    tmp_path: Path,
+    bundle: tuple[Path, Weights],
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each was a traceback."""
+    write_pictures(tmp_path / "in", 1)
+    (tmp_path / "file").touch()
+    assert command(tmp_path / "in", tmp_path / "file", "--bundle", bundle[0]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+    unreadable = tmp_path / os.fsdecode(b"caf\xe9")
+    assert command(unreadable, tmp_path / "out", "--bundle", bundle[0]) == 2
+    assert capsys.readouterr().err.endswith("caf\\udce9 is not UTF-8, as the plan is: give the folder another name\n")
+    monkeypatch.setenv("VQSERVE_THREADS", "many")
+    monkeypatch.setenv("VQSERVE_MAX_PIXELS", "many")
+    with pytest.raises(SystemExit, match="VQSERVE_MAX_PIXELS: Input should be a valid integer"):
+        command(tmp_path / "in", tmp_path / "out", "--bundle", bundle[0])
 
 
 def test_without_ray_the_job_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
