@@ -39,6 +39,7 @@ class OnePacket(Lingering):
     _refusing: str | None = None  # why, of the message that is being read
     _head_bytes = 0  # of that message: its URL, headers and trailers, as far as they are kept
     _unfinished_bytes = 0  # that came since a head or a piece of a body was complete; the parser keeps a header whole
+    _begun = 0  # messages of the newest read
     _within = False  # a message: its first byte has been read and not its last
     _within_head = False  # of a message
     _overrun = False  # too many requests wait: no more are read, and the connection ends with the answers that are due
@@ -108,7 +109,10 @@ class OnePacket(Lingering):
             return
         self._unfinished_bytes += len(data)
         self._unset_keepalive_if_required()
+        began_outside, self._begun = not self._within, 0
         self._parse(data)
+        if began_outside and self._begun == 1 and self._within_head:
+            self._unfinished_bytes = len(data)
         if self._unfinished_bytes > LARGEST_HEAD:
             self._refuse_large_head()
         elif self._within_head or (self._unfinished_bytes and not self._within):
@@ -163,6 +167,7 @@ class OnePacket(Lingering):
             self._end_with_due_answers()
             raise _TooManyPipelinedError
         self._within = self._within_head = True
+        self._begun += 1
         self._head_bytes = self._unfinished_bytes = 0
         super().on_message_begin()
 
@@ -251,6 +256,7 @@ class OnePacket(Lingering):
             return
         self._unfinished_bytes = 0
         self._await_no_head()
+        self._unset_keepalive_if_required()  # an answer before its request's end may have begun it in this read
         self._interrupted = self.parser.should_upgrade() and has_body(self.headers)
         self._refusing = self._why_to_be_refused()
         if self._refusing is not None:

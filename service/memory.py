@@ -7,6 +7,7 @@ every size a process then grows for hours. And Python's collector without the ob
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 
@@ -35,3 +36,28 @@ def spare_what_stays() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class Replaced:
+    """Models that have been replaced. Their parts refer to one another: only the collector, for which they may have
+    been left out, frees them. It does `after_s` after the newest, when the last request of theirs has ended."""
+
+    def __init__(self, after_s: float) -> None:
+        self._after_s = after_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self) -> None:
+        """There is one more."""
+        if gc.get_freeze_count():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(self._after_s, self._free)
+
+    def free_early(self) -> None:
+        """Those that no request uses any more."""
+        if self._timer is not None:
+            spare_what_stays()
+
+    def _free(self) -> None:
+        self._timer = None
+        spare_what_stays()

@@ -7,7 +7,6 @@ checked and warmed before it takes the old one's place; a bad one leaves the old
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import re
 from collections.abc import Coroutine, Iterator, Mapping
@@ -24,7 +23,7 @@ from service.ending import end_for_dead_engine
 from service.engine import batch_of
 from service.errors import UnknownModel
 from service.loads import LoadHangs, Loads, NoThread
-from service.memory import spare_what_stays
+from service.memory import Replaced
 from service.metrics import Metrics
 from service.model import Model, OpenCompanion, open_model
 from service.served_stamps import ServedStamps, Stamp, stamp_of
@@ -69,6 +68,7 @@ class Models:
         self._served: dict[str, Stamp | None] = {}  # of the manifest that is served
         self._told = ServedStamps(metrics.shared_folder)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._replaced = Replaced(settings.request_deadline_ms / 1e3 + 1)
         stamps = [stamp_of(folder) for folder in settings.bundles]  # before they are read: a later change is seen
         bundles = load_bundles(settings.bundles)
         self._maker = session_maker(settings, bundles[0].graph_path("decoder"))
@@ -160,27 +160,21 @@ class Models:
             model.close(reason)
 
     async def _load_and_swap(self, name: str, stamp: Stamp | None) -> Model:
+        self._replaced.free_early()  # else each reload would keep one more of them
         try:
             model = await self._loads.run(partial(self._load, name))
         except Exception as error:
             self._metrics.reloads.labels(name, "failed").inc()
             log.error("reload of %s failed: %s", name, error)
-            self._free_what_was_replaced()  # or what was opened of the new one
+            self._replaced.add()  # what was opened of the new one
             raise
         finally:
             del self._reloads[name]
         self._put(model, stamp)
         self._metrics.reloads.labels(name, "swapped").inc()
         log.info("model %s is now version %s", name, model.manifest.version[:12])
-        self._free_what_was_replaced()
+        self._replaced.add()
         return model
-
-    def _free_what_was_replaced(self) -> None:
-        """The parts of a model refer to one another: only the collector, for which they may have been left out, frees
-        them, once the last request has ended."""
-        if gc.get_freeze_count():
-            after_s = self._settings.request_deadline_ms / 1e3 + 1
-            asyncio.get_running_loop().call_later(after_s, spare_what_stays)
 
     def _load(self, name: str) -> Model:
         if self._opens_at_start_only:

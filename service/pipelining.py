@@ -19,6 +19,8 @@ MOST_PIPELINED = 16  # behind the one that is being answered; each is kept with 
 
 
 _AUTHORITY_ALONE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+(?=\?|$)")
+# of RFC 3986, 3.2.2: a name, also an empty one, or an address in brackets; and a port
+_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w:.~!$&'()*+,;=-]+\])(?::[0-9]*)?[ \t]*")
 
 
 class _HostError(Exception):
@@ -41,9 +43,11 @@ class Pipelining(HttpToolsProtocol):
         alone = _AUTHORITY_ALONE.match(self.url)
         if alone is not None:  # `http://host?x=1` has the path / (RFC 9112, 3.2.2)
             self.url = b"%b/%b" % (alone[0], self.url[alone.end() :])
+        hosts = [value for name, value in self.headers if name == b"host"]
         if self.parser.get_http_version() == "1.0":
             self.expect_100_continue = False  # such a client takes that for the answer (RFC 9110, 10.1.1)
-        elif sum(name == b"host" for name, _ in self.headers) != 1:  # RFC 9112, 3.2
+            hosts = hosts or [b""]  # it need not name one
+        if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):  # RFC 9112, 3.2
             raise _HostError
         super().on_headers_complete()
 

@@ -104,11 +104,11 @@ async def _decode(request: Request, service: Service, model: Model, asked: Infer
 
 async def _generate(request: Request, service: Service, model: Model, asked: InferRequest) -> Arrays:
     generator, most = generator_of(model), service.settings.max_samples_per_request
-    given = _input(asked, "labels")
-    if len(given) > most:  # before each is looked at
-        raise InvalidParameter(f"labels: at most {most} samples a request, not {len(given)}; send several requests.")
-    labels = [_label(model.manifest, int(label)) for label in given]
-    body = {"n": len(labels), **{name: asked.parameters[name] for name in SAMPLING if name in asked.parameters}}
+    asked_for = _input(asked, "labels")
+    if (count := len(asked_for)) > most:  # before each is looked at
+        raise InvalidParameter(f"labels: at most {most} samples a request, not {count}; send several requests.")
+    labels = [_label(model.manifest, int(label)) for label in asked_for]
+    body = {"n": len(labels), **{name: given for name in SAMPLING if (given := asked.parameters.get(name)) is not None}}
     if (lowest := min(labels)) != _label(model.manifest, -1):
         body["label"] = lowest  # one is enough to allow guidance, which does nothing to samples without a label
     wanted = read_wanted(json.dumps(body).encode(), model.manifest, most)

@@ -97,11 +97,10 @@ class Settings(BaseSettings):
     max_queued_pictures: int = Field(
         1024,
         gt=0,
-        description="Most pictures waiting for one engine, or for a thread; one request alone, or one run "
-        "beside larger ones, may exceed it; above it 429 with Retry-After. Their pixels have a bound too: for an "
-        "engine 1.25 times `VQSERVE_MAX_PIXELS_PER_REQUEST`, or as many as so many pictures of the model's size have "
-        "where that is more; "
-        "for a thread twice `VQSERVE_MAX_PIXELS_PER_REQUEST`.",
+        description="Most pictures waiting for one engine, or for a thread; one request alone, or one run or request "
+        "of up to 0.1 s beside larger ones, may exceed it; above it 429 with Retry-After. Their pixels have a bound "
+        "too: for an engine 1.25 times `VQSERVE_MAX_PIXELS_PER_REQUEST`, or as many as so many pictures of the model's "
+        "size have where that is more; for a thread twice `VQSERVE_MAX_PIXELS_PER_REQUEST`.",
     )
     max_queued_samples: int = Field(
         1024,

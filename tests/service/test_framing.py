@@ -67,12 +67,18 @@ def test_a_target_in_absolute_form(address: tuple[str, int], target: str, status
 
 @pytest.mark.parametrize(
     ("version", "hosts", "status"),
-    [(1, 1, b"200"), (1, 0, b"400"), (1, 2, b"400"), (0, 0, b"200"), (0, 1, b"200")],
+    [
+        *((1, HOST.replace(b"x", host), b"200") for host in (b"", b"a_b.c:8000", b"[::1]:80", b"a%20b", b"x \t")),
+        *((1, HOST.replace(b"x", host), b"400") for host in (b"a b", b"a/b", b"x@y", b"[::1", b"a:b", b"\xc3\xa4")),
+        *((version, 2 * HOST, b"400") for version in (0, 1)),
+        *((0, hosts, b"200") for hosts in (b"", HOST)),
+        (1, b"", b"400"),
+    ],
 )
 def test_a_request_of_http_1_1_names_its_host_once(
-    address: tuple[str, int], version: int, hosts: int, status: bytes
+    address: tuple[str, int], version: int, hosts: bytes, status: bytes
 ) -> None:
-    received = answer(address, b"GET /healthz HTTP/1.%d\r\nConnection: close\r\n%b\r\n" % (version, hosts * HOST))
+    received = answer(address, b"GET /healthz HTTP/1.%d\r\nConnection: close\r\n%b\r\n" % (version, hosts))
     assert received.startswith(b"HTTP/1.1 " + status)
     assert (b"names its host once" in received) == (status == b"400")
 

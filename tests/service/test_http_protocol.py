@@ -140,10 +140,20 @@ def test_a_head_up_to_the_limit_is_answered(address: tuple[str, int], size: int)
         b"GET /" + b"u" * LARGEST_HEAD + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * LARGEST_HEAD,
         b"GET / HTTP/1.1\r\nPadding: " + b"p" * (1 << 23),
+        b"GET / HTTP/1.1\r\nPadding: " + b"p" * (LARGEST_HEAD + (1 << 14)),
         b"GET / HTTP/1.1\r\n" + b"n" * (1 << 23),
         b"GET /" + b"u" * (1 << 23),
     ],
-    ids=["one above", "long header", "long URL", "many headers", "endless value", "endless name", "endless URL"],
+    ids=[
+        "one above",
+        "long header",
+        "long URL",
+        "many headers",
+        "endless value",
+        "a value of one read",
+        "endless name",
+        "endless URL",
+    ],
 )
 def test_a_head_above_the_limit_gets_431_complete_or_not(address: tuple[str, int], sent: bytes) -> None:
     """Regression: whatever came before the empty line was kept."""
@@ -187,6 +197,18 @@ def test_an_idle_connection_lives_as_long_as_the_setting_says(brief: tuple[str, 
         began = time.monotonic()
         assert everything(connection) == b""
         assert 1 < time.monotonic() - began < 4.5
+
+
+def test_a_request_lives_longer_than_an_idle_connection_does(generating: Generating) -> None:
+    """The time of an idle connection began with the end of a body whose request had its answer, and the request that
+    came with this end in one read was cut off."""
+    with serving(*generating.folders, VQSERVE_KEEP_ALIVE_S="0.3", VQSERVE_MAX_WAIT_MS="1000") as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(post("/nowhere", b"12345", "Content-Type: image/png")[:-2])
+            assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+            connection.sendall(b"45" + post("/encode", DIGIT, "Content-Type: image/png"))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("first", [b"", head(100)], ids=["a new connection", "one that has been answered"])

@@ -102,11 +102,26 @@ def test_a_model_that_was_replaced_is_collected_once_its_requests_have_ended(
 ) -> None:
     """It was made before the collector was told to leave everything out."""
     calls: list[float] = []
-    monkeypatch.setattr("service.models.gc.get_freeze_count", lambda: 1)
-    monkeypatch.setattr("service.models.spare_what_stays", lambda: calls.append(time.monotonic()))
+    monkeypatch.setattr("service.memory.gc.get_freeze_count", lambda: 1)
+    monkeypatch.setattr("service.memory.spare_what_stays", lambda: calls.append(time.monotonic()))
     write_tiny_bundle(tmp_path / "tiny", "tiny")
     client = make_client(bundles=str(tmp_path / "tiny"), request_deadline_ms=500)
     began = time.monotonic()
     assert client.post("/models/tiny/reload").status_code == 200
     until(lambda: bool(calls))
     assert calls[0] - began > 1.4
+
+
+def test_models_that_were_replaced_do_not_pile_up(
+    make_client: Callable[..., TestClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten reloads within a deadline held ten models, with their memory and their threads."""
+    answers: list[int] = []
+    calls: list[int] = []
+    monkeypatch.setattr("service.memory.gc.get_freeze_count", lambda: 1)
+    monkeypatch.setattr("service.memory.spare_what_stays", lambda: calls.append(len(answers)))
+    write_tiny_bundle(tmp_path / "tiny", "tiny")
+    client = make_client(bundles=str(tmp_path / "tiny"))
+    for _ in range(3):
+        answers.append(client.post("/models/tiny/reload").status_code)
+    assert (answers, calls) == ([200] * 3, [1, 2])

@@ -221,6 +221,14 @@ def test_a_misspelt_field_is_refused(address: str, misspelt: dict[str, Any]) -> 
         assert response.status_code == 400 and next(iter(misspelt)) in response.json()["error"]
 
 
+@pytest.mark.parametrize("name", ["seed", "temperature", "guidance", "top_k", "top_p"])
+def test_a_parameter_that_is_null_is_left_out(address: str, name: str) -> None:
+    """`temperature` and `guidance` were refused."""
+    labels = {"name": "labels", "shape": [1], "datatype": "INT64", "data": [-1]}
+    body = {"inputs": [labels], "parameters": {name: None}}
+    assert httpx.post(f"http://{address}/v2/models/tiny.generate/infer", json=body).status_code == 200
+
+
 def test_a_label_where_there_are_none(tiny: Tiny, tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path, "photos", any_size=True, prior=tiny_prior(label_count=0))
     with running(Settings(**{**tiny.settings, "bundles": (tmp_path,)})) as client:

@@ -412,8 +412,8 @@ def test_what_a_failed_reload_has_opened_is_collected(
 ) -> None:
     collected = threading.Event()
     client = make_client(bundles=(own_bundle,), request_deadline_ms=100)  # with 1 the reload may not even begin
-    monkeypatch.setattr("service.models.spare_what_stays", collected.set)
-    monkeypatch.setattr("service.models.gc.get_freeze_count", lambda: 1)  # as where the service runs by itself
+    monkeypatch.setattr("service.memory.spare_what_stays", collected.set)
+    monkeypatch.setattr("service.memory.gc.get_freeze_count", lambda: 1)  # as where the service runs by itself
     (own_bundle / "decoder.onnx").write_bytes(b"no graph")
     assert client.post("/models/tiny/reload").status_code >= 400
     assert collected.wait(5)
