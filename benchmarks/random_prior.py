@@ -14,7 +14,7 @@ import torch
 
 from export.build import prior_spec_of, tensor_specs
 from export.diagonal_graph import diagonal, worthwhile
-from export.exactness import frequency_table
+from export.frequencies import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from service.bundle import Bundle, sha256_file
 from service.manifest import CodesSpec, GraphName, GraphSpec, Manifest

@@ -27,11 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _export(options: argparse.Namespace) -> int:
     """PyTorch takes seconds to import: here, so that --help does not wait and Ctrl-C is no traceback."""
     from export.build import ExportError, build_bundle
-    from export.exactness import ExactnessError
     from export.sessions import VerificationError
     from service.bundle import BundleError
     from training.config import ConfigError
     from training.data import DataError
+    from training.exactness import ExactnessError
 
     try:
         manifest = build_bundle(options.run, options.bundle, options.data)

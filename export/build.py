@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.cuda_coverage import uncovered
-from export.exactness import frequency_table, prove_exact
+from export.frequencies import frequency_table
 from export.onnx_builder import OPSET
 from export.prior_graphs import PriorGraphWriter
 from export.sessions import VerificationError
@@ -44,6 +44,7 @@ from service.manifest import (
 )
 from training.autoencoders import VQVAE
 from training.data import load_data
+from training.exactness import prove_exact
 from training.prior import PixelCNN, state_shapes
 from training.report import require_same_pictures
 from training.runs import Run, load_run

@@ -33,7 +33,7 @@ def twice(graph: GraphBuilder, value: str) -> str:
 def guided(graph: GraphBuilder, logits: str, guidance: str) -> str:
     """Integer logits (2B,K), guidance (B,1) in sixteenths -> integer logits (B,K).
 
-    Exact until the rounding: `export.exactness` bounds the sums.
+    Exact until the rounding: `training.exactness` bounds the sums.
     """
     labelled, unlabelled = graph.split(logits, 2, axis=0)
     step = graph.op("Mul", graph.op("Sub", labelled, unlabelled), guidance)

@@ -25,7 +25,7 @@ from export.sessions import Sessions, VerificationError, batches
 from export.verify_prior import SAMPLES, compare_logits, compare_pixel_by_pixel, compare_samplers
 from service.manifest import GraphName, Parity
 from training.autoencoders import VQVAE
-from training.evaluation import pictures_a_batch
+from training.evaluation import grids_a_batch, pictures_a_batch
 from training.prior import PixelCNN
 from training.scalar_quantizer import FiniteScalarQuantizer
 
@@ -58,7 +58,7 @@ def verify(
     """
     vqvae.eval()
     run = Sessions.of(models)
-    size = pictures_a_batch(*pictures.shape[1:3])
+    size = pictures_a_batch(vqvae, *pictures.shape[1:3])
     codes = np.concatenate([vqvae.encode(to_torch(batch)).numpy() for (batch,) in batches(size, pictures)])  # type: ignore[arg-type]
     parity = Parity(
         pictures=len(pictures),
@@ -72,7 +72,8 @@ def verify(
         return parity
     prior.eval()
     compared = compare_logits(prior, run, codes, labels)
-    compare_pixel_by_pixel(run, codes[:SAMPLES], labels[:SAMPLES])
+    few = min(SAMPLES, grids_a_batch(codes[0].size, prior.codebook_size))
+    compare_pixel_by_pixel(run, codes[:few], labels[:few])
     sampled = compare_samplers(run, table, codes.shape[1:], prior)
     return parity.model_copy(update={"prior_logits_compared": compared, "sampled_codes_compared": sampled})
 

@@ -21,7 +21,7 @@ from export.sessions import Sessions, VerificationError, batches
 from service.manifest import GUIDANCE_STEPS, LARGEST_GUIDANCE, UNIFORM_BITS, GraphName
 from service.manifest_checks import DIAGONAL_GRAPHS
 from service.shear import Shear
-from training.evaluation import CODES_A_BATCH
+from training.evaluation import grids_a_batch
 from training.prior import PixelCNN
 
 SAMPLES = 16
@@ -30,7 +30,7 @@ KNOWN_SHARE = 0.25  # of the codes, where some are known
 
 def compare_logits(prior: PixelCNN, run: Sessions, codes: Codes, labels: Codes) -> int:
     compared = 0
-    for batch, label in batches(max(1, CODES_A_BATCH // codes[0].size), codes, labels):
+    for batch, label in batches(grids_a_batch(codes[0].size, prior.codebook_size), codes, labels):
         expected = prior(torch.from_numpy(batch), torch.from_numpy(label)).numpy()
         found = run.run("prior", codes=batch, labels=label)[0]
         if not np.array_equal(found, expected):

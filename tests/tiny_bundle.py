@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.exactness import frequency_table, prove_exact
+from export.frequencies import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from service.bundle import MANIFEST_FILE, sha256_file
 from service.manifest import FORMAT_VERSION, GraphName, GraphSpec, PriorSpec, version_of
+from training.exactness import prove_exact
 from training.prior import HORIZONTAL_TAPS, PixelCNN
 
 PATCH, CODEBOOK_SIZE, DIMENSION = 4, 16, 8

@@ -99,8 +99,9 @@ def _folder(name: str) -> Path:
 
 def _fit(options: argparse.Namespace) -> dict[str, object]:
     config, folder = _config_and_folder(options)
-    from training.fit import fit
+    from training.fit import fit, require_keys_read
 
+    require_keys_read(config.autoencoder, folder)
     metrics = fit(config, folder, resume=options.resume)
     return _headline(metrics, folder) if metrics else {}  # nothing in the other processes of several
 

@@ -75,6 +75,19 @@ class QuantizerConfig(_Section):
     context_rate_weight: float = Field(default=0.0, ge=0)  # of the nats of a code after those before it; fsq only
 
 
+OF_CODEBOOK = (  # keys that fsq does not read
+    "codebook_size",
+    "commitment_cost",
+    "rate_weight",
+    "usage_decay",
+    "start_step",
+    "restart_every",
+    "restart_below",
+    "restart_until",
+)
+OF_GRID = ("levels", "usage_weight", "context_rate_weight")  # keys that only fsq reads
+
+
 class AutoencoderConfig(_Section):
     """Encoder and decoder, and which of the systems of `training.autoencoders` is made of them."""
 

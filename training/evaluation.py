@@ -20,7 +20,8 @@ from training.quantizers import perplexity
 from training.runs import System
 
 BATCH_SIZE, PIXELS_A_BATCH = 250, 250 * 128 * 128  # whichever is reached first
-CODES_A_BATCH = 1 << 14  # of the prior: its logits are 4 * K bytes a code
+DISTANCES_A_BATCH = 1 << 26  # of the quantizer: K a code, 4 bytes each
+CODES_A_BATCH, LOGITS_A_BATCH = 1 << 14, 1 << 25  # of the prior: K logits a code, 4 bytes each
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,19 @@ def psnr_db(mse: float) -> float:
     return -10 * math.log10(max(mse, 1e-12))
 
 
-def pictures_a_batch(height: int, width: int) -> int:
-    """As many as have room in memory beside what the networks make of them, which grows with the pixels."""
-    return max(1, min(BATCH_SIZE, PIXELS_A_BATCH // (height * width)))
+def pictures_a_batch(model: System, height: int, width: int) -> int:
+    """As many as have room in memory beside what the networks make of them: that grows with the pixels, and where they
+    have codes with the distances of these to all vectors of the codebook, h*w*K."""
+    most = min(BATCH_SIZE, PIXELS_A_BATCH // (height * width))
+    if isinstance(model, VQVAE):
+        codes = height * width // model.encoder.downsampling**2
+        most = min(most, DISTANCES_A_BATCH // (codes * model.quantizer.codebook_size))
+    return max(1, most)
+
+
+def grids_a_batch(codes: int, codebook_size: int) -> int:
+    """As many grids of so many codes as the prior takes at once."""
+    return max(1, min(CODES_A_BATCH, LOGITS_A_BATCH // codebook_size) // codes)
 
 
 def batches(images: Tensor, labels: Tensor, size: int) -> Iterator[Batch]:
@@ -82,7 +93,7 @@ def measure_reconstruction(model: System, split: Split, seed: int) -> Reconstruc
     """Of all pictures of the split, as one mean over all of their pixels; `seed` draws the z of a bound."""
     assert isinstance(split.images, Tensor)
     squares = 0.0
-    for pixels, labels in batches(split.images, split.labels, pictures_a_batch(*split.images.shape[2:])):
+    for pixels, labels in batches(split.images, split.labels, pictures_a_batch(model, *split.images.shape[2:])):
         images = to_unit(pixels)
         squares += float((reconstruct(model, images, labels) - images).double().square().sum())
     mse = squares / split.images.numel()
@@ -99,7 +110,7 @@ def bound(model: VAE, split: Split, seed: int) -> Bound:
     totals = dict.fromkeys(("elbo", "kl", "mse"), 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        for pixels, labels in batches(split.images, split.labels, pictures_a_batch(*split.images.shape[2:])):
+        for pixels, labels in batches(split.images, split.labels, pictures_a_batch(model, *split.images.shape[2:])):
             metrics = model(to_unit(pixels), labels).metrics
             totals = {name: total + float(metrics[name]) * len(labels) for name, total in totals.items()}
     elbo, kl, mse = (total / len(split) for total in totals.values())
@@ -117,7 +128,7 @@ def bound(model: VAE, split: Split, seed: int) -> Bound:
 @torch.no_grad()
 def encode_all(model: VQVAE, images: Tensor) -> Tensor:
     """Pictures uint8 (N,C,H,W) -> codes int64 (N,h,w)."""
-    parts = torch.split(images, pictures_a_batch(*images.shape[2:]))
+    parts = torch.split(images, pictures_a_batch(model, *images.shape[2:]))
     return torch.cat([model.encode(to_unit(pixels)) for pixels in parts])
 
 
@@ -134,7 +145,7 @@ def code_perplexity(codes: Tensor, codebook_size: int) -> float:
 @torch.no_grad()
 def bits_per_code(prior: PixelCNN, codes: Tensor, labels: Tensor) -> float:
     """The prior's cross entropy on codes (N,h,w), in bits a code."""
-    size = max(1, CODES_A_BATCH // (codes.shape[1] * codes.shape[2]))
+    size = grids_a_batch(codes.shape[1] * codes.shape[2], prior.codebook_size)
     nats = sum(float(prior.loss(part, label)) * len(part) for part, label in batches(codes, labels, size))
     return nats / len(codes) / math.log(2)
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
+from pydantic import BaseModel
 from torch import Tensor
 
 from training.autoencoders import VQVAE
-from training.config import ConfigError, RunConfig, differing_keys
+from training.config import OF_CODEBOOK, OF_GRID, AutoencoderConfig, ConfigError, RunConfig, differing_keys
 from training.data import DataSet, Split, Stream, load_data, would_read_run
 from training.evaluation import encode_all
 from training.jobs import AutoencoderJob, PriorJob, StageData
@@ -49,8 +50,10 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
 
     Raises:
         ConfigError: the folder holds a run already, or, with `resume`, one of another configuration or other pictures;
-            the model does not fit the data or into a bundle, or this machine has no such accelerator or precision.
-        DataError: the data cannot be read. TrainingDiverged: a loss is not finite.
+            the model does not fit the data, the memory or into a bundle, or this machine has no such accelerator or
+            precision.
+        DataError: the data cannot be read. TrainingDiverged: a loss is not finite. ExactnessError: the sums of the
+            prior may become inexact.
     """
     require_own_folder(config, folder, resume=resume)
     require_trainer(config)  # before the data, which may take long to read
@@ -68,6 +71,27 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
     return write_report(config, data, autoencoder, prior, folder)
 
 
+def require_keys_read(config: AutoencoderConfig, folder: Path) -> None:
+    """Raises ConfigError where a new run in `folder` is given a key that the chosen kind of quantizer does not read: it
+    would not be what was asked for, and nothing would say so. Derived configurations, as `compare` has, may."""
+    if config.system != "vqvae" or _is_begun(folder):
+        return
+    quantizer = config.quantizer
+    keys = OF_CODEBOOK if quantizer.kind == "fsq" else OF_GRID
+    unread = [f"quantizer.{key}" for key in keys if getattr(quantizer, key) != _default(quantizer, key)]
+    if quantizer.kind == "fsq" and config.dimension != _default(config, "dimension"):
+        unread.append("dimension")
+    if unread:
+        named = ", ".join(f"autoencoder.{key}" for key in unread)
+        raise ConfigError(
+            f"quantizer.kind {quantizer.kind} does not read {named}: leave it out, or choose another kind"
+        )
+
+
+def _default(section: BaseModel, key: str) -> object:
+    return type(section).model_fields[key].default
+
+
 def _require_models(config: RunConfig, data: DataSet) -> None:
     """Both can be made: a mistake in the keys of the prior is told now, not after hours of the first stage."""
     try:
@@ -80,20 +104,21 @@ def _require_models(config: RunConfig, data: DataSet) -> None:
 
 @rank_zero_only
 def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None:
-    """A new folder outside of the data, or the folder of the same configuration to go on with."""
+    """A new folder outside of the data, one in which nothing has been trained yet, or that of the same configuration
+    to go on with."""
     if would_read_run(config.data, folder):
         raise ConfigError(
             f"{folder} lies in data.source {config.data.source}: the sheets of the run would be some of its pictures; "
             "choose an --out outside of it"
         )
     incomplete = not ((folder / CONFIG_FILE).exists() and (folder / PROGRESS_FILE).exists())
-    left = [name for name in (AUTOENCODER_FILE, PRIOR_FILE, CHECKPOINTS) if (folder / name).exists()]
+    left = _left(folder)
     if incomplete and left:  # of which settings and pictures nothing tells
         raise ConfigError(
             f"{folder} holds {', '.join(left)} without the {CONFIG_FILE} and {PROGRESS_FILE} of their run: delete "
             "them, or choose another --out"
         )
-    if (folder / CONFIG_FILE).exists():
+    if _is_begun(folder):
         if not resume:
             raise ConfigError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")
         differing = differing_keys(read_config(folder), config)  # parsed: keys added since have their defaults
@@ -104,10 +129,22 @@ def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None
             )
 
 
+def _left(folder: Path) -> list[str]:
+    """What of a training lies there."""
+    return [name for name in (AUTOENCODER_FILE, PRIOR_FILE, CHECKPOINTS) if (folder / name).exists()]
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a run has got somewhere there: one that failed before its first checkpoint has not."""
+    return (folder / CONFIG_FILE).exists() and bool(_left(folder) or (folder / METRICS_FILE).exists())
+
+
 @rank_zero_only
 def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
     """Not before data, model and device are known to fit, so that a corrected mistake may use the same folder."""
     hold_folder(folder)
+    if not _is_begun(folder):
+        (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of an attempt that failed before its first checkpoint
     begin_progress(folder, data.digest)
     write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
     (folder / METRICS_FILE).unlink(missing_ok=True)

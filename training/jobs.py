@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from training.autoencoders import VQVAE
 from training.config import StageConfig
 from training.data import Batch, Split, Stream, to_unit
-from training.prior import PixelCNN
+from training.exactness import prove_exact
+from training.prior import EXACT_LIMIT, PixelCNN
 from training.quantizers import VectorQuantizer
 from training.runs import System
 
@@ -123,6 +124,10 @@ class PriorJob(Job):
         name = "validation/bits_per_code"
         self.log(name, bits, batch_size=len(labels), on_epoch=True, on_step=False)
         self.log("bits", bits, batch_size=len(labels), on_epoch=True, prog_bar=True, logger=False)
+
+    def on_validation_epoch_end(self) -> None:
+        """Raises ExactnessError: what has come so far could not be exported, nor could what comes of it."""
+        self.log("validation/largest_sum", prove_exact(self.model) / EXACT_LIMIT)
 
 
 class _Batches:

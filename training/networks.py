@@ -54,6 +54,7 @@ class Encoder(nn.Module):
         downsampling: int = DEFAULTS.downsampling,
     ) -> None:
         super().__init__()
+        self.downsampling = downsampling
         halvings = _halvings(downsampling)
         widths = [image_channels] + [max(channels >> (halvings - 1 - i), 32) for i in range(halvings)]
         self.down = nn.ModuleList(

@@ -6,7 +6,7 @@ before it in raster order; one unit is 1/64 nat.
 Every activation is an integer held in float32, every weight a multiple of 2^-7 of magnitude below 1. Products and sums
 are then multiples of a power of two, and while they stay below 2^24 of those units float32 adds them without rounding,
 so in any order: any batch, thread count, device or library gives the same bits (integer networks: Balle, Johnston and
-Minnen, ICLR 2019; `export.exactness` proves the bound for trained weights). Rounding happens only where
+Minnen, ICLR 2019; `training.exactness` proves the bound for trained weights). Rounding happens only where
 `round_half_even` says so. Two stacks without a blind spot:
 
     codes above --shift down--> [vertical layer] x V --context, once a row--+

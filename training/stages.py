@@ -70,7 +70,8 @@ def run_stage(
 
 
 def _fit(trainer: Trainer, job: Job, data: StageData, checkpoint: Path, resume_from: Path | None) -> None:
-    """Raises SystemExit where the process is told to end, with the status of that signal."""
+    """Raises SystemExit where the process is told to end, with the status of that signal. Raises ConfigError where the
+    memory is too small."""
     with warnings.catch_warnings():
         # Lightning 2.6 asks torch for pytree leaves in the old way, and the other stage's checkpoint is meant to stay
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
@@ -91,6 +92,19 @@ def _fit(trainer: Trainer, job: Job, data: StageData, checkpoint: Path, resume_f
                 raise
             logger.warning("ended by Ctrl-C: %s", _how_to_go_on(checkpoint))
             raise SystemExit(128 + signal.SIGINT) from ended
+        except (RuntimeError, MemoryError) as error:
+            if not _is_of_memory(error):
+                raise
+            stage = checkpoint.stem
+            raise ConfigError(
+                f"the memory is too small for the stage {stage}: lower trainer.{stage}.batch_size, or the channels of "
+                f"its network ({str(error).splitlines()[0]})"
+            ) from error
+
+
+def _is_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """torch has an error of its own for a GPU's, and for the CPU's a text."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _how_to_go_on(checkpoint: Path) -> str:

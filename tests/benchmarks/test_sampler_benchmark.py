@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.sampler import Row, multiply_adds, page
 from benchmarks.sampler_graphs import SortedRows
-from export.exactness import frequency_table
+from export.frequencies import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Controls
 from export.verify_prior import sample_rows

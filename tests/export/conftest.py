@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from export.exactness import frequency_table
+from export.frequencies import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from service.manifest import GraphName, Parity
 from tests.training.conftest import TINY, tiny_config

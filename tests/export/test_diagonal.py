@@ -11,7 +11,7 @@ import torch
 
 from export.diagonal_graph import band_of, diagonal, worthwhile
 from export.diagonal_schedule import Position, Schedule, schedule, taps
-from export.exactness import frequency_table
+from export.frequencies import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Controls, Known, sample
 from export.verify_prior import sample_diagonally, sample_rows

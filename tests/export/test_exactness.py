@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from export.exactness import ExactnessError, frequency_table, partial_sum_bounds, prove_exact
-from training.prior import EXACT_LIMIT, STREAM_LIMIT, PixelCNN
+from export.frequencies import frequency_table
+from training.exactness import ExactnessError, partial_sum_bounds, prove_exact
+from training.prior import EMBEDDING_LIMIT, EXACT_LIMIT, STREAM_LIMIT, PixelCNN
 
 
 def test_every_layer_is_bounded(prior: PixelCNN) -> None:
@@ -17,13 +18,15 @@ def test_every_layer_is_bounded(prior: PixelCNN) -> None:
     assert prove_exact(prior) == max(bounds.values()) < EXACT_LIMIT
 
 
-def test_the_bound_holds_for_the_worst_input(prior: PixelCNN) -> None:
+@pytest.mark.parametrize(("layer", "largest"), [(0, EMBEDDING_LIMIT), (1, STREAM_LIMIT)])
+def test_the_bound_holds_for_the_worst_input(layer: int, largest: int) -> None:
     """Inputs at their limits with the signs of one output's weights reach the bound, less label and gate shift."""
-    layer = prior.vertical[0].taps
-    weight = layer.quantized_weight()  # type: ignore[operator,union-attr]
-    worst = torch.sign(weight) * STREAM_LIMIT  # (inputs, outputs)
+    torch.manual_seed(0)
+    prior = PixelCNN(8, channels=64, vertical_layers=2, horizontal_layers=1)
+    weight = prior.vertical[layer].taps.quantized_weight()  # type: ignore[operator,union-attr]
+    worst = torch.sign(weight) * largest  # (inputs, outputs)
     reached = (worst * weight).sum(0).max() * 128
-    bound = partial_sum_bounds(prior)["vertical.0.taps"]
+    bound = partial_sum_bounds(prior)[f"vertical.{layer}.taps"]
     assert 0.9 * bound < reached <= bound
 
 
@@ -83,10 +86,11 @@ HAND_MADE: dict[str, dict[tuple[int, ...], int]] = {
     "head.weight": {(0, 0): -100, (1, 0): 127},
     "head.bias": {(0,): 60},
 }
-# Activations are at most 1023, products of gates 64 * 64, hidden units 255; the hard sigmoid adds 32 * 4 * 128 = 16384.
+# Embeddings are at most 127, activations 1023, products of gates 64 * 64, hidden units 255; the hard sigmoid adds
+# 32 * 4 * 128 = 16384.
 BOUNDS = {
-    "vertical.0.taps": (3 + 4) * 1023 + 20 + 16384,  # column 1; column 2 reaches 6 * 1023 + 90 + 16384
-    "horizontal.0.taps": (1 + 1) * 1023 + (2 + 5) * 1023 + 30 + 16384,
+    "vertical.0.taps": (3 + 4) * 127 + 20 + 16384,  # column 1; column 2 reaches 6 * 127 + 90 + 16384
+    "horizontal.0.taps": (1 + 1) * 127 + (2 + 5) * 1023 + 30 + 16384,
     "horizontal.1.taps": 4 * 1023 + 8 * 1023 + 50 + 16384,
     "vertical.0.out": (2 + 3) * 4096,
     "horizontal.0.out": 6 * 4096,
@@ -123,9 +127,9 @@ def test_the_bounds_are_those_computed_by_hand() -> None:
 @pytest.mark.parametrize(
     ("name", "index", "integer", "growth"),
     [
-        ("vertical.0.taps.weight", (0, 1), 4, {"vertical.0.taps": 1023}),
-        ("vertical.0.taps.weight", (7, 1), -1, {"vertical.0.taps": 1023}),
-        ("horizontal.0.taps.weight", (2, 3), -2, {"horizontal.0.taps": 1023}),
+        ("vertical.0.taps.weight", (0, 1), 4, {"vertical.0.taps": 127}),
+        ("vertical.0.taps.weight", (7, 1), -1, {"vertical.0.taps": 127}),
+        ("horizontal.0.taps.weight", (2, 3), -2, {"horizontal.0.taps": 127}),
         ("horizontal.1.taps.weight", (5, 0), 1, {"horizontal.1.taps": 1023}),
         ("context.weight", (0, 3), -3, {"horizontal.0.taps": 1023}),
         ("context.weight", (0, 4), 1, {"horizontal.1.taps": 1023}),
@@ -152,15 +156,15 @@ def test_each_weight_counts(name: str, index: tuple[int, ...], integer: int, gro
 
 def test_the_last_weight_below_the_limit_is_accepted_and_the_next_refused() -> None:
     """16384 * 1023 + 16384 is 2^24: 129 weights of 127 are one less than 16384, and the next may not be 1."""
-    prior = PixelCNN(2, channels=22, vertical_layers=1, horizontal_layers=1, head_channels=1)
+    prior = PixelCNN(2, channels=22, vertical_layers=2, horizontal_layers=1, head_channels=1)
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.zero_()
     for row in range(129):
-        put(prior, "vertical.0.taps.weight", (row, 0), (-1) ** row * 127)
+        put(prior, "vertical.1.taps.weight", (row, 0), (-1) ** row * 127)
     assert prove_exact(prior) == (1 << 24) - 1023
-    put(prior, "vertical.0.taps.weight", (129, 0), 1)
-    with pytest.raises(ExactnessError, match=r"^vertical\.0\.taps: partial sums may reach 16777216, float32 is exact"):
+    put(prior, "vertical.1.taps.weight", (129, 0), 1)
+    with pytest.raises(ExactnessError, match=r"^vertical\.1\.taps: partial sums may reach 16777216, float32 is exact"):
         prove_exact(prior)
 
 

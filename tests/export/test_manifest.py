@@ -19,7 +19,6 @@ from pydantic import ValidationError
 from export.__main__ import main
 from export.autoencoder_graphs import autoencoder_graphs
 from export.build import _require_cuda_kernels, build_bundle, replace_bundle, save_graph, tensor_specs
-from export.exactness import partial_sum_bounds
 from export.onnx_builder import DTYPES
 from export.sessions import Sessions, VerificationError
 from service.bundle import BundleError, load_bundle
@@ -27,6 +26,7 @@ from service.manifest import CodesSpec, GraphName, GraphSpec, Manifest, Parity
 from tests.export.edited_graphs import with_nodes
 from training.config import DataConfig
 from training.data import load_data
+from training.exactness import partial_sum_bounds
 from training.limits import counts
 from training.runs import load_run
 

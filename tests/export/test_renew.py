@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from export.build import ExportError
-from export.exactness import frequency_table
+from export.frequencies import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from export.prior_reader import read_prior
 from export.renew import main

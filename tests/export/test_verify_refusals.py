@@ -11,7 +11,7 @@ import torch
 from onnx import helper
 
 from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
-from export.exactness import frequency_table
+from export.frequencies import frequency_table
 from export.onnx_builder import DTYPES
 from export.prior_graphs import PriorGraphWriter
 from export.sessions import Sessions, VerificationError
@@ -251,7 +251,7 @@ def test_near_ties_are_counted_by_the_graph_that_has_more() -> None:
 
 
 def test_near_ties_are_counted_over_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.verify.pictures_a_batch", lambda height, width: 1)
+    monkeypatch.setattr("export.verify.pictures_a_batch", lambda model, height, width: 1)
     with pytest.raises(VerificationError, match="3 of 24 codes differ"):
         parity_of(2, 4, {"quantizer": [3]}, pictures=3)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
 
-from export.exactness import frequency_table
+from export.frequencies import frequency_table
 from export.reference_sampler import draw, guided
 from service.draws import uniforms
 from tests.conftest import DEVICE

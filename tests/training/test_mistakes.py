@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from tests.training.conftest import copied, tiny_config
-from training.config import ConfigError
+from training.config import ConfigError, load_config
 from training.data import DataError
-from training.fit import fit
+from training.exactness import ExactnessError
+from training.fit import fit, require_keys_read
 from training.runs import (
     AUTOENCODER_FILE,
     PRIOR_FILE,
@@ -55,6 +56,67 @@ def test_a_mistake_in_model_or_trainer_leaves_no_run_behind(tmp_path: Path, over
     with pytest.raises(ConfigError, match=said):
         fit(tiny_config(f"data.source={tmp_path}/d.npz", override), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["quantizer.kind=fsq", "quantizer.codebook_size=1024"],
+            r"kind fsq does not read autoencoder\.quantizer\.codebook_size",
+        ),
+        (["quantizer.kind=fsq", "dimension=8"], r"kind fsq does not read autoencoder\.dimension: leave it out"),
+        (
+            ["quantizer.context_rate_weight=0.5", "quantizer.levels=[4]"],
+            r"kind ema does not read .*\.levels, .*\.context_rate_weight: leave",
+        ),
+    ],
+)
+def test_a_key_of_another_kind_of_quantizer_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
+    """It was ignored, and the run another one than was asked for."""
+    (tmp_path / "c.yaml").touch()
+    config = load_config(tmp_path / "c.yaml", [f"autoencoder.{word}" for word in words])
+    with pytest.raises(ConfigError, match=said):
+        require_keys_read(config.autoencoder, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").touch()
+    require_keys_read(config.autoencoder, tmp_path / "run")  # one that has begun may go on
+    require_keys_read(load_config(Path("training/configs/photos.yaml")).autoencoder, tmp_path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("[enforce fail] can't allocate memory: 9 bytes"), MemoryError("no")])
+def test_too_little_memory_is_told_and_the_corrected_command_may_use_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It was a traceback, and the folder was that of a run with the wrong settings."""
+
+    def too_large(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched, pytest.raises(ConfigError, match=r"lower trainer\.autoencoder\.batch_size"):
+        patched.setattr("training.jobs.AutoencoderJob.training_step", too_large)
+        fit(tiny_config("trainer.autoencoder.batch_size=256"), tmp_path / "run")
+    fit(tiny_config(), tmp_path / "run")
+    assert load_run(tmp_path / "run").config.trainer.autoencoder.batch_size != 256
+
+
+def test_another_error_of_torch_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("training.jobs.AutoencoderJob.training_step", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        fit(tiny_config(), tmp_path / "run")
+
+
+def test_a_prior_whose_sums_become_inexact_is_not_trained_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the export said so, after all its steps."""
+    monkeypatch.setattr("training.exactness.EXACT_LIMIT", 1 << 10)
+    with pytest.raises(ExactnessError, match=r"float32 is exact below 1024: train the prior with"):
+        fit(tiny_config(), tmp_path / "run")
+    assert (tmp_path / "run" / AUTOENCODER_FILE).exists() and not (tmp_path / "run" / PRIOR_FILE).exists()
 
 
 def test_a_mistake_in_the_trainer_is_told_before_the_pictures_are_read(tmp_path: Path) -> None:

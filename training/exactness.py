@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from service.manifest import GUIDANCE_STEPS, LARGEST_GUIDANCE
+from training.errors import TrainingError
 from training.prior import (
+    EMBEDDING_LIMIT,
     EXACT_LIMIT,
     GATE_LIMIT,
     HEAD_LIMIT,
     STREAM_LIMIT,
-    UNITS_PER_NAT,
     WEIGHT_SCALE,
     FixedPointLinear,
     PixelCNN,
@@ -26,7 +27,7 @@ from training.prior import (
 )
 
 
-class ExactnessError(ValueError):
+class ExactnessError(TrainingError):
     """A layer's sums may reach 2^24, so that float32 may round them and codes may differ between machines."""
 
 
@@ -49,10 +50,11 @@ def partial_sum_bounds(prior: PixelCNN) -> dict[str, int]:
     contexts = torch.split(_sums(prior.context, STREAM_LIMIT), gates)
     bounds: dict[str, Tensor] = {}
     for index, layer in enumerate(prior.vertical):
-        bounds[f"vertical.{index}.taps"] = _sums(layer.taps, STREAM_LIMIT) + labels[index] + half  # type: ignore[arg-type]
+        sums = _sums(layer.taps, STREAM_LIMIT if index else EMBEDDING_LIMIT)  # type: ignore[arg-type]
+        bounds[f"vertical.{index}.taps"] = sums + labels[index] + half
     for index, layer in enumerate(prior.horizontal):
-        label = labels[len(prior.vertical) + index]
-        bounds[f"horizontal.{index}.taps"] = _sums(layer.taps, STREAM_LIMIT) + contexts[index] + label + half  # type: ignore[arg-type]
+        sums, label = _sums(layer.taps, STREAM_LIMIT if index else EMBEDDING_LIMIT), labels[len(prior.vertical) + index]  # type: ignore[arg-type]
+        bounds[f"horizontal.{index}.taps"] = sums + contexts[index] + label + half
     for stack in ("vertical", "horizontal"):
         for index, layer in enumerate(getattr(prior, stack)):
             bounds[f"{stack}.{index}.out"] = _sums(layer.out, GATE_LIMIT * GATE_LIMIT)
@@ -80,15 +82,3 @@ def prove_exact(prior: PixelCNN) -> int:
             "prior.channels"
         )
     return bounds[worst]
-
-
-def frequency_table(codebook_size: int) -> Tensor:
-    """int32 (L,): the frequency of a code whose logit lies d below the largest, round(2^F * exp(-d / 64)), at least 1.
-
-    F is the largest with K * 2^F < 2^31, so that a cumulative table fits int32; the table ends where it reaches 1.
-    """
-    top = 31 - codebook_size.bit_length()
-    distances = torch.arange(UNITS_PER_NAT * 24, dtype=torch.float64)
-    table = torch.round(2**top * torch.exp(-distances / UNITS_PER_NAT)).clamp(min=1).to(torch.int32)
-    first_one = int((table == 1).nonzero()[0])
-    return table[: first_one + 1]
