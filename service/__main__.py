@@ -10,6 +10,7 @@ import errno
 import logging.config
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -138,6 +139,9 @@ def _check_bundles(settings: Settings) -> None:
 def _check_device(settings: Settings) -> None:
     if settings.device == "cuda":
         status = subprocess.run([sys.executable, "-m", "service.device_probe"], check=False).returncode
+        if status < 0:
+            hint = ", mostly for too little memory" if status == -signal.SIGKILL else ""
+            sys.exit(f"cannot start: the check of the device was ended by {signal.Signals(-status).name}{hint}")
         if status:
             sys.exit(status)
 
@@ -150,6 +154,8 @@ def _check_address(settings: Settings) -> None:
     family, kind, protocol, _, address = found[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # as it will listen: `::` is of IPv6 only
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             probe.bind(address)
         except OSError as error:

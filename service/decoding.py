@@ -84,8 +84,8 @@ async def decode(request: Request) -> Response:
     media_type = _answer_type(request, wanted.several)
     height, width = wanted.size(model.manifest.picture.multiple_of)
     images.check_can_hold(media_type, height, width)
-    if _in_thread(media_type, len(wanted.codes) * height * width * model.manifest.picture.channels):
-        service.require_room(len(wanted.codes) * height * width)
+    if not wanted.unpacked:
+        _require_room(service, model, media_type, len(wanted.codes) * height * width)
     (pixels,) = await finish([model.engine.decode(wanted.codes, late=wanted.unpacked)], request)
     ran = perf_counter()
     response = await _answer(request, service, wanted, pixels[:, wanted.rows, wanted.columns], media_type)
@@ -97,6 +97,12 @@ def _answer_type(request: Request, several: bool) -> str:
     if several:
         return answer_type(request, SEVERAL_ANSWERS, "several pictures, or a list of one, are no picture file")
     return answer_type(request, ONE_ANSWERS)
+
+
+def _require_room(service: Service, model: Model, media_type: str, pixels: int) -> None:
+    """Raises QueueFull where there is none to write so many pixels, before the work that would be done for them."""
+    if _in_thread(media_type, pixels * model.manifest.picture.channels):
+        service.require_room(pixels)
 
 
 def _in_thread(media_type: str, size: int) -> bool:
@@ -126,12 +132,13 @@ async def read_codes(request: Request, service: Service, model: Model, body: byt
     media_type = bare_type(request.headers.get("content-type", ""))
     if media_type == containers.MEDIA_TYPE:
         count, pixels = containers.announced(model.codec, body, service.settings)
-        _answer_type(request, tile is None and count > 1)  # before the codes are read in vain
+        wanted_type = _answer_type(request, tile is None and count > 1)  # before the codes are read in vain
         if tile is None:
             read = partial(_read_container, service, model, body)
         else:  # of which a tile and its neighbours are decoded
             read = partial(_read_tile, service, model, body, tile)
             pixels = min(pixels, 9 * model.manifest.picture.height * model.manifest.picture.width)
+        _require_room(service, model, wanted_type, pixels)
         (wanted,) = await finish([service.in_thread(read, pixels, prior=True)], request)
         return cast(Wanted, wanted)
     if tile is not None:

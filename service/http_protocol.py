@@ -183,7 +183,7 @@ class OnePacket(Lingering):
             return
         self._count(len(name) + len(value) + _LINE_BYTES)
         if self._within_head:
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))  # llhttp leaves what follows it (RFC 9112, 5.1)
 
     def _count(self, size: int) -> None:
         self._head_bytes += size

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from service.errors import InvalidParameter, NotAPicture, PictureTooLarge, WrongPictureSize
-from service.jpeg_head import SIGNATURE, TooManySegmentsError, short_head
+from service.jpeg_head import SIGNATURE, TooManySegmentsError, has_more_scans, short_head
 from service.manifest import PictureSpec
 from service.pixels import UNREADABLE, forget_texts, is_animated, to_pixels
 
@@ -36,9 +36,8 @@ Image.MAX_IMAGE_PIXELS = None  # `open_picture` has its own limit, and Pillow's 
 # How often a file may be read: PNG's encoders write a chunk for each 8 KiB or more of pixels. Of the segments of a
 # JPEG, Pillow sees few (`short_head`).
 READS, BYTES_A_READ = 4096, 512
-# A decoder goes over the whole picture for each scan, and 34 bytes are one; encoders write about ten. Within coded
-# pixels the mark does not occur.
-_SCAN, MOST_SCANS = b"\xff\xda", 100
+# A decoder goes over the whole picture for each scan, and 34 bytes are one; encoders write about ten.
+MOST_SCANS = 100
 # Parts of a PNG that are inflated, each to at most 1 MiB in about 3 ms, when it is read. A file has one profile; Pillow
 # counts the characters of texts, but not of one without a name or in a wrong encoding. None is kept: `forget_texts`.
 _INFLATED, MOST_INFLATED = (b"zTXt", b"iTXt", b"iCCP"), 64
@@ -116,7 +115,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         raise PictureTooLarge(f"{image.width}x{image.height} has more than {LARGEST_SIDE} pixels a side; cut it.")
     if is_animated(image):
         raise NotAPicture("The picture is animated; send one frame of it.")
-    if image.format == "JPEG" and data.count(_SCAN) > MOST_SCANS:
+    if image.format == "JPEG" and has_more_scans(data, MOST_SCANS):
         raise NotAPicture(f"The JPEG has more than {MOST_SCANS} scans; save it again.")
     # which Pillow decodes byte by byte, in Python
     if image.format == "BMP" and any(tile.codec_name == "bmp_rle" for tile in image.tile):

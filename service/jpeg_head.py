@@ -14,7 +14,9 @@ SIGNATURE = b"\xff\xd8\xff"
 LARGEST_JPEG_HEAD = 1 << 14
 MOST_SEGMENTS = 4096  # cameras write tens; of a profile or of XMP there is one for each 64 KB
 _MARKER = re.compile(rb"\xff([^\xff\x00])", re.DOTALL)  # fill bytes before it, and what stands between segments, go
-_SCAN, _ALONE = 0xDA, (0x01, *range(0xD0, 0xDA))  # the latter have no length: they are the marker and nothing else
+_NOT_CODED = re.compile(rb"\xff([^\xff\x00\xd0-\xd7])", re.DOTALL)  # a marker that coded pixels do not have in them
+_SCAN, _END, _FIRST_FRAME = 0xDA, 0xD9, 0xC0
+_ALONE = (0x01, *range(0xD0, 0xDA))  # these have no length: they are the marker and nothing else
 _TEXT, _APPLICATION = 0xFE, range(0xE0, 0xF0)
 _JFIF, _ADOBE, _EXIF = (0xE0, b"JFIF\0"), (0xEE, b"Adobe"), (0xE1, b"Exif\0\0")
 _JFIF_BYTES, _NO_THUMBNAIL = 12, b"\0\0"
@@ -49,6 +51,23 @@ def short_head(data: bytes) -> tuple[bytes, bytes | None]:
             if head_bytes > LARGEST_JPEG_HEAD:
                 raise TooManySegmentsError
     raise TooManySegmentsError
+
+
+def has_more_scans(data: bytes, most: int) -> bool:
+    """Whether that many scans, or very many segments, are followed by more before the picture's end: what stands behind
+    that, as the film of a moving photograph does, is no part of it."""
+    position = scans = 0
+    for _ in range(MOST_SEGMENTS):
+        found = _NOT_CODED.search(data, position)
+        if found is None or found[1][0] == _END:
+            return False
+        position, marker = found.end(), found[1][0]
+        scans += marker == _SCAN
+        if scans > most:
+            return True
+        if marker not in _ALONE and marker >= _FIRST_FRAME:  # the others libjpeg may pass over, whatever follows
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    return True
 
 
 def _end_of(data: bytes, start: int) -> int:

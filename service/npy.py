@@ -19,7 +19,7 @@ _MAGIC = b"\x93NUMPY\x01\x00"
 # does: ten thousand bytes made three hundred thousand of log.
 _HEADER = re.compile(
     rb"""\{'descr': *'([<>|=]?[?a-zA-Z][0-9]{0,5}(?:\[[0-9a-zA-Z]{1,5}\])?)', *"""
-    rb"""'fortran_order': *(True|False), *'shape': *\(([0-9, ]{0,200})\) *,? *\}\s*"""
+    rb"""'fortran_order': *(True|False), *'shape': *\(([0-9, ]{0,200})\) *(?:, *)?\}\s*"""
 )
 _AXES = re.compile(rb"(?:[0-9]{1,19}, *)*(?:(?<=[, ])[0-9]{1,19})?")  # not a number alone, which is no tuple
 

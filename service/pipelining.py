@@ -20,7 +20,7 @@ MOST_PIPELINED = 16  # behind the one that is being answered; each is kept with 
 
 _AUTHORITY_ALONE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+(?=\?|$)")
 # of RFC 3986, 3.2.2: a name, also an empty one, or an address in brackets; and a port
-_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w:.~!$&'()*+,;=-]+\])(?::[0-9]*)?[ \t]*")
+_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w:.~!$&'()*+,;=-]+\])(?::[0-9]*)?")
 
 
 class _HostError(Exception):

@@ -171,7 +171,8 @@ def session_maker(settings: Settings, probe: Path) -> SessionMaker:
             sentence = " ".join(str(error).split())  # onnxruntime's messages have several lines
             raise DeviceError(f"VQSERVE_DEVICE=cuda: {sentence}") from error
         maker = SessionMaker(CPU, threads)
-        log.info("device auto: CPU, because %s", error)
+        unexpected = CUDA in ort.get_available_providers()  # of a GPU that idles an operator wants to hear
+        log.log(logging.WARNING if unexpected else logging.INFO, "device auto: CPU, because %s", error)
     else:
         log.info("device %s: CUDA", settings.device)
     return maker

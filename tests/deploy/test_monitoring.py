@@ -88,16 +88,39 @@ def test_drift_is_told_where_there_are_pictures(
     is decoded do not count."""
     batches = {("photos", "encode"): pictures_a_minute, ("photos", "decode"): 100, ("mnist", "encode"): 100}
     series = {
-        f'vqserve_batch_pictures_sum{{model="{model}", stage="{stage}"}}': f"0+{count}x120"
+        f'vqserve_batch_pictures_sum{{instance="a", model="{model}", stage="{stage}"}}': f"0+{count}x120"
         for (model, stage), count in batches.items()
     }
-    series['vqserve_traffic_divergence{model="photos"}'] = f"{divergence}x120"
+    series['vqserve_traffic_divergence{instance="a", model="photos"}'] = f"{divergence}x120"
+    # Another instance, that few pictures have come to: what it says of them is no sign beside the traffic of the first.
+    series['vqserve_batch_pictures_sum{instance="b", model="photos", stage="encode"}'] = "4x120"
+    series['vqserve_traffic_divergence{instance="b", model="photos"}'] = "0.6x120"
     firing = 'count by (model) (ALERTS{alertname="VqserveTrafficDrift", alertstate="firing"})'
     samples = [{"labels": '{model="photos"}', "value": 1}] if fires else []
     test = {
         "interval": "1m",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "promql_expr_test": [{"expr": firing, "eval_time": "100m", "exp_samples": samples}],
+    }
+    (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [str(PROMETHEUS / "alerts.yml")], "tests": [test]}))
+    promtool("test", "rules", tmp_path / "tests.yml")
+
+
+@pytest.mark.parametrize(("seconds", "fires"), [(30, False), (60, False), (600, True)])
+@pytest.mark.parametrize(("every", "route"), [(5, "/readyz"), (15, "/readyz"), (5, "/encode"), (15, "/encode")])
+def test_an_outage_that_has_healed_pages_nobody(
+    tmp_path: Path, every: int, route: str, seconds: int, fires: bool
+) -> None:
+    """One of ten seconds did, five minutes later: that long the mean of five minutes was above the threshold."""
+    failing, after = seconds // every, 1200 // every
+    name = f'vqserve_requests_total{{instance="a", route="{route}", status="%s"}}'
+    series = {name % "503": f"0x{300 // every} 1+1x{failing} {failing + 1}x{after}", name % "200": f"0+1x{2 * after}"}
+    alert = "VqserveNotReady" if route == "/readyz" else "VqserveErrors"
+    ever = f'count(count_over_time(ALERTS{{alertname="{alert}", alertstate="firing"}}[30m]))'
+    test = {
+        "interval": f"{every}s",
+        "input_series": [{"series": one, "values": values} for one, values in series.items()],
+        "promql_expr_test": [{"expr": ever, "eval_time": "24m", "exp_samples": [{"value": 1}] if fires else []}],
     }
     (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [str(PROMETHEUS / "alerts.yml")], "tests": [test]}))
     promtool("test", "rules", tmp_path / "tests.yml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +16,14 @@ from starlette.testclient import TestClient
 
 from service.errors import PROBLEMS, problem_type
 from service.images import LARGEST_WEBP_SIDE
+from service.jpeg_head import has_more_scans
 from tests.conftest import PICTURES, Tiny
 from tests.service import bad_inputs as bad
 from tests.tiny_bundle import oracle_codes
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 PHOTO = (PICTURES / "ladybird_crop.jpg").read_bytes()
-PNG, JSON, NPY = "image/png", "application/json", "application/x-npy"
+PNG, JPEG, JSON, NPY = "image/png", "image/jpeg", "application/json", "application/x-npy"
 NPY_30 = bad.npy(np.zeros((2, 30, 30, 1), np.uint8))
 
 
@@ -307,6 +309,41 @@ def test_a_progressive_jpeg_may_have_some_scans(client: TestClient) -> None:
     for count in (0, 80):
         answer = client.post("/encode", content=bad.scans(count), headers={"content-type": "image/jpeg"})
         assert answer.status_code == 200
+
+
+def test_what_stands_behind_a_jpeg_has_no_scans_of_it(client: TestClient) -> None:
+    """Phones keep a film there: of 10 MB of it, one with a hundred and more, the picture was refused."""
+    digit = bad.saved(Image.fromarray(bad.ramp()), "JPEG")
+    filmed = digit + b"\xff\xda\x00\x02" * 200
+    assert encoded(client, filmed, "", JPEG) == encoded(client, digit, "", JPEG)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [b"\xff\xd9", b"\xff\xfe\x00\x04\xff\xd9", b"\xff\x02\xff\xff"],
+    ids=["the end", "an end in a text", "a segment that is none"],
+)
+def test_scans_do_not_hide(hidden: bytes) -> None:
+    many = bad.scans(200)
+    first = many.index(b"\xff\xda")
+    assert has_more_scans(many[:first] + hidden + many[first:], 100) == (hidden != b"\xff\xd9")
+    assert has_more_scans(many[:first] + b"\xff\x01" * 5000, 100)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "content_type"),
+    [
+        (f"/encode?effort={'1' * 60_000}x", b"", PNG),
+        (f"/encode?effort={'1' * 30_000}.{'1' * 30_000}x", b"", PNG),
+        ("/encode", bad.npy_of_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1,)" + " " * 65_000), NPY),
+    ],
+    ids=["effort", "effort with a point", "npy"],
+)
+def test_text_is_not_searched_again_and_again(client: TestClient, path: str, body: bytes, content_type: str) -> None:
+    """Digits by the ten thousand held the event loop, and all other requests, for a minute; blanks for two seconds."""
+    began = time.monotonic()
+    assert client.post(path, content=body, headers={"content-type": content_type}).status_code in (400, 422)
+    assert time.monotonic() - began < 1
 
 
 def test_cmyk_becomes_rgb(client: TestClient) -> None:

@@ -48,6 +48,13 @@ def test_a_trailer_is_no_header(keyed: tuple[str, int], address: tuple[str, int]
     assert received.startswith(b"HTTP/1.1 200") and b"x-request-id: mine\r\n" in received
 
 
+def test_blanks_behind_a_value_are_no_part_of_it(keyed: tuple[str, int]) -> None:
+    """A key with one got 401."""
+    sent = chunked(b"Content-Type: image/png \t\r\nX-API-Key: a-secret-key \r\nX-Request-ID: mine \t\r\n", b"")
+    received = answer(keyed, sent)
+    assert received.startswith(b"HTTP/1.1 200") and b"x-request-id: mine\r\n" in received
+
+
 def test_a_transfer_coding_is_refused_as_a_content_coding_is(address: tuple[str, int]) -> None:
     """It was accepted, and the compressed bytes taken for the picture."""
     sent = chunked(b"Content-Type: image/png\r\n", b"").replace(b"Encoding: chunked", b"Encoding: gzip, chunked")

@@ -91,6 +91,30 @@ def test_without_room_for_the_last_step_nothing_is_done(make_generator: Callable
     assert runs(client) > before
 
 
+def test_a_container_is_not_unpacked_where_its_picture_could_not_be_written(
+    make_generator: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes seconds of a photograph; it was done, and then refused with 429."""
+    client = make_generator(max_queued_pictures=2)
+    service = client.app.state.service  # type: ignore[attr-defined]
+    digits = npy.write_npy(np.zeros((100, 28, 28, 1), np.uint8))
+    packed = client.post("/encode", content=digits, headers={**NPY, "Accept": containers.MEDIA_TYPE}).content
+    unpacked: list[str] = []
+    unpack = containers.unpack
+    monkeypatch.setattr(containers, "unpack", lambda *given: (unpacked.append("once"), unpack(*given))[1])
+    headers = {"Content-Type": containers.MEDIA_TYPE, "Accept": JSON}
+    going_on = threading.Event()
+    assert client.portal is not None
+    client.portal.call(partial(service.in_threads, [partial(going_on.wait, 10)] * 5, SMALL_PIXELS + 1))
+    until(lambda: waiting(client) == 3)
+    assert client.post("/decode", content=packed, headers=headers).status_code == 429
+    assert not unpacked
+    going_on.set()
+    until(lambda: waiting(client) == 0)
+    assert client.post("/decode", content=packed, headers=headers).status_code == 200
+    assert unpacked == ["once"]
+
+
 def test_pictures_of_several_sizes_are_refused_before_they_are_encoded(
     make_generator: Callable[..., TestClient],
 ) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -295,6 +296,32 @@ def test_cuda_that_is_not_there_ends_the_command_with_a_sentence(tiny: Tiny, wor
     assert done.returncode == 1
     assert done.stderr.startswith("VQSERVE_DEVICE=cuda: this onnxruntime has no CUDA")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("signal_of_end", "said"),
+    [
+        (signal.SIGKILL, "the check of the device was ended by SIGKILL, mostly for too little memory"),
+        (signal.SIGSEGV, "the check of the device was ended by SIGSEGV"),
+    ],
+)
+def test_a_check_of_the_device_that_is_killed_is_told(
+    monkeypatch: pytest.MonkeyPatch, tiny: Tiny, signal_of_end: int, said: str
+) -> None:
+    """The service ended without a word, with the status 247."""
+    killed = subprocess.CompletedProcess[bytes]([], -signal_of_end)
+    monkeypatch.setattr("service.__main__.subprocess.run", lambda *_, **__: killed)
+    monkeypatch.setenv("VQSERVE_DEVICE", "cuda")
+    with pytest.raises(SystemExit, match=f"^cannot start: {said}$"):
+        start.main(["--bundle", str(tiny.grey)])
+
+
+def test_a_port_of_ipv4_is_free_for_ipv6() -> None:
+    """`::` is of IPv6 only, and its start was refused beside a service on 0.0.0.0."""
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))  # noqa: S104 - to be in the way
+        other.listen()
+        start._check_address(Settings(host="::", port=other.getsockname()[1]))
 
 
 def test_a_name_that_is_nearly_a_settings_is_logged(
