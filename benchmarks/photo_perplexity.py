@@ -103,6 +103,7 @@ def quantizers() -> str:
             one["kind"],
             one["usage_weight"] or "-",
             one["context_rate_weight"] or "-",
+            *(f"{steps:,}" for steps in one["steps"]),
             f"{one['psnr_db']:.2f}",
             shown(one["bits_per_code"]),
             f"{one['perplexity_held_out']:.0f}",
@@ -110,8 +111,8 @@ def quantizers() -> str:
         ]
         for one in found["runs"]
     ]
-    heading = ["KIND", "U", "C", "crops: PSNR, dB", "bits a code", "perplexity", "whole: PSNR, dB", "MS-SSIM"]
-    learned, spread, *_, shipped = found["runs"]
+    heading = ["KIND", "U", "C", "S", "P", "crops: PSNR, dB", "bits a code", "perplexity", "whole: PSNR, dB", "MS-SSIM"]
+    learned, spread, *_, priced, shipped = found["runs"]
     more = spread["bits_per_code"] / learned["bits_per_code"] - 1
     return "\n\n".join(
         (
@@ -122,9 +123,10 @@ def quantizers() -> str:
             f"{learned['perplexity_held_out']:.0f}. A fixed grid whose use is rewarded (U, `usage_weight`) has "
             f"{spread['perplexity_held_out']:.0f}, for {100 * more:.0f} % more bits a code: it spends them on "
             "differences that nothing around a code tells of, and smooth surfaces get blotches. With a price on just "
-            f"these (C, `context_rate_weight`), codes are in use and predictable: {shipped['perplexity_held_out']:.0f} "
-            "for about the bytes of the moving averages. Whole photographs are then nearer by PSNR and less near by "
-            "MS-SSIM: fine texture is smoother, and some blotches stay.",
+            f"these (C, `context_rate_weight`), codes are in use and predictable: {priced['perplexity_held_out']:.0f} "
+            "for about the bytes of the moving averages, but fine texture is smoother, and some blotches stay. Trained "
+            "for longer, with less reward and a higher price, it is better than that in each figure "
+            f"({shipped['perplexity_held_out']:.0f} in use), with fewer blotches.",
         )
     )
 
