@@ -33,12 +33,12 @@ class ExactnessError(TrainingError):
 
 def _sums(linear: FixedPointLinear, largest_input: int) -> Tensor:
     """(outputs,) in units of 1/128 of an activation unit: sum |w| * max |a| with w in integers."""
-    integers = (linear.quantized_weight().double() * WEIGHT_SCALE).abs()
+    integers = (linear.quantized_weight().cpu().double() * WEIGHT_SCALE).abs()  # not every device has float64
     return integers.sum(0) * largest_input
 
 
 def _units(bias: Tensor) -> Tensor:
-    return quantized_bias(bias).double().abs() * WEIGHT_SCALE
+    return quantized_bias(bias).cpu().double().abs() * WEIGHT_SCALE
 
 
 @torch.no_grad()

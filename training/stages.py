@@ -95,10 +95,10 @@ def _fit(trainer: Trainer, job: Job, data: StageData, checkpoint: Path, resume_f
         except (RuntimeError, MemoryError) as error:
             if not _is_of_memory(error):
                 raise
-            stage = checkpoint.stem
+            stage, (said, *_) = checkpoint.stem, str(error).split("\n")
             raise ConfigError(
                 f"the memory is too small for the stage {stage}: lower trainer.{stage}.batch_size, or the channels of "
-                f"its network ({str(error).splitlines()[0]})"
+                f"its network ({said or 'no more than that is known'})"
             ) from error
 
 
