@@ -5,7 +5,8 @@ two, of which the first wakes the client for a head without a body. Streams go o
 When too many requests are inside, the protocol refuses the next one itself (`service.refusal`), and always a request
 whose URL and headers are too large or too slow: uvicorn would collect them without end, and so it would requests that
 come before their turn (`service.pipelining`). Nor does it wait without end for the rest of a request that has its
-answer, or for a client to read one (`service.unread`).
+answer, or for a client to read one (`service.unread`); how a connection ends whose client still sends says
+`service.lingering`.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None
             "choose an --out outside of it"
         )
     incomplete = not ((folder / CONFIG_FILE).exists() and (folder / PROGRESS_FILE).exists())
-    left = _left(folder)
+    left = _trained_files(folder)
     if incomplete and left:  # of which settings and pictures nothing tells
         raise ConfigError(
             f"{folder} holds {', '.join(left)} without the {CONFIG_FILE} and {PROGRESS_FILE} of their run: delete "
@@ -129,14 +129,14 @@ def require_own_folder(config: RunConfig, folder: Path, *, resume: bool) -> None
             )
 
 
-def _left(folder: Path) -> list[str]:
+def _trained_files(folder: Path) -> list[str]:
     """What of a training lies there."""
     return [name for name in (AUTOENCODER_FILE, PRIOR_FILE, CHECKPOINTS) if (folder / name).exists()]
 
 
 def _is_begun(folder: Path) -> bool:
     """Whether a run has got somewhere there: one that failed before its first checkpoint has not."""
-    return (folder / CONFIG_FILE).exists() and bool(_left(folder) or (folder / METRICS_FILE).exists())
+    return (folder / CONFIG_FILE).exists() and bool(_trained_files(folder) or (folder / METRICS_FILE).exists())
 
 
 @rank_zero_only
