@@ -73,7 +73,7 @@ COMPANIONS: Mapping[str, OpenCompanion] = {GENERATOR: open_generator}
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The app for these settings; by default those of the environment."""
     settings = settings or Settings()
-    metrics = open_metrics()
+    metrics = open_metrics(settings.workers)
     door = door_of(settings, metrics)
     app = FastAPI(
         title=TITLE,
@@ -93,10 +93,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def open_metrics() -> Metrics:
+def open_metrics(workers: int) -> Metrics:
     """Ends the process where one of several workers cannot count: its folder is full or gone."""
     try:
-        metrics = Metrics()
+        metrics = Metrics(workers)
         if metrics.shared_folder is not None:
             hold(metrics.shared_folder)  # a worker may outlive the supervisor
     except OSError as error:
@@ -167,6 +167,7 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics, door: Doo
             metrics.worker_deaths.inc(untold_deaths())
         spare_what_stays()
     _log_served(models)
+    metrics.workers.set(1)
     try:
         yield {
             REFUSAL: early_refusal(settings, metrics, door, lambda: service.draining),

@@ -19,13 +19,13 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _PREFIX, _HELD = "vqserve-metrics-", ".held"
-# Nothing of a dead process is in flight any more, and nobody would halve its counts of codes again. Its other counts
-# are those of the service too.
-_OF_THE_LIVING = ("gauge_live*_{}.db", "codes_*_{}.bin")
-_COUNTED_ON = ("counter_{}.db", "histogram_{}.db")
-_HALF_WRITTEN = "*_{}.new"
+# Nothing of a dead worker is in flight any more, nobody would halve its counts of codes again, and what it was just
+# writing is not whole. Whoever takes its place goes on with its other counts.
+_OF_THE_LIVING = ("gauge_live*_{}.db", "codes_*_{}.bin", "*_{}.new")
 # Those of prometheus_client, with bytes for every route and a few models. It makes a file that is full twice as large.
 _RESERVED = {"counter": 1 << 16, "gauge_livesum": 1 << 16, "histogram": 1 << 18}
+
+_place = 0  # of this process among the workers
 
 
 class CountsError(OSError):
@@ -83,6 +83,18 @@ def _remove_abandoned(folder: Path) -> None:
         os.close(descriptor)
 
 
+def take_place(place: int) -> None:
+    """In a worker, before it counts: its files are named by its place among the workers, and who takes the place of a
+    dead one counts on in them. Named by processes, each death left its files, until the folder, which may lie in
+    memory, was full; and a page of metrics, which adds all of them up, held the event loop for longer and longer."""
+    global _place
+    _place = place
+
+
+def place() -> int:
+    return _place
+
+
 def reserve(folder: Path) -> None:
     """Write the files of this process whole before prometheus_client opens them. It would leave holes in them, and on a
     full disk the first count in a hole is a bus error: all workers died of it while they served.
@@ -91,10 +103,10 @@ def reserve(folder: Path) -> None:
         CountsError: there is no room, or no folder.
     """
     for kind, size in _RESERVED.items():
-        path = folder / f"{kind}_{os.getpid()}.db"
+        path = folder / f"{kind}_{_place}.db"
         written = path.with_suffix(".new")  # another worker may make its page now, and cannot read a part of one
         try:
-            if not path.exists():  # else it is of one that has died, whose number is this one's now: it is counted on
+            if not path.exists():
                 written.write_bytes(bytes(size))
                 written.replace(path)
         except OSError as error:
@@ -103,30 +115,8 @@ def reserve(folder: Path) -> None:
             raise CountsError(folder, error) from error
 
 
-def forget_dead_processes(folder: Path) -> None:
-    """Remove the gauges and the counts of codes of processes that have ended."""
-    for path in _matching(folder, _OF_THE_LIVING, "*"):
-        if not _lives(int(path.stem.rpartition("_")[2])):
-            path.unlink(missing_ok=True)  # another worker may be faster
-
-
-def forget_process(folder: Path, process_id: int, has_served: bool) -> None:
-    """Remove these of one that has ended, and all that it leaves if it never served: then it has counted nothing, and
-    the folder, which may lie in memory, would fill with one more at every attempt."""
-    patterns = (*_OF_THE_LIVING, _HALF_WRITTEN, *(() if has_served else _COUNTED_ON))
-    for path in _matching(folder, patterns, str(process_id)):
-        path.unlink(missing_ok=True)
-
-
-def _matching(folder: Path, patterns: tuple[str, ...], process: str) -> list[Path]:
-    return [path for pattern in patterns for path in folder.glob(pattern.format(process))]
-
-
-def _lives(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def forget_worker(folder: Path, place: int) -> None:
+    """Remove what only a worker that lives may have there, of one that has ended."""
+    for pattern in _OF_THE_LIVING:
+        for path in folder.glob(pattern.format(place)):
+            path.unlink(missing_ok=True)

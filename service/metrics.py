@@ -17,16 +17,18 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
     generate_latest,
+    values,
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.values import MultiProcessValue
 
 from service.call import noted_stages
 from service.generation_metrics import GenerationMetrics
 from service.lane import Item
 from service.manifest import Manifest
-from service.metric_files import forget_dead_processes, reserve
+from service.metric_files import place, reserve
 from service.traffic import CodeTraffic, divergence_bits, perplexity
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -49,6 +51,7 @@ class Declared:
 
 
 _COMPUTED = (
+    Declared("vqserve_configured_workers", "gauge", (), "Processes that are to serve: VQSERVE_WORKERS."),
     Declared(
         "vqserve_model_info", "gauge", ("model", "version", "provider", "family"), "1 for each model that is served."
     ),
@@ -70,16 +73,22 @@ _COMPUTED = (
 class Metrics:
     """One registry a process. With several workers prometheus_client keeps the values in files of a shared folder."""
 
-    def __init__(self) -> None:
-        """Raises OSError, mostly a CountsError, where the shared folder takes no files."""
+    def __init__(self, workers: int = 1) -> None:
+        """`workers`: how many processes are to serve.
+
+        Raises:
+            OSError: mostly a CountsError: the shared folder takes no files.
+        """
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
         folder = os.environ.get(_FOLDER_VARIABLE)
         self.shared_folder = Path(folder) if folder else None
         if self.shared_folder is not None:
             reserve(self.shared_folder)
+            values.ValueClass = MultiProcessValue(place)  # type: ignore[no-untyped-call]  # instead of os.getpid
         self.registry = CollectorRegistry()
         self.declared: list[Declared] = []
         self.models: dict[str, ModelMetrics] = {}
+        self.configured_workers = workers
         self.requests = self.counter(
             "requests",
             "Answered requests; the status of a stream that ended with an error is that of the error.",
@@ -119,6 +128,7 @@ class Metrics:
         self.engine_deaths = self.counter(
             "engine_deaths", "Models whose engine or sampler failed on known input.", "model"
         )
+        self.workers = self.gauge("workers", "Processes that serve.")
         self.worker_deaths = self.counter(
             "worker_deaths", "Workers that have died, of several; each is counted when another serves in its place."
         )
@@ -162,7 +172,6 @@ class Metrics:
     def render(self) -> bytes:
         if self.shared_folder is None:
             return generate_latest(self.registry)
-        forget_dead_processes(self.shared_folder)
         try:
             return self._render_all(self.shared_folder)
         except FileNotFoundError:  # of a worker that has just been found dead
@@ -204,16 +213,18 @@ class ModelMetrics:
 
 
 class _ModelCollector(Collector):
-    """What is computed when it is asked for: which models run where, and what their traffic looks like."""
+    """What is computed when it is asked for: how many processes should serve, which models run where, and what their
+    traffic looks like."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        info, spread, drift = (GaugeMetricFamily(one.name, one.text, labels=one.labels) for one in _COMPUTED)
+        workers, info, spread, drift = (GaugeMetricFamily(one.name, one.text, labels=one.labels) for one in _COMPUTED)
+        workers.add_metric((), self._metrics.configured_workers)
         for name, model in self._metrics.models.items():
             manifest, counts = model.manifest, model.traffic.counts()
             info.add_metric((name, manifest.version, model.provider, manifest.family), 1)
             spread.add_metric((name,), perplexity(counts))
             drift.add_metric((name,), divergence_bits(counts, manifest.code_histogram))
-        yield from (info, spread, drift)
+        yield from (workers, info, spread, drift)

@@ -25,7 +25,7 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from service.ending import tell_why_it_ends
-from service.metric_files import forget_process
+from service.metric_files import forget_worker, take_place
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +58,14 @@ class Worker(Process):
 
     again_at: float | None = None  # once it is gone: when another takes its place, by `monotonic`
 
-    def __init__(self, config: Config, sockets: list[socket], failures: int = 0, deaths: int = 0) -> None:
-        """`failures`: how many were in its place that never served, in a row. `deaths`: how many died in its place that
-        no worker has counted yet."""
+    def __init__(
+        self, config: Config, sockets: list[socket], place: int = 0, failures: int = 0, deaths: int = 0
+    ) -> None:
+        """`place`: among the workers, from 0; no two have the same at a time. `failures`: how many were in it that
+        never served, in a row. `deaths`: how many died in it that no worker has counted yet."""
         self._hears, self._says = Pipe(duplex=False)
         super().__init__(config, sockets)
-        self.failures, self.deaths = failures, deaths
+        self.place, self.failures, self.deaths = place, failures, deaths
         self._answers_by: float | None = None  # for the first time, once it was asked
         self._has_answered = False
 
@@ -98,6 +100,7 @@ class Worker(Process):
         """In the process of the worker, until it ends."""
         global _untold_deaths
         _untold_deaths = self.deaths
+        take_place(self.place)
         tell_why_it_ends()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # at the end of a terminal the supervisor has it too
         super().target(sockets)
@@ -145,9 +148,15 @@ class Supervisor(Multiprocess):
     def handle_ttin(self) -> None:
         self.processes_num += self._add()
 
+    def handle_ttou(self) -> None:
+        before = len(self.processes)
+        super().handle_ttou()
+        if len(self.processes) < before:
+            forget_worker(self._metrics_folder, len(self.processes))
+
     def _add(self) -> bool:
         """Whether there was a process for one more worker."""
-        worker = self._started()
+        worker = self._started(len(self.processes))
         if worker is not None:
             self.processes.append(worker)
         return worker is not None
@@ -163,7 +172,7 @@ class Supervisor(Multiprocess):
                     self._bury(worker)
             if worker.again_at is not None and monotonic() >= worker.again_at:
                 worker.again_at = monotonic() + _START_AGAIN_S  # where there is no process for another now
-                self.processes[index] = self._started(worker.failures, worker.deaths) or worker
+                self.processes[index] = self._started(index, worker.failures, worker.deaths) or worker
 
     def _bury(self, worker: Worker) -> None:
         """Another takes the place of one that has served at once, of any other after a pause. None does where no worker
@@ -171,7 +180,7 @@ class Supervisor(Multiprocess):
         how = worker.bury()
         if worker.exitcode == -signal.SIGBUS:  # their files are mapped into memory
             log.error("a bus error comes of a full disk: the workers count in files in %s", self._metrics_folder)
-        forget_process(self._metrics_folder, worker.pid or 0, worker.has_served)
+        forget_worker(self._metrics_folder, worker.place)
         if worker.has_served:
             log.error("worker %s %s; another takes its place", worker.pid, how)
             worker.failures, worker.deaths, worker.again_at = 0, 1, monotonic()
@@ -186,11 +195,11 @@ class Supervisor(Multiprocess):
         log.error("worker %s %s before it served; another is tried in %g s", worker.pid, how, _START_AGAIN_S)
         worker.again_at = monotonic() + _START_AGAIN_S
 
-    def _started(self, failures: int = 0, deaths: int = 0) -> Worker | None:
+    def _started(self, place: int, failures: int = 0, deaths: int = 0) -> Worker | None:
         """None where the system has no process, memory or descriptor for one. An exception would end the supervision:
         Python then waits for the workers that are left, deaf to SIGTERM."""
         try:
-            worker = Worker(self.config, self.sockets, failures, deaths)
+            worker = Worker(self.config, self.sockets, place, failures, deaths)
             try:
                 worker.start()
             except OSError:
@@ -204,8 +213,7 @@ class Supervisor(Multiprocess):
 
 
 def untold_deaths() -> int:
-    """How many workers died in the place of this process that none has counted yet; what one counts that never serves
-    is forgotten."""
+    """How many workers died in the place of this process that none has counted yet."""
     return _untold_deaths
 
 

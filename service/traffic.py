@@ -7,7 +7,6 @@ of a shared folder, and whoever is asked for metrics adds the files up. A reload
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.metric_files import CountsError
+from service.metric_files import CountsError, place
 
 WINDOW_CODES = 1 << 20
 
@@ -26,14 +25,14 @@ class CodeTraffic:
     def __init__(self, model: str, version: str, codebook_size: int, shared_folder: Path | None = None) -> None:
         """Raises CountsError where the shared folder takes no file for them."""
         self._pattern = f"codes_{model}_{version[:12]}_*.bin"
-        self._own_of_all_versions = f"codes_{model}_{'?' * len(version[:12])}_{os.getpid()}.bin"
+        self._own_of_all_versions = f"codes_{model}_{'?' * len(version[:12])}_{place()}.bin"
         self._folder = shared_folder
         self._size = codebook_size
         self._counts: NDArray[np.int64]
         if shared_folder is None:
             self._counts = np.zeros(codebook_size, np.int64)
         else:
-            self._path = shared_folder / self._pattern.replace("*", str(os.getpid()))
+            self._path = shared_folder / self._pattern.replace("*", str(place()))
             self._counts = _open_counts(self._path, codebook_size)
         self._total = int(self._counts.sum())
         self._lock = threading.Lock()

@@ -180,6 +180,28 @@ def test_workers_that_die_again_and_again_are_told(tmp_path: Path, deaths: int, 
     promtool("test", "rules", tmp_path / "tests.yml")
 
 
+@pytest.mark.parametrize(("minutes", "fires"), [(4, False), (6, True)])
+def test_a_worker_that_cannot_be_replaced_is_told(tmp_path: Path, minutes: int, fires: bool) -> None:
+    """Its death is counted only once another serves: half of a service was gone for days, and nothing showed it."""
+    firing = 'count(ALERTS{alertname="VqserveWorkersMissing", alertstate="firing"})'
+    series = {
+        'vqserve_configured_workers{instance="a"}': "2x30",
+        'vqserve_workers{instance="a"}': f"2x9 1x{minutes} 2x20",
+        'vqserve_configured_workers{instance="b"}': "1x30",
+        'vqserve_workers{instance="b"}': "1x30",
+    }
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {"expr": firing, "eval_time": "15m", "exp_samples": [{"value": 1}] if fires else []},
+            {"expr": firing, "eval_time": "20m", "exp_samples": []},
+        ],
+    }
+    (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [str(PROMETHEUS / "alerts.yml")], "tests": [test]}))
+    promtool("test", "rules", tmp_path / "tests.yml")
+
+
 def test_settings_and_metrics_that_alerts_name_exist() -> None:
     text = (PROMETHEUS / "alerts.yml").read_text()
     names = {name.lower() for name in re.findall(r"VQSERVE_([A-Z_]+)", text)}

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.app import open_models
-from service.metric_files import CountsError, hold, reserve, shared_folder
+from service.metric_files import CountsError, hold, reserve, shared_folder, take_place
 from service.metrics import Metrics
 from service.settings import Settings
 from service.traffic import CodeTraffic
@@ -75,13 +75,19 @@ def test_what_may_be_in_use_is_left(temporary: Path) -> None:
     assert {*temporary.iterdir()} == before
 
 
+@pytest.fixture
+def _first_place() -> Iterator[None]:
+    yield
+    take_place(0)
+
+
+@pytest.mark.usefixtures("_first_place")
 def test_a_file_that_is_being_made_is_no_part_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a full disk each attempt of a worker left an empty file for a moment, and whoever asked another worker for
     metrics then got a bare 500."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     metrics = Metrics()
-    for file in tmp_path.glob(f"*_{os.getpid()}.db"):
-        file.unlink()  # so that this process is a new worker
+    take_place(1)  # so that this process is a new worker
     begun: list[bytes] = []
 
     def no_room(path: Path, content: bytes) -> int:
@@ -93,7 +99,7 @@ def test_a_file_that_is_being_made_is_no_part_of_a_page(tmp_path: Path, monkeypa
     with pytest.raises(CountsError, match="No space left on device"):
         reserve(tmp_path)
     assert [b"vqserve_model_info" in page for page in begun] == [True]
-    assert not [*tmp_path.glob(f"*_{os.getpid()}.*")]
+    assert not [*tmp_path.glob("*_1.*")]
 
 
 def test_another_users_folder_is_left(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,15 +150,15 @@ def test_each_version_that_was_served_before_leaves_no_file(tmp_path: Path) -> N
     new = CodeTraffic("m", "w" * 12, 4, tmp_path)
     new.forget_other_versions()
     old.add(np.array([1]))  # an answer that was on its way
-    assert {path.name for path in {*tmp_path.iterdir()} - kept} == {f"codes_m_{'w' * 12}_{os.getpid()}.bin"}
+    assert {path.name for path in {*tmp_path.iterdir()} - kept} == {f"codes_m_{'w' * 12}_0.bin"}
     other.add(np.array([2]))
     assert other.counts().tolist() == [0, 0, 1, 0]
     assert CodeTraffic("m", "v" * 12, 4, tmp_path).counts().tolist() == [0] * 4
 
 
-def test_files_have_no_holes_and_those_of_a_dead_process_are_counted_on(tmp_path: Path) -> None:
+def test_files_have_no_holes_and_those_of_a_dead_worker_are_counted_on(tmp_path: Path) -> None:
     """On a full disk the first count in a hole of a file was a bus error: all workers died while they served."""
-    (tmp_path / f"counter_{os.getpid()}.db").write_bytes(b"counted")
+    (tmp_path / "counter_0.db").write_bytes(b"counted")
     reserve(tmp_path)
     sizes = {path.name.rpartition("_")[0]: path.stat().st_size for path in tmp_path.iterdir()}
     assert sizes == {"counter": 7, "gauge_livesum": 1 << 16, "histogram": 1 << 18}

@@ -63,9 +63,14 @@ def logged(folder: Path, words: str) -> list[dict[str, Any]]:
     return [line for line in lines if words in line["message"]]
 
 
-def processes_with(folder: Path, pattern: str) -> set[int]:
-    """Of which there are such files of metrics."""
+def places_with(folder: Path, pattern: str) -> set[int]:
+    """Of workers of which there are such files of metrics."""
     return {int(path.stem.rpartition("_")[2]) for path in folder.glob(f"vqserve-metrics-*/{pattern}")}
+
+
+def shown(address: str, metric: str) -> float:
+    (line,) = [line for line in httpx.get(f"{address}/metrics").text.splitlines() if line.startswith(f"{metric} ")]
+    return float(line.split()[1])
 
 
 def test_workers_that_are_killed_before_they_serve_end_the_service(tmp_path: Path) -> None:
@@ -82,29 +87,28 @@ def test_workers_that_are_killed_before_they_serve_end_the_service(tmp_path: Pat
 
 def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
     """The bundle is bad while one is gone: every attempt left files in /tmp, which may lie in memory, until it was full
-    and those that served died of it. What one that had served has counted stays."""
+    and those that served died of it. So did every worker that had served. What it has counted is counted on."""
     with two_workers(tmp_path, pause_s=0.1) as (process, address):
         until(lambda: listeners(address) == 2, 60)
         killed, other = workers_of(process.pid)
-        assert {killed, other} <= processes_with(tmp_path, "gauge_*.db")
+        assert places_with(tmp_path, "gauge_*.db") == {0, 1}
+        for _ in range(20):  # of both, with each connection of its own
+            httpx.get(f"{address}/unknown")
+        counted = 'vqserve_requests_total{route="other",status="404"}'
         (tmp_path / "tiny" / "decoder.onnx").rename(tmp_path / "kept")
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(logged(tmp_path, "ended with status 3 before it served")) >= 2, 30)
-        failed = {int(line["message"].split()[1]) for line in logged(tmp_path, "before it served")}
-        assert processes_with(tmp_path, "*.db").isdisjoint(failed)
-        assert processes_with(tmp_path, "counter_*.db") >= {killed, other}
-        assert killed not in processes_with(tmp_path, "gauge_*.db") | processes_with(tmp_path, "codes_*.bin")
         assert logged(tmp_path, f"worker {killed} was ended by signal 9 (Killed); another takes its place")
         assert {line["process"] for line in logged(tmp_path, "serving tiny")} == {killed, other}
-        assert "vqserve_worker_deaths_total 0.0" in httpx.get(f"{address}/metrics").text
+        until(lambda: shown(address, "vqserve_workers") == 1)
+        assert shown(address, "vqserve_configured_workers") == 2
+        assert shown(address, "vqserve_worker_deaths_total") == 0
         (tmp_path / "kept").rename(tmp_path / "tiny" / "decoder.onnx")
         until(lambda: listeners(address) == 2, 30)
-
-        def told() -> bool:
-            deaths = 1 + len(logged(tmp_path, "before it served"))
-            return f"vqserve_worker_deaths_total {deaths}.0" in httpx.get(f"{address}/metrics").text
-
-        until(told)
+        until(lambda: shown(address, "vqserve_workers") == 2)
+        until(lambda: shown(address, "vqserve_worker_deaths_total") == 1 + len(logged(tmp_path, "before it served")))
+        assert places_with(tmp_path, "*_*.db") == places_with(tmp_path, "codes_*.bin") == {0, 1}
+        assert shown(address, counted) == 20
 
 
 def test_a_worker_without_a_folder_to_count_in_says_so(tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
         assert process.poll() is None and answers(f"{address}/readyz")
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))
         until(lambda: listeners(address) == 2, 30)
-        until(lambda: "vqserve_worker_deaths_total 1.0" in httpx.get(f"{address}/metrics").text)
+        until(lambda: shown(address, "vqserve_worker_deaths_total") == 1)
         process.terminate()
         assert process.wait(30) == 0
 
@@ -165,7 +169,7 @@ def test_a_service_without_all_its_workers_does_not_start(monkeypatch: pytest.Mo
     supervisor = Supervisor.__new__(Supervisor)
     supervisor.processes, supervisor.processes_num, supervisor.should_exit = [], 2, threading.Event()
     workers = [object()] * started
-    monkeypatch.setattr(supervisor, "_started", lambda: workers.pop() if workers else None)
+    monkeypatch.setattr(supervisor, "_started", lambda place: workers.pop() if workers else None)
     supervisor.init_processes()
     assert (len(supervisor.processes), supervisor.failed_to_start) == (started, True)
     assert supervisor.should_exit.is_set()
