@@ -240,7 +240,7 @@ def test_a_load_that_hangs_in_place_of_a_dead_engine_ends_the_process(
 _DIES_AT_THE_SECOND_PICTURE = """
 import sys
 from service import engine
-from service.__main__ import main
+from service.command_line import main
 
 call, encode, runs = engine.Engine._call, engine.Engine.run_encode, []
 

@@ -101,7 +101,7 @@ def test_a_cancelled_future_frees_its_thread(tiny: Tiny) -> None:
 _OPENS_FOR_EVER = """
 import threading
 from service import app
-from service.__main__ import main
+from service.command_line import main
 
 def open_models(settings, metrics):
     print("opens", flush=True)
@@ -170,10 +170,25 @@ runpy.run_module("service", run_name="__main__")
 """
 
 
-def test_a_container_ends_while_its_service_reads_bundles(tiny: Tiny) -> None:
+_IMPORTS = """
+import os, runpy, signal, sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "uvicorn":
+            signal.raise_signal = lambda number: None  # as above
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Finder())
+runpy.run_module("service", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("begins", [_IMPORTS, _READS], ids=["imports", "reads bundles"])
+def test_a_container_ends_while_its_service_begins(tiny: Tiny, begins: str) -> None:
     """Its first process did not hear SIGTERM, went on to serve, and was killed."""
     variables = {**os.environ, "VQSERVE_BUNDLES": str(tiny.grey), "VQSERVE_DEVICE": "cpu", "VQSERVE_PORT": "0"}
-    done = subprocess.run([sys.executable, "-c", _READS], env=variables, timeout=20, check=False)
+    done = subprocess.run([sys.executable, "-c", begins], env=variables, timeout=20, check=False)
     assert done.returncode == 128 + signal.SIGTERM
 
 

@@ -16,12 +16,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
+from unittest.mock import Mock
 
 import onnxruntime
 import pytest
 from uvicorn.config import STARTUP_FAILURE
 
-from service import __main__ as start
+from service import command_line as start
 from service.app import open_models
 from service.bundle import sha256_file
 from service.manifest import GraphName, GraphSpec, version_of
@@ -310,10 +311,19 @@ def test_a_check_of_the_device_that_is_killed_is_told(
 ) -> None:
     """The service ended without a word, with the status 247."""
     killed = subprocess.CompletedProcess[bytes]([], -signal_of_end)
-    monkeypatch.setattr("service.__main__.subprocess.run", lambda *_, **__: killed)
+    monkeypatch.setattr("service.command_line.subprocess.run", lambda *_, **__: killed)
     monkeypatch.setenv("VQSERVE_DEVICE", "cuda")
     with pytest.raises(SystemExit, match=f"^cannot start: {said}$"):
         start.main(["--bundle", str(tiny.grey)])
+
+
+def test_what_only_the_address_can_be_wrong_about_is_told_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link-local address without its interface was an invalid VQSERVE_PORT, and `::` without IPv6 a traceback."""
+    for number in (errno.EINVAL, errno.EAFNOSUPPORT):
+        error = OSError(number, os.strerror(number))
+        monkeypatch.setattr("service.command_line.socket.socket", Mock(side_effect=error))
+        with pytest.raises(SystemExit, match=rf"^VQSERVE_HOST: fe80::1:\d+: {os.strerror(number)}$"):
+            start._check_address(Settings(host="fe80::1"))
 
 
 def test_a_port_of_ipv4_is_free_for_ipv6() -> None:

@@ -30,7 +30,7 @@ from tests.tiny_bundle import write_tiny_bundle
 _SERVES = """
 import os, signal, sys
 from service import supervisor
-from service.__main__ import main
+from service.command_line import main
 
 supervisor._START_AGAIN_S = {pause_s}
 if __name__ == "__main__":
