@@ -171,7 +171,7 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics, door: Doo
     try:
         yield {
             REFUSAL: early_refusal(settings, metrics, door, lambda: service.draining),
-            HEADS: Heads(settings.head_timeout_s, metrics),
+            HEADS: Heads(settings.head_timeout_s, metrics, settings.access_log),
             UNREAD: UnreadAnswers(settings.head_timeout_s),
         }
     finally:

@@ -95,6 +95,7 @@ class Observe:
         remember(scope, call)
         extra = (*SECURITY_HEADERS, (b"x-request-id", call.request_id.encode()))
         status, sent_bytes = 500, 0
+        silent = scope["method"] == "HEAD"  # the server drops its body
         asked = call.stages is not None  # a trace below may note stages too, which is not the sender's business
 
         async def send_observed(message: Message) -> None:
@@ -104,7 +105,7 @@ class Observe:
                 message["headers"] = [*message["headers"], *extra]
                 if asked and call.stages:
                     message["headers"].append((b"server-timing", server_timing(call.stages)))
-            else:
+            elif not silent:
                 sent_bytes += len(message.get("body", b""))
             await send(message)
 

@@ -9,6 +9,7 @@ are too large or too slow, which no app ever sees.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -27,9 +28,12 @@ from service.errors import (
     QueueFull,
     problem_body,
 )
+from service.logs import FIELDS
 from service.metrics import Metrics
 from service.middleware import OTHER, SECURITY_HEADERS, full
 from service.overload import WHY_SHORT, Door
+
+log = logging.getLogger(__name__)
 
 LARGEST_BODY = 1 << 16  # bytes that are read and dropped, so that the connection can be used again
 LARGEST_HEAD = 1 << 16  # bytes of URL and headers
@@ -147,11 +151,13 @@ class Heads:
     Also of a body whose framing is broken. Each takes the headers that have come, for the request's id.
     """
 
-    def __init__(self, timeout_s: float, metrics: Metrics) -> None:
+    def __init__(self, timeout_s: float, metrics: Metrics, access_log: bool = False) -> None:
         self.timeout_s = timeout_s
         self._ids = RequestIds()
         self._refused = metrics.refused
         self._requests = metrics.requests
+        self._sent = metrics.sent
+        self._access_log = access_log
 
     def too_large(self, headers: Headers) -> bytes:
         """A 431, after which the connection ends, as after each of these."""
@@ -175,7 +181,13 @@ class Heads:
     def _answer(self, problem: Problem, headers: Headers) -> bytes:
         self._refused.labels(problem.slug).inc()
         self._requests.labels(OTHER, str(problem.status)).inc()
-        return b"".join(_head_and_body(problem, self._ids.of(_given_id(headers)), keep_alive=False))
+        request_id = self._ids.of(_given_id(headers))
+        if self._access_log:  # whatever else could be read of it
+            unknown = dict.fromkeys(("trace_id", "key", "method", "path", "ms"))
+            log.info("request", extra={FIELDS: {"request_id": request_id, "status": problem.status, **unknown}})
+        head, body = _head_and_body(problem, request_id, keep_alive=False)
+        self._sent.inc(len(body))
+        return head + body
 
 
 def _head_and_body(problem: Problem, request_id: str, keep_alive: bool) -> tuple[bytes, bytes]:

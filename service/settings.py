@@ -21,7 +21,8 @@ DAY_S = 86_400  # nothing is waited for longer: a clock cannot hold every number
 SHORTEST_WATCH_S = 0.1  # each look at a bundle's folder takes a thread of its own
 MOST_THREADS = 1024  # of a process; up to ten sessions of a model have as many each
 LARGEST_GENERATE_BATCH = 4096  # of which every size up to the largest power of two runs once at the start
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")  # as browsers send it
+# As browsers send it, and it is compared letter by letter: a host in small letters, and no port that the scheme has.
+_ORIGIN = re.compile(r"(?!http:.*:80$|https:.*:443$)[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["float32", "tf32", "fp16"]
 
@@ -261,7 +262,8 @@ class Settings(BaseSettings):
         for origin in origins_of(value):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"{origin!r} is no origin: write https://host or https://host:port, with no / after it"
+                    f"{origin!r} is no origin: write https://host or https://host:port as browsers do, in small "
+                    "letters and without the port that the scheme has, a * for a part of it or a / after it"
                 )
         return value
 

@@ -24,8 +24,8 @@ except ModuleNotFoundError as error:
 
 from deploy.ray.plan import Job, PlanError, missing, plan
 from deploy.ray.shards import ShardEncoder, read_index
-from service.command_line import read_settings
 from service.bundle import BundleError, load_bundle
+from service.command_line import read_settings
 from service.errors import utf8
 from service.images import FITS
 from service.settings import Settings

@@ -55,7 +55,10 @@ class Replica:
 
 def application(arguments: Arguments) -> Application:
     settings = Settings()
-    device = {"VQSERVE_DEVICE": "cuda"} if arguments.gpus_per_replica else {}
+    # Ray limits no replica to its CPUs: each would have a thread for every CPU of its machine.
+    defaults = {"VQSERVE_THREADS": str(max(1, int(arguments.cpus_per_replica)))} if not settings.threads else {}
+    if arguments.gpus_per_replica:
+        defaults["VQSERVE_DEVICE"] = "cuda"
     variables = {name: value for name, value in os.environ.items() if name.startswith("VQSERVE_")}
     deployment = serve.deployment(
         Replica,
@@ -63,7 +66,7 @@ def application(arguments: Arguments) -> Application:
         ray_actor_options={
             "num_cpus": arguments.cpus_per_replica,
             "num_gpus": arguments.gpus_per_replica,
-            "runtime_env": {"env_vars": device | variables},
+            "runtime_env": {"env_vars": variables | defaults},
         },
         autoscaling_config={
             "min_replicas": arguments.min_replicas,

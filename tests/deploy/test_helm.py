@@ -78,10 +78,19 @@ def test_the_schemas_refuse_a_misspelt_field() -> None:
         kubernetes_validate.validate(objects["Deployment"], NEWEST, strict=True)
 
 
-def test_a_misspelt_value_is_refused() -> None:
-    done = helm("template", "vqserve", str(CHART), "--set", "autoscalling.enabled=true")
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("autoscalling.enabled=true", "autoscalling"),
+        ("rollingUpdate.maxSurg=1", "maxSurg"),
+        ("resources.limit.memory=4Gi", "limit"),
+        ("image.pullSecrets[0].nam=x", "nam"),
+    ],
+)
+def test_a_misspelt_value_is_refused(given: str, named: str) -> None:
+    done = helm("template", "vqserve", str(CHART), "--set", given)
     assert done.returncode != 0
-    assert "autoscalling" in done.stderr
+    assert f"'{named}'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -170,6 +179,21 @@ def test_an_autoscaler_that_the_cluster_would_refuse_is_refused_before() -> None
     assert done.returncode != 0
     assert "autoscaling.minReplicas 4 is above autoscaling.maxReplicas 3" in done.stderr
     assert render("--set", values.format(4))["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 4
+
+
+@pytest.mark.parametrize("surge", ["0", "0%"])
+def test_a_rollout_that_the_cluster_would_refuse_is_refused_before(surge: str) -> None:
+    """Where there is no room for one pod more, the first try leaves no pod to replace."""
+    done = helm("template", "vqserve", str(CHART), "--set", f"rollingUpdate.maxSurge={surge}")
+    assert done.returncode != 0
+    assert "rollingUpdate.maxSurge and rollingUpdate.maxUnavailable are both 0" in done.stderr
+    render("--set", f"rollingUpdate.maxSurge={surge},rollingUpdate.maxUnavailable=1")
+
+
+def test_the_resources_may_be_left_out() -> None:
+    """As Helm takes a default away; with `null` the template failed in its own words."""
+    (container,) = render("--set", "resources=null")["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == {}
 
 
 def test_selectors_find_the_pods() -> None:

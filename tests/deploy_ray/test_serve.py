@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -62,6 +63,20 @@ def test_a_replica_logs_as_the_service_and_is_the_only_worker(monkeypatch: pytes
     build_app()
     assert created[0].workers == 1
     assert configured == [log_config("warning")]
+
+
+@pytest.mark.parametrize(("given", "cpus", "threads"), [("0", 2.5, "2"), ("0", 0.5, "1"), ("3", 2.0, "3")])
+def test_a_replica_has_threads_for_its_own_cpus(
+    monkeypatch: pytest.MonkeyPatch, given: str, cpus: float, threads: str
+) -> None:
+    """Ray limits it to none: each replica had as many as its machine has CPUs."""
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(
+        serve, "deployment", lambda *_, ray_actor_options, **__: options.update(ray_actor_options) or Mock()
+    )
+    monkeypatch.setenv("VQSERVE_THREADS", given)
+    application(Arguments(cpus_per_replica=cpus))
+    assert options["runtime_env"]["env_vars"]["VQSERVE_THREADS"] == threads
 
 
 def test_replicas_answer_and_one_of_two_nodes_may_die(

@@ -46,7 +46,15 @@ def lines_of_faults() -> Iterator[str]:
                     yield line
 
 
-@pytest.mark.parametrize("line", [*lines_of_faults()])
+# Of libraries, each seen in a log: the server's two, and OpenTelemetry's.
+_OF_LIBRARIES = (
+    "Application startup failed. Exiting.",
+    "Cancel %d running task(s), timeout graceful shutdown exceeded",
+    "Failed to export spans batch due to",  # and why
+)
+
+
+@pytest.mark.parametrize("line", [*lines_of_faults(), *_OF_LIBRARIES])
 def test_the_page_says_what_to_do_at_each_line_of_a_fault(line: str) -> None:
     told = [row.split(" | ")[0] for row in section("What the log says").splitlines() if row.startswith("| `")]
     parts = [part.strip() for part in re.split(r"%[sgd]|[:;,]", line) if len(part.split()) > 1]

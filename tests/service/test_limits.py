@@ -18,7 +18,7 @@ from service.call import Call
 from service.container import MEDIA_TYPE
 from service.errors import problem_type
 from service.images import LARGEST_SIDE
-from service.settings import parse_api_keys
+from service.settings import Settings, parse_api_keys
 from tests.conftest import PICTURES
 from tests.service import bad_inputs as bad
 
@@ -257,6 +257,11 @@ def test_cors_is_off_by_default_and_by_origin_when_on(make_client: MakeClient) -
     client = make_client(cors_origins="https://example.org")
     assert client.get("/healthz", headers=origin).headers["access-control-allow-origin"] == "https://example.org"
     assert "access-control-allow-origin" not in client.get("/healthz", headers={"origin": "https://x.org"}).headers
+
+
+def test_origins_that_a_browser_sends_are_taken() -> None:
+    origins = ("http://localhost:3000", "https://a.example:8443", "http://[::1]:8080", "chrome-extension://abc", "*")
+    assert Settings(cors_origins=", ".join(origins)).cors_origins.split(", ") == [*origins]
 
 
 def test_a_page_of_an_allowed_origin_reads_errors_and_our_headers(make_client: MakeClient) -> None:

@@ -57,6 +57,13 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             "VQSERVE_CORS_ORIGINS: 'localhost:3000' is no origin: write https://",
         ),
         ("VQSERVE_CORS_ORIGINS", "*, http://ok.example/", "VQSERVE_CORS_ORIGINS: 'http://ok.example/' is no origin"),
+        *(
+            ("VQSERVE_CORS_ORIGINS", origin, f"VQSERVE_CORS_ORIGINS: '{origin}' is no origin")  # none is ever sent
+            for origin in (
+                *("https://*.example.com", "https://Example.org", "https://shop.example:443"),
+                *("http://shop.example:80", "https://b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example"),
+            )
+        ),
         ("VQSERVE_MAX_PICTURES_PER_REQUEST", "20000", "VQSERVE_MAX_PICTURES_PER_REQUEST: Input should be less than"),
         ("VQSERVE_THREADS", "100000", "VQSERVE_THREADS: Input should be less than or equal to 1024"),
         ("VQSERVE_MAX_BATCH", "1" + "0" * 400, "VQSERVE_MAX_BATCH: Input should be less than or equal to 16383"),
