@@ -120,15 +120,23 @@ def model_prefix(data: bytes) -> bytes:
     return read_header(data)[0].model
 
 
-def shape_in(model: CodecModel, data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int, int]:
-    """(B,h,w) of the codes that a container says that it has: what decoding it will cost.
+@dataclass(frozen=True)
+class Announced:
+    """What a container says that it has: so many pictures of `size` (H,W) in pixels, with `grid` (h,w) codes each."""
+
+    pictures: int
+    size: tuple[int, int]
+    grid: tuple[int, int]
+
+
+def announced(model: CodecModel, data: bytes, limits: Limits = DEFAULT_LIMITS) -> Announced:
+    """Before it is decoded: what that will cost.
 
     Raises:
         ContainerError: as `decode`, as far as its header tells.
     """
     header, _ = read_header(data)
-    _, (height, width) = _check_header(model, header, limits)
-    return header.pictures, height, width
+    return Announced(header.pictures, *_check_header(model, header, limits))
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,10 @@ def model_prefix(body: bytes) -> bytes:
         return codec.model_prefix(body)
 
 
-def announced(model: CodecModel, body: bytes, settings: Settings) -> tuple[int, int]:
-    """How many pictures `unpack` would give, and the pixels of them all. Raises as it does, as far as the header
-    tells."""
+def announced(model: CodecModel, body: bytes, settings: Settings) -> codec.Announced:
+    """What `unpack` would give. Raises as it does, as far as the header tells."""
     with _as_problems():
-        count, height, width = codec.shape_in(model, body, _limits(model, settings))
-    return count, count * height * width * model.multiple_of**2
+        return codec.announced(model, body, _limits(model, settings))
 
 
 def unpack_tile(model: CodecModel, body: bytes, tile: int, settings: Settings) -> codec.DecodedTile:

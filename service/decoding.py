@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
 from time import perf_counter
 from typing import cast
 
@@ -131,9 +132,11 @@ def _tile(text: str | None) -> int | None:
 async def read_codes(request: Request, service: Service, model: Model, body: bytes, tile: int | None) -> Wanted:
     media_type = bare_type(request.headers.get("content-type", ""))
     if media_type == containers.MEDIA_TYPE:
-        count, pixels = containers.announced(model.codec, body, service.settings)
-        wanted_type = _answer_type(request, tile is None and count > 1)  # before the codes are read in vain
+        announced = containers.announced(model.codec, body, service.settings)
+        pixels = announced.pictures * prod(announced.grid) * model.codec.multiple_of**2
+        wanted_type = _answer_type(request, tile is None and announced.pictures > 1)  # before codes are read in vain
         if tile is None:
+            images.check_can_hold(wanted_type, *announced.size)
             read = partial(_read_container, service, model, body)
         else:  # of which a tile and its neighbours are decoded
             read = partial(_read_tile, service, model, body, tile)
@@ -169,7 +172,8 @@ def _read_json(service: Service, model: Model, body: bytes) -> Wanted:
 
 def _require_same(name: str, given: object, expected: object, fix: str = _AGAIN) -> None:
     if given is not None and given != expected:
-        was = f"{given!r:.70}"  # a version has 66 characters
+        short = given[:70] if isinstance(given, str) else given  # of 32 MB it would take the event loop's time
+        was = f"{short!r:.70}"  # a version has 66 characters
         raise InvalidCodes(f"{name} is {was}, the codes would be decoded with {expected!r}: {fix}.")
 
 

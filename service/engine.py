@@ -21,6 +21,7 @@ from service.batch_limits import BatchLimits
 from service.batching import Batcher
 from service.bundle import Bundle
 from service.encoder import EncoderThenQuantizer, Runnable, open_encoder
+from service.errors import NotReady
 from service.graph_checks import require_array, require_codes
 from service.graph_faults import faults_of
 from service.lane import Array, Run
@@ -116,6 +117,11 @@ class Engine:
         if self._dead is None and oldest is not None and perf_counter() - oldest > self._settings.engine_stall_s:
             return f"a run takes longer than {self._settings.engine_stall_s} s"
         return self._dead
+
+    def require_alive(self) -> None:
+        """Before work whose result it is to decode. Raises NotReady."""
+        if self._dead is not None:
+            raise NotReady.for_now(self._dead)
 
     def close(self, reason: str) -> None:
         """Answer whoever waits and take no more."""

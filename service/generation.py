@@ -72,7 +72,8 @@ async def generate(request: Request) -> Response:
 
 
 def _require_room(service: Service, model: Model, count: int, media_type: str) -> None:
-    """For what is done in threads with `count` samples, so that none is drawn in vain. Raises QueueFull."""
+    """For what is done with `count` samples, so that none is drawn in vain. Raises QueueFull, NotReady."""
+    model.engine.require_alive()
     codes, picture = model.manifest.codes, model.manifest.picture
     pixels = count * codes.height * codes.width * picture.multiple_of**2
     if media_type in (JSON, events.MEDIA_TYPE):

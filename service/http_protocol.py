@@ -15,37 +15,29 @@ import asyncio
 
 import httptools
 
+from service.head_bounds import LARGEST_HEAD, HeadBounds
 from service.joining import JoiningTransport
-from service.lingering import MOST_LINGER_S, Lingering
+from service.lingering import MOST_LINGER_S
 from service.pipelining import MOST_PIPELINED
-from service.refusal import FRAMING, LARGEST_HEAD, EarlyRefusal, Headers, Heads, has_body
+from service.refusal import FRAMING, EarlyRefusal, Headers, Heads, has_body
 from service.unread import UnreadAnswers
 
-_LINE_BYTES = 4  # of a header beside its name and value: ": " and the end of the line
 # where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one, `Heads` and `UnreadAnswers`
 REFUSAL, HEADS, UNREAD = "refusal", "heads", "unread"
-
-
-class _HeadTooLargeError(Exception):
-    """Stops the parser."""
 
 
 class _TooManyPipelinedError(Exception):
     """Stops the parser."""
 
 
-class OnePacket(Lingering):
+class OnePacket(HeadBounds):
     """`transport` is a `JoiningTransport`; a complete answer does not wait for the next turn."""
 
     _refusing: str | None = None  # why, of the message that is being read
-    _head_bytes = 0  # of that message: its URL, headers and trailers, as far as they are kept
     _unfinished_bytes = 0  # that came since a head or a piece of a body was complete; the parser keeps a header whole
     _begun = 0  # messages of the newest read
-    _within = False  # a message: its first byte has been read and not its last
-    _within_head = False  # of a message
     _overrun = False  # too many requests wait: no more are read, and the connection ends with the answers that are due
     _interrupted = False  # the parser has stopped after a head that asks for another protocol; its body still comes
-    _repeating = False  # the head that a new parser needs to read that body
     # runs while a head is awaited that did not come whole, or the rest of a request that has its answer
     _head_timer: asyncio.TimerHandle | None = None
 
@@ -58,6 +50,9 @@ class OnePacket(Lingering):
         self._await_no_head()
         self._unread.forget(self.transport)
         super().connection_lost(exc)
+        self._deaf = True
+        self._unset_keepalive_if_required()  # after a reset, too
+        self.transport.forget()  # type: ignore[attr-defined]
 
     def _begin_to_linger(self) -> bool:
         """Whether the connection ends later, because the client still sends: a request that has its answer, or too many
@@ -82,6 +77,7 @@ class OnePacket(Lingering):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+            self._heads.unfinished.forget(self)
 
     @property
     def _heads(self) -> Heads:
@@ -115,22 +111,23 @@ class OnePacket(Lingering):
         if began_outside and self._begun == 1 and self._within_head:
             self._unfinished_bytes = len(data)
         if self._unfinished_bytes > LARGEST_HEAD:
-            self._refuse_large_head()
-        elif self._within_head or (self._unfinished_bytes and not self._within):
+            self.refuse_large_head()
+        elif not self._deaf and (self._within_head or (self._unfinished_bytes and not self._within)):
             self._await_head()
+            self._heads.unfinished.keep(self, self._kept_bytes + self._unfinished_bytes)
 
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
-        while rest:
-            try:
-                self.parser.feed_data(rest)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                rest = rest[upgrade.args[0] :]
-                self._stay_with_http()
-            except httptools.HttpParserError:
-                self.send_400_response("")
-                return
+        try:
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = rest[upgrade.args[0] :]
+                    self._stay_with_http()
+        except httptools.HttpParserError:
+            self.send_400_response("")
 
     def _stay_with_http(self) -> None:
         """A server may ignore the wish for another protocol (RFC 9110, 7.8). The parser stops after such a head, so
@@ -164,37 +161,18 @@ class OnePacket(Lingering):
     def on_message_begin(self) -> None:
         if self._repeating:
             return
-        if len(self.pipeline) >= MOST_PIPELINED:
+        if len(self.pipeline) >= MOST_PIPELINED or sum(self._waiting_heads.values()) > LARGEST_HEAD:
             self._end_with_due_answers()
             raise _TooManyPipelinedError
         self._within = self._within_head = True
         self._begun += 1
-        self._head_bytes = self._unfinished_bytes = 0
+        self._unfinished_bytes = 0
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        if self._repeating:
-            return
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Trailers are counted and dropped: what a proxy has checked is the head (RFC 9110, 6.5.1)."""
-        if self._repeating:
-            return
-        self._count(len(name) + len(value) + _LINE_BYTES)
-        if self._within_head:
-            super().on_header(name, value.rstrip(b" \t"))  # llhttp leaves what follows it (RFC 9112, 5.1)
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > LARGEST_HEAD:
-            raise _HeadTooLargeError
 
     def send_400_response(self, msg: str) -> None:
         """The parser has stopped."""
-        if self._head_bytes > LARGEST_HEAD:
-            self._refuse_large_head()
+        if self._head_is_too_large:
+            self.refuse_large_head()
         elif not (self.transport.is_closing() or self._deaf):
             if self._body_is_awaited():
                 self._deaf = True
@@ -208,7 +186,7 @@ class OnePacket(Lingering):
         awaited = self._within and not self._within_head and not self._is_idle()
         return awaited and not (self.cycle.response_started or self.pipeline)
 
-    def _refuse_large_head(self) -> None:
+    def refuse_large_head(self) -> None:
         if not (self.transport.is_closing() or self._deaf):
             self._end_with(self._heads.too_large(self._headers_so_far))
 
@@ -216,6 +194,7 @@ class OnePacket(Lingering):
         """Without an answer ends, as an idle connection does later, one that has said nothing since it was made, sends
         empty lines, or a body that nobody waits for any more."""
         self._head_timer = None
+        self._heads.unfinished.forget(self)
         if self.transport.is_closing() or self._deaf:
             return
         if self._within_head:
@@ -234,9 +213,12 @@ class OnePacket(Lingering):
         if self._is_idle():
             self._write_own(answer)
             self._linger()
-        elif self._within and not self._within_head:
+        elif self._within and not self._within_head and not self.pipeline:
             self.transport.close()
         else:
+            if self._within and not self._within_head:  # it waits for its turn, and its head was whole
+                self._waiting_heads.pop(self.pipeline.popleft()[0])
+                self.cycle = self.pipeline[0][0] if self.pipeline else self._answering  # type: ignore[assignment]
             self._end_with_due_answers()
 
     def _end_with_due_answers(self) -> None:
@@ -264,6 +246,8 @@ class OnePacket(Lingering):
             self._await_head()  # nor is its body awaited for longer
         else:
             super().on_headers_complete()
+            if self.pipeline:
+                self._waiting_heads[self.cycle] = self._head_bytes
         self._within_head = False  # now that its target is known to be one
 
     def _why_to_be_refused(self) -> str | None:
@@ -297,7 +281,7 @@ class OnePacket(Lingering):
                 )
             return
         reason, self._refusing = self._refusing, None
-        keep_alive = self.parser.should_keep_alive()
+        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
         self._write_own(self.app_state[REFUSAL].answer(reason, self.url, self.headers, keep_alive))
         if keep_alive:
             self.on_response_complete()

@@ -140,7 +140,8 @@ def _flag(name: str, parameters: Mapping[str, Any], default: bool = False) -> bo
     if flag is None:
         return default
     if not isinstance(flag, bool):
-        raise InvalidParameter(f"{name} must be true or false, not {flag!r:.40}.")
+        short = flag[:40] if isinstance(flag, str) else type(flag).__name__  # it may be 32 MB
+        raise InvalidParameter(f"{name} must be true or false, not {short!r}.")
     return flag
 
 
@@ -233,7 +234,8 @@ def _array_of_list(given: InferenceInput) -> NDArray[Any]:
             raise ValueError("whole numbers are needed")
         if whole and not _holds(dtype, found):
             raise ValueError(f"a number does not fit {given.datatype}")
-        array = found.astype(dtype)
+        with np.errstate(over="ignore"):  # beyond a FP32's range is infinity
+            array = found.astype(dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidParameter(f"Input {given.name!r}: data is not {given.datatype}: {error}.") from error
     return _shaped(given, array)

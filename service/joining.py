@@ -29,6 +29,11 @@ class JoiningTransport:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    def forget(self) -> None:
+        """Whom it asks, once the connection has ended: the two would keep each other until the garbage collector comes,
+        which it seldom does where the models' memory is spared (`service.memory`)."""
+        self._lingers = lambda: False
+
     def write(self, data: bytes) -> None:
         if not self._waiting:
             self._loop.call_soon(self.flush)

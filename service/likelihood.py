@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,16 @@ from service.codec_model import CodecModel
 from service.draws import Codes
 from service.prior_coding import intervals
 from service.tiles import groups_of, tiles_of
+
+CODES_AT_ONCE = 1 << 16  # of one grid under several labels
+
+
+def bits_under(model: CodecModel, grid: Codes, labels: Sequence[int]) -> list[float]:
+    """codes (h,w) -> its bits under each label, a few at a time: memory follows the grid, not how many labels a model
+    has."""
+    at_once = max(1, CODES_AT_ONCE // grid.size)
+    parts = [np.array(labels[start : start + at_once], np.int64) for start in range(0, len(labels), at_once)]
+    return [bits for part in parts for bits in bits_of(model, np.repeat(grid[None], len(part), axis=0), part).tolist()]
 
 
 def bits_of(model: CodecModel, codes: Codes, labels: Codes) -> NDArray[np.float64]:

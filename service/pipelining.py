@@ -7,6 +7,7 @@ unknown length and no `100 Continue`, HTTP/1.1, which has one `Host`, and target
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,11 @@ class Pipelining(HttpToolsProtocol):
     """One request is answered, and those of `pipeline` wait."""
 
     _answering: RequestResponseCycle | None = None  # the last one that began
+    _within = False  # a message: its first byte has been read and not its last
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._waiting_heads: dict[RequestResponseCycle, int] = {}  # bytes
+        super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for cycle in (self._answering, *(waiting for waiting, _ in self.pipeline)):
@@ -53,7 +59,27 @@ class Pipelining(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
-        super()._start_asgi_task(cycle, app if cycle.scope["http_version"] == "1.1" else _without_chunks(app, cycle))
+        self._waiting_heads.pop(cycle, None)
+        answering = app if cycle.scope["http_version"] == "1.1" else _without_chunks(app, cycle)
+
+        async def run(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            try:
+                await answering(scope, receive, send)
+            finally:
+                # At once: the client's next request may be read before the task's end is told, and those that are
+                # inside are counted by their tasks.
+                self.tasks.discard(asyncio.current_task())
+                self._drop_head(cycle)
+
+        super()._start_asgi_task(cycle, run)
+
+    def _drop_head(self, cycle: RequestResponseCycle) -> None:
+        """Of a request that has its answer: the connection may be idle for long."""
+        if cycle.response_complete:
+            cycle.body.clear()
+            if cycle is self.cycle and not self._within:
+                self.scope.clear()  # type: ignore[attr-defined]
+                self.headers, self.url = [], b""
 
 
 def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:

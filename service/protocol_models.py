@@ -115,6 +115,7 @@ async def _generate(request: Request, service: Service, model: Model, asked: Inf
     picture = model.manifest.picture
     check_json_size(asked, "images", len(labels) * picture.height * picture.width * picture.channels)
     draws = [replace(draw, label=label) for draw, label in zip(wanted.draws, labels, strict=True)]
+    model.engine.require_alive()  # before they are drawn in vain
     (codes,) = await finish([generator.submit(draws)], request)
     (images,) = await finish([model.engine.decode(codes, late=True)], request)
     return {"codes": codes, "images": images, "seed": np.full(len(codes), wanted.seed, np.uint64)}

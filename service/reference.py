@@ -19,11 +19,11 @@ from service.draws import SEED_LIMIT
 from service.effort import LARGEST_EFFORT
 from service.errors import PROBLEMS, problem_type
 from service.generation_request import COLDEST, HOTTEST, GenerateRequest
+from service.head_bounds import LARGEST_HEAD, MOST_HEADERS, MOST_OF_HEADS
 from service.images import FORMATS, LARGEST_SIDE, LARGEST_WEBP_SIDE
 from service.manifest import GUIDANCE_STEPS, LARGEST_GUIDANCE
 from service.metrics import Metrics
 from service.range_coder import TOTAL_LIMIT
-from service.refusal import LARGEST_HEAD
 from service.schemas import MOST_FIELDS, MOST_LISTS, MOST_VALUES
 from service.settings import Settings
 from service.traffic import WINDOW_CODES
@@ -60,7 +60,11 @@ def fixed() -> str:
         ("Side of a picture that is sent", f"{LARGEST_SIDE:,} pixels, as in a JPEG"),
         ("Side of a WebP answer", f"{LARGEST_WEBP_SIDE:,} pixels; a PNG may be longer"),
         ("Pictures in one container", f"{MOST_PICTURES:,}, all of one size"),
-        ("URL and headers of a request", f"{LARGEST_HEAD >> 10} KiB; above it 431, and the connection ends"),
+        (
+            "URL and headers of a request",
+            f"{LARGEST_HEAD >> 10} KiB, and {MOST_HEADERS} headers; above it 431, and the connection ends",
+        ),
+        ("Heads that have not come whole", f"{MOST_OF_HEADS >> 20} MiB of a process; above it the largest get 431"),
         (
             "JSON of one body",
             f"{MOST_FIELDS} fields, {MOST_LISTS:,} lists, {MOST_VALUES:,} values; more goes as npy or bytes",

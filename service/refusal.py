@@ -28,6 +28,7 @@ from service.errors import (
     QueueFull,
     problem_body,
 )
+from service.head_bounds import LARGEST_HEAD, MOST_HEADERS, UnfinishedHeads
 from service.logs import FIELDS
 from service.metrics import Metrics
 from service.middleware import OTHER, SECURITY_HEADERS, full
@@ -36,7 +37,6 @@ from service.overload import WHY_SHORT, Door
 log = logging.getLogger(__name__)
 
 LARGEST_BODY = 1 << 16  # bytes that are read and dropped, so that the connection can be used again
-LARGEST_HEAD = 1 << 16  # bytes of URL and headers
 _PLACE = "a-request-id"  # stands where the ids of requests will
 Headers = Sequence[tuple[bytes, bytes]]
 FRAMING = (b"content-length", b"transfer-encoding")  # headers that say where a body ends
@@ -158,11 +158,12 @@ class Heads:
         self._requests = metrics.requests
         self._sent = metrics.sent
         self._access_log = access_log
+        self.unfinished = UnfinishedHeads()
 
     def too_large(self, headers: Headers) -> bytes:
         """A 431, after which the connection ends, as after each of these."""
-        text = f"At most {LARGEST_HEAD} bytes of URL and headers; put what is large into the body."
-        return self._answer(HeadTooLarge(text), headers)
+        most = f"At most {LARGEST_HEAD} bytes of URL and headers, and {MOST_HEADERS} headers"
+        return self._answer(HeadTooLarge(f"{most}; put what is large into the body."), headers)
 
     def too_slow(self, headers: Headers) -> bytes:
         """A 408."""

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.manifest import CodesSpec, PictureSpec, Quality
 
 MOST_FIELDS = 256  # of one JSON body, in all its objects; each that is wrong costs an error of a kilobyte
-MOST_LISTS = 1 << 20  # and objects; each takes about 200 bytes, even an empty one; nested tensors have one a pixel
-MOST_VALUES = 1 << 20  # each takes about 50 bytes, even a 0, and together about a tenth of a second of the event loop
+# Parsing holds the event loop, whichever thread does it: either takes a tenth of a second at most.
+MOST_LISTS = 1 << 17  # and objects; each takes about 200 bytes, even an empty one; nested tensors have one a pixel
+MOST_VALUES = (1 << 20) + (1 << 14)  # each takes about 50 bytes; the codes of the largest picture, padded, and beside
 
 T = TypeVar("T")
 ListOf = Annotated[list[T], Field(fail_fast=True)]  # an error for every element would take 500 times its bytes

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,7 +15,7 @@ from service.endpoints import Endpoint
 from service.errors import InvalidParameter, NoPrior
 from service.generation_schemas import ScoreAnswer, ScoreManyAnswer
 from service.generator import generator_of
-from service.likelihood import bits_of
+from service.likelihood import bits_under
 from service.model import Model
 from service.negotiate import answer_type
 from service.operations import json_response
@@ -59,7 +58,7 @@ def _score(model: Model, grid: Codes, label: int | None, by_label: bool) -> dict
         prior.label_count if label is None else label,
         *(range(len(model.manifest.labels or ())) if by_label else ()),
     ]
-    bits = bits_of(model.codec, np.repeat(grid[None], len(labels), axis=0), np.array(labels, np.int64)).tolist()
+    bits = bits_under(model.codec, grid, labels)
     answer = {"bits": bits[0], "bits_per_code": bits[0] / grid.size, "codes_shape": grid.shape}
     return {**answer, "bits_by_label": bits[1:]} if by_label else answer
 

@@ -22,7 +22,7 @@ from service.effort import LARGEST_EFFORT, choose_codes
 from service.errors import Problem, problem_type
 from service.generation_request import read_wanted
 from service.images import FITS, open_picture, to_picture, write_picture
-from service.likelihood import bits_of
+from service.likelihood import bits_of, bits_under
 from service.prior_sessions import Session, codec_model
 from service.sampling import RowSampler
 from service.sessions import CPU, GraphError, SessionMaker, cpu_limit
@@ -30,7 +30,7 @@ from service.windows import run_in_windows
 from vqserve.answers import Encoded, Generated, Generation, Score
 from vqserve.backends import Pixels
 from vqserve.operations import Wanted
-from vqserve.problems import OF_ONE_FILE, FileError, VqserveError
+from vqserve.problems import OF_ONE_FILE, FileError, TooLargeTogetherError, VqserveError
 
 LARGEST_PICTURE = 1 << 26  # pixels: 8192 x 8192
 LARGEST_CONTAINER = 1 << 24  # codes
@@ -63,6 +63,8 @@ class Offline:
             try:
                 encoded.append(self._codes(picture, fit, effort))
                 _require_same_size(encoded[0][1], encoded[-1][1])
+                if number * encoded[0][0].size > LARGEST_CONTAINER and number > 1:
+                    raise TooLargeTogetherError(f"more than {LARGEST_CONTAINER} codes for one container")
             except VqserveError as error:
                 which = f"Picture {number} of {len(pictures)}: " if len(pictures) > 1 else ""
                 raise type(error)(f"{which}{error}") from error
@@ -105,11 +107,11 @@ class Offline:
             raise VqserveError("--by-label: there are no labels; leave it out")
         if label is not None and not 0 <= label < no_label:  # which is the number after the last label
             raise VqserveError(f"--label must be {f'in 0..{no_label - 1}' if no_label else 'left out'}, not {label}")
-        labels = np.array([no_label if label is None else label, *(range(len(names)) if by_label else ())])
+        labels = [no_label if label is None else label, *(range(len(names)) if by_label else ())]
         return [self._score(self._codes(picture, fit)[0], labels, by_label) for picture in pictures]
 
-    def _score(self, grid: Codes, labels: NDArray[np.int64], by_label: bool) -> Score:
-        bits, *others = bits_of(self._codec, np.repeat(grid[None], len(labels), axis=0), labels).tolist()
+    def _score(self, grid: Codes, labels: Sequence[int], by_label: bool) -> Score:
+        bits, *others = bits_under(self._codec, grid, labels)
         return Score(bits, bits / grid.size, tuple(others) if by_label else None)
 
     def labels(self) -> Sequence[str]:

@@ -39,6 +39,10 @@ class FileError(VqserveError):
     """One file cannot be read, or is not what was asked for. The next one may be."""
 
 
+class TooLargeTogetherError(VqserveError):
+    """Several pictures are too large for one container, and fewer may not be."""
+
+
 class ProblemError(VqserveError):
     """The service refused. `type` is stable (`urn:vqserve:problem:queue-full`); `detail` says what to do.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from vqserve.backends import Backend, backend_of
 from vqserve.files import CONTAINER_SUFFIX, STANDARD, Files, read
 from vqserve.outputs import Output, write
-from vqserve.problems import FileError, ProblemError, VqserveError
+from vqserve.problems import FileError, ProblemError, TooLargeTogetherError, VqserveError
 from vqserve.progress import Progress, say
 
 TOGETHER = 256  # pictures a container: the service's limit of one request
@@ -69,20 +69,26 @@ def _encode(group: Group, backend: Backend, output: Output, options: argparse.Na
     pictures = [_read(path) for path in group.pictures]
     try:
         container = backend.compress(pictures, options.fit, options.effort)
+    except TooLargeTogetherError:
+        return _halves(group, output, "container")
     except FileError as error:
         raise FileError(group.with_name(str(error))) from error
     except ProblemError as error:
         if error.status != TOO_LARGE or len(pictures) == 1:
             error.detail = group.with_name(error.detail)
             raise
-        halves = group.halves()
-        for half in halves:
-            if half.target is not None:
-                output.require_free(half.target, named=False)
-        say(f"{group}: too large for one request, trying {halves[0].target} and {halves[1].target}")
-        return halves
+        return _halves(group, output, "request")
     write(group.target, container)
     return ()
+
+
+def _halves(group: Group, output: Output, of: str) -> Sequence[Group]:
+    halves = group.halves()
+    for half in halves:
+        if half.target is not None:
+            output.require_free(half.target, named=False)
+    say(f"{group}: too large for one {of}, trying {halves[0].target} and {halves[1].target}")
+    return halves
 
 
 def _read(path: Path) -> bytes:

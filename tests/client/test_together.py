@@ -53,6 +53,19 @@ def test_a_group_that_is_too_large_becomes_several_containers(
     assert pictures_of(narrow, tmp_path) == {"all-1.vqc": 2, "all-2-1.vqc": 1, "all-2-2.vqc": 2}
 
 
+def test_a_bundle_halves_what_one_container_could_not_give_back(
+    tiny: Tiny, five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was written, and `decode` refused it."""
+    monkeypatch.setattr("vqserve.offline.LARGEST_CONTAINER", 3 * 49)
+    where = ["--bundle", str(tiny.grey)]
+    assert main(["encode", *where, "--together", str(five), "-o", f"{tmp_path}/all.vqc"]) == 0
+    assert "too large for one container, trying" in capsys.readouterr().err
+    written = sorted(tmp_path.glob("all-*.vqc"))
+    assert [path.name for path in written] == ["all-1.vqc", "all-2.vqc"]
+    assert main(["decode", *where, *map(str, written), "-o", f"{tmp_path}/out/"]) == 0
+
+
 def test_a_picture_that_is_too_large_alone_is_named(
     narrow: list[str], five: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

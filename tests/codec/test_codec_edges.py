@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.tiny_prior import draw_codes, tiny_model
-from service.codec import Limits, decode, decode_tile, encode, shape_in
+from service.codec import Announced, Limits, announced, decode, decode_tile, encode
 from service.container import Header, Mode, read_header, read_index, write_header
 from service.container_errors import ChecksumError, DamagedError, HeaderError, OverLimitError, TileError
 from service.static_coding import FrequencyTable, pack, unpack
@@ -66,9 +66,9 @@ def test_codes_that_make_no_sense_say_so() -> None:
 
 def test_the_cost_of_a_container_is_in_its_header() -> None:
     data = encode(MODEL, draw_codes(MODEL, (5, 2, 3), 0), size=(8, 9))
-    assert shape_in(MODEL, data) == shape_in(MODEL, data[:20]) == (5, 2, 3)
+    assert announced(MODEL, data) == announced(MODEL, data[:20]) == Announced(5, (8, 9), (2, 3))
     with pytest.raises(OverLimitError):
-        shape_in(MODEL, data, Limits(max_codes=29))
+        announced(MODEL, data, Limits(max_codes=29))
 
 
 def test_tiles_are_counted_from_0() -> None:

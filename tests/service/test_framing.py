@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.conftest import PICTURES, Tiny
 from tests.service.bad_inputs import npy_of_header
+from tests.service.conftest import Generating
 from tests.service.serving import post, serving
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
@@ -129,10 +130,27 @@ def test_what_is_broken_takes_no_answer_of_the_request_before_it(address: tuple[
     assert f"content-length: {len(body)}".encode() in head
 
 
-def test_a_body_that_breaks_behind_a_waiting_request_ends_the_connection_at_once(address: tuple[str, int]) -> None:
+@pytest.mark.parametrize("whole", [1, 2])
+def test_a_body_that_breaks_takes_no_answer_of_the_requests_before_it(address: tuple[str, int], whole: int) -> None:
+    """Regression: the connection ended at once, without the answers to what had come whole."""
     broken = b"POST /encode HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST + b"\r\nnothing\r\n"
-    received = answer(address, post("/generate", b'{"n": 64}', "Content-Type: application/json") + broken)
-    assert received.count(b"HTTP/1.1 ") <= 1
+    asked = post("/generate", b'{"n": 64}', "Content-Type: application/json")
+    received = answer(address, asked * whole + broken)
+    assert received.count(b"HTTP/1.1 200") == received.count(b"HTTP/1.1 ") == whole
+
+
+def test_a_wish_for_another_protocol_with_a_broken_body_is_refused(
+    generating: Generating, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: no answer, and a traceback in the log."""
+    with serving(*generating.folders) as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        head = b"POST /decode HTTP/1.1\r\nUpgrade: foo\r\nConnection: upgrade\r\nTransfer-Encoding: gzip\r\n"
+        received = answer((host, int(port)), head + HOST + b"\r\nabc")
+        process.terminate()
+        process.wait(30)
+    assert received.startswith(b"HTTP/1.1 400")
+    assert "exception" not in capfd.readouterr().err
 
 
 def test_headers_and_metadata_that_warn_leave_the_log_alone(tiny: Tiny, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isqrt
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from service.errors import problem_type
 from service.generation_request import GenerateRequest
 from service.inference_protocol import InferenceBody
 from service.schemas import MOST_FIELDS, MOST_LISTS, MOST_VALUES, DecodeRequest, excess_of
+from service.settings import Settings
 
 JSON = {"content-type": "application/json"}
 INFER = "/v2/models/tiny.decode/infer"
@@ -79,7 +81,7 @@ def unknown_fields(count: int) -> bytes:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"codes": [' + b"[]," * MOST_LISTS + b"[]]}", "The JSON has more than 1,048,576 lists"),
+        (b'{"codes": [' + b"[]," * MOST_LISTS + b"[]]}", f"The JSON has more than {MOST_LISTS:,} lists"),
         (b'{"codes": [[' + b"0," * MOST_VALUES + b"0,0]]}", f"The JSON has more than {MOST_VALUES:,} values"),
         (unknown_fields(MOST_FIELDS + 1), "The JSON has more than 256 fields"),
     ],
@@ -88,6 +90,25 @@ def test_a_body_of_too_much_is_not_parsed(client: TestClient, path: str, body: b
     response = client.post(path, content=body, headers=JSON)
     assert (response.status_code, response.json()["type"]) == (413, problem_type("too-many-items"))
     assert response.json()["detail"].startswith(said)
+
+
+def test_the_codes_of_the_largest_picture_may_come_back(client: TestClient) -> None:
+    """/encode's answer for it was refused by /decode, which takes such an answer as it is."""
+    side = isqrt(Settings().max_pixels) // 4  # of models/photos; a picture that is padded may have a row more
+    row = b"[" + b",".join([b"511"] * side) + b"]"
+    beside = b'"model":"m","version":"v","width":1,"height":1,"shape":[1,1],"codebook_size":512,"codes":['
+    assert excess_of(b"{" + beside + b",".join([row] * (side + 1)) + b"]}") is None
+
+
+def test_a_wrong_value_is_shown_in_short(client: TestClient) -> None:
+    """A text of 32 MB was written out whole for its first characters, which held the event loop for 0.2 s."""
+    long = "m" * 1000
+    detail = client.post("/decode", json={"codes": [[0]], "model": long}).json()["detail"]
+    assert detail.startswith(f"model is '{long[:69]}, the codes")
+    for given, shown in ((long, long[:40]), ([[]], "list"), ({}, "dict"), (1, "int")):
+        body = {"inputs": [], "parameters": {"binary_data_output": given}}
+        said = client.post(INFER, json=body).json()["error"]
+        assert said == f"binary_data_output must be true or false, not '{shown}'."
 
 
 def test_the_protocol_counts_only_what_is_json(client: TestClient) -> None:

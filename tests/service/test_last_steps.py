@@ -137,6 +137,41 @@ def test_several_pictures_of_a_container_are_refused_as_one_before_they_are_read
     assert client.post("/decode", content=packed, headers=headers).status_code == 406
 
 
+def test_a_container_whose_picture_is_too_long_for_the_format_is_not_unpacked(
+    make_generator: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds were spent on its codes before the 422. The border that the codes have and the picture has not is no part
+    of its size."""
+    monkeypatch.setattr("service.images.LARGEST_WEBP_SIDE", 39)
+    client = make_generator()
+    headers = {"Content-Type": containers.MEDIA_TYPE, "Accept": "image/webp"}
+    for side, status in ((38, 200), (40, 422)):
+        picture = {"img": write_picture(np.zeros((side, 16, 3), np.uint8))}
+        asked = {"files": picture, "headers": {"Accept": containers.MEDIA_TYPE}}
+        packed = client.post("/encode?model=colour&fit=pad", **asked).content
+        if status != 200:
+            monkeypatch.setattr(containers, "unpack", None)  # would be called
+        assert client.post("/decode", content=packed, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("accept", ["image/png", JSON, events.MEDIA_TYPE, None])
+def test_nothing_is_drawn_where_no_engine_could_decode_it(
+    make_generator: Callable[..., TestClient], accept: str | None
+) -> None:
+    """While a failed engine was opened again each request drew all of its samples, and then got 503; a stream began
+    with 200 and ended with an error."""
+    client = make_generator()
+    client.app.state.service.models.get("digits").engine.close("it has failed")  # type: ignore[attr-defined]
+    before = runs(client)
+    if accept is None:
+        labels = {"name": "labels", "shape": [1], "datatype": "INT64", "data": [-1]}
+        answer = client.post("/v2/models/digits.generate/infer", json={"inputs": [labels]})
+    else:
+        answer = client.post("/generate", json={"n": 1}, headers={"Accept": accept})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert runs(client) == before
+
+
 @pytest.mark.parametrize("operation", ["decode", "generate"])
 def test_what_is_too_much_for_json_is_not_made(
     make_generator: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch, operation: str

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Thread
 from typing import BinaryIO, cast
 
 import pytest
@@ -309,6 +310,36 @@ async def test_where_the_client_does_not_read_the_app_refuses_and_waits(pieces: 
 def test_layers_that_add_to_a_refusal_keep_it(settings: dict[str, object]) -> None:
     assert early_refusal(Settings(), Metrics(), Door(MOST)) is not None
     assert early_refusal(Settings(**settings), Metrics(), Door(MOST)) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("clients", [1, 4])
+def test_as_many_clients_as_may_be_inside_are_never_refused(generating: Generating, clients: int) -> None:
+    """Each asks again as soon as it has its answer. The request that had just been answered was still counted: a third
+    got 429."""
+    statuses: list[int] = []
+
+    def ask_again_and_again(address: Address) -> None:
+        with connected(address) as (connection, stream):
+            for _ in range(150):
+                connection.sendall(post("/encode", DIGIT))
+                statuses.append(read_answer(stream)[0])
+
+    with serving(*generating.folders, VQSERVE_MAX_CONCURRENT_REQUESTS=str(clients)) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        threads = [Thread(target=ask_again_and_again, args=((host, int(port)),)) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert statuses == [200] * (150 * clients)
+
+
+def test_a_refusal_ends_a_connection_of_http_1_0(address: Address, full: Inside) -> None:
+    """As every answer does; such a client waits for the end."""
+    with connected(address) as (connection, stream):
+        connection.sendall(b"GET /models HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        status, headers, _ = read_answer(stream)
+        assert (status, headers["connection"], stream.read()) == (429, "close", b"")
 
 
 class Busy:
