@@ -52,7 +52,8 @@ class Backend(Protocol):
 @dataclass
 class Online:
     """A running service. One that has answered, and then is gone or too busy, is waited for, up to `patience_s` each
-    time, so that a restart does not end a long list of files. Before, it may be the wrong URL, which is said soon."""
+    time, so that a restart does not end a long list of files. Before, it may be the wrong URL, which is said after
+    a few tries, or one wait for a connection."""
 
     client: Client
     model: str | None

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"{without_userinfo(url_of(options))}{by_proxy(url_of(options))}: {in_words_of_options(error)}")
     except httpx.HTTPError as error:
         say(f"no answer from {without_userinfo(url_of(options))}{by_proxy(url_of(options))}: {error}")
-    except VqserveError as error:
+    except (VqserveError, MemoryError) as error:
         say(in_words_of_options(error))
     except (OSError, Image.DecompressionBombError) as error:
         say(str(error))

@@ -21,6 +21,8 @@ from vqserve.progress import say
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 CONTAINER_SUFFIX = ".vqc"
 STANDARD = "-"
+ENDED_WAITS = (httpx.ReadTimeout, httpx.WriteTimeout)  # for one answer, or of a service that stopped reading
+Fault = VqserveError | httpx.TimeoutException | MemoryError
 IN_OPTIONS = {  # what replaces a text does not hold it: a message may come by twice
     "?fit=": "--fit ",
     "and one container holds pictures of one size": "but one container holds one size: leave --together out, or make "
@@ -49,28 +51,37 @@ class Files:
 
     @contextmanager
     def one(self, name: Path | str, count: int = 1) -> Iterator[None]:
-        """The work on one file, or on `count` files that are done or refused together."""
+        """The work on one file, or on `count` files that are done or refused together.
+
+        A network that fails ends it for all: it is raised as it came, and where that was is said.
+        """
         try:
             yield
-        except (VqserveError, httpx.ReadTimeout) as error:
+        except (VqserveError, *ENDED_WAITS, MemoryError) as error:
             said = f"{name}: {in_words_of_options(error)}"
             if count == self._count or not _is_of_the_file(error):
                 raise VqserveError(said) from error
             self._refused += count
             say(said)
+        except httpx.HTTPError:
+            if count < self._count:
+                say(f"{name}: not done, and none after it")
+            raise
 
 
-def _is_of_the_file(error: VqserveError | httpx.ReadTimeout) -> bool:
+def _is_of_the_file(error: Fault) -> bool:
     """Else the next one would fail as well: a wrong key or option, no such model, a service that is full."""
     if not isinstance(error, ProblemError):
-        return isinstance(error, FileError | httpx.ReadTimeout)
+        return isinstance(error, (FileError, *ENDED_WAITS, MemoryError))
     if error.type == NO_TYPE:  # a proxy's refusal of a large body, or of a long wait
         return error.status in (413, 504)
     return error.type in OF_ONE_FILE
 
 
-def in_words_of_options(error: VqserveError | httpx.TimeoutException) -> str:
-    """The service advises in words of its URL, httpx in those of Python."""
+def in_words_of_options(error: Fault) -> str:
+    """The service advises in words of its URL, httpx in those of Python, and a MemoryError has none."""
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
     if isinstance(error, httpx.ConnectTimeout):
         return "no connection in time: see that the URL is right, or give it more with --timeout"
     if isinstance(error, httpx.TimeoutException):

@@ -7,7 +7,9 @@ In: a bundle folder. Out: a `Backend` that gives what a service with this bundle
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import codec
-from service.bundle import BundleError, load_bundle
+from service.bundle import Bundle, BundleError, load_bundle
 from service.container import MOST_PICTURES
 from service.container_errors import ContainerError
 from service.effort import LARGEST_EFFORT, choose_codes
 from service.errors import Problem, problem_type
 from service.generation_request import read_wanted
+from service.graph_faults import faults_of
 from service.images import FITS, open_picture, to_picture, write_picture
 from service.likelihood import bits_of, bits_under
 from service.prior_sessions import Session, codec_model
@@ -39,16 +42,42 @@ MOST_SAMPLES = 1024  # of one `generate`
 Codes = NDArray[np.int64]
 
 
+@contextmanager
+def _faults_of(bundle: Bundle) -> Iterator[None]:
+    """Around the run of a graph. Raises FileError where onnxruntime refuses, most often for want of memory: of the next
+    picture it may take less."""
+    try:
+        with faults_of(bundle):
+            yield
+    except BundleError as error:
+        raise FileError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A session; see `_faults_of`."""
+
+    session: Session
+    bundle: Bundle
+
+    def run(self, output_names: None, input_feed: Mapping[str, Any]) -> Any:
+        with _faults_of(self.bundle):
+            return self.session.run(output_names, input_feed)
+
+
 class Offline:
     def __init__(self, folder: Path) -> None:
         try:
             self._bundle = load_bundle(folder)
             self._maker = SessionMaker(CPU, cpu_limit(), bundle=self._bundle)
-            self._encoder = self._maker.open(self._bundle.graph_path("encoder_quantizer"))
-            self._decoder = self._maker.open(self._bundle.graph_path("decoder"))
-            self._codec = codec_model(self._bundle, self._maker.open)
+            self._encoder = self._open(self._bundle.graph_path("encoder_quantizer"))
+            self._decoder = self._open(self._bundle.graph_path("decoder"))
+            self._codec = codec_model(self._bundle, self._open)
         except (BundleError, GraphError) as error:
             raise VqserveError(str(error)) from error
+
+    def _open(self, graph: Path) -> Session:
+        return _Graph(self._maker.open(graph), self._bundle)
 
     def encode(self, pictures: Sequence[bytes], fit: str, effort: float) -> list[Encoded]:
         manifest = self._bundle.manifest
@@ -91,7 +120,8 @@ class Offline:
         except (BundleError, GraphError) as error:
             raise VqserveError(str(error)) from error
         places = [sampler.open(draw, count) for draw in checked.draws]
-        codes = np.stack([sampler.advance(places) for _ in range(manifest.codes.height)], axis=1)  # (n, h, w)
+        with _faults_of(self._bundle):
+            codes = np.stack([sampler.advance(places) for _ in range(manifest.codes.height)], axis=1)  # (n, h, w)
         bits = bits_of(self._codec, codes, checked.labels).tolist()
         items = (
             Generated(checked.label, bit, one, write_picture(pixels))

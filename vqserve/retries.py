@@ -13,9 +13,8 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 RETRIED_STATUSES = frozenset({429, 502, 503})
-RETRIED_ERRORS = (
+RETRIED_ERRORS = (  # and none of the timeouts, which have had their wait
     httpx.ConnectError,
-    httpx.ConnectTimeout,
     httpx.ReadError,
     httpx.WriteError,
     httpx.RemoteProtocolError,

@@ -64,12 +64,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (httpx.Response(504, text="upstream"), "504 Gateway Timeout: upstream"),
         (httpx.Response(413, text="nginx"), "413 Request Entity Too Large: nginx"),
         (httpx.ReadTimeout("timed out"), "no answer in time: give it more with --timeout"),
+        (httpx.WriteTimeout("timed out"), "no answer in time: give it more with --timeout"),
     ],
 )
 def test_the_other_files_are_done(
     answer: Answer, said: str, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A deadline that passed for one picture ended the whole folder."""
+    """A deadline that passed for one picture ended the whole folder, and so did a service that stopped reading one that
+    no buffer held."""
     seen = script({2: answer})
     assert main(["encode", "--url", "http://x", *map(str, DIGITS), "-o", f"{tmp_path}/out/"]) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -95,16 +97,20 @@ def test_a_restart_does_not_end_a_list_of_files(
 def test_a_service_that_does_not_come_back_ends_the_command(
     script: Script, pauses: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """It did not say at which file."""
     lost = httpx.ConnectError("refused")
     given = ["encode", "--url", "http://x", *map(str, DIGITS), "--timeout", "5", "-o", f"{tmp_path}/out/", "--force"]
     seen = script({1: lost})
     assert main(given) == 1 and len(seen) == 1  # it may be the wrong URL
-    assert capsys.readouterr().err == "vqserve: no answer from http://x: refused\n"
+    no_answer = "vqserve: no answer from http://x: refused"
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"vqserve: {DIGITS[0]}: not done, and none after it", no_answer]
     script(dict.fromkeys(range(2, 100), lost))
     assert main(given) == 1 and pauses == [1, 1, 1, 1]
     said = [
         "vqserve: the service is gone or too busy (refused): trying again for up to 5 s",
-        "vqserve: no answer from http://x: refused",
+        f"vqserve: {DIGITS[1]}: not done, and none after it",
+        no_answer,
     ]
     assert capsys.readouterr().err.splitlines() == said
 

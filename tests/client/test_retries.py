@@ -76,6 +76,26 @@ def test_it_gives_up(asynchronous: bool, pauses: list[float]) -> None:
     assert len(seen) == 4
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("ended", [httpx.ConnectTimeout, httpx.ReadTimeout, httpx.WriteTimeout])
+def test_a_wait_that_ended_is_not_tried_again(
+    ended: type[httpx.TimeoutException], asynchronous: bool, pauses: list[float]
+) -> None:
+    """A host that drops packets was tried four times, for four minutes in all."""
+    transport, seen = scripted(ended("timed out"))
+    with pytest.raises(ended):
+        run_models(transport, asynchronous, Retries())
+    assert len(seen) == 1 and not pauses
+
+
+def test_a_retry_after_of_the_longest_pause_is_waited_for() -> None:
+    answers = {asked: httpx.Response(429, headers={"Retry-After": asked}) for asked in ("30", "31")}
+    assert {asked: Retries(max_pause_s=30.0).pause_s(1, answer) for asked, answer in answers.items()} == {
+        "30": 30.0,
+        "31": None,
+    }
+
+
 def test_attempts_may_be_many() -> None:
     """Number 1025 was an OverflowError."""
     retries = Retries(attempts=100_000, max_pause_s=1.0)
