@@ -12,6 +12,7 @@ from vqserve.connection import LONGEST_S, TIMEOUT_S
 from vqserve.files import STANDARD
 
 FITS = ("exact", "resize", "pad")
+NAMES_OF_STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -68,7 +69,7 @@ def _add_special(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("encode", "decode", "generate"):
         default = "the current folder" if name == "generate" else "beside the input, of - standard output"
         help_text = f"folder, file of the one result, or - for standard output (default: {default})"
-        command.add_argument("-o", "--output", type=named, help=help_text)
+        command.add_argument("-o", "--output", type=place, help=help_text)
         command.add_argument("-f", "--force", action="store_true", help="replace files that are there")
     if name == "encode":
         weight = "weight of a bit against distortion, 0 to 4 (default: 0)"
@@ -100,8 +101,16 @@ def named(text: str) -> str:
     return text
 
 
+def place(text: str) -> str:
+    """As `named`. Standard output is `-` by any name: behind `>> FILE`, /dev/stdout is that file, and was replaced."""
+    return STANDARD if text in NAMES_OF_STANDARD_OUTPUT else named(text)
+
+
 def text(given: str) -> str:
-    """Raises ArgumentTypeError for bytes that are none in the terminal's encoding: no URL holds them."""
+    """Raises ArgumentTypeError for no name at all, and for bytes that are none in the terminal's encoding: no URL holds
+    them."""
+    if not given:
+        raise argparse.ArgumentTypeError("the name is empty: leave --model out for the default one")
     if not given.isprintable():
         raise argparse.ArgumentTypeError(f"{given!r} has signs that no name of a model has")
     return given

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqserve.files import PICTURE_SUFFIXES, STANDARD
+from vqserve.files import PICTURE_SUFFIXES, STANDARD, is_folder
 from vqserve.problems import VqserveError
 from vqserve.progress import clear_line
 
@@ -39,8 +39,11 @@ class Output:
 
     @classmethod
     def of(cls, options: argparse.Namespace, single: bool, inputs: Sequence[Path] = ()) -> Output:
-        """Raises VqserveError where there may be several results, and `name` is that of one file or `-`."""
+        """Raises VqserveError where there may be several results, and `name` is that of one file or `-`, and where
+        it is said to be in a file."""
         name: str | None = options.output
+        if name is not None and (file := _file_in_the_way(name)) is not None:
+            raise VqserveError(f"{name} cannot be written: {file} is no folder: name another place with --output")
         with _to_be_written(name):
             no_folder = name is not None and not name.endswith("/") and not Path(name).is_dir()
             there = name is not None and no_folder and Path(name).exists()
@@ -100,6 +103,14 @@ class Output:
             there = not (named and self.is_file) and target.exists()
         if there:
             raise VqserveError(f"{target} is there already: {advice}")
+
+
+def _file_in_the_way(name: str) -> Path | None:
+    """What is there, and no folder, though `name` says that something is in it."""
+    path = Path(name)
+    folders = [path, *path.parents] if name.endswith("/") else path.parents
+    # Path.exists raises where it may not look: whoever writes there then says why
+    return next((one for one in folders if os.path.exists(one) and not is_folder(one)), None)  # noqa: PTH110
 
 
 def _identity(path: Path) -> Identity | None:

@@ -48,6 +48,15 @@ def test_what_is_no_argument_is_refused(arguments: list[str], said: str, capsys:
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+def test_an_empty_name_is_no_model(capsys: pytest.CaptureFixture[str]) -> None:
+    """`info` said that the service has no such route."""
+    for command in ("info", "generate"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--url", "http://127.0.0.1:9", "--model", ""])
+        said = "argument --model: the name is empty: leave --model out for the default one"
+        assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_every_option_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
     """Three of `generate` had their name alone."""
     for command in SUMMARIES:

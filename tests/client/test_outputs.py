@@ -55,6 +55,36 @@ def test_a_file_is_no_folder_for_several_results(tmp_path: Path, capsys: pytest.
         assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize("inside", ["/", "/sub", "/sub/", "/sub/x.vqc"])
+def test_nothing_is_in_a_file(inside: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All was encoded or drawn before it was seen, and then it was `File exists: see to it`."""
+    file = tmp_path / "one"
+    file.write_bytes(b"mine")
+    nowhere = ["--url", "http://127.0.0.1:9", "-o", f"{file}{inside}"]
+    for given in (["generate"], ["encode", *map(str, DIGITS)], ["encode", str(DIGITS[0])]):
+        assert main([*given, *nowhere]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        advice = "name another place with --output"
+        assert line == f"vqserve: {file}{inside} cannot be written: {file} is no folder: {advice}"
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_has_several_names(
+    name: str, where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind `>>`, /dev/stdout took the place of the file."""
+    log = tmp_path / "log"
+    log.write_bytes(b"before\n")
+    for given in ([str(DIGITS[0])], [*map(str, DIGITS), "--together"]):
+        before = log.read_bytes()
+        command = [sys.executable, "-m", "vqserve", "encode", *where, *given, "-o", name]
+        with log.open("ab") as appended:
+            subprocess.run(command, stdout=appended, check=True)
+        assert log.read_bytes().startswith(before + b"\xf6Q")
+    assert main(["encode", *where, *map(str, DIGITS), "-o", name]) == 1
+    assert "several results do not fit standard output" in capsys.readouterr().err
+
+
 def test_the_help_says_where_results_go(capsys: pytest.CaptureFixture[str]) -> None:
     """Drawn pictures had an input, and what came from standard input went beside it."""
     for command, default in (("generate", "the current folder"), ("encode", "beside the input, of - standard output")):
