@@ -36,11 +36,11 @@ class AsyncClient:
     ) -> None:
         base_url, auth = connection.base_url(url), connection.login(url)
         headers, timeout = connection.key_header(key, auth), connection.timeout(timeout_s)
+        self._retries = connection.require_retries(retries)
         with connection.from_environment():
             self._http = httpx.AsyncClient(
                 base_url=base_url, auth=auth, headers=headers, timeout=timeout, transport=transport
             )
-        self._retries = retries
 
     async def encode(
         self, *pictures: Picture, model: str | None = None, fit: str | None = None, effort: Number | None = None

@@ -9,6 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from vqserve.problems import VqserveError, without_userinfo
+from vqserve.retries import Retries
 
 TIMEOUT_S = 60.0
 LONGEST_S = 86400.0  # a socket takes no number of seconds, however large
@@ -65,8 +66,11 @@ def login(url: str) -> httpx.BasicAuth | None:
 def key_header(key: str | None, beside: httpx.BasicAuth | None = None) -> dict[str, str]:
     """Where a proxy's login is in `Authorization`, the service takes its key from another header.
 
-    Raises VqserveError for a key that no header can carry. An empty one is none, as in `VQSERVE_KEY=`.
+    Raises VqserveError for a key that no header can carry, and TypeError for what is no text. An empty one is none, as
+    in `VQSERVE_KEY=`.
     """
+    if key is not None and not isinstance(key, str):
+        raise TypeError(f"pass an API key as text, not {type(key).__name__}")  # and not what it is, which is secret
     if not key:
         return {}
     if not (key.isascii() and key.isprintable() and key == key.strip()):
@@ -81,6 +85,13 @@ def timeout(timeout_s: float) -> httpx.Timeout:
     if not 0 < timeout_s <= LONGEST_S:
         raise ValueError(f"timeout_s is {timeout_s}: pass seconds above 0 and at most {LONGEST_S:g}")
     return httpx.Timeout(timeout_s, pool=None)
+
+
+def require_retries(retries: Retries) -> Retries:
+    """As they are. Raises TypeError for something else from untyped code, which would fail with the first attempt."""
+    if not isinstance(retries, Retries):
+        raise TypeError(f"retries are {retries!r:.60}: pass retries=Retries(attempts=...)")
+    return retries
 
 
 @contextmanager

@@ -164,6 +164,8 @@ def models() -> Operation[list[ModelInfo]]:
 
 
 def model(name: str) -> Operation[ModelInfo]:
+    if not isinstance(name, str):
+        raise TypeError(f"pass the name of a model, not {type(name).__name__}")
     part = quote(name, safe="") if name.strip(".") else "%2E" * len(name)  # `..` as it is leads to another route
     return Operation("GET", f"/models/{part}", lambda answer: ModelInfo.of(answer.json()))
 
@@ -226,7 +228,8 @@ def _params(query: Mapping[str, Query]) -> dict[str, str]:
 def _plain(value: Any) -> Any:
     """As JSON has it: numbers and arrays of NumPy, which the answers of this client hold, are not."""
     if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
+        listed = value.tolist()
+        return _plain(listed) if value.dtype.hasobject else listed  # an array of objects may hold numbers of NumPy
     if isinstance(value, Mapping):
         return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

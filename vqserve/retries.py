@@ -5,6 +5,7 @@ No call of the clients changes anything on the service, so repeating one is safe
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,11 +24,21 @@ RETRIED_ERRORS = (  # and none of the timeouts, which have had their wait
 
 @dataclass(frozen=True)
 class Retries:
-    """At most `attempts` tries. A Retry-After is waited for in full, or, above `max_pause_s`, not at all."""
+    """At most `attempts` tries. A Retry-After is waited for in full, or, above `max_pause_s`, not at all.
+
+    Raises ValueError for no attempt at all, and for what is no pause.
+    """
 
     attempts: int = 4
     first_pause_s: float = 0.25  # doubles at each attempt, less a random part of up to a half
     max_pause_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not self.attempts >= 1:
+            raise ValueError(f"attempts are {self.attempts}: pass 1 or more, of which the first one is no retry")
+        for name, pause_s in (("first_pause_s", self.first_pause_s), ("max_pause_s", self.max_pause_s)):
+            if not 0 <= pause_s < math.inf:
+                raise ValueError(f"{name} is {pause_s}: pass seconds of 0 or more")
 
     def pause_s(self, attempt: int, response: httpx.Response | None) -> float | None:
         """The pause after attempt number `attempt` (from 1), None to give up. Without a response, it was lost."""

@@ -88,17 +88,21 @@ def test_the_name_of_a_file_is_not_sent(tmp_path: Path) -> None:
 def test_numbers_and_arrays_of_numpy_are_sent_as_json() -> None:
     known = np.array([[1, 2], [3, 4]])
     mask = np.array([[True, False], [False, True]])
-    answers = [httpx.Response(200, json=DONE) for _ in range(3)]
+    some = np.where(mask, known, None)
+    some[0, 0] = known[0, 0]  # np.int64, which `tolist` leaves: it was `not JSON serializable`
+    answers = [httpx.Response(200, json=DONE) for _ in range(4)]
     transport, seen = scripted(*answers, httpx.Response(200, content=b"\xf6Qc"))
     with Client("http://x", transport=transport) as client:
         client.generate(seed=np.int64(3), n=np.int32(1), temperature=np.float32(0.5), known=known)
         client.generate(known={"codes": known, "mask": mask})
         client.generate(known=[list(known[0]), [None, None]])
+        client.generate(known=some)
         client.compress(DIGIT, label=np.int64(3), effort=np.float32(0.5))
     assert json.loads(seen[0].content) == {"seed": 3, "n": 1, "temperature": 0.5, "known": [[1, 2], [3, 4]]}
     assert json.loads(seen[1].content)["known"] == {"codes": [[1, 2], [3, 4]], "mask": [[True, False], [False, True]]}
     assert json.loads(seen[2].content)["known"] == [[1, 2], [None, None]]
-    assert dict(seen[3].url.params) == {"label": "3", "effort": "0.5"}
+    assert json.loads(seen[3].content)["known"] == [[1, None], [None, 4]]
+    assert dict(seen[4].url.params) == {"label": "3", "effort": "0.5"}
 
 
 @pytest.mark.parametrize("body", [b'{"type": "urn:', b"[1]", b"\xff"])

@@ -66,6 +66,17 @@ def test_a_bundle_halves_what_one_container_could_not_give_back(
     assert main(["decode", *where, *map(str, written), "-o", f"{tmp_path}/out/"]) == 0
 
 
+def test_a_bundle_counts_the_pictures_of_a_container(
+    tiny: Tiny, five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where, target = ["--bundle", str(tiny.grey)], tmp_path / "all.vqc"
+    for most, status in ((5, 0), (4, 1)):
+        monkeypatch.setattr("vqserve.offline.MOST_PICTURES", most)
+        assert main(["encode", *where, "--together", str(five), "-o", str(target)]) == status
+    assert "one container holds at most 4 pictures: leave --together out" in capsys.readouterr().err
+    assert target.is_file()
+
+
 def test_a_picture_that_is_too_large_alone_is_named(
     narrow: list[str], five: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
