@@ -11,6 +11,7 @@ covered until a kernel is registered for it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import shape_inference
 
 OPEN = 2147483647
@@ -98,8 +100,11 @@ def _covers(kernel: tuple[int, int, dict[str, list[str]]], version: int, bound: 
     return in_range and all(bound[name] in allowed for name, allowed in constraints.items() if name in bound)
 
 
-def main(paths: list[str]) -> int:
-    missing = [(path, node) for path in paths for node in uncovered(onnx.load(path))]
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="List the nodes that have no kernel on onnxruntime's CUDA provider.")
+    parser.add_argument("graphs", nargs="+", type=Path, metavar="MODEL.onnx")
+    paths = parser.parse_args(arguments).graphs
+    missing = [(path, node) for path in paths for node in uncovered(_read(path))]
     for path, node in missing:
         print(f"{path}: {node}")
     if not missing:
@@ -107,5 +112,12 @@ def main(paths: list[str]) -> int:
     return 1 if missing else 0
 
 
+def _read(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path)
+    except (OSError, DecodeError) as error:
+        sys.exit(f"error: {path} cannot be read as a graph: {error}")
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

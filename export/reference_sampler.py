@@ -91,14 +91,16 @@ def sample(
     no_label: int = 0,
     known: Known | None = None,
 ) -> Codes:
-    """uniforms (B,h,w) -> codes (B,h,w). `no_label` is what guidance leads away from."""
+    """uniforms (B,h,w) -> codes (B,h,w). `no_label` is what guidance leads away from. What a position depends on lies
+    in its row and above, so no more is computed."""
     codes = np.zeros(uniforms.shape, np.int64)
     known = known or Known.nothing(uniforms.shape)
     batch, height, width = uniforms.shape
     for i, j in np.ndindex(height, width):
-        logits = logits_of(codes, labels)[:, i, j]
+        begun = np.ascontiguousarray(codes[:, : i + 1])
+        logits = logits_of(begun, labels)[:, i, j]
         if controls.guidance is not None:
-            logits = guided(logits, logits_of(codes, np.full_like(labels, no_label))[:, i, j], controls.guidance)
+            logits = guided(logits, logits_of(begun, np.full_like(labels, no_label))[:, i, j], controls.guidance)
         for b in range(batch):
             filters = controls.inverse_temperature[b], int(controls.top_k[b]), controls.top_p[b]
             drawn = draw(logits[b], uniforms[b, i, j], table, *filters)

@@ -22,6 +22,7 @@ from export.sessions import Sessions
 from export.verify_prior import SAMPLES, compare_pixel_by_pixel, compare_samplers
 from service.bundle import MANIFEST_FILE, Bundle, load_bundle
 from service.manifest import NOT_IN_VERSION, GraphName
+from training.evaluation import grids_a_batch
 from training.prior import PixelCNN
 
 ROWS = 4  # of codes that the entropy decoder's graphs are compared on: each row sees those above it
@@ -76,8 +77,9 @@ def _written_now(bundle: Bundle) -> tuple[dict[GraphName, onnx.ModelProto], int]
 def _compare_decoders(run: Sessions, prior: PixelCNN, width: int) -> None:
     """`prior_context` and `prior_pixel` are replaced too, and containers of years are read with them."""
     random = np.random.default_rng(0)
-    codes = random.integers(0, prior.codebook_size, (SAMPLES, ROWS, width))
-    compare_pixel_by_pixel(run, codes, random.integers(0, prior.label_count + 1, SAMPLES))
+    grids = min(SAMPLES, grids_a_batch(ROWS * width, prior.codebook_size))
+    codes = random.integers(0, prior.codebook_size, (grids, ROWS, width))
+    compare_pixel_by_pixel(run, codes, random.integers(0, prior.label_count + 1, grids))
 
 
 def _renewed(folder: Path, entries: dict[str, Any], name: GraphName, model: onnx.ModelProto) -> bool:

@@ -128,9 +128,10 @@ def compare_samplers(run: Sessions, table: NDArray[np.int32], grid: tuple[int, .
     """
     rng = np.random.default_rng(1)
     height, width = min(grid[0], 8), grid[1]
-    numerators = rng.integers(0, 1 << UNIFORM_BITS, (SAMPLES, height, width))
+    samples = min(SAMPLES, grids_a_batch(height * width, prior.codebook_size))
+    numerators = rng.integers(0, 1 << UNIFORM_BITS, (samples, height, width))
     uniforms = (numerators / (1 << UNIFORM_BITS)).astype(np.float32)
-    labels = rng.integers(0, prior.label_count + 1, SAMPLES)
+    labels = rng.integers(0, prior.label_count + 1, samples)
 
     def logits_of(codes: Codes, labels: Codes) -> NDArray[np.int32]:
         return run.run("prior", codes=codes, labels=labels)[0].astype(np.int32)
@@ -154,19 +155,20 @@ def _cases(
     prior: PixelCNN, shape: tuple[int, ...], rng: np.random.Generator
 ) -> Iterator[tuple[Controls, Known, tuple[GraphName, ...]]]:
     """What to ask for, what is known of grids of this `shape` (B,h,w), and which graphs can draw it."""
-    free = Controls.off(SAMPLES, prior.codebook_size)
-    warm = replace(free, inverse_temperature=rng.uniform(0.5, 2, SAMPLES).astype(np.float32))
+    samples = shape[0]
+    free = Controls.off(samples, prior.codebook_size)
+    warm = replace(free, inverse_temperature=rng.uniform(0.5, 2, samples).astype(np.float32))
     filtered = Controls(
         warm.inverse_temperature,
-        rng.integers(1, prior.codebook_size + 1, SAMPLES),
-        rng.uniform(0.1, 1, SAMPLES).astype(np.float32),
+        rng.integers(1, prior.codebook_size + 1, samples),
+        rng.uniform(0.1, 1, samples).astype(np.float32),
     )
     nothing, some = Known.nothing(shape), _some_known(shape, prior.codebook_size)
     yield free, nothing, ("prior_row",)
     yield warm, some, ("prior_row_unfiltered", "prior_diagonal")
     yield filtered, some, ("prior_row", "prior_diagonal_filtered")
     if prior.label_count:
-        grid_of_guidance = rng.integers(GUIDANCE_STEPS, GUIDANCE_STEPS * LARGEST_GUIDANCE + 1, SAMPLES)
+        grid_of_guidance = rng.integers(GUIDANCE_STEPS, GUIDANCE_STEPS * LARGEST_GUIDANCE + 1, samples)
         guided = replace(filtered, guidance=(grid_of_guidance / GUIDANCE_STEPS).astype(np.float32))
         yield guided, some, ("prior_row_guided",)
 

@@ -7,9 +7,19 @@ schema lives here because the service, which consumes bundles, owns the contract
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+import json
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from service.manifest_checks import (
     DIAGONAL_GRAPHS,
@@ -50,6 +60,9 @@ LARGEST_CODEBOOK = 1 << 16  # K: what is kept for each code grows with it, and s
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]  # which every JSON parser keeps
 
 
 class TensorSpec(_Strict):
@@ -126,7 +139,7 @@ class Quality(_Strict):
     """Measured on the test split named in `split`. MSE is the mean over pixels on [0, 1]; PSNR in dB from that MSE."""
 
     split: str
-    pictures: NonNegativeInt
+    pictures: Count
     mse: NonNegativeFloat
     psnr_db: NonNegativeFloat
     perplexity: NonNegativeFloat
@@ -137,14 +150,14 @@ class Quality(_Strict):
 class Parity(_Strict):
     """Measured by `export.verify` against PyTorch on real pictures."""
 
-    pictures: NonNegativeInt
-    codes_compared: NonNegativeInt
-    codes_different: NonNegativeInt
-    largest_pixel_difference: NonNegativeInt
-    prior_logits_compared: NonNegativeInt = 0
-    prior_logits_different: NonNegativeInt = 0
-    sampled_codes_compared: NonNegativeInt = 0
-    sampled_codes_different: NonNegativeInt = 0
+    pictures: Count
+    codes_compared: Count
+    codes_different: Count
+    largest_pixel_difference: Count
+    prior_logits_compared: Count = 0
+    prior_logits_different: Count = 0
+    sampled_codes_compared: Count = 0
+    sampled_codes_different: Count = 0
 
 
 class Provenance(_Strict):
@@ -155,6 +168,12 @@ class Provenance(_Strict):
     data_licence: str
     commit: str | None
     libraries: dict[str, str]
+
+    @field_validator("config")
+    @classmethod
+    def _is_json(cls, config: dict[str, object]) -> dict[str, object]:
+        json.dumps(config, allow_nan=False)
+        return config
 
 
 class Manifest(_Strict):

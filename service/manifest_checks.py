@@ -77,6 +77,8 @@ def _per_code_faults(manifest: Manifest) -> Iterator[str]:
         yield f"code_histogram has {len(histogram)} entries, not {k}"
     elif min(histogram) < 0:
         yield f"code_histogram has the entry {min(histogram)}: codes occur 0 times or more"
+    elif sum(histogram) >= 1 << 53:
+        yield "code_histogram has a sum of 2**53 or more"
     if colours is not None and len(colours) != k:
         yield f"codebook_colours has {len(colours)} entries, not {k}"
     for number, colour in enumerate(colours or ()):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.tiny_prior import FREQUENCY_TABLE, TinyGraphs, draw_codes, tiny_model
 from service import prior_coding, static_coding
 from service.codec import Codes, Limits, decode, decode_tile, encode
-from service.container import MOST_PICTURES, Mode, read_header
+from service.container import MOST_PICTURES, Mode, read_header, write_header
 from service.container_errors import (
     ChecksumError,
     ContainerError,
@@ -285,6 +285,10 @@ def test_colour_is_repeated_only_in_an_extended_header() -> None:
     assert not read_header(encode(model, codes))[0].colour
     data = encode(model, codes, named=True)
     assert read_header(data)[0].colour
+    contradicting = replace(read_header(data)[0], colour=False)
+    assert contradicting.extended
+    with pytest.raises(HeaderError, match="colour"):
+        decode(model, write_header(contradicting) + data[read_header(data)[1] :])
     with pytest.raises(HeaderError, match="colour"):
         decode(tiny_model(channels=1), data)
 

@@ -16,6 +16,7 @@ from export.__main__ import main
 from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.build import ExportError, build_bundle
 from export.cuda_coverage import uncovered
+from export.reference_sampler import sample
 from export.sessions import Sessions, VerificationError
 from export.verify import _compare_distances, _require_near_ties, to_torch, verify
 from export.verify_prior import sample_rows
@@ -92,6 +93,26 @@ def test_a_sampler_that_forgets_known_codes_is_found(
     monkeypatch.setattr("export.verify_prior.sample_rows", forgetful)
     with pytest.raises(VerificationError, match="draws other codes"):
         build_bundle(finished_run, tmp_path / "bundle")
+
+
+def test_samplers_of_many_codes_are_compared_on_fewer_grids(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen of them, with the logits of the whole grid for each position: 7 GB and hours for 65,536 codes."""
+    shapes = list[tuple[int, ...]]()
+
+    def noted(logits_of: Any, uniforms: Any, *arguments: Any, **more: Any) -> Any:
+        def noting(codes: Any, labels: Any) -> Any:
+            shapes.append(codes.shape)
+            return logits_of(codes, labels)
+
+        return sample(noting, uniforms, *arguments, **more)
+
+    monkeypatch.setattr("export.verify_prior.sample", noted)
+    monkeypatch.setattr("export.verify_prior.grids_a_batch", lambda codes, codebook_size: 3)
+    build_bundle(finished_run, tmp_path / "bundle")
+    assert {batch for batch, _, _ in shapes} == {3}
+    assert {rows for _, rows, _ in shapes} == {*range(1, 8)}, "a position needs no row below its own"
 
 
 def test_distances_of_another_codebook_are_found() -> None:

@@ -31,6 +31,19 @@ def test_an_operator_without_a_kernel_is_named_with_its_types() -> None:
     assert str(missing) == "curve: Asinh-9 (T=float) has no CUDA kernel"
 
 
+def test_the_command_checks_something_or_says_what_it_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a graph it said that every node has a kernel; what is no graph was a traceback."""
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2 and "MODEL.onnx" in capsys.readouterr().err
+    (tmp_path / "no.onnx").write_bytes(b"no graph")
+    for path in (tmp_path / "no.onnx", tmp_path / "missing.onnx"):
+        with pytest.raises(SystemExit, match=f"^error: {path} cannot be read as a graph: "):
+            main([str(path)])
+
+
 def test_a_type_without_a_kernel_is_found() -> None:
     """Round has CUDA kernels for float, double and float16; Floor on bfloat16 has none."""
     assert uncovered(model(helper.make_node("Floor", ["x"], ["y"]))) == []

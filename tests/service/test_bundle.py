@@ -53,6 +53,15 @@ SHIPPED = Path(__file__).parents[2] / "models"
         (put("picture", "height", value=28.0), "picture.height: Input should be a valid integer"),
         (put("quality", "mse", value=float("nan")), "quality.mse: Input should be a finite number"),
         (put("quality", "bits_per_code", value=float("inf")), "quality.bits_per_code: Input should be a finite number"),
+        (put("provenance", "config", value={"a": [float("nan")]}), "provenance.config: .* not JSON compliant"),
+        (put("provenance", "config", value={"a": float("inf")}), "provenance.config: .* not JSON compliant"),
+        (put("quality", "pictures", value=1 << 53), "quality.pictures: Input should be less than 9007199254740992"),
+        (put("parity", "pictures", value=10**30), "parity.pictures: Input should be less than"),
+        (put("code_histogram", value=[1 << 49] * 16), r"code_histogram has a sum of 2\*\*53 or more"),
+        (
+            put("prior", "frequency_table", value=[1 << 27, 1]),  # of 16 codes: a sum of 2**31
+            r"codebook_size \* frequency_table\[0\] must be below 2\*\*31",
+        ),
         (put("labels", value=["half of a character: \ud800"] * 3), "Invalid JSON"),
         (put("codebook_colours", value=["#000000"] * 9), "codebook_colours has 9 entries, not 16"),
         (put("prior", "cache_shape", value=[3, 7, 0]), "prior.cache_shape.2: Input should be greater than 0"),
