@@ -38,7 +38,7 @@ train: $(DEV)/installed ## fit CONFIG=training/configs/mnist.yaml into runs/mnis
 bench: $(DEV)/installed ## measure this machine: sampler, load, rate and distortion; one JSON line each
 	$(DEV)/bin/python -m benchmarks.sampler
 	$(DEV)/bin/python -m benchmarks.load
-	$(DEV)/bin/python -m benchmarks.rate_distortion
+	$(DEV)/bin/python -m benchmarks.rate_distortion data/mnist --out runs/rate_distortion
 
 bench-peers: $(DEV)/installed ## measure beside other servers, all in the same run; writes docs/benchmarks.md
 	$(DEV)/bin/python -m benchmarks.peers --record

@@ -114,8 +114,18 @@ def contestants(picture: bytes) -> list[Contestant]:
         _mosec("mosec", Request("/inference", picture, png)),
         _mosec("mosec, batch 16, wait 1 ms", Request("/inference", picture, png), PEER_BATCH="16", PEER_WAIT_MS="1"),
         _mosec("mosec, 2 workers", Request("/inference", picture, png), PEER_WORKERS="2"),
+        _mosec(
+            "mosec, 2 workers, batch 16, wait 1 ms",
+            Request("/inference", picture, png),
+            PEER_WORKERS="2",
+            PEER_BATCH="16",
+            PEER_WAIT_MS="1",
+        ),
         _litserve("LitServe", picture),
         _litserve("LitServe, batch 16, wait 2 ms", picture, PEER_BATCH="16", PEER_WAIT_MS="2"),
+        _litserve(
+            "LitServe, 2 workers, batch 16, wait 2 ms", picture, PEER_WORKERS="2", PEER_BATCH="16", PEER_WAIT_MS="2"
+        ),
         _litserve("LitServe, 2 workers", picture, PEER_WORKERS="2"),
         _bentoml("BentoML", Request("/encode", picture, png)),
         _bentoml("BentoML, 2 workers", Request("/encode", picture, png), PEER_WORKERS="2"),

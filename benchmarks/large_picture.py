@@ -15,6 +15,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,15 @@ SMALL, SMALL_EVERY_S, SMALL_ALONE_S = 128, 0.1, 5.0  # pixels each way
 
 @contextmanager
 def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
-    """`work` in a thread of its own, which is told when it is time to end."""
+    """`work` in a thread of its own, which is told when it is time to end. What it raises is raised here."""
     done = threading.Event()
-    thread = threading.Thread(target=work, args=(done,))
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work, done)
+        try:
+            yield
+        finally:
+            done.set()
+            working.result()
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def measure_point(server: Server, request: Request, connections: int, seconds: f
         "p50_ms": closed.p50_ms,
         "p99_ms": closed.p99_ms,
         "cpu_s_per_1000": round((after.cpu_s - before.cpu_s) / max(closed.requests, 1) * 1e3, 4),
-        "rss_mb": round(after.rss_bytes / 1e6, 1),
+        "pss_mb": round(after.pss_bytes / 1e6, 1),
         "errors": closed.errors,
     }
 

@@ -88,7 +88,8 @@ def page(result: dict[str, Any]) -> str:
         f"`{result['bundle']}` on one onnxruntime thread, wrk on the same machine, {result['seconds']:g} s a cell, "
         f"mean of {result['rounds']} rounds. A cell is requests per second (p50, p99 in ms) CPU seconds per 1,000 "
         "requests. All servers gave the same codes; they have one worker where the name says no other number. LitServe "
-        "is sent JSON with base64, the others the picture itself.",
+        "is sent JSON with base64, the others the picture itself. BentoML is measured without its batching, which "
+        "takes lists. What processes share counts once as memory.",
         table(header, rows),
         f"Batches of {BATCH} pictures as npy: {over_http} against {batch['alone_per_s']:,.0f} pictures per second of "
         "`session.run` alone.",
@@ -103,5 +104,5 @@ def row(points: dict[int, dict[str, Any]]) -> list[str]:
     for point in points.values():
         latencies = f"({point['p50_ms']:.3g}, {point['p99_ms']:.3g})"
         cells.append(f"{point['requests_per_s']:,.0f} {latencies} {point['cpu_s_per_1000']:.2f}")
-    memory = points[CONNECTIONS[-1]]["rss_mb"]
+    memory = points[CONNECTIONS[-1]]["pss_mb"]
     return [*cells, f"{memory:.0f}", str(sum(point["errors"] for point in points.values()))]

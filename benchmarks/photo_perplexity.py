@@ -85,7 +85,7 @@ def page(result: dict[str, Any]) -> str:
             "## Perplexity of a few photographs",
             f"`{result['command']}`. `{result['bundle']['name']}` uses its {result['codebook_size']} codes: their "
             f"perplexity is {result['training_crops']:.0f} on the crops that it was trained on, "
-            f"{others['perplexity']:.0f} on the {others['pictures']} photographs that these are of, and "
+            f"{others['perplexity']:.0f} on the {others['pictures']} photographs that were not held out, and "
             f"{held_out['perplexity']:.0f} on the {held_out['pictures']} held-out ones (whole; the manifest has that "
             f"of their crops). Any {held_out['pictures']} of the {others['pictures']} others have {low:.0f} to "
             f"{high:.0f} (5th to 95th percentile of {SETS:,} random sets, median {middle:.0f}).",

@@ -68,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--record", action="store_true", help="write the section of docs/benchmarks.md too")
     options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        parser.error(f"{options.folder} is no folder: name one of photographs, or that of the MNIST files")
+    if options.out == RESULTS and not options.record:
+        parser.error("--record writes the results that are shown: add it, or name another folder with --out")
     mnist = (options.folder / MNIST_TEST).exists()
     name = "mnist" if mnist else "photos"
     bundles = [Vqserve(folder) for folder in options.bundle or [Path("models") / name]]

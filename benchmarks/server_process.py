@@ -37,7 +37,8 @@ class Usage:
     """Of all processes of a tree together. `cpu_s` includes children that have ended and were waited for."""
 
     cpu_s: float
-    rss_bytes: int
+    rss_bytes: int  # a page that several share counts for each
+    pss_bytes: int  # it counts once, in parts
     threads: int
     descriptors: int
 
@@ -156,6 +157,7 @@ def usage_of(pids: Sequence[int]) -> Usage:
     return Usage(
         cpu_s=ticks / _TICKS_PER_S,
         rss_bytes=sum(int(stat[_RSS]) for stat in stats) * _PAGE_BYTES,
+        pss_bytes=sum(_pss_bytes(pid) for pid in pids),
         threads=sum(int(stat[_THREADS]) for stat in stats),
         descriptors=sum(_descriptors(pid) for pid in pids),
     )
@@ -172,6 +174,14 @@ def _stat(pid: int) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def _descriptors(pid: int) -> int:

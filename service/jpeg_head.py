@@ -34,7 +34,7 @@ def short_head(data: bytes) -> tuple[bytes, bytes | None]:
         TooManySegmentsError: more segments or tables than encoders write. ValueError: it ends before its first scan.
     """
     kept, exif, position, head_bytes = [data[:2]], None, 2, 0
-    for _ in range(MOST_SEGMENTS):
+    for _ in range(MOST_SEGMENTS + 1):  # and the scan
         found = _MARKER.search(data, position)
         if found is None:
             raise ValueError("no scan")

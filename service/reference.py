@@ -76,7 +76,10 @@ def fixed() -> str:
         ("`seed`", f"below {SEED_LIMIT:,}, the integers that every JSON parser keeps"),
         ("Sum of the frequencies of all codes", f"below {TOTAL_LIMIT:,}"),
         ("Codes a side that run whole", f"{WHOLE}; a larger picture runs in overlapping windows, with the same result"),
-        ("Codes that the traffic metrics look at", f"the last {WINDOW_CODES:,} of each process"),
+        (
+            "Codes that the traffic metrics look at",
+            f"about the last {WINDOW_CODES:,} of each process; older ones count half, a quarter, and so on",
+        ),
     ]
     return table(("what", "limit"), rows)
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from benchmarks.large_picture import page, run
+from benchmarks.large_picture import meanwhile, page, run
 from tests.conftest import PICTURES
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
+
+
+def test_what_fails_meanwhile_ends_the_measurement() -> None:
+    """A small request that was refused ended its thread in silence, and the largest time left it out."""
+
+    def fails(done: threading.Event) -> None:
+        raise RuntimeError("503")
+
+    with pytest.raises(RuntimeError, match="503"), meanwhile(fails):
+        pass
 
 
 def test_a_picture_goes_both_ways_and_the_page_says_what_it_took(

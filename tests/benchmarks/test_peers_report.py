@@ -19,7 +19,7 @@ def point(per_s: float, **more: object) -> dict[str, Any]:
         "p50_ms": 2.0,
         "p99_ms": 3.0,
         "cpu_s_per_1000": 0.2,
-        "rss_mb": 9,
+        "pss_mb": 9,
         "errors": 0,
         **more,
     }

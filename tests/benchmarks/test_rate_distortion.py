@@ -172,6 +172,16 @@ def test_the_benchmark_measures_photographs(
     assert (out / "rate_distortion_photos_whole_pictures.svg").exists()
 
 
+@pytest.mark.parametrize(("given", "said"), [(["nowhere"], "nowhere is no folder"), (["."], "--record writes")])
+def test_shown_results_are_written_only_where_that_is_asked_for(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A quick look replaced them, and the tests of the page then failed."""
+    with pytest.raises(SystemExit):
+        rate_distortion.main(given)
+    assert said in capsys.readouterr().err
+
+
 def test_the_benchmark_measures_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = PICTURES.parent / "mnist"
     write_tiny_bundle(tmp_path / "b", "b", prior=tiny_prior())

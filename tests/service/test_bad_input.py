@@ -15,8 +15,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from service.errors import PROBLEMS, problem_type
-from service.images import LARGEST_WEBP_SIDE
+from service.images import LARGEST_WEBP_SIDE, fit_image
 from service.jpeg_head import has_more_scans
+from service.manifest import PictureSpec
 from tests.conftest import PICTURES, Tiny
 from tests.service import bad_inputs as bad
 from tests.tiny_bundle import oracle_codes
@@ -372,6 +373,12 @@ def test_fit_pad_centres_a_small_picture_on_black(client: TestClient, tiny: Tiny
     canvas = np.zeros((28, 28), np.uint8)
     canvas[9:19, 4:24] = 200
     assert encoded(client, bad.saved(Image.new("L", (20, 10), 200)), "?fit=pad") == expected(tiny, canvas)
+
+
+def test_fit_pad_repeats_the_border_of_a_grey_picture_for_a_model_of_any_size() -> None:
+    spec = PictureSpec(height=64, width=64, channels=1, any_size=True, multiple_of=4)
+    padded = fit_image(Image.new("L", (30, 21), 200), spec, "pad")
+    assert (padded.mode, padded.size, padded.getextrema()) == ("L", (32, 24), (200, 200))
 
 
 def test_fit_pad_shrinks_a_large_picture_and_keeps_its_proportions(client: TestClient, tiny: Tiny) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,16 @@ def mutations(count: int) -> Iterator[bytes]:
         for _ in range(draw.choice((1, 1, 2, 3))):
             changed[draw.randrange(10, len(changed))] = draw.choice((0, 1, 2, 5, 7, 12, 255))
         yield bytes(changed[: draw.randrange(8, len(changed))] if draw.random() < 0.2 else changed)
+
+
+def test_an_orientation_in_four_bytes_is_one(client: TestClient, tmp_path: Path) -> None:
+    """TIFF's LONG, as some programs write it; the tag's type is SHORT."""
+    short = exif(6)
+    place = short.index(ORIENTATION.to_bytes(2, "big"))
+    long = short[: place + 2] + struct.pack(">HLL", 4, 1, 6) + short[place + 12 :]
+    for block in (short, long):
+        data = bad.saved(Image.fromarray(bad.ramp()[:9]), "PNG", exif=block)
+        assert to_pixels(Image.open(io.BytesIO(data)), 1).size == (9, 28)
 
 
 @pytest.mark.parametrize("orientation", range(10))

@@ -22,7 +22,7 @@ MAX_PIXELS = 1 << 20
 PHOTO = Image.open(PICTURES / "ladybird_crop.jpg")
 PLAIN = bad.saved(PHOTO, "JPEG")
 ORIENTATION, UNIT, RESOLUTION = 0x0112, 0x0128, 0x011A
-SHORT, FRACTION = 3, 5
+SHORT, FRACTION, SCAN = 3, 5, 0xDA
 
 
 def segment(marker: int, content: bytes) -> bytes:
@@ -95,6 +95,16 @@ def test_exif_in_many_pieces_is_not_joined() -> None:
     image = open_picture(with_segments([segment(0xE1, first), *[segment(0xE1, b"Exif\0\0more")] * 1000]), MAX_PIXELS)
     assert image.info["exif"] == first
     assert np.array_equal(to_picture(image, COLOUR, "exact").pixels, decoded(PLAIN)[::-1, ::-1])
+
+
+def test_as_many_segments_as_the_limit_are_read() -> None:
+    before, position = 0, 2
+    while PLAIN[position + 1] != SCAN:
+        before, position = before + 1, position + 2 + int.from_bytes(PLAIN[position + 2 : position + 4], "big")
+    more = MOST_SEGMENTS - before
+    assert np.array_equal(decoded(with_segments([segment(0xE5, b"")] * more)), decoded(PLAIN))
+    with pytest.raises(NotAPicture, match="too many or too large segments"):
+        open_picture(with_segments([segment(0xE5, b"")] * (more + 1)), MAX_PIXELS)
 
 
 @pytest.mark.parametrize(

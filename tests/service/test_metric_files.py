@@ -142,6 +142,18 @@ def test_counts_without_a_file_fail_a_reload_and_the_old_version_serves_on(
     assert 'vqserve_reloads_total{model="tiny",outcome="failed"} 1.0' in page
 
 
+def test_a_reload_to_another_version_forgets_the_counts_of_the_one_before(
+    make_client: MakeClient, tmp_path: Path
+) -> None:
+    write_tiny_bundle(tmp_path / "tiny", "tiny")
+    client = make_client(bundles=(tmp_path / "tiny",))
+    client.app.state.service.metrics.shared_folder = tmp_path  # type: ignore[attr-defined]
+    for seed in (1, 2, 3):
+        write_tiny_bundle(tmp_path / "tiny", "tiny", seed=seed)
+        version = client.post("/models/tiny/reload").json()["version"]
+        assert [path.name for path in tmp_path.glob("codes_*")] == [f"codes_tiny_{version[:12]}_0.bin"]
+
+
 def test_each_version_that_was_served_before_leaves_no_file(tmp_path: Path) -> None:
     """A service that was reloaded with every new training run filled its /tmp, of 64 MB in a container."""
     other = CodeTraffic("m_a", "v" * 12, 4, tmp_path)

@@ -111,17 +111,30 @@ def pretended_cuda(monkeypatch: pytest.MonkeyPatch) -> Opened:
 
 
 def test_only_encoder_and_decoder_are_ever_less_than_exact(
-    pretended_cuda: Opened, make_generator: Callable[..., TestClient], generator: TestClient, digit: bytes
+    pretended_cuda: Opened,
+    make_generator: Callable[..., TestClient],
+    generator: TestClient,
+    digit: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The whole service on the GPU's paths: padded batches, two sessions to encode, caches that stay; same answers."""
     client = make_generator(
         device="cuda",
         tensorrt=True,
         cuda_graphs=True,
-        max_batch=2,
+        max_batch=4,
         max_generate_batch=4,
         **COARSE,
     )
+    batches = list[int]()
+    engine = client.app.state.service.models.get("digits").engine  # type: ignore[attr-defined]
+    run = engine._encoder.run
+
+    def noted(names: Any, inputs: dict[str, Any]) -> Any:
+        batches.append(len(inputs["images"]))
+        return run(names, inputs)
+
+    monkeypatch.setattr(engine._encoder, "run", noted)
     assert pretended_cuda.keys() >= {"encoder.onnx", "quantizer.onnx", "decoder.onnx", "prior.onnx", "prior_row.onnx"}
     assert "encoder_quantizer.onnx" not in pretended_cuda
     for graph, providers in pretended_cuda.items():
@@ -133,6 +146,10 @@ def test_only_encoder_and_decoder_are_ever_less_than_exact(
     asked = {"json": {"seed": 4, "n": 5, "top_k": 9}, "headers": {"accept": "application/json"}}
     encoded, drawn_there = (one.post("/encode", files={"img": digit}).json()["codes"] for one in (client, generator))
     assert encoded == drawn_there
+    three = {"files": [("img", digit)] * 3}
+    together, alone = (one.post("/encode", **three).json() for one in (client, generator))
+    assert together == alone and len(together["items"]) == 3
+    assert batches == [1, 4], "three are padded to a size for which the GPU is warm"
     assert client.post("/generate", **asked).json() == generator.post("/generate", **asked).json()
 
 
