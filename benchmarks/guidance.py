@@ -50,7 +50,7 @@ def measure(run: Run, data: DataSet, yardstick: Yardstick) -> dict[str, dict[str
     rows = {}
     for guidance in GUIDANCES:
         seed_everything(run.config.trainer.seed, verbose=False)
-        rows[f"{guidance:g}"] = asdict(measure_samples(sampler(run, data, guidance), data, yardstick))
+        rows[f"{guidance:g}"] = asdict(measure_samples(sampler(run, data, guidance), yardstick))
     return rows
 
 

@@ -46,6 +46,7 @@ from training.yardstick import Fidelity, Yardstick, yardstick_count
 
 COMPARE_FILE = "compare.json"
 SAMPLE_BATCH = 250
+LATENT_PICTURES = 2000  # of which an AE's latents have their mean and deviation
 SHEET_COLUMNS = 10
 GUIDANCE = 2.0  # of the priors, for a second measurement of their samples
 Sampler = Callable[[Tensor], Tensor]
@@ -75,7 +76,7 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
         run = load_run(run_folder)
         systems[name] = measure_system(run, data, yardstick, folder / f"samples-{name}.png")
         if run.prior is not None:
-            guided[name] = asdict(measure_samples(sampler(run, data, GUIDANCE), data, yardstick))
+            guided[name] = asdict(measure_samples(sampler(run, data, GUIDANCE), yardstick))
     result = {
         "command": command,
         "config": config.model_dump(mode="json"),
@@ -203,7 +204,7 @@ def measure_system(run: Run, data: DataSet, yardstick: Yardstick, sheet_path: Pa
     """The numbers of one system, and its sheet: a row of ten samples for each label."""
     conditional = run.prior is not None or (isinstance(run.autoencoder, VAE) and run.autoencoder.label_count > 0)
     draw = sampler(run, data)
-    fidelity = measure_samples(draw, data, yardstick, conditional=conditional)
+    fidelity = measure_samples(draw, yardstick, conditional=conditional)
     rows = torch.arange(len(data.label_names)).repeat_interleave(SHEET_COLUMNS)
     write_png(sheet(draw(rows), SHEET_COLUMNS), sheet_path)
     quality, stages = run.metrics.get("quality", {}), run.config.trainer
@@ -225,11 +226,11 @@ def measure_system(run: Run, data: DataSet, yardstick: Yardstick, sheet_path: Pa
     }
 
 
-def measure_samples(draw: Sampler, data: DataSet, yardstick: Yardstick, *, conditional: bool = True) -> Fidelity:
-    """As many samples as the yardstick has pictures, the labels in turn."""
-    labels = torch.arange(yardstick.count) % len(data.label_names)
-    samples = torch.cat([draw(part) for part in torch.split(labels, SAMPLE_BATCH)])
-    return yardstick.measure(samples, labels if conditional else None)
+def measure_samples(draw: Sampler, yardstick: Yardstick, *, conditional: bool = True) -> Fidelity:
+    """As many samples as the yardstick has pictures, with their labels: with each label as often, where some are rare,
+    they would not be what the pictures are."""
+    samples = torch.cat([draw(part) for part in torch.split(yardstick.labels, SAMPLE_BATCH)])
+    return yardstick.measure(samples, yardstick.labels if conditional else None)
 
 
 def sampler(run: Run, data: DataSet, guidance: float = 1.0) -> Sampler:
@@ -249,7 +250,9 @@ def sampler(run: Run, data: DataSet, guidance: float = 1.0) -> Sampler:
 def _gaussian_sampler(encoder: nn.Module, decoder: nn.Module, data: DataSet) -> Callable[[Tensor], Tensor]:
     """An AE has no distribution of its latents: take each as normal, with its mean and deviation on real pictures."""
     assert isinstance(data.train.images, Tensor)
-    latents = encoder(to_unit(data.train.images[:2000]))  # (N,D,h,w)
+    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(1))[:LATENT_PICTURES]
+    parts = torch.split(data.train.images[chosen], SAMPLE_BATCH)
+    latents = torch.cat([encoder(to_unit(part)) for part in parts])  # (N,D,h,w)
     mean, deviation = latents.mean(0), latents.std(0)
 
     @torch.no_grad()

@@ -34,6 +34,7 @@ def precision_and_recall(real: Tensor, made: Tensor, neighbours: int) -> tuple[f
 
     A manifold is the union of balls around its points, each reaching to the point's `neighbours`-th nearest neighbour.
     """
+    real, made = real.double(), made.double()  # the distances of close features are differences of large numbers
     between = torch.cdist(made, real)  # (M,R)
     precision = (between <= _radii(real, neighbours)).any(1).double().mean()
     recall = (_radii(made, neighbours) >= between.T).any(1).double().mean()

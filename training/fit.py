@@ -40,7 +40,7 @@ from training.runs import (
     write_json,
     write_seconds,
 )
-from training.stages import CHECKPOINTS, checkpoint_of, require_trainer, run_stage
+from training.stages import CHECKPOINTS, checkpoint_of, require_trainer, run_stage, told_of_memory
 
 
 def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -59,8 +59,8 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
     require_trainer(config)  # before the data, which may take long to read
     data = load_data(config.data, begun=(folder / CONFIG_FILE).exists())
     data.require_multiple_of(config.autoencoder.downsampling)
+    require_exportable(config, data.picture)  # before networks beyond its limits are made
     _require_models(config, data)
-    require_exportable(config, data.picture)
     _begin(config, data, folder)
     autoencoder = fit_autoencoder(config, data, folder)
     prior = None
@@ -68,7 +68,8 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
         prior = fit_prior(config, data, autoencoder, folder)
     if getattr(rank_zero_only, "rank", 0) != 0:
         return {}
-    return write_report(config, data, autoencoder, prior, folder)
+    with told_of_memory("to measure the test pictures and draw the sheets: end what else runs, and --resume goes on"):
+        return write_report(config, data, autoencoder, prior, folder)
 
 
 def require_keys_read(config: AutoencoderConfig, folder: Path) -> None:

@@ -28,11 +28,13 @@ from training.callbacks import Sheet
 from training.config import RunConfig
 from training.data import DataError, DataSet, Split, licence_of, load_to_measure, tiles, to_unit
 from training.evaluation import (
+    batches,
     bits_per_code,
     code_perplexity,
     encode_all,
     histogram,
     measure_reconstruction,
+    pictures_a_batch,
     reconstruct,
     sample_codes,
 )
@@ -53,14 +55,18 @@ logger = logging.getLogger(__name__)
 
 
 def draw_reconstructions(model: System, split: Split, rows: int = 2) -> NDArray[np.uint8]:
-    """Rows of pictures of `split`, each above what the model makes of them."""
+    """Rows of pictures from all over `split`, each above what the model makes of them. The first ones would be of one
+    label, or of one photograph."""
     assert isinstance(split.images, Tensor)
     columns = min(COLUMNS, len(split))
     count = min(rows * columns, len(split) // columns * columns)
+    chosen = torch.linspace(0, len(split) - 1, count).long()
     device = next(model.parameters()).device
+    images = to_unit(split.images[chosen])
+    size = pictures_a_batch(model, *images.shape[2:])
     with torch.no_grad():
-        images = to_unit(split.images[:count]).to(device)
-        made = _made_of(model, images, split.labels[:count].to(device)).float()
+        parts = batches(images, split.labels[chosen], size)
+        made = torch.cat([_made_of(model, one.to(device), labels.to(device)).float().cpu() for one, labels in parts])
     return sheet(interleave(images, made, columns), columns)
 
 

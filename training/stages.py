@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -72,7 +74,9 @@ def run_stage(
 def _fit(trainer: Trainer, job: Job, data: StageData, checkpoint: Path, resume_from: Path | None) -> None:
     """Raises SystemExit where the process is told to end, with the status of that signal. Raises ConfigError where the
     memory is too small."""
-    with warnings.catch_warnings():
+    stage = checkpoint.stem
+    advice = f"lower trainer.{stage}.batch_size, or the channels of its network"
+    with warnings.catch_warnings(), told_of_memory(f"for the stage {stage}: {advice}"):
         # Lightning 2.6 asks torch for pytree leaves in the old way, and the other stage's checkpoint is meant to stay
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
         warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
@@ -92,14 +96,18 @@ def _fit(trainer: Trainer, job: Job, data: StageData, checkpoint: Path, resume_f
                 raise
             logger.warning("ended by Ctrl-C: %s", _how_to_go_on(checkpoint))
             raise SystemExit(128 + signal.SIGINT) from ended
-        except (RuntimeError, MemoryError) as error:
-            if not _is_of_memory(error):
-                raise
-            stage, (said, *_) = checkpoint.stem, str(error).split("\n")
-            raise ConfigError(
-                f"the memory is too small for the stage {stage}: lower trainer.{stage}.batch_size, or the channels of "
-                f"its network ({said or 'no more than that is known'})"
-            ) from error
+
+
+@contextmanager
+def told_of_memory(what: str) -> Iterator[None]:
+    """Raises ConfigError where the memory is too small for `what`, which says what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_of_memory(error):
+            raise
+        said, *_ = str(error).split("\n")
+        raise ConfigError(f"the memory is too small {what} ({said or 'no more than that is known'})") from error
 
 
 def _is_of_memory(error: RuntimeError | MemoryError) -> bool:
@@ -127,8 +135,8 @@ def require_trainer(config: RunConfig) -> None:
             logger=False,
             enable_checkpointing=False,
         )
-    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"trainer: {error}") from error
+    except (MisconfigurationException, ValueError, TypeError, ImportError, MemoryError) as error:
+        raise ConfigError(f"trainer: {error or 'there is no memory for so many devices'}") from error
     stages = {"autoencoder": settings.autoencoder}
     if config.prior is not None and config.autoencoder.system == "vqvae":
         stages["prior"] = settings.prior

@@ -50,6 +50,7 @@ class Yardstick:
         self.accuracy = float((seen == data.test.labels).double().mean())
         generator = torch.Generator().manual_seed(config.trainer.seed)
         test, train = (torch.randperm(len(one), generator=generator)[: self.count] for one in (data.test, data.train))
+        self.labels = data.test.labels[test]
         self._features = features[test]
         self._spread = spread_within_classes(self._features, seen[test])
         if self._spread == 0:  # as of units that are all dead

@@ -51,6 +51,15 @@ def test_npz_with_keras_names_keeps_its_test_split(tmp_path: Path) -> None:
         assert labels[index] == label
 
 
+def test_a_zip_of_pictures_is_to_be_unpacked(tmp_path: Path) -> None:
+    """Every name in it was in the message, half a megabyte of twenty thousand, and it was told to name the arrays."""
+    np.savez(tmp_path / "d.npz", **{f"cats/{number}.png": np.zeros(1) for number in range(500)})
+    with pytest.raises(DataError) as told:
+        load_data(DataConfig(source=str(tmp_path / "d.npz")))
+    assert str(told.value).endswith("cats/9.png and 490 more: unpack it and name the folder")
+    assert len(str(told.value)) < 400
+
+
 def test_npz_without_labels_or_test_split(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "d.npz", images=noise((40, 8, 12, 3)))
     data = load_data(DataConfig(source=str(tmp_path / "d.npz")))

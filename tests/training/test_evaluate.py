@@ -125,6 +125,20 @@ def test_evaluate_measures_the_test_split_of_other_data_however_few_lie_beside_i
     assert metrics["data"]["pictures"] == {"train": 0, "validation": 0, "test": len(labels)}
 
 
+def test_evaluate_does_not_mind_what_lies_beside_the_test_split(tmp_path: Path) -> None:
+    """Training pictures of several sizes, which nobody measures, were refused."""
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", images=random.integers(0, 256, (60, 8, 8, 3), np.uint8))
+    fit(tiny_config(*VQ_ONLY, f"data.source={tmp_path / 'd.npz'}"), tmp_path / "run")
+    for split, width in (("train", 8), ("train", 9), ("test", 8), ("test", 8)):
+        folder = tmp_path / "p" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (8, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{len(list(folder.iterdir()))}.png")
+    metrics, _ = evaluate(tmp_path / "run", str(tmp_path / "p"))
+    assert metrics["test"]["pictures"] == 2
+
+
 def test_evaluate_knows_the_data_of_the_run_elsewhere(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", images=random.integers(0, 256, (60, 8, 8), np.uint8))

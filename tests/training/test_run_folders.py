@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -71,9 +72,31 @@ def test_a_run_is_not_measured_on_pictures_that_it_may_have_seen(tmp_path: Path)
 @pytest.mark.parametrize("key", ["prior.channels", "prior.head_channels", "autoencoder.channels"])
 @pytest.mark.parametrize("value", [10**10, 10**20])
 def test_a_model_that_cannot_be_made_is_told_before_the_first_stage(tmp_path: Path, key: str, value: int) -> None:
-    with pytest.raises(ConfigError, match="the model cannot be made: "):
+    with pytest.raises(ConfigError, match=r"the model cannot be made: |lower prior\.channels"):
         fit(tiny_config(f"{key}={value}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_codebook_beyond_the_limit_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of fifty million codes took 12 GB first, or the process was killed without a word."""
+    monkeypatch.setattr("training.fit.build_autoencoder", None)  # would be called
+    with pytest.raises(ConfigError, match="the codebook's size would be 50,000,000, and a bundle holds at most"):
+        fit(tiny_config("autoencoder.quantizer.codebook_size=50000000"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried 2147483648 bytes")])
+def test_memory_that_is_too_small_for_the_report_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It was a traceback after all steps, and so was each attempt to go on."""
+    config = tiny_config("prior=null", "trainer.autoencoder.steps=25")
+    with monkeypatch.context() as patched:
+        patched.setattr("training.report.draw_reconstructions", Mock(side_effect=error))
+        with pytest.raises(ConfigError, match=r"too small to measure the test pictures and draw .*--resume goes on \("):
+            fit(config, tmp_path / "run")
+    assert fit(config, tmp_path / "run", resume=True)["test"]["pictures"] > 0
 
 
 def test_a_folder_that_cannot_be_written_is_a_message(

@@ -77,8 +77,9 @@ def load_to_measure(config: DataConfig, digest: str) -> DataSet:
         data = _split(config, source)
         if source.test is not None or data.digest == digest:
             return data
-    except TooFewError:  # to train on
-        pass
+    except DataError as error:
+        if source.test is None and not isinstance(error, TooFewError):  # to train on
+            raise
     return _whole(config, source)
 
 

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.data.dataset import DataError, Source, Split
+from training.data.folder import is_picture
 
 IDX_PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
@@ -30,6 +31,7 @@ CIFAR_RECORD = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue p
 MOST_LABELS_WITH_GAPS = 256  # as many as a byte has; of more, half of the numbers must occur
 NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("images", "labels", "test_images", "test_labels"))
 FROM_UNIT = "; floats in [0,1] become uint8 by (255 * images).round().astype(np.uint8)"
+MOST_LISTED = 10  # names in a message
 MOST_AXES = 4  # of an IDX file: N, H, W and channels
 # What numpy and zipfile raise on a file that is no .npz, or on a damaged one; the fuzz test keeps this list honest.
 # RuntimeError: an encrypted member; NotImplementedError, one of its kind: an unknown compression.
@@ -113,16 +115,23 @@ def _npz_keys(path: Path, found: Sequence[str]) -> tuple[str, str, str, str]:
     """The one of `NPZ_KEYS` that the file uses, all of whose arrays are read."""
     keys = next((keys for keys in NPZ_KEYS if keys[0] in found), None)
     if keys is None:
-        raise DataError(f"{path} has {', '.join(found) or 'no arrays'}: name the pictures x_train or images")
+        zipped = any(is_picture(Path(name)) for name in found)
+        remedy = "unpack it and name the folder" if zipped else "name the pictures x_train or images"
+        raise DataError(f"{path} has {_listed(found) or 'no arrays'}: {remedy}")
     read = keys if keys[2] in found else keys[:2]  # labels of test pictures that are not there belong to nothing
     ignored = [key for key in found if key not in read]
     if ignored:
         understood = " or ".join(", ".join(keys) for keys in NPZ_KEYS)
         raise DataError(
-            f"{path}: {', '.join(ignored)} would be ignored beside {keys[0]}: remove what is not of one set of names, "
+            f"{path}: {_listed(ignored)} would be ignored beside {keys[0]}: remove what is not of one set of names, "
             f"{understood}; test labels need test pictures"
         )
     return keys
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more
 
 
 def _array(stored: np.lib.npyio.NpzFile, key: str) -> NDArray[np.generic]:

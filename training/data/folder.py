@@ -131,8 +131,8 @@ def _tell_of_parts(folder: Path, parts: Sequence[Path]) -> None:
 def _files_of(folder: Path, skipped: list[str]) -> tuple[list[Path], list[Path]]:
     """The picture files of one part of the data, and all others but hidden ones, whose number the log has."""
     files = sorted(_files_below(folder, (), skipped))
-    pictures = [path for path in files if _is_picture(path)]
-    others = [path for path in files if not (_is_picture(path) or _is_left_out(path.name))]
+    pictures = [path for path in files if is_picture(path)]
+    others = [path for path in files if not (is_picture(path) or _is_left_out(path.name))]
     if others:
         logger.warning("not read in %s: %s: save pictures as one of %s", folder, _counts(others), ", ".join(FORMATS))
     if not pictures:
@@ -149,7 +149,7 @@ def _counts(files: Sequence[Path]) -> str:
     return ", ".join([*listed, f"{rest} of other suffixes"] if rest else listed)
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
     """Not what macOS writes beside each file on a disk of another system, which begins with `._` and has its suffix."""
     return path.suffix.lower() in FORMATS and not path.name.startswith("._")
 
@@ -162,7 +162,7 @@ def picture_files(folder: Path, skipped: list[str] | None = None) -> list[Path]:
     Raises:
         DataError: a folder cannot be listed, or is a link to one that holds it.
     """
-    return sorted(filter(_is_picture, _files_below(folder, (), [] if skipped is None else skipped)))
+    return sorted(filter(is_picture, _files_below(folder, (), [] if skipped is None else skipped)))
 
 
 def _files_below(folder: Path, above: tuple[Path, ...], skipped: list[str]) -> Iterator[Path]:
@@ -185,7 +185,7 @@ def _files_below(folder: Path, above: tuple[Path, ...], skipped: list[str]) -> I
             continue
         if is_folder and not _is_left_out(entry.name):
             yield from _files_below(path, (*above, real), skipped)
-        elif is_file or (_is_picture(path) and _leads_nowhere(path)):
+        elif is_file or (is_picture(path) and _leads_nowhere(path)):
             yield path
 
 
