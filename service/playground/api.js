@@ -4,6 +4,8 @@ const CONTAINER = "application/vnd.vqserve.codes";
 const NPY = "application/x-npy";
 const KEY_NAME = "vqserve-key";
 const LONGEST_DETAIL = 200; // characters of an answer that is not the service's own
+const INVALID_CODES = "urn:vqserve:problem:invalid-codes";
+const OF_ANOTHER_VERSION = /^version is .*, the codes would be decoded with '(\w+)'/; // in the service's words
 
 /** What the service answers instead of a result, in its own words (RFC 9457). */
 export class Problem extends Error {
@@ -56,11 +58,15 @@ export async function compress(query, picture, signal) {
   return { container: await reached(response.blob()), timing: finish() };
 }
 
-/** {codes, width, height} -> a PNG file of that size, without the border that a multiple of the model's needs. */
+/** {codes, width, height, version} -> a PNG file of that size, without the border that a multiple of the model's needs. */
 export async function decode(query, grid, signal) {
   const body = JSON.stringify(grid);
   const options = { query, body, type: "application/json", accept: "image/png", signal };
-  const { response, finish } = await call("decode", options);
+  const { response, finish } = await call("decode", options).catch((error) => {
+    const version = error.type === INVALID_CODES ? error.detail.match(OF_ANOTHER_VERSION)?.[1] : null;
+    if (version) checkVersion({ version }, grid);
+    throw error;
+  });
   return { picture: await reached(response.blob()), timing: finish() };
 }
 

@@ -5,7 +5,7 @@
 // One canvas for any number of cells; for screen readers a single cell follows the cursor (aria-activedescendant).
 
 import { element, setShape } from "./dom.js";
-import { inkOn } from "./colours.js";
+import { inkOn, NO_COLOUR } from "./colours.js";
 
 const SMALLEST_LABELLED_PX = 21;
 const SMALLEST_SPACED_PX = 7;
@@ -246,7 +246,7 @@ export class CodeGrid extends EventTarget {
   }
 
   #fill(context, [left, top, width, height], code, labelled) {
-    const colour = this.#colours[code] ?? "#ffffff"; // a code that the model does not have
+    const colour = this.#colours[code] ?? NO_COLOUR;
     context.imageSmoothingEnabled = false;
     context.fillStyle = colour;
     if (this.#textures) context.drawImage(this.#textures[code], left, top, width, height);

@@ -1,5 +1,7 @@
 // One colour a code. In: the model's description. Out: ["#rrggbb"] of length K, and the ink that is readable on each.
 
+export const NO_COLOUR = "#ffffff"; // of a code that the model does not have
+
 const GOLDEN_ANGLE = 137.508;
 const MIDDLE_LUMINANCE = 0.179; // equally far from black and from white: sqrt(1.05 * 0.05) - 0.05
 

@@ -2,7 +2,7 @@
 // In: the form. Out: a sheet that fills row by row while the service draws.
 
 import { checkVersion, generate, Outdated } from "./api.js";
-import { coloursOf, rgbOf } from "./colours.js";
+import { coloursOf, NO_COLOUR, rgbOf } from "./colours.js";
 import { generateLine, showLines } from "./curl.js";
 import { allow, announce, byId, element, formatMs, hideProblem, problemsSoFar, showProblem } from "./dom.js";
 
@@ -220,7 +220,7 @@ class Sample {
 
   showRow(row, codes) {
     const image = new ImageData(codes.length, 1);
-    codes.forEach((code, x) => image.data.set([...rgbOf(this.colours[code]), 255], 4 * x));
+    codes.forEach((code, x) => image.data.set([...rgbOf(this.colours[code] ?? NO_COLOUR), 255], 4 * x));
     this.canvas.getContext("2d").putImageData(image, 0, row);
   }
 

@@ -148,7 +148,7 @@ export class Workbench extends EventTarget {
   async #decode(signal) {
     const { picture: before } = this.#encoded;
     const decoding = (this.#decodings += 1);
-    const { picture: blob, timing } = await decode(this.query, this.#sized, signal);
+    const { picture: blob, timing } = await decode(this.query, { ...this.#sized, version: this.#model.version }, signal);
     const image = await openImage(blob);
     signal.throwIfAborted();
     if (decoding !== this.#decodings) return; // other codes have been sent since

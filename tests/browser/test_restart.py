@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser.chromium import browsing, unchecked
 from tests.browser.conftest import Site
-from tests.browser.reading import bytes_shown, line, pixels_of, saved, settle
+from tests.browser.reading import body_of, bytes_shown, line, pixels_of, saved, settle
+from tests.service.serving import serving
+from tests.tiny_bundle import write_tiny_bundle
 
 AGAIN = "Try again"
 CONTAINER = "application/vnd.vqserve.codes"
+ANOTHER_VERSION = "The service has another version of this model now"
 
 
 def refuse(page: Page, path: str, status: int, accept: str = "") -> None:
@@ -32,7 +39,7 @@ def open_black(page: Page) -> None:
     settle(page)
 
 
-def assert_all_of_black(page: Page) -> None:
+def assert_all_of_its_own(page: Page) -> None:
     settle(page)
     expect(page.locator("#problem")).to_be_hidden()
     expect(page.locator(".stale")).to_have_count(0)
@@ -56,7 +63,7 @@ def test_a_picture_that_is_refused_for_now_can_be_tried_again(page: Page, path: 
     settle(page)
     page.unroute(path)
     again.click()
-    assert_all_of_black(page)
+    assert_all_of_its_own(page)
 
 
 def test_bytes_that_are_lost_leave_the_decoded_picture(page: Page) -> None:
@@ -68,7 +75,7 @@ def test_bytes_that_are_lost_leave_the_decoded_picture(page: Page) -> None:
     page.unroute("**/encode*")
     page.fill("#code", str((int(page.input_value("#code")) + 1) % 16))
     page.keyboard.press("Enter")
-    assert_all_of_black(page)
+    assert_all_of_its_own(page)
 
 
 def test_what_would_be_refused_again_is_not_offered(page: Page) -> None:
@@ -139,8 +146,7 @@ def test_another_version_of_the_model_is_told_and_taken(browser: Browser, site: 
         page.route("**/models", age)
         with page.expect_response("**/models"):
             page.reload()
-        title = "The service has another version of this model now"
-        expect(page.locator("#problem-title")).to_have_text(title)
+        expect(page.locator("#problem-title")).to_have_text(ANOTHER_VERSION)
         settle(page)
         page.click("#problem-close")
         page.click(asked)
@@ -156,6 +162,43 @@ def test_another_version_of_the_model_is_told_and_taken(browser: Browser, site: 
         assert page.evaluate("document.getElementById('pad').toDataURL()") == drawn
 
 
+def test_samples_of_another_version_may_have_codes_that_the_page_does_not_know(browser: Browser, site: Site) -> None:
+    """Regression: they ended in a TypeError, in the words of the browser."""
+
+    def shrink(route: Route) -> None:
+        listed = route.fetch().json()
+        listed["models"][0]["version"] = "0123456789abcdef"
+        listed["models"][0]["codes"]["codebook_size"] = 2
+        route.fulfill(json=listed)
+
+    with browsing(browser, site.address) as page:
+        page.route("**/models", shrink)
+        page.reload()
+        settle(page)
+        page.click("#problem-close")
+        page.click("#generate")
+        expect(page.locator("#problem")).to_be_visible()
+        expect(page.locator("#problem-title")).to_have_text(ANOTHER_VERSION)
+
+
+def test_changed_codes_are_not_decoded_by_another_version(browser: Browser, tmp_path: Path) -> None:
+    """Regression: after a reload they were, beside the codes and the colours of the one before, and nothing said so."""
+    write_tiny_bundle(tmp_path / "served", "digits")
+    write_tiny_bundle(tmp_path / "next", "digits", seed=1)
+    with serving(tmp_path / "served") as (_, address), browsing(browser, f"{address}/") as page:
+        settle(page)
+        before = page.locator("#model-facts").inner_text()
+        assert "version" not in body_of(line(page, "Codes to picture"))  # as short as it can be
+        shutil.copytree(tmp_path / "next", tmp_path / "served", dirs_exist_ok=True)
+        assert httpx.post(f"{address}/models/digits/reload").status_code == 200
+        page.fill("#code", str((int(page.input_value("#code")) + 1) % 16))
+        page.keyboard.press("Enter")
+        expect(page.locator("#problem-title")).to_have_text(ANOTHER_VERSION)
+        page.get_by_role("button", name=AGAIN).click()
+        expect(page.locator("#model-facts")).not_to_have_text(before)
+        assert_all_of_its_own(page)
+
+
 def test_the_chosen_model_stays_when_others_come(browser: Browser, site: Site) -> None:
     """And so does the picture: what asks for the models again is no choice of another one."""
 
@@ -169,7 +212,7 @@ def test_the_chosen_model_stays_when_others_come(browser: Browser, site: Site) -
         page.reload()
         settle(page)
         page.select_option("#model", "colour")
-        expect(page.locator("#problem-title")).to_have_text("The service has another version of this model now")
+        expect(page.locator("#problem-title")).to_have_text(ANOTHER_VERSION)
         page.unroute("**/models")
         page.get_by_role("button", name=AGAIN).click()
         expect(page.locator("#model option")).to_have_count(3)
@@ -181,7 +224,7 @@ def test_a_drawing_stays_for_a_model_that_takes_such_pictures(page: Page) -> Non
     """Regression: the first drawing came in its place."""
     open_black(page)
     page.select_option("#model", "silent")
-    assert_all_of_black(page)
+    assert_all_of_its_own(page)
     assert not pixels_of(saved(page, "#save-picture")).any()
     page.select_option("#model", "colour")
     settle(page)
