@@ -14,7 +14,7 @@ import { encodePng } from "./png.js";
 import { Textures } from "./textures.js";
 
 const PALETTE_COLUMNS = { wide: 48, narrow: 24 };
-const SHOWN = ["codes", "decoded", "difference", "bytes"]; // what is of the picture
+const SHOWN = ["codes", "decoded", "difference", "bytes", "times", "codec-lines"]; // what is of the picture
 const WIDE = matchMedia("(min-width: 46rem)");
 
 export class Workbench extends EventTarget {
@@ -67,6 +67,7 @@ export class Workbench extends EventTarget {
   async open(model) {
     this.#model = model;
     byId("code").max = model.codes.codebook_size - 1;
+    this.#encoded = null;
     this.#times = {};
     this.textures.forget();
     this.#showPalette();
@@ -171,7 +172,7 @@ export class Workbench extends EventTarget {
     const bits = Math.ceil(Math.log2(this.#model.codes.codebook_size));
     const raw = Math.ceil((this.grid.rows * this.grid.columns * bits) / 8);
     this.showTime("compress", timing);
-    setStale(false, "bytes");
+    setStale(false, "bytes", "times");
     showBytes([
       ["pixels", this.#picture.data.length],
       ["PNG", this.#file.size],
@@ -190,6 +191,7 @@ export class Workbench extends EventTarget {
       ["Picture to bytes", compressLine(encodeQuery, "picture.png", "picture.vqc")],
       ["Bytes to picture", decompressLine(query, "picture.vqc", "decoded.png")],
     ]);
+    setStale(false, "codec-lines");
   }
 
   /** The codes with the size of the picture that they are of: what /decode takes. */

@@ -80,11 +80,12 @@ def test_codes_of_a_refused_picture_cannot_be_changed(page: Page) -> None:
     assert_no_code_can_be_changed(page)
 
 
-def test_codes_of_another_model_cannot_be_changed(page: Page) -> None:
-    """Regression: they were sent to the new model, which decoded them."""
+@pytest.mark.parametrize("model", ["colour", "silent"])
+def test_codes_of_another_model_cannot_be_changed(page: Page, model: str) -> None:
+    """Regression: they were sent to the new model, which decoded them. One that takes the same pictures still did."""
     settle(page)
     held = hold(page, "**/encode*", most=1)
-    page.select_option("#model", "colour")
+    page.select_option("#model", model)
     wait_for_requests(page, held)
     assert_no_code_can_be_changed(page)
     held[0].continue_()
@@ -228,3 +229,24 @@ def test_what_changed_codes_decode_to_is_waited_for_in_words(page: Page) -> None
     expect(page.locator("#problem")).to_be_hidden()
     settle(page)
     expect(page.locator(".stale")).to_have_count(0)
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_lines_and_times_of_another_model_are_pale(page: Page, refused: bool) -> None:
+    """Regression: a line that was copied while the new model's were waited for, or refused, asked the one before."""
+    settle(page)
+    held = hold(page, "**/encode*", most=1)
+    page.select_option("#model", "silent")
+    wait_for_requests(page, held)
+    if refused:
+        held[0].fulfill(status=429, json={"title": "Refused", "detail": "For now.", "status": 429})
+        page.locator("#problem").wait_for()
+    for name in ("#codec-lines", "#times", "#bytes"):
+        expect(page.locator(f".stale{name}")).to_have_count(1)
+    if refused:
+        page.get_by_role("button", name="Try again").click()
+    else:
+        held[0].continue_()
+    settle(page)
+    expect(page.locator(".stale")).to_have_count(0)
+    assert "model=silent" in line(page, "Picture to codes")
