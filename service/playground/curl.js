@@ -34,16 +34,24 @@ function jsonLine(path, query, body, options) {
   return curlLine(path, query, ["-H", "Content-Type: application/json", "-d", json, ...options]);
 }
 
-/** `lines`: [[title, line or null]]; a line that is null is left out. */
+/** `lines`: [[title, line or null]]; a line that is null is left out. Rows stay where they are, with the focus in them. */
 export function showLines(list, lines) {
-  list.replaceChildren(
-    ...lines.filter(([, line]) => line).map(([title, line]) => {
-      const button = element("button", { type: "button", className: "quiet", "aria-label": `Copy: ${title}` }, "Copy");
-      const code = element("code", { tabindex: "0", "aria-label": `curl: ${title}` }, line);
-      button.addEventListener("click", () => copy(code, button));
-      return element("li", {}, element("span", { className: "curl-title" }, title), code, button);
-    }),
-  );
+  const rows = Object.fromEntries([...list.children].map((row) => [row.dataset.title, row]));
+  let next = list.firstElementChild;
+  for (const [title, line] of lines.filter(([, line]) => line)) {
+    const row = rows[title] ?? list.insertBefore(rowOf(title), next);
+    row.querySelector("code").textContent = line;
+    next = row.nextElementSibling;
+    delete rows[title];
+  }
+  for (const row of Object.values(rows)) row.remove();
+}
+
+function rowOf(title) {
+  const button = element("button", { type: "button", className: "quiet", "aria-label": `Copy: ${title}` }, "Copy");
+  const code = element("code", { tabindex: "0", role: "group", "aria-label": `curl: ${title}` }); // `code` may have no name
+  button.addEventListener("click", () => copy(code, button));
+  return element("li", { "data-title": title }, element("span", { className: "curl-title" }, title), code, button);
 }
 
 /** Browsers only give the clipboard to localhost and https, where people allow it; else the line is selected for Ctrl+C. */

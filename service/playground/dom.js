@@ -34,6 +34,17 @@ export function ignoreForbiddenClicks() {
   document.addEventListener("click", ignore, { capture: true });
 }
 
+const focusedWithin = new WeakMap(); // what had the focus in a part of the page that is inert
+
+/** Being inert takes the focus away; it comes back at the end where it has gone nowhere else. */
+export function setInert(part, inert) {
+  if (part.contains(document.activeElement)) focusedWithin.set(part, document.activeElement);
+  part.inert = inert;
+  if (inert) return;
+  if (document.activeElement === document.body) focusedWithin.get(part)?.focus({ preventScroll: true });
+  focusedWithin.delete(part);
+}
+
 let problems = 0;
 let focusedBefore = null; // what had the focus when the message came: there it returns from a button that hides it
 let retry = null; // what the message offers to do again

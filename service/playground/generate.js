@@ -85,7 +85,7 @@ export class Generator {
     byId("generate-facts").textContent = `Seed ${answer.seed}; ${rows}. ${CLICK_HELP}`;
     const same = { ...settings, seed: answer.seed };
     showLines(byId("generate-lines"), [
-      ["The same sheet", generateLine(shortQuery, same, "samples.png")],
+      ["This sheet", generateLine(shortQuery, same, "samples.png")],
       ["Row by row", generateLine(shortQuery, same, null)?.replace("curl ", "curl -N -H 'Accept: text/event-stream' ")],
     ]);
     announce(`${answer.items.length} samples are ready.`);

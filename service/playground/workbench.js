@@ -6,7 +6,7 @@ import { checkVersion, compress, decode, encode, Outdated, Problem } from "./api
 import { CodeGrid } from "./codes.js";
 import { coloursOf, palette } from "./colours.js";
 import { compressLine, decodeLine, decompressLine, encodeLine, showLines } from "./curl.js";
-import { allow, announce, byId, hideProblem, latest, offerDownload, problemsSoFar, setStale, showProblem } from "./dom.js";
+import { allow, announce, byId, hideProblem, latest, offerDownload, problemsSoFar, setInert, setStale, showProblem } from "./dom.js";
 import { modeOf, showBytes, showTimes } from "./numbers.js";
 import { PictureSource } from "./picture.js";
 import { clear, compare, openImage, paint, paintDifference, readImage } from "./pixels.js";
@@ -206,7 +206,7 @@ export class Workbench extends EventTarget {
 
   /** Codes of another picture, or none yet, are not there to be changed. */
   #allowChanges() {
-    byId("change-tools").inert = !this.isCurrent;
+    setInert(byId("change-tools"), !this.isCurrent);
     setStale(!this.isCurrent, "change-tools");
     this.#allowRestore();
   }

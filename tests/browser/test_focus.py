@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import browsing
 from tests.browser.conftest import Site
-from tests.browser.reading import hold, settle, wait_for_requests
+from tests.browser.reading import hold, line, settle, wait_for_requests
+from tests.browser.test_workbench import DIGIT, SEND_FILE
 
 COVERED = """() => {
     const [problem, one] = [document.getElementById("problem"), document.activeElement];
@@ -81,6 +84,47 @@ def test_the_focus_goes_to_the_top_with_a_sample(page: Page) -> None:
     expect(page.locator("#codec-heading")).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.locator("#pad")).to_be_focused()
+
+
+def test_a_line_that_is_written_anew_keeps_the_focus(page: Page) -> None:
+    """Regression: its button was another one as soon as an answer came, and the next Tab began at the top."""
+    settle(page)
+    held, before = hold(page, "**/decode*", most=1), line(page, "Codes to picture")
+    page.fill("#code", str((int(page.input_value("#code")) + 1) % 16))
+    press(page, "#code")
+    wait_for_requests(page, held)
+    copy = page.get_by_role("button", name="Copy: Codes to picture")
+    copy.focus()
+    held[0].continue_()
+    expect(page.get_by_role("group", name="curl: Codes to picture")).not_to_have_text(before)
+    expect(copy).to_be_focused()
+
+
+def test_the_line_of_a_sheet_keeps_the_focus(page: Page) -> None:
+    """Regression: another one took its place when the sheet was drawn."""
+    held = hold(page, "**/generate?*")
+    press(page, "#generate")
+    wait_for_requests(page, held)
+    page.get_by_role("button", name="Copy: This sheet").focus()
+    held[0].continue_()
+    page.get_by_text("Row by row", exact=True).wait_for()
+    expect(page.get_by_role("button", name="Copy: This sheet")).to_be_focused()
+
+
+@pytest.mark.parametrize("then", ["#palette", "#pad"])
+def test_a_picture_that_is_pasted_gives_the_focus_back(page: Page, then: str) -> None:
+    """Regression: the palette lost it while no code could be changed, until those of the picture came."""
+    settle(page)
+    page.focus("#palette")
+    held = hold(page, "**/encode*", most=1)
+    page.evaluate(SEND_FILE, ["paste", base64.b64encode(DIGIT.read_bytes()).decode()])
+    wait_for_requests(page, held)
+    expect(page.locator("#palette")).not_to_be_focused()
+    if then == "#pad":
+        page.focus(then)
+    held[0].continue_()
+    settle(page)
+    expect(page.locator(then)).to_be_focused()
 
 
 @pytest.mark.parametrize("key", ["Tab", "Shift+Tab"])

@@ -40,7 +40,7 @@ def test_guidance_waits_for_a_label(page: Page) -> None:
     page.select_option("#label", "")
     page.click("#generate")
     page.locator("#sheet img").nth(15).wait_for()
-    assert "guidance" not in body_of(line(page, "The same sheet"))
+    assert "guidance" not in body_of(line(page, "This sheet"))
 
 
 def test_every_setting_reaches_the_service(page: Page, site: Site) -> None:
@@ -50,7 +50,7 @@ def test_every_setting_reaches_the_service(page: Page, site: Site) -> None:
     page.click("#generate")
     page.locator("#sheet img").nth(3).wait_for()
     settings = {"n": 4, "label": 1, "temperature": 0.8, "top_k": 5, "top_p": 0.9, "guidance": 1.1, "seed": 7}
-    assert body_of(line(page, "The same sheet")) == settings
+    assert body_of(line(page, "This sheet")) == settings
     items = httpx.post(f"{site.address}generate", json=settings, headers=JSON).json()["items"]
     sources = [image.get_attribute("src") for image in page.locator("#sheet img").all()]
     assert sources == [f"data:image/png;base64,{item['image']}" for item in items]
@@ -83,7 +83,7 @@ def test_keep_the_seed(page: Page) -> None:
 def test_a_sample_becomes_the_picture(page: Page, site: Site) -> None:
     page.click("#generate")
     page.locator("#sheet img").nth(15).wait_for()
-    answer = body_of(line(page, "The same sheet"))
+    answer = body_of(line(page, "This sheet"))
     items = httpx.post(f"{site.address}generate", json=answer, headers=JSON).json()["items"]
     page.locator(".sample").nth(2).click()
     settle(page)

@@ -129,7 +129,7 @@ def test_the_default_model_is_asked_for_by_its_name(page: Page) -> None:
     assert {url.rpartition("/")[2] for url in asked} == {
         f"{path}?model=digits" for path in ("encode", "decode", "generate")
     }
-    assert "model=" not in line(page, "Picture to codes") + line(page, "The same sheet")  # as short as they can be
+    assert "model=" not in line(page, "Picture to codes") + line(page, "This sheet")  # as short as they can be
 
 
 @pytest.mark.parametrize("asked", ["#clear", "#generate"])
