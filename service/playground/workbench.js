@@ -201,7 +201,7 @@ export class Workbench extends EventTarget {
   }
 
   get #edited() {
-    return JSON.stringify(this.grid.codes) !== JSON.stringify(this.#encoded.codes);
+    return this.#encoded.codes.some((codes, row) => codes.some((code, column) => code !== this.grid.codes[row][column]));
   }
 
   /** Codes of another picture, or none yet, are not there to be changed. */
@@ -212,7 +212,9 @@ export class Workbench extends EventTarget {
   }
 
   #allowRestore() {
-    allow(byId("restore"), this.isCurrent && (this.grid.erasedCount || this.#edited));
+    const edited = this.isCurrent && this.#edited;
+    allow(byId("restore"), this.isCurrent && (this.grid.erasedCount || edited));
+    byId("bytes-facts").hidden = !edited;
   }
 
   #select() {

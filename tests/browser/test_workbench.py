@@ -222,6 +222,24 @@ def test_bytes_are_those_of_the_files(page: Page, site: Site) -> None:
     assert bytes_shown(page, "container, ") == len(container)
 
 
+def test_bytes_of_changed_codes_are_said_to_be_those_of_before(page: Page) -> None:
+    """Regression: they stood beside decibels that follow the change as if they did so too."""
+    settle(page)
+    note = page.get_by_text("before the codes were changed")
+    expect(note).to_be_hidden()
+    page.fill("#code", str((int(page.input_value("#code")) + 1) % 16))
+    page.keyboard.press("Enter")
+    expect(note).to_be_visible()
+    page.click("#restore")
+    expect(note).to_be_hidden()
+    page.get_by_text("Erase", exact=True).click()
+    page.press("#codes", "Space")
+    expect(note).to_be_hidden()  # what is erased has not become another code yet
+    page.click("#clear")
+    settle(page)
+    expect(note).to_be_hidden()
+
+
 def test_every_stage_shows_its_time(page: Page) -> None:
     settle(page)
     assert page.locator("#times dt").all_inner_texts() == ["encode", "decode", "compress"]
