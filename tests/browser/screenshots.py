@@ -18,6 +18,20 @@ from tests.service.serving import serving
 DIGIT = Path(__file__).parents[1] / "fixtures" / "pictures" / "digit_2.png"
 SAMPLES, SEED, TEMPERATURE = 24, 11, "0.9"
 
+# A tile of one colour is the same at two places inside of it; of those with a texture some are not.
+PALETTE_HAS_TEXTURES = """() => {
+    const [palette, canvas] = [document.getElementById("palette"), document.querySelector("#palette canvas")];
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    const [rows, columns] = [Number(palette.ariaRowCount), Number(palette.ariaColCount)];
+    const pixel = (row, column) => {
+        const [x, y] = [(column * canvas.width) / columns, (row * canvas.height) / rows].map(Math.floor);
+        return copy.getImageData(x, y, 1, 1).data.join();
+    };
+    const differs = (row, column) => pixel(row + 0.25, column + 0.25) !== pixel(row + 0.6, column + 0.6);
+    return Array.from({ length: rows * columns }).some((_, i) => differs(Math.floor(i / columns), i % columns));
+}"""
+
 
 def main(bundle: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,6 +45,7 @@ def take(browser: Browser, address: str, path: Path, width: int, dark: bool = Fa
     with browsing(browser, f"{address}/", width=width, height=844, dark=dark, scale=scale) as page:
         page.set_input_files("#file", DIGIT)
         settle(page)
+        page.wait_for_function(PALETTE_HAS_TEXTURES)  # asked for last
         generate(page)
         if dark:
             erase(page)
