@@ -1,3 +1,3 @@
 """The HTTP service: pictures to codes, codes to pictures, and new pictures from the prior."""
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
