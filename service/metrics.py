@@ -22,7 +22,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from prometheus_client.values import MultiProcessValue
+from prometheus_client.values import MultiProcessValue, MutexValue
 
 from service.call import noted_stages
 from service.generation_metrics import GenerationMetrics
@@ -82,9 +82,11 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
         folder = os.environ.get(_FOLDER_VARIABLE)
         self.shared_folder = Path(folder) if folder else None
+        # By default prometheus_client chooses at its import, and names files by process.
+        values.ValueClass = MutexValue
         if self.shared_folder is not None:
             reserve(self.shared_folder)
-            values.ValueClass = MultiProcessValue(place)  # type: ignore[no-untyped-call]  # instead of os.getpid
+            values.ValueClass = MultiProcessValue(place)  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.declared: list[Declared] = []
         self.models: dict[str, ModelMetrics] = {}
