@@ -6,6 +6,8 @@ have not come whole are too large together, the largest of them are refused.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from service.lingering import Lingering
 
 LARGEST_HEAD = 1 << 16  # bytes of URL and headers
@@ -59,9 +61,12 @@ class HeadBounds(Lingering):
     def _head_is_too_large(self) -> bool:
         return self._head_bytes > LARGEST_HEAD or self._header_count > MOST_HEADERS
 
+
+class Connection(Protocol):
+    """Whose head has not come whole."""
+
     def refuse_large_head(self) -> None:
-        """End the connection with an answer that says so."""
-        raise NotImplementedError
+        """End it with an answer that says so."""
 
 
 class UnfinishedHeads:
@@ -69,19 +74,19 @@ class UnfinishedHeads:
 
     def __init__(self, most_bytes: int = MOST_OF_HEADS) -> None:
         self._most_bytes = most_bytes
-        self._sizes: dict[HeadBounds, int] = {}
+        self._sizes: dict[Connection, int] = {}
         self._total = 0
 
-    def keep(self, protocol: HeadBounds, size: int) -> None:
+    def keep(self, connection: Connection, size: int) -> None:
         """Its head takes so many bytes, and is not whole."""
-        self.forget(protocol)
-        self._sizes[protocol] = size
+        self.forget(connection)
+        self._sizes[connection] = size
         self._total += size
         while self._total > self._most_bytes:
             largest = max(self._sizes, key=self._sizes.__getitem__)
             self.forget(largest)
             largest.refuse_large_head()
 
-    def forget(self, protocol: HeadBounds) -> None:
-        """It is whole, or its connection has ended."""
-        self._total -= self._sizes.pop(protocol, 0)
+    def forget(self, connection: Connection) -> None:
+        """Its head is whole, or it has ended."""
+        self._total -= self._sizes.pop(connection, 0)
