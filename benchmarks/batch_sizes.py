@@ -26,9 +26,9 @@ import numpy as np
 from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
 from benchmarks.server_process import usage_of
 from service.bundle import Bundle, load_bundle
-from service.draws import Draw
-from service.sampling import RowSampler
-from service.sessions import CPU, SessionMaker
+from service.inference.sessions import CPU, SessionMaker
+from service.prior.draws import Draw
+from service.prior.sampling import RowSampler
 
 MAX_BATCH = 64
 RUNS = 9

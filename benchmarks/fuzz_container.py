@@ -2,10 +2,10 @@
 
     python -m benchmarks.fuzz_container
 
-In: a seed. Out: docs/results/fuzz_container.json, the hardest streams in tests/codec/fixtures/nasty.json, and one line
-of JSON. The model is `tiny_prior`, so that a decode takes a fraction of a millisecond. A run that is stopped goes on
-where it stopped, if the code is still the same; the streams of a batch depend on the seed and the batch's number only.
-The exit status is 1 if a stream counts as silent.
+In: a seed. Out: docs/results/fuzz_container.json, the hardest streams in tests/service/codec/fixtures/nasty.json, and
+one line of JSON. The model is `tiny_prior`, so that a decode takes a fraction of a millisecond. A run that is stopped
+goes on where it stopped, if the code is still the same; the streams of a batch depend on the seed and the batch's
+number only. The exit status is 1 if a stream counts as silent.
 
 A stream counts as silent if it decodes without an error although it is none of the containers that were encoded. A
 32-bit checksum lets one altered stream in 2**32 through: expect 0.0002 among a million, so zero is no proof of more.
@@ -31,9 +31,9 @@ import numpy as np
 from benchmarks.report import ROOT, command_line, machine, write_result
 from benchmarks.tiny_prior import draw_codes, tiny_model
 from service.codec import Limits, decode, encode
-from service.codec_model import CodecModel
-from service.container import FIXED_BYTES, Mode
-from service.container_errors import ContainerError
+from service.codec.codec_model import CodecModel
+from service.codec.container import FIXED_BYTES, Mode
+from service.codec.container_errors import ContainerError
 
 FIXTURES = ROOT / "tests" / "codec" / "fixtures" / "nasty.json"
 BATCH = 10_000
@@ -155,7 +155,7 @@ def attempt(model: CodecModel, data: bytes) -> Outcome:
 
 def code_digest() -> str:
     """Of everything that decides what a stream becomes: the service's modules and this benchmark's."""
-    paths = [*sorted((ROOT / "service").glob("*.py")), ROOT / "benchmarks" / "tiny_prior.py", Path(__file__)]
+    paths = [*sorted((ROOT / "service").rglob("*.py")), ROOT / "benchmarks" / "tiny_prior.py", Path(__file__)]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
 
 

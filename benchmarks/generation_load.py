@@ -32,14 +32,14 @@ from benchmarks.generation_load_report import DEADLINE_FACTOR, Mix, OneMix, Resu
 from benchmarks.report import RESULTS, command_line, machine, write_result, write_section
 from benchmarks.static_batching import StaticBatching, Submit, draw_all
 from service.bundle import MANIFEST_FILE, Bundle, load_bundle
-from service.draws import Draw, uniforms
 from service.errors import QueueFull
-from service.generator import SLOTS_ON_CPU, filled_beside_others
-from service.memory import spare_what_stays
-from service.metrics import Metrics
-from service.sampling import RowSampler
-from service.scheduler import Scheduler
-from service.sessions import CPU, SessionMaker
+from service.inference.sessions import CPU, SessionMaker
+from service.prior.draws import Draw, uniforms
+from service.prior.generator import SLOTS_ON_CPU, filled_beside_others
+from service.prior.sampling import RowSampler
+from service.prior.scheduler import Scheduler
+from service.process.memory import spare_what_stays
+from service.telemetry.metrics import Metrics
 
 LOADS = (0.3, 0.6, 0.9)  # of the measured capacity
 TIMED_BATCHES = 40  # full ones, about a second

@@ -1,4 +1,4 @@
-"""How many slots a large request should have: the order of `service.turns`, simulated with the measured time of a row.
+"""How many slots a large request should have: the order of `service.prior.turns`, simulated with measured times.
 
     python -m benchmarks.generation_simulation [--bundle models/mnist] [--seconds 120] [--record]
 
@@ -27,8 +27,8 @@ from benchmarks.generation_load_report import GOAL_LOAD, Mix
 from benchmarks.report import command_line, machine, machine_line, write_result, write_section
 from benchmarks.report import table as markdown
 from service.bundle import load_bundle
-from service.generator import SLOTS_ON_CPU
-from service.turns import Job, Sample, choose
+from service.prior.generator import SLOTS_ON_CPU
+from service.prior.turns import Job, Sample, choose
 
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)  # of the slots, for large requests beside others
 TIMED_ROWS = 30
@@ -76,7 +76,7 @@ def static(requests: Sequence[Request], row_s: RowTime, rows: int, slots: int) -
 def continuous(
     requests: Sequence[Request], row_s: RowTime, rows: int, slots: int, filled: int, full_beyond: int | None
 ) -> Latencies:
-    """As `service.scheduler.Scheduler`: who advances is chosen anew before each row."""
+    """As `service.prior.scheduler.Scheduler`: who advances is chosen anew before each row."""
     waiting, now, found, jobs = deque(requests), 0.0, Latencies(), list[Job]()
     while waiting or jobs:
         if not jobs:
@@ -181,8 +181,8 @@ def page(result: Mapping[str, Any]) -> str:
     parts = [
         "## How many slots a large request should have",
         f"`{result['command']}` on {machine_line(result['machine'])}. Not a measurement of the service: the order in "
-        "which `service.turns` lets samples advance, simulated at 60 % of what full batches take. A row takes what it "
-        f"was measured to take (ms by samples: {row}), and nothing else takes time. `earlier`: all "
+        "which `service.prior.turns` lets samples advance, simulated at 60 % of what full batches take. A row takes "
+        f"what it was measured to take (ms by samples: {row}), and nothing else takes time. `earlier`: all "
         f"{result['slots']} slots where more than {BATCHES * result['slots']} samples are inside.",
     ]
     for one in result["mixes"]:

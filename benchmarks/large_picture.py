@@ -27,7 +27,7 @@ from PIL import Image
 from benchmarks.quality import mean_squared_error, psnr_db
 from benchmarks.report import RESULTS, command_line, machine, machine_line, table, write_result, write_section
 from benchmarks.server_process import Server, our_server
-from service.containers import MEDIA_TYPE as CONTAINER
+from service.inference.containers import MEDIA_TYPE as CONTAINER
 
 DEADLINE_MS = 300_000
 ONE_LANE = "large_picture_one_lane"  # the record of the version before

@@ -22,7 +22,7 @@ from benchmarks.open_loop import percentile_ms
 from benchmarks.report import ROOT, command_line, machine, machine_line, table, write_result, write_section
 from benchmarks.server_process import Server, our_server
 from benchmarks.wrk import Request, closed_loop
-from service.images import FITS, MEDIA_TYPES
+from service.pictures.images import FITS, MEDIA_TYPES
 
 PICTURE = ROOT / "tests" / "fixtures" / "pictures" / "digit_7.png"
 SHARES = (0.5, 0.8)

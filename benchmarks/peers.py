@@ -31,8 +31,8 @@ from benchmarks.peers_report import BATCH, BATCH_CONNECTIONS, CONNECTIONS, Point
 from benchmarks.report import ROOT, command_line, machine, write_result, write_section
 from benchmarks.server_process import Server, ServerDidNotStart, our_server
 from benchmarks.wrk import Request, closed_loop
-from service.npy import MEDIA_TYPE as NPY
-from service.npy import write_npy
+from service.wire.npy import MEDIA_TYPE as NPY
+from service.wire.npy import write_npy
 
 PICTURE = ROOT / "tests" / "fixtures" / "pictures" / "digit_7.png"
 WARM_UP_S = 1.0

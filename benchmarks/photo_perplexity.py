@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.picture_codecs import Vqserve
 from benchmarks.report import RESULTS, command_line, table, write_result, write_section
-from service.pixels import to_pixels
+from service.pictures.pixels import to_pixels
 from training.data.folder import split_files
 
 SETS = 1000

@@ -22,12 +22,12 @@ from benchmarks.quality import Pixels
 from service import codec
 from service.bundle import load_bundle
 from service.codec import Codes
-from service.container import Mode
-from service.effort import choose_codes
-from service.images import fit_image
-from service.prior_sessions import codec_model
-from service.sessions import CPU, SessionMaker
-from service.windows import run_in_windows
+from service.codec.container import Mode
+from service.inference.prior_sessions import codec_model
+from service.inference.sessions import CPU, SessionMaker
+from service.inference.windows import run_in_windows
+from service.pictures.images import fit_image
+from service.prior.effort import choose_codes
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _zlib(pixels: Pixels) -> Coded:
 
 @dataclass(frozen=True)
 class Setting:
-    """`effort`: the weight of a bit when codes are chosen, see service/effort.py."""
+    """`effort`: the weight of a bit when codes are chosen, see service/prior/effort.py."""
 
     name: str
     modes: Sequence[Mode] = tuple(Mode)

@@ -32,9 +32,9 @@ from export.prior_reader import read_prior
 from service import codec
 from service.bundle import Bundle
 from service.codec import Codes
-from service.codec_model import CodecModel
-from service.container import Mode
-from service.prior_sessions import Session, codec_model
+from service.codec.codec_model import CodecModel
+from service.codec.container import Mode
+from service.inference.prior_sessions import Session, codec_model
 
 TOGETHER = 64
 LIMITS = codec.Limits(max_codes=1 << 24)

@@ -17,7 +17,8 @@ from export.diagonal_graph import diagonal, worthwhile
 from export.frequencies import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from service.bundle import Bundle, sha256_file
-from service.manifest import CodesSpec, GraphName, GraphSpec, Manifest
+from service.bundle.fields import CodesSpec, GraphName, GraphSpec
+from service.bundle.manifest import Manifest
 from training.prior import PixelCNN
 
 

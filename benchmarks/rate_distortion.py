@@ -31,7 +31,7 @@ from benchmarks.plot import Line, svg
 from benchmarks.quality import Pixels, at_rate, bd_rate, mean_squared_error, ms_ssim, psnr_db
 from benchmarks.rate_distortion_report import PEERS, page, plot_name
 from benchmarks.report import RESULTS, command_line, write_section
-from service.pixels import to_pixels
+from service.pictures.pixels import to_pixels
 from training.data.folder import picture_files, split_files
 
 MNIST_TEST = "t10k-images-idx3-ubyte.gz"

@@ -33,10 +33,9 @@ from benchmarks.sampler_variants import Sample, Variants
 from export.onnx_builder import GraphBuilder
 from export.prior_graphs import PriorGraphWriter
 from service.bundle import MANIFEST_FILE, load_bundle
-from service.draws import Codes, Floats, uniforms
-from service.manifest import GraphName
-from service.manifest_checks import DIAGONAL_GRAPHS
-from service.sessions import CPU, SessionMaker
+from service.bundle.fields import DIAGONAL_GRAPHS, GraphName
+from service.inference.sessions import CPU, SessionMaker
+from service.prior.draws import Codes, Floats, uniforms
 
 PEAK_SIZE = 1024  # of the square matrices whose product gives the peak
 NAIVE_PIXELS = 4  # of a grid with more than SMALL_GRID codes are timed, the rest is extrapolated

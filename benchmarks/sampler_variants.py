@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Bundle
-from service.diagonal import DiagonalSampler
-from service.draws import Codes, Draw, Floats
-from service.manifest import GraphName
-from service.prior_coding import frequencies
-from service.sampling import RowSampler, open_row_graph
-from service.sessions import SessionMaker
+from service.bundle.fields import GraphName
+from service.codec.prior_coding import frequencies
+from service.inference.sessions import SessionMaker
+from service.prior.diagonal import DiagonalSampler
+from service.prior.draws import Codes, Draw, Floats
+from service.prior.sampling import RowSampler, open_row_graph
 
 UNIFORM_UNITS = 1 << 24
 Sample = Callable[[Floats], Codes]

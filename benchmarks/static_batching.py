@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from service.draws import Codes, Draw
-from service.sampling import RowSampler
+from service.prior.draws import Codes, Draw
+from service.prior.sampling import RowSampler
 
 Submit = Callable[[Sequence[Draw]], asyncio.Future[Codes]]
 

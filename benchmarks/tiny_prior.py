@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.codec_model import CodecModel
-from service.prior_coding import IntegerPrior
+from service.codec.codec_model import CodecModel
+from service.codec.prior_coding import IntegerPrior
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]

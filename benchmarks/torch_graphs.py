@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.prior_coding import Codes, Floats, Logits
+from service.codec.prior_coding import Codes, Floats, Logits
 from training.prior import PixelCNN
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.onnx_builder import GraphBuilder
-from service.manifest import GraphName
+from service.bundle.fields import GraphName
 from training.autoencoders import VQVAE
 from training.networks import Decoder, Encoder, ResidualBlock
 from training.scalar_quantizer import FiniteScalarQuantizer

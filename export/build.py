@@ -28,20 +28,18 @@ from export.prior_graphs import PriorGraphWriter
 from export.sessions import VerificationError
 from export.verify import verify
 from service.bundle import MANIFEST_FILE, load_bundle, sha256_file
-from service.manifest import (
-    FORMAT_VERSION,
+from service.bundle.fields import (
     CodesSpec,
     GraphName,
     GraphSpec,
-    Manifest,
     Parity,
     PictureSpec,
     PriorSpec,
     Provenance,
     Quality,
     TensorSpec,
-    version_of,
 )
+from service.bundle.manifest import FORMAT_VERSION, Manifest, version_of
 from training.autoencoders import VQVAE
 from training.data import load_data
 from training.exactness import prove_exact

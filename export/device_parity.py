@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 
 from service import codec
 from service.bundle import Bundle
-from service.codec_model import CodecModel, LatentGraphs
-from service.container import Mode
-from service.container_errors import ContainerError
-from service.draws import Draw, uniforms
-from service.encoder import Runnable, open_encoder
-from service.engine import BATCH_ON_CUDA
-from service.prior_sessions import codec_model
-from service.sampling import RowSampler, buckets
-from service.sessions import CPU, SessionMaker
+from service.codec.codec_model import CodecModel, LatentGraphs
+from service.codec.container import Mode
+from service.codec.container_errors import ContainerError
+from service.inference.batch_limits import buckets
+from service.inference.encoder import Runnable, open_encoder
+from service.inference.engine import BATCH_ON_CUDA
+from service.inference.prior_sessions import codec_model
+from service.inference.sessions import CPU, SessionMaker
+from service.prior.draws import Draw, uniforms
+from service.prior.sampling import RowSampler
 from service.settings import Settings
 
 Codes = NDArray[np.int64]

@@ -20,7 +20,7 @@ from export.diagonal_schedule import Pass, Position, Schedule, schedule, taps
 from export.onnx_builder import GraphBuilder
 from export.prior_parts import PriorParts
 from export.sampling_graph import Filters, QuickDraw
-from service.manifest_checks import MOST_CACHED
+from service.bundle.fields import MOST_CACHED
 from training.prior import HORIZONTAL_TAPS
 
 

@@ -29,9 +29,9 @@ from pydantic import ValidationError
 
 from export.device_parity import Inputs, Side, compare, draw_codes, draw_inputs, draws_of
 from service.bundle import Bundle, BundleError, load_bundle
-from service.generator import slots_of
-from service.sampling import buckets
-from service.sessions import CPU, DeviceError, GraphError, SessionMaker, cpu_limit, session_maker
+from service.inference.batch_limits import buckets
+from service.inference.sessions import CPU, DeviceError, GraphError, SessionMaker, cpu_limit, session_maker
+from service.prior.generator import slots_of
 from service.settings import Settings
 
 Document = dict[str, Any]

@@ -17,7 +17,7 @@ from export.diagonal_graph import diagonal, worthwhile
 from export.onnx_builder import GraphBuilder
 from export.prior_parts import PriorParts, as_array, fixed_point, fold_gate
 from export.sampling_graph import Filters, draw_code, numerators
-from service.manifest import GraphName
+from service.bundle.fields import GraphName
 from training.prior import HORIZONTAL_TAPS
 
 

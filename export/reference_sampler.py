@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import GUIDANCE_STEPS, UNIFORM_BITS
+from service.bundle.fields import GUIDANCE_STEPS, UNIFORM_BITS
 
 Codes = NDArray[np.int64]
 LogitsOf = Callable[[Codes, Codes], NDArray[np.int32]]  # codes (B,h,w), labels (B,) -> logits (B,h,w,K)

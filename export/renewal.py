@@ -21,7 +21,7 @@ from export.prior_reader import UnreadableError, read_prior
 from export.sessions import Sessions
 from export.verify_prior import SAMPLES, compare_pixel_by_pixel, compare_samplers
 from service.bundle import MANIFEST_FILE, Bundle, load_bundle
-from service.manifest import NOT_IN_VERSION, GraphName
+from service.bundle.fields import NOT_IN_VERSION, GraphName
 from training.evaluation import grids_a_batch
 from training.prior import PixelCNN
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.onnx_builder import GraphBuilder
-from service.manifest import UNIFORM_BITS
+from service.bundle.fields import UNIFORM_BITS
 
 
 def draw_code(

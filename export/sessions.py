@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.manifest import GraphName
+from service.bundle.fields import GraphName
 
 
 class VerificationError(RuntimeError):

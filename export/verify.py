@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from export.reference_sampler import Codes
 from export.sessions import Sessions, VerificationError, batches
 from export.verify_prior import SAMPLES, compare_logits, compare_pixel_by_pixel, compare_samplers
-from service.manifest import GraphName, Parity
+from service.bundle.fields import GraphName, Parity
 from training.autoencoders import VQVAE
 from training.evaluation import grids_a_batch, pictures_a_batch
 from training.prior import PixelCNN

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from export.reference_sampler import Codes, Controls, Known, sample
 from export.sessions import Sessions, VerificationError, batches
-from service.manifest import GUIDANCE_STEPS, LARGEST_GUIDANCE, UNIFORM_BITS, GraphName
-from service.manifest_checks import DIAGONAL_GRAPHS
-from service.shear import Shear
+from service.bundle.fields import DIAGONAL_GRAPHS, GUIDANCE_STEPS, LARGEST_GUIDANCE, UNIFORM_BITS, GraphName
+from service.prior.shear import Shear
 from training.evaluation import grids_a_batch
 from training.prior import PixelCNN
 

@@ -4,12 +4,12 @@ What the service is made of takes seconds to import. Without a handler the first
 SIGTERM meanwhile, and would go on to serve until it is killed.
 """
 
-from service.ending import end_at_hangup, tell_why_it_ends
+from service.process.ending import end_at_hangup, tell_why_it_ends
 
 if __name__ == "__main__":
     end_at_hangup()
     tell_why_it_ends()
 
-    from service.command_line import main
+    from service.process.command_line import main
 
     main()

@@ -25,21 +25,9 @@ from starlette.requests import Request
 from starlette.routing import Route
 from uvicorn.config import STARTUP_FAILURE
 
-from service import __version__, openinference, playground
-from service.api_keys import ApiKeys
-from service.decoding import DECODE
-from service.encoding import ENCODE
-from service.ending import ended_by_sigterm
-from service.endpoints import Endpoint, Handler, openapi
-from service.generation import GENERATE, SEED_HEADER
-from service.generator import NAME as GENERATOR
-from service.generator import open_generator
-from service.http_protocol import HEADS, REFUSAL, UNREAD
-from service.inference_protocol import HEADER_LENGTH
-from service.memory import give_freed_memory_back, spare_what_stays
-from service.metric_files import hold
-from service.metrics import Metrics
-from service.middleware import (
+from service import __version__
+from service.http.api_keys import ApiKeys
+from service.http.middleware import (
     ALWAYS_OPEN,
     START_FAULTS,
     Admission,
@@ -49,16 +37,29 @@ from service.middleware import (
     Routes,
     http_problem,
 )
-from service.model import OpenCompanion
-from service.models import Models
-from service.operations import ENDPOINTS as OPERATIONS
-from service.overload import Door
-from service.refusal import EarlyRefusal, Heads
-from service.scoring import SCORE
-from service.service import Service
+from service.http.protocol import HEADS, REFUSAL, UNREAD
+from service.http.refusal import EarlyRefusal, Heads
+from service.http.unread import UnreadAnswers
+from service.inference.overload import Door
+from service.prior.generator import NAME as GENERATOR
+from service.prior.generator import open_generator
+from service.process.ending import ended_by_sigterm
+from service.process.memory import give_freed_memory_back, spare_what_stays
+from service.process.supervisor import end_with_supervisor, untold_deaths
+from service.registry.model import OpenCompanion
+from service.registry.models import Models
+from service.routes import openinference, playground
+from service.routes.decoding import DECODE
+from service.routes.encoding import ENCODE
+from service.routes.endpoints import Endpoint, Handler, openapi
+from service.routes.generation import GENERATE, SEED_HEADER
+from service.routes.operations import ENDPOINTS as OPERATIONS
+from service.routes.scoring import SCORE
+from service.routes.service import Service
 from service.settings import Settings, origins_of, parse_api_keys
-from service.supervisor import end_with_supervisor, untold_deaths
-from service.unread import UnreadAnswers
+from service.telemetry.metric_files import hold
+from service.telemetry.metrics import Metrics
+from service.wire.inference_protocol import HEADER_LENGTH
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=partial(lifespan, settings=settings, metrics=metrics, door=door),
         redirect_slashes=False,
         redoc_url=None,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # service/metrics.py and service/tracing.py
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+        },  # service/telemetry/metrics.py and service/http/tracing.py
         exception_handlers={HTTPException: _raise_problem},
     )
     app.router.routes[:0] = [Route(e.path, e.handler, methods=[e.method], name=e.name) for e in ENDPOINTS]
@@ -143,7 +148,7 @@ def _cors(origins: str) -> list[Middleware]:
 def _tracing(endpoint: str, routes: Routes) -> list[Middleware]:
     if not endpoint:
         return []
-    from service.tracing import Trace  # its SDK is an extra
+    from service.http.tracing import Trace  # its SDK is an extra
 
     return [Middleware(Trace, endpoint, routes)]
 

@@ -14,20 +14,20 @@ from pathlib import Path
 
 from service.app import ENDPOINTS, create_app
 from service.bundle import Bundle, load_bundle
-from service.container import MOST_PICTURES
-from service.draws import SEED_LIMIT
-from service.effort import LARGEST_EFFORT
+from service.bundle.fields import GUIDANCE_STEPS, LARGEST_GUIDANCE
+from service.codec.container import MOST_PICTURES
+from service.codec.range_coder import TOTAL_LIMIT
 from service.errors import PROBLEMS, problem_type
-from service.generation_request import COLDEST, HOTTEST, GenerateRequest
-from service.head_bounds import LARGEST_HEAD, MOST_HEADERS, MOST_OF_HEADS
-from service.images import FORMATS, LARGEST_SIDE, LARGEST_WEBP_SIDE
-from service.manifest import GUIDANCE_STEPS, LARGEST_GUIDANCE
-from service.metrics import Metrics
-from service.range_coder import TOTAL_LIMIT
-from service.schemas import MOST_FIELDS, MOST_LISTS, MOST_VALUES
+from service.http.head_bounds import LARGEST_HEAD, MOST_HEADERS, MOST_OF_HEADS
+from service.inference.windows import WHOLE
+from service.pictures.images import FORMATS, LARGEST_SIDE, LARGEST_WEBP_SIDE
+from service.prior.draws import SEED_LIMIT
+from service.prior.effort import LARGEST_EFFORT
+from service.routes.generation_request import COLDEST, HOTTEST, GenerateRequest
 from service.settings import Settings
-from service.traffic import WINDOW_CODES
-from service.windows import WHOLE
+from service.telemetry.metrics import Metrics
+from service.telemetry.traffic import WINDOW_CODES
+from service.wire.schemas import MOST_FIELDS, MOST_LISTS, MOST_VALUES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

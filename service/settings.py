@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.container import MOST_PICTURES
+from service.codec.container import MOST_PICTURES
 
 PREFIX = "VQSERVE_"
 DAY_S = 86_400  # nothing is waited for longer: a clock cannot hold every number

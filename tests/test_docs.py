@@ -47,6 +47,13 @@ def test_every_file_and_link_of_the_page_exists(page: Path) -> None:
     assert missing == []
 
 
+def test_every_package_of_the_service_is_in_the_architecture() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    packages = [path.parent.name for path in (ROOT / "service").glob("*/__init__.py")]
+    assert len(packages) > 5
+    assert [name for name in packages if f"`{name}/`" not in page] == []
+
+
 def test_the_lectures_formulas_are_all_mapped() -> None:
     """One row a formula: the functions of the equation map."""
     page = (ROOT / "docs" / "how-it-works.md").read_text()

@@ -20,7 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from export.frequencies import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from service.bundle import MANIFEST_FILE, sha256_file
-from service.manifest import FORMAT_VERSION, GraphName, GraphSpec, PriorSpec, version_of
+from service.bundle.fields import GraphName, GraphSpec, PriorSpec
+from service.bundle.manifest import FORMAT_VERSION, version_of
 from training.exactness import prove_exact
 from training.prior import HORIZONTAL_TAPS, PixelCNN
 

@@ -94,7 +94,9 @@ class AutoencoderConfig(_Section):
     system: Literal["ae", "vae", "cvae", "vqvae"] = "vqvae"
     channels: int = Field(default=128, ge=2)  # of the encoder's widest layers
     decoder_channels: int | None = Field(default=None, ge=2)  # None: as many as the encoder
-    residual_blocks: int = Field(default=2, ge=0, le=5)  # with more, a code would see beyond service.windows.MARGIN
+    residual_blocks: int = Field(
+        default=2, ge=0, le=5
+    )  # with more, a code would see beyond service.inference.windows.MARGIN
     downsampling: Downsampling = 4
     dimension: int = Field(default=64, gt=0)  # D, channels of the latents; fsq has as many as it has levels
     latent_dimension: int = Field(default=32, gt=0)  # d, size of the latent vector of vae and cvae

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from service.manifest import GUIDANCE_STEPS, LARGEST_GUIDANCE
+from service.bundle.fields import GUIDANCE_STEPS, LARGEST_GUIDANCE
 from training.errors import TrainingError
 from training.prior import (
     EMBEDDING_LIMIT,

@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from service.manifest import LARGEST_CODEBOOK
-from service.manifest_checks import LARGEST_TRAINED_SIDE, MOST_CACHED, MOST_CHANNELS, MOST_CODES_A_SIDE
+from service.bundle.fields import LARGEST_CODEBOOK, LARGEST_TRAINED_SIDE, MOST_CACHED, MOST_CHANNELS, MOST_CODES_A_SIDE
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, RunConfig
 from training.prior import state_shapes
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.manifest import Quality
+from service.bundle.fields import Quality
 from training.autoencoders import VQVAE
 from training.callbacks import Sheet
 from training.config import RunConfig

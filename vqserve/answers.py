@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Codes = NDArray[np.int64]
+Pixels = NDArray[np.uint8]  # (H, W, C)
 UNREADABLE = (  # what reading an unknown answer raises
     AttributeError,
     EOFError,

@@ -13,10 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vqserve.answers import Encoded, Generation, ModelInfo, Score
+from vqserve.answers import Encoded, Generation, ModelInfo, Pixels, Score
 from vqserve.operations import Wanted
 from vqserve.problems import ProblemError, VqserveError
 from vqserve.progress import say
@@ -24,7 +21,6 @@ from vqserve.retries import RETRIED_ERRORS, RETRIED_STATUSES
 from vqserve.synchronous import Client
 
 T = TypeVar("T")
-Pixels = NDArray[np.uint8]
 PAUSE_S = 1.0  # between the calls of a service that was there, each of which is tried a few times
 
 

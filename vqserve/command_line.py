@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, cast
 import httpx
 from PIL import Image
 
-from vqserve.answers import Encoded, Score
-from vqserve.backends import Backend, Pixels, backend_of, url_of
+from vqserve.answers import Encoded, Pixels, Score
+from vqserve.backends import Backend, backend_of, url_of
 from vqserve.connection import by_proxy
 from vqserve.files import (
     CONTAINER_SUFFIX,
@@ -51,7 +51,7 @@ from vqserve.progress import Progress, say
 from vqserve.together import encode_together
 
 if TYPE_CHECKING:  # the header needs the service's modules, which online only `decode` loads
-    from service.container import Header
+    from service.codec.container import Header
 
 _MOST_LISTED = 100
 INTERRUPTED, READER_LEFT = 130, 141  # 128 and the signal, as of other programs: SIGINT, SIGPIPE
@@ -205,8 +205,8 @@ def info(options: argparse.Namespace) -> None:
 
 def _header(data: bytes) -> tuple[Header, int]:
     """The header of a container, and its length in bytes."""
-    from service.container import read_header
-    from service.container_errors import ContainerError
+    from service.codec.container import read_header
+    from service.codec.container_errors import ContainerError
 
     try:
         return read_header(data)

@@ -18,28 +18,25 @@ from numpy.typing import NDArray
 
 from service import codec
 from service.bundle import Bundle, BundleError, load_bundle
-from service.container import MOST_PICTURES
-from service.container_errors import ContainerError
-from service.effort import LARGEST_EFFORT, choose_codes
+from service.codec.container import MOST_PICTURES
+from service.codec.container_errors import ContainerError
 from service.errors import Problem, problem_type
-from service.generation_request import read_wanted
-from service.graph_faults import faults_of
-from service.images import FITS, open_picture, to_picture, write_picture
-from service.likelihood import bits_of, bits_under
-from service.prior_sessions import Session, codec_model
-from service.sampling import RowSampler
-from service.sessions import CPU, GraphError, SessionMaker, cpu_limit
-from service.windows import run_in_windows
-from vqserve.answers import Encoded, Generated, Generation, Score
-from vqserve.backends import Pixels
+from service.inference.graph_faults import faults_of
+from service.inference.prior_sessions import Session, codec_model
+from service.inference.sessions import CPU, GraphError, SessionMaker, cpu_limit
+from service.inference.windows import run_in_windows
+from service.pictures.images import FITS, open_picture, to_picture, write_picture
+from service.prior.effort import LARGEST_EFFORT, choose_codes
+from service.prior.likelihood import bits_of, bits_under
+from service.prior.sampling import RowSampler
+from service.routes.generation_request import read_wanted
+from vqserve.answers import Codes, Encoded, Generated, Generation, Pixels, Score
 from vqserve.operations import Wanted
 from vqserve.problems import OF_ONE_FILE, FileError, TooLargeTogetherError, VqserveError
 
 LARGEST_PICTURE = 1 << 26  # pixels: 8192 x 8192
 LARGEST_CONTAINER = 1 << 24  # codes
 MOST_SAMPLES = 1024  # of one `generate`
-
-Codes = NDArray[np.int64]
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.report import RESULTS, ROOT, goal_table, machine_line, write_result, write_section
 from benchmarks.server_process import Server
 from benchmarks.wrk import Request, closed_loop
-from service.npy import MEDIA_TYPE as NPY
-from service.npy import write_npy
+from service.wire.npy import MEDIA_TYPE as NPY
+from service.wire.npy import write_npy
 
 PICTURES = ROOT / "tests" / "fixtures" / "pictures"
 DIGIT = Request("/encode", (PICTURES / "digit_7.png").read_bytes(), {"Content-Type": "image/png"})

@@ -21,7 +21,7 @@ from benchmarks.server_process import Server, our_server
 
 SIZES = {"cases": (500, 20_000), "seed": (1, 1)}
 WHAT = "Cases that schemathesis makes from `/openapi.json`, valid and invalid, with all of its checks."
-CONFIGURATION = ROOT / "tests" / "service" / "schemathesis.toml"
+CONFIGURATION = ROOT / "tests" / "service" / "routes" / "schemathesis.toml"
 NO_MODEL = "no-such-model"
 _EXAMPLES = 150  # an operation and a run; a new seed makes others
 _MOST_RUNS = 200

@@ -25,9 +25,9 @@ except ModuleNotFoundError as error:
 from deploy.ray.plan import Job, PlanError, missing, plan
 from deploy.ray.shards import ShardEncoder, read_index
 from service.bundle import BundleError, load_bundle
-from service.command_line import read_settings
 from service.errors import utf8
-from service.images import FITS
+from service.pictures.images import FITS
+from service.process.command_line import read_settings
 from service.settings import Settings
 
 

@@ -19,8 +19,8 @@ from ray import serve
 from ray.serve import Application
 
 from service.app import create_app
-from service.logs import log_config
 from service.settings import Settings
+from service.telemetry.logs import log_config
 
 
 class Arguments(BaseModel):

@@ -24,12 +24,12 @@ from pydantic import BaseModel, ConfigDict
 from deploy.ray.plan import Job, index_path, list_path, write_whole
 from service import codec
 from service.bundle import load_bundle
-from service.containers import open_codec
 from service.errors import NotAPicture, PictureTooLarge, WrongPictureSize, utf8
-from service.images import Picture, open_picture, to_picture
-from service.sessions import session_maker
+from service.inference.containers import open_codec
+from service.inference.sessions import session_maker
+from service.inference.windows import run_in_windows
+from service.pictures.images import Picture, open_picture, to_picture
 from service.settings import Settings
-from service.windows import run_in_windows
 
 RUN_PICTURES = 64  # pictures in one run of the encoder: what the service takes at most by default
 # Pixels that are open together. The encoders of models/ take up to 430 bytes for each while they run: 0.9 GB. A larger

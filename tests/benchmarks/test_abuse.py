@@ -26,7 +26,7 @@ from benchmarks.h2load import RAMP_S, ramp_of, read_log
 from benchmarks.open_loop import FAILED
 from benchmarks.report import goal
 from benchmarks.server_process import our_server
-from service.npy import read_npy
+from service.wire.npy import read_npy
 from tests.conftest import Tiny
 
 HEAD_BYTES = 60

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import batch_sizes
-from service.row_caches import HostCaches
+from service.prior.row_caches import HostCaches
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 
 

@@ -8,7 +8,7 @@ from benchmarks.contestants import Contestant, contestants, multipart, pinned
 from benchmarks.peers import rotated
 from benchmarks.peers_report import best_of_families, goals, page, summary
 from benchmarks.wrk import Request, parse
-from service.multipart import pictures_of_form
+from service.wire.multipart import pictures_of_form
 
 ASK = Request("/encode", b"")
 

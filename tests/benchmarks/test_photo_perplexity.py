@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.photo_perplexity import TILE, histogram, perplexity
 from benchmarks.picture_codecs import Vqserve
-from service.images import to_picture
+from service.pictures.images import to_picture
 from tests.tiny_bundle import write_tiny_bundle
 
 

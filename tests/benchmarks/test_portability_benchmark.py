@@ -12,7 +12,7 @@ import pytest
 from benchmarks import portability
 from benchmarks.portability import Configuration, compare
 from benchmarks.tiny_prior import TinyGraphs, draw_codes, tiny_model
-from service.container_errors import ContainerError
+from service.codec.container_errors import ContainerError
 from tests.conftest import PICTURES
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 

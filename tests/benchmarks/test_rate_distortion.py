@@ -20,8 +20,8 @@ from benchmarks import picture_codecs, rate_distortion, rate_distortion_report
 from benchmarks.picture_codecs import EFFORTS, SETTINGS, lossless_points, lossy_points
 from benchmarks.plot import svg
 from benchmarks.quality import Pixels, at_rate, bd_rate, mean_squared_error, ms_ssim, psnr_db
-from service.images import to_picture
-from service.manifest import PictureSpec
+from service.bundle.fields import PictureSpec
+from service.pictures.images import to_picture
 from tests.conftest import PICTURES
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 

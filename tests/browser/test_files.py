@@ -7,7 +7,7 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
-from service import playground
+from service.routes import playground
 
 
 def test_every_file_is_served_and_no_other(client: TestClient) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.generation_request import GenerateRequest
+from service.routes.generation_request import GenerateRequest
 from tests.client.conftest import KEY
 from tests.client.scripted import DONE, MODELS, scripted
 from tests.conftest import PICTURES, Tiny

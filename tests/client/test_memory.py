@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.sampling import RowSampler
-from service.sessions import SessionMaker
+from service.inference.sessions import SessionMaker
+from service.prior.sampling import RowSampler
 from tests.client.conftest import DIGITS
 from tests.conftest import Tiny
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle

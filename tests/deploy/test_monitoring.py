@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS, GRAFANA = ROOT / "docker/prometheus", ROOT / "docker/grafana"

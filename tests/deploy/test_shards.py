@@ -26,10 +26,10 @@ from deploy.ray.plan import JOB_FILE, SUFFIXES, Job, PlanError, index_path, miss
 from deploy.ray.shards import Shard, ShardEncoder, read_index
 from service import codec
 from service.bundle import load_bundle
-from service.codec_model import CodecModel
-from service.images import Picture, to_picture
+from service.codec.codec_model import CodecModel
+from service.inference.windows import WHOLE
+from service.pictures.images import Picture, to_picture
 from service.settings import Settings
-from service.windows import WHOLE
 from tests.tiny_bundle import Weights, oracle_codes, write_tiny_bundle
 from training.data.folder import FORMATS
 from vqserve.files import PICTURE_SUFFIXES

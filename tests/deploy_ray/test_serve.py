@@ -18,8 +18,8 @@ from PIL import Image
 from ray import serve
 
 from deploy.ray.serve import Arguments, application, build_app
-from service.logs import log_config
 from service.settings import Settings
+from service.telemetry.logs import log_config
 from tests.deploy_ray.conftest import TwoNodes
 from tests.tiny_bundle import oracle_codes, write_tiny_bundle
 

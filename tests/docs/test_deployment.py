@@ -36,7 +36,7 @@ def test_the_log_has_no_field_that_the_page_does_not_name(tmp_path: Path, capsys
 
 def lines_of_faults() -> Iterator[str]:
     """Each line of the levels error and critical, with its values as %s."""
-    for path in sorted((ROOT / "service").glob("*.py")):
+    for path in sorted((ROOT / "service").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.tiny_prior import tiny_model
 from service.codec import encode
-from service.container import Mode
+from service.codec.container import Mode
 from service.reference import DOCS, ROOT
 
 PICTURES, HEIGHT, WIDTH = 2, 5, 6  # codes; beside whole tiles smaller ones at both borders

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from service.app import ENDPOINTS
-from service.endpoints import Endpoint
+from service.bundle.manifest import Manifest
 from service.errors import PROBLEMS, Problem, problem_type
-from service.manifest import Manifest
-from service.metrics import Declared, Metrics
 from service.reference import ALERTS, DOCS, OPENAPI, ROOT, alerts, openapi, pages, rewritten
+from service.routes.endpoints import Endpoint
 from service.settings import Settings
+from service.telemetry.metrics import Declared, Metrics
 
 Schema = dict[str, Any]
 PAGES = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]

@@ -11,7 +11,7 @@ import torch
 
 from export.frequencies import frequency_table
 from export.prior_graphs import PriorGraphWriter
-from service.manifest import GraphName, Parity
+from service.bundle.fields import GraphName, Parity
 from tests.training.conftest import TINY, tiny_config
 from training.config import load_config
 from training.fit import fit

@@ -21,7 +21,7 @@ from export.sessions import Sessions, VerificationError
 from export.verify import _compare_distances, _require_near_ties, to_torch, verify
 from export.verify_prior import sample_rows
 from service.bundle import BundleError, load_bundle
-from service.manifest import GraphName
+from service.bundle.fields import GraphName
 from training.autoencoders import VQVAE
 from training.data import DataError
 from training.networks import Decoder, Encoder

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.cuda_coverage import main, uncovered
-from service.manifest import GraphName
+from service.bundle.fields import GraphName
 
 FLOATS = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 4])
 RESULT = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 4])

@@ -15,8 +15,7 @@ from export.frequencies import frequency_table
 from export.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Controls, Known, sample
 from export.verify_prior import sample_diagonally, sample_rows
-from service.manifest import GraphName
-from service.manifest_checks import DIAGONAL_GRAPHS
+from service.bundle.fields import DIAGONAL_GRAPHS, GraphName
 from tests.export.conftest import TABLE, K
 from tests.export.test_prior_graphs import CONFIGURATIONS, inputs, sessions, torch_logits
 from training.prior import PixelCNN

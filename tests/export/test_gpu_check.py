@@ -16,8 +16,8 @@ from export import device_parity, gpu_check
 from export.device_parity import Inputs, Row, Side, compare, draw_codes, draw_inputs, draws_of, in_buckets
 from export.gpu_check import call_of, check, main
 from service.bundle import Bundle, BundleError, load_bundle
-from service.manifest import GraphName
-from service.sessions import CPU, DeviceError, SessionMaker
+from service.bundle.fields import GraphName
+from service.inference.sessions import CPU, DeviceError, SessionMaker
 from service.settings import Settings
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 

@@ -22,7 +22,8 @@ from export.build import _require_cuda_kernels, build_bundle, replace_bundle, sa
 from export.onnx_builder import DTYPES
 from export.sessions import Sessions, VerificationError
 from service.bundle import BundleError, load_bundle
-from service.manifest import CodesSpec, GraphName, GraphSpec, Manifest, Parity
+from service.bundle.fields import CodesSpec, GraphName, GraphSpec, Parity
+from service.bundle.manifest import Manifest
 from tests.export.edited_graphs import with_nodes
 from training.config import DataConfig
 from training.data import load_data

@@ -17,7 +17,7 @@ from export.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Codes, Controls, draw, sample
 from export.sessions import Sessions
 from export.verify_prior import pixel_by_pixel_logits, sample_rows
-from service.manifest import GraphName
+from service.bundle.fields import GraphName
 from tests.export.conftest import LABELS, TABLE, WIDTH, K
 from training.prior import PixelCNN
 

@@ -24,7 +24,8 @@ from export.renew import main
 from export.renewal import renew
 from export.sessions import VerificationError
 from service.bundle import load_bundle
-from service.manifest import GraphName, version_of
+from service.bundle.fields import GraphName
+from service.bundle.manifest import version_of
 from tests.tiny_bundle import CODEBOOK_SIZE, tiny_prior, write_tiny_bundle
 from training.prior import PixelCNN
 

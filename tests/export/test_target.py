@@ -109,7 +109,7 @@ def test_ctrl_c_is_no_traceback(
 HALTS = """
 import runpy, sys, time
 import export.build
-from service.manifest import Parity
+from service.bundle.fields import Parity
 def halt(folder):
     print("writing", flush=True)
     time.sleep(60)

@@ -16,7 +16,7 @@ from export.autoencoder_graphs import autoencoder_graphs, shapes_of
 from export.onnx_builder import GraphBuilder
 from export.sessions import Sessions, VerificationError
 from export.verify import _compare_pixels, _require_near_ties, verify
-from service.manifest import GraphName, Parity
+from service.bundle.fields import GraphName, Parity
 from tests.export.test_build import model_for
 from training.autoencoders import VQVAE
 

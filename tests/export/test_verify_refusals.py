@@ -17,8 +17,7 @@ from export.prior_graphs import PriorGraphWriter
 from export.sessions import Sessions, VerificationError
 from export.verify import _compare_distances, _require_near_ties, to_torch, verify
 from export.verify_prior import compare_logits, compare_pixel_by_pixel, compare_samplers
-from service.manifest import GraphName, Parity
-from service.manifest_checks import DIAGONAL_GRAPHS
+from service.bundle.fields import DIAGONAL_GRAPHS, GraphName, Parity
 from tests.export.conftest import loud
 from tests.export.edited_graphs import combined, deaf, one_entry, with_nodes
 from tests.export.test_build import model_for

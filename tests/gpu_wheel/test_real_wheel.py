@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.sessions import CUDA, TENSORRT, gpu_providers
+from service.inference.sessions import CUDA, TENSORRT, gpu_providers
 from service.settings import Settings
 from tests.gpu_wheel.conftest import Run
 
@@ -50,7 +50,7 @@ def test_cuda_that_does_not_run_ends_the_start(run: Run, bundle: Path, driver: P
 def test_auto_takes_the_cpu_and_says_why(run: Run, bundle: Path) -> None:
     code = (
         "import logging, pathlib, sys; logging.basicConfig(level='INFO');"
-        "from service.settings import Settings; from service.sessions import session_maker;"
+        "from service.settings import Settings; from service.inference.sessions import session_maker;"
         "print(session_maker(Settings(device='auto'), pathlib.Path(sys.argv[1])).provider)"
     )
     done = run("-c", code, str(bundle / "decoder.onnx"))

@@ -13,7 +13,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle import sha256_file
-from service.manifest import GraphName, GraphSpec, version_of
+from service.bundle.fields import GraphName, GraphSpec
+from service.bundle.manifest import version_of
 from service.settings import Settings
 from tests.conftest import DEVICE, running
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.overload import Overload
+from service.inference.overload import Overload
 
 
 class Timer:
@@ -46,8 +46,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("service.overload.perf_counter", clock)
-    monkeypatch.setattr("service.overload.get_running_loop", lambda: clock)
+    monkeypatch.setattr("service.inference.overload.perf_counter", clock)
+    monkeypatch.setattr("service.inference.overload.get_running_loop", lambda: clock)
     return clock
 
 

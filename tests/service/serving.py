@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from service.batching import Batcher
+from service.inference.batching import Batcher
 
 
 def until(condition: Callable[[], bool], seconds: float = 10) -> None:

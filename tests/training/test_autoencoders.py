@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from service.windows import MARGIN
+from service.inference.windows import MARGIN
 from training.autoencoders import (
     VAE,
     VQVAE,

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from service.images import open_picture, to_picture
-from service.manifest import PictureSpec
+from service.bundle.fields import PictureSpec
+from service.pictures.images import open_picture, to_picture
 from tests.training.conftest import DIGITS, all_images, noise, numbered, write_pictures
 from training.config import DataConfig
 from training.data import DataError, Split, load_data, tiles

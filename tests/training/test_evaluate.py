@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from service.manifest import Quality
+from service.bundle.fields import Quality
 from tests.training.conftest import VQ_ONLY, copied, tiny_config
 from training import report
 from training.data import DataError, load_data

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from service.manifest import Quality
+from service.bundle.fields import Quality
 from tests.training import ddp_worker
 from tests.training.conftest import (
     DIGITS,

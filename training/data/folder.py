@@ -1,9 +1,9 @@
 """A folder of picture files, of any size, with labels from its sub-folders.
 
 In: a folder; with `train` and `test` sub-folders these are the splits, and what lies below them is the data. Out: a
-`Source` of ragged uint8 pictures, decoded as the service decodes them (`service.pixels`). A file that cannot be
-decoded, is animated, or would be enlarged beyond use is skipped and listed, never raised; so is a link to itself or to
-nothing.
+`Source` of ragged uint8 pictures, decoded as the service decodes them (`service.pictures.pixels`). A file that cannot
+be decoded, is animated, or would be enlarged beyond use is skipped and listed, never raised; so is a link to itself or
+to nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from service.pixels import UNREADABLE, is_animated, to_pixels
+from service.pictures.pixels import UNREADABLE, is_animated, to_pixels
 from training.data.dataset import DataError, Ragged, Source, Split, ranked, test_count_of
 from training.data.folder_labels import first_folders, labels_of, sub_folders, tell_of_labels
 

@@ -1,0 +1,136 @@
+"""Several workers of one service: they serve the same version, and one that cannot start ends no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.process.shared_port import SharedPort
+from service.registry.served_stamps import ServedStamps
+from tests.service.serving import answers, free_port, listeners, serving, until
+from tests.tiny_bundle import write_tiny_bundle
+
+TWO = {"VQSERVE_WORKERS": "2"}
+
+
+@pytest.fixture
+def own_bundle(tmp_path: Path) -> Path:
+    write_tiny_bundle(tmp_path / "tiny", "tiny")
+    return tmp_path / "tiny"
+
+
+def versions(address: str) -> set[str]:
+    """Of either worker, as far as new connections find both: 12 that do not have a probability of 1 in 2048."""
+    return {httpx.get(f"{address}/models/tiny").json()["version"] for _ in range(12)}
+
+
+def workers_of(parent: int) -> list[int]:
+    """Its children, but for the process that cleans up after multiprocessing."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in _command_line(pid)]
+
+
+def _command_line(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has just been waited for, before the file is opened or after
+        return b""
+
+
+def test_a_reload_that_one_worker_was_asked_for_reaches_the_other_after_it_has_failed(own_bundle: Path) -> None:
+    """A worker that saw the folder while it was being copied did not look at it again, and served the old version."""
+    with serving(own_bundle, **TWO, VQSERVE_WATCH_BUNDLES_S="0.2") as (_, address):
+        until(lambda: all(answers(f"{address}/readyz") for _ in range(12)))
+        (before,) = versions(address)
+        write_tiny_bundle(own_bundle, "tiny", seed=1)
+        (own_bundle / "decoder.onnx").rename(own_bundle / "kept")
+        failed = 'vqserve_reloads_total{model="tiny",outcome="failed"} 2.0'
+        until(lambda: failed in httpx.get(f"{address}/metrics").text)
+        (own_bundle / "kept").rename(own_bundle / "decoder.onnx")
+        after = httpx.post(f"{address}/models/tiny/reload").json()["version"]
+        until(lambda: versions(address) == {after})
+        assert after != before
+
+
+def test_without_a_watch_only_what_was_asked_for_is_reloaded_by_all(own_bundle: Path) -> None:
+    with serving(own_bundle, **TWO) as (_, address):
+        until(lambda: all(answers(f"{address}/readyz") for _ in range(12)))
+        before = versions(address)
+        write_tiny_bundle(own_bundle, "tiny", seed=1)
+        time.sleep(1.2)  # twice as long as a worker takes to look
+        assert versions(address) == before
+        after = httpx.post(f"{address}/models/tiny/reload").json()["version"]
+        until(lambda: versions(address) == {after})
+
+
+def test_a_worker_that_cannot_start_again_leaves_the_other_serving(own_bundle: Path) -> None:
+    with serving(own_bundle, **TWO) as (process, address):
+        until(lambda: listeners(address) == 2, 60)
+        (own_bundle / "decoder.onnx").rename(own_bundle / "kept")
+        killed, other = workers_of(process.pid)
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: len(workers_of(process.pid)) == 2)  # a new one, which will fail
+        until(lambda: workers_of(process.pid) == [other], 60)
+        assert answers(f"{address}/readyz")
+        (own_bundle / "kept").rename(own_bundle / "decoder.onnx")
+        until(lambda: len(workers_of(process.pid)) == 2, 60)
+        assert other in workers_of(process.pid)
+        assert process.poll() is None
+
+
+def test_workers_end_when_their_supervisor_was_killed(own_bundle: Path) -> None:
+    """They served on, and the port stayed taken."""
+    command = [sys.executable, "-m", "service", "--bundle", str(own_bundle), "--port", str(free_port())]
+    variables = {**os.environ, **TWO, "VQSERVE_DEVICE": "cpu", "VQSERVE_DRAIN_S": "0"}
+    process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{command[-1]}"
+    until(lambda: answers(f"{address}/readyz") and len(workers_of(process.pid)) == 2, 60)
+    left = workers_of(process.pid)
+    process.kill()
+    process.wait()
+    until(lambda: not any(_runs(pid) for pid in left))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("variable", ["WEB_CONCURRENCY", "PROMETHEUS_MULTIPROC_DIR"])
+def test_variables_of_other_programs_change_nothing(own_bundle: Path, tmp_path: Path, variable: str) -> None:
+    value = {"WEB_CONCURRENCY": "3", "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "missing")}[variable]
+    with serving(own_bundle, **{variable: value}) as (process, address):
+        for _ in range(10):
+            assert httpx.get(f"{address}/models").status_code == 200
+        assert 'route="/models",status="200"} 10.0' in httpx.get(f"{address}/metrics").text
+        assert not workers_of(process.pid)
+
+
+def test_several_workers_listen_where_one_does() -> None:
+    """On `::` one answers IPv6 only; several answered IPv4 too, until there was one again."""
+    with SharedPort.bound("::1", 0) as shared:
+        assert shared.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def test_what_one_process_has_told_the_others_read(tmp_path: Path) -> None:
+    one, other, alone = ServedStamps(tmp_path), ServedStamps(tmp_path), ServedStamps(None)
+    assert other.told("a") is None
+    one.tell("a", (5, 7))
+    alone.tell("a", (6, 8))
+    assert other.told("a") == (5, 7)
+    assert other.told("b") is None and alone.told("a") is None
+
+
+def test_a_folder_that_cannot_be_written_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ServedStamps(tmp_path / "missing").tell("a", (5, 7))
+    assert "other workers are not told of the reload of a" in caplog.text

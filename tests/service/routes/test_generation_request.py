@@ -1,0 +1,119 @@
+"""What a /generate asks for, read without a server: the values at the edges, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.bundle import load_bundle
+from service.bundle.manifest import Manifest
+from service.errors import InvalidParameter
+from service.prior.draws import SEED_LIMIT, uniforms
+from service.routes.generation_request import Wanted, read_wanted
+from service.wire.schemas import MOST_FIELDS
+from tests.service.conftest import Generating
+
+MOST = 4
+GRID = (7, 7)
+
+
+@pytest.fixture(scope="module")
+def manifest(generating: Generating) -> Manifest:
+    """Three labels, 16 codes in 7x7, guidance."""
+    return load_bundle(generating.folders[0]).manifest
+
+
+def wanted(manifest: Manifest, **asked: Any) -> Wanted:
+    return read_wanted(json.dumps(asked).encode(), manifest, MOST)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"n": MOST},
+        {"label": 2},
+        {"seed": SEED_LIMIT - 1},
+        {"temperature": 0.01},
+        {"temperature": 100},
+        {"top_k": 16},
+        {"top_p": 1},
+        {"guidance": 8, "label": 0},
+        {"known": [[15] * 7] * 7},
+    ],
+    ids=json.dumps,
+)
+def test_the_largest_and_smallest_values_are_taken(manifest: Manifest, asked: dict[str, Any]) -> None:
+    assert len(wanted(manifest, **asked).draws) == asked.get("n", 1)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"n": MOST + 1},
+        {"seed": SEED_LIMIT},
+        {"temperature": 0.0099},
+        {"temperature": 100.1},
+        {"n": "1"},
+        {"guidance": 1.1},
+        {"known": [[1] * 7] * 8},
+    ],
+    ids=json.dumps,
+)
+def test_what_lies_beyond_is_not(manifest: Manifest, asked: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParameter):
+        wanted(manifest, **asked)
+
+
+def test_label_and_seed_may_be_0(manifest: Manifest) -> None:
+    """Which is not the same as none."""
+    found = wanted(manifest, label=0, seed=0, n=2)
+    assert (found.seed, found.label, found.labels.tolist()) == (0, 0, [0, 0])
+    assert wanted(manifest).labels.tolist() == [3]
+    for index, draw in enumerate(found.draws):
+        assert (draw.uniforms == uniforms(0, index, GRID)).all()
+
+
+@pytest.mark.parametrize(("guidance", "found"), [(1.03, 1), (1.04, 1 + 1 / 16), (1.5, 1.5), (7.99, 8)])
+def test_guidance_is_rounded_to_sixteenths(manifest: Manifest, guidance: float, found: float) -> None:
+    assert wanted(manifest, label=1, guidance=guidance).draws[0].guidance == found
+
+
+def test_a_temperature_is_passed_on_as_its_inverse(manifest: Manifest) -> None:
+    assert wanted(manifest, temperature=4).draws[0].inverse_temperature == 0.25
+
+
+def test_what_the_mask_leaves_out_may_be_anything(manifest: Manifest) -> None:
+    codes, mask = [[99] * 7] * 6 + [[5] * 7], [[False] * 7] * 6 + [[True] * 7]
+    (draw,) = wanted(manifest, known={"codes": codes, "mask": mask}).draws
+    assert (draw.known_codes == np.repeat([0, 5], [42, 7]).reshape(GRID)).all()
+    assert (draw.known_mask == mask).all()
+
+
+def test_a_body_is_bounded_in_bytes_and_in_values(manifest: Manifest) -> None:
+    """Blanks are bytes too; a grid and its mask, indented, have room."""
+    most = 64 * (MOST_FIELDS + 2 * 49)
+    assert len(read_wanted(b"{}".ljust(most), manifest, MOST).draws) == 1
+    with pytest.raises(InvalidParameter, match=f"has {most + 1} bytes"):
+        read_wanted(b"{}".ljust(most + 1), manifest, MOST)
+    more = MOST_FIELDS + 2 * 49 + 2
+    for known, what in (([[1] * more], "values"), ([[]] * more, "lists")):
+        with pytest.raises(InvalidParameter, match=f"more than {more - 2} {what}"):
+            wanted(manifest, known=known)
+    grid = {"codes": [[15] * 7] * 7, "mask": [[True] * 7] * 7}
+    assert len(read_wanted(json.dumps({"known": grid}, indent=8).encode(), manifest, MOST).draws) == 1
+
+
+def test_an_unknown_field_is_named_in_part(manifest: Manifest) -> None:
+    with pytest.raises(InvalidParameter, match=r"Unknown field 'x{40}';"):
+        wanted(manifest, **{"x" * 50: 1})
+
+
+def test_a_model_without_the_guided_graph_has_no_guidance(manifest: Manifest) -> None:
+    graphs = {name: spec for name, spec in manifest.graphs.items() if name != "prior_row_guided"}
+    unguided = manifest.model_copy(update={"graphs": graphs})
+    assert wanted(unguided, label=1, guidance=1).labels.tolist() == [1]
+    with pytest.raises(InvalidParameter, match="no labels to guide by"):
+        wanted(unguided, label=1, guidance=2)

@@ -1,0 +1,80 @@
+"""Schemathesis sends a real service what the OpenAPI file allows, and what it forbids, and checks the answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.app import ENDPOINTS
+from service.http.middleware import ALWAYS_OPEN
+from service.routes.endpoints import openapi
+from service.wire.inference_protocol import HEADER_LENGTH
+from tests.service.conftest import Generating
+from tests.service.serving import serving
+
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+CODEC = "^/(encode|decode|generate|score)$"
+
+
+@pytest.fixture(scope="module")
+def address(generating: Generating) -> Iterator[str]:
+    with serving(*generating.folders) as (_, url):
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("model", "paths", "examples"), [("digits", "", 4), ("colour", CODEC, 6), ("silent", CODEC, 6)]
+)
+def test_every_answer_is_one_that_the_openapi_file_documents(
+    address: str, tmp_path: Path, model: str, paths: str, examples: int
+) -> None:
+    """All checks, all phases without state; a model with labels, one of any size, and one without a prior."""
+    command = [str(Path(sys.executable).with_name("schemathesis")), f"--config-file={CONFIGURATION}", "run"]
+    options = ["--phases=examples,coverage,fuzzing", f"--max-examples={examples}", "--seed=7", "--no-color"]
+    options += [f"--include-path-regex={paths}"] if paths else []
+    result = subprocess.run(
+        [*command, f"{address}/openapi.json", *options],
+        cwd=tmp_path,  # it writes its cache there
+        env={**os.environ, "MODEL": model},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    sent = re.search(r"(\d+) generated, (\d+) passed", result.stdout)
+    assert sent is not None, result.stdout
+    assert sent[1] == sent[2]
+    assert int(sent[1]) > 100
+
+
+def test_every_operation_documents_the_statuses_that_any_route_can_have() -> None:
+    """Keys, limits, faults, shutdown and the deadline are decided in front of every handler."""
+    paths = openapi(ENDPOINTS, "title", "version", "description", ALWAYS_OPEN)["paths"]
+    for operation in (one for path in paths.values() for one in path.values()):
+        documented = set(operation["responses"])
+        assert {"400", "401", "405", "429", "500", "503", "504"} <= documented, operation["operationId"]
+        assert all("ProblemAnswer" in json.dumps(operation["responses"][s]) for s in documented if s >= "400")
+
+
+def test_a_generated_client_finds_where_keys_go_and_which_headers_come() -> None:
+    """Every operation listed 401, and none said where a key goes."""
+    document = openapi(ENDPOINTS, "title", "version", "description", ALWAYS_OPEN)
+    schemes, paths = document["components"]["securitySchemes"], document["paths"]
+    assert {frozenset(one) for one in document["security"]} == {frozenset(), frozenset({"bearer"}), frozenset({"key"})}
+    assert set(schemes) == {"bearer", "key"} and schemes["key"]["name"] == "X-API-Key"
+    open_paths = {path for path, operations in paths.items() if operations.get("get", {}).get("security") == []}
+    assert open_paths == ALWAYS_OPEN
+    answers = paths["/generate"]["post"]["responses"]
+    assert {"X-Vqserve-Seed", "X-Request-ID"} <= set(answers["200"]["headers"])
+    infer = paths["/v2/models/{name}/infer"]["post"]
+    described = infer["requestBody"]["content"]["application/octet-stream"]["schema"]["description"]
+    assert HEADER_LENGTH in infer["responses"]["200"]["headers"] and HEADER_LENGTH in described
+    assert {status for status, answer in answers.items() if "Retry-After" in answer["headers"]} == {"429", "503"}
