@@ -29,13 +29,11 @@ def _export(options: argparse.Namespace) -> int:
     from export.build import ExportError, build_bundle
     from export.sessions import VerificationError
     from service.bundle import BundleError
-    from training.config import ConfigError
-    from training.data import DataError
-    from training.exactness import ExactnessError
+    from training.errors import TrainingError
 
     try:
         manifest = build_bundle(options.run, options.bundle, options.data)
-    except (BundleError, ConfigError, DataError, ExportError, ExactnessError, VerificationError, OSError) as error:
+    except (BundleError, ExportError, TrainingError, VerificationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     size = sum(path.stat().st_size for path in options.bundle.iterdir())

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from export.onnx_builder import GraphBuilder
+from export.prior_parts import as_array
 from service.bundle.fields import GraphName
 from training.autoencoders import VQVAE
 from training.networks import Decoder, Encoder, ResidualBlock
@@ -40,13 +39,9 @@ def shapes_of(picture: tuple[int, int, int], downsampling: int, dimension: int, 
     return Shapes(("B", *sides, channels), ("B", *grid), ("B", *grid, dimension))
 
 
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().cpu().numpy().astype(np.float32)
-
-
 def _conv(graph: GraphBuilder, conv: nn.Module, x: str) -> str:
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-    weight, bias = graph.constant(_array(conv.weight)), graph.constant(_array(conv.bias))
+    weight, bias = graph.constant(as_array(conv.weight)), graph.constant(as_array(conv.bias))
     return graph.op("Conv", x, weight, bias, pads=[*conv.padding, *conv.padding], strides=list(conv.stride))
 
 
@@ -74,14 +69,14 @@ def quantize(graph: GraphBuilder, vqvae: VQVAE, latents: str) -> str:
     offsets = None if isinstance(quantizer, FiniteScalarQuantizer) else quantizer.offsets()
     norms = quantizer.codebook.square().sum(1)
     half = 0.5 * (norms if offsets is None else norms + offsets)
-    products = graph.op("MatMul", latents, graph.constant(_array(quantizer.codebook.T)))
-    distances = graph.op("Sub", graph.constant(_array(half)), products)  # (B,h,w,K)
+    products = graph.op("MatMul", latents, graph.constant(as_array(quantizer.codebook.T)))
+    distances = graph.op("Sub", graph.constant(as_array(half)), products)  # (B,h,w,K)
     return graph.op("ArgMin", distances, axis=-1, keepdims=0, select_last_index=0)
 
 
 def decode(graph: GraphBuilder, vqvae: VQVAE, codes: str) -> str:
     """codes int64 (B,h,w) -> images uint8 (B,H,W,C), rounded to the nearest of 256 levels."""
-    vectors = graph.op("Gather", graph.constant(_array(vqvae.quantizer.codebook)), codes, axis=0)
+    vectors = graph.op("Gather", graph.constant(as_array(vqvae.quantizer.codebook)), codes, axis=0)
     x = _decode_vectors(graph, vqvae.decoder, graph.op("Transpose", vectors, perm=TO_CHANNELS_FIRST))
     x = graph.op("Clip", x, graph.scalar(0), graph.scalar(1))
     levels = graph.op("Round", graph.op("Mul", x, graph.scalar(255)))
@@ -136,8 +131,8 @@ def distances_graph(vqvae: VQVAE) -> onnx.ModelProto:
     graph = GraphBuilder("distances")
     latents = graph.input("latents", "float32", ("B", "h", "w", codebook.shape[1]))
     own = graph.op("ReduceSum", graph.op("Mul", latents, latents), graph.integers(-1), keepdims=1)  # (B,h,w,1)
-    products = graph.op("MatMul", latents, graph.constant(_array(-2 * codebook.T)))
-    norms = graph.op("Add", own, graph.constant(_array(codebook.square().sum(1))))
+    products = graph.op("MatMul", latents, graph.constant(as_array(-2 * codebook.T)))
+    norms = graph.op("Add", own, graph.constant(as_array(codebook.square().sum(1))))
     distances = graph.op("Add", norms, products)
     graph.output(distances, "distances", "float32", ("B", "h", "w", codebook.shape[0]))
     return graph.model()

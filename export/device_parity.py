@@ -4,7 +4,7 @@ In: two `Side`s, one of them trusted (the CPU). Out: one `Row` a comparison, `pa
 
     codes        at most 1 in 10,000 differ, and only between vectors that are nearly as near
     pixels       at most 1 of 255 levels apart
-    distances    of latents to all vectors: equal to what a near tie may differ by
+    distances    of latents to all vectors: at most `NEAR_TIE_OF_SPAN` apart
     the prior    logits, sampled codes and containers: no difference at all
 
 The inputs are drawn from the bundle itself, so no data is needed.

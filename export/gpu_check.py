@@ -145,7 +145,7 @@ def _cuda_settings() -> set[str]:
 
 
 def pictures_for(bundle: Bundle) -> int:
-    """How many give both counts above."""
+    """So many pictures that they have at least LEAST_CODES codes, and are at least LEAST_PICTURES."""
     codes = bundle.manifest.codes
     return max(LEAST_PICTURES, -(-LEAST_CODES // (codes.height * codes.width)))
 

@@ -24,7 +24,7 @@ from training.prior import HORIZONTAL_TAPS
 class PriorGraphWriter(PriorParts):
     """Writes the graphs of one prior."""
 
-    filters_of = Filters
+    filters_of = Filters  # benchmarks.sampler_graphs puts a sort in its place
 
     def teacher_forced(self) -> onnx.ModelProto:
         """`prior`: the logits of all positions of a grid, of any height and width, in one call."""

@@ -130,6 +130,9 @@ class DeadlinePassed(Problem):
     status, slug, title = 504, "deadline-passed", "The deadline of the request has passed"
 
 
+# of whoever still waits when the process ends, or its own time has passed
+SHUTTING_DOWN = "The service is shutting down; ask another instance."
+TOOK_TOO_LONG = "The request took longer than its deadline allows; send less, or try later."
 PROBLEMS: tuple[type[Problem], ...] = tuple(Problem.__subclasses__())
 
 
@@ -144,22 +147,22 @@ def problem_type(slug: str) -> str:
     return f"urn:vqserve:problem:{slug}"
 
 
-def problem_body(problem: Problem, request_id: str) -> dict[str, object]:
-    """The JSON of RFC 9457."""
+def problem_body(problem: Problem, request_id: str, protocol: bool = False) -> dict[str, object]:
+    """The JSON of RFC 9457; with `protocol` also the member that clients of the Open Inference Protocol read."""
+    detail = utf8(problem.detail)
     return {
         "type": problem_type(problem.slug),
         "title": problem.title,
         "status": problem.status,
-        "detail": utf8(problem.detail),
+        "detail": detail,
         "instance": f"urn:vqserve:request:{request_id}",
+        **({"error": detail} if protocol else {}),
     }
 
 
 def problem_response(problem: Problem, request_id: str, protocol: bool = False) -> Response:
-    """With `protocol` the document also has the member that clients of the Open Inference Protocol read."""
-    body = problem_body(problem, request_id)
-    if protocol:
-        body["error"] = body["detail"]
+    """`protocol`: as in `problem_body`."""
+    body = problem_body(problem, request_id, protocol)
     return Response(orjson.dumps(body), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
 
 

@@ -19,8 +19,8 @@ from service.codec.container import MOST_PICTURES
 PREFIX = "VQSERVE_"
 DAY_S = 86_400  # nothing is waited for longer: a clock cannot hold every number
 SHORTEST_WATCH_S = 0.1  # each look at a bundle's folder takes a thread of its own
-MOST_THREADS = 1024  # of a process; up to ten sessions of a model have as many each
-LARGEST_GENERATE_BATCH = 4096  # of which every size up to the largest power of two runs once at the start
+MOST_THREADS = 1024  # of a process; seven sessions of a model have as many each, up to eleven on a GPU
+LARGEST_GENERATE_BATCH = 4096  # at the start run, on CUDA, the powers of two up to it; on a CPU 1 to 64 and itself
 # As browsers send it, and it is compared letter by letter: a host in small letters, and no port that the scheme has.
 _ORIGIN = re.compile(r"(?!http:.*:80$|https:.*:443$)[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
 Device = Literal["auto", "cuda", "cpu"]
@@ -98,10 +98,11 @@ class Settings(BaseSettings):
     max_queued_pictures: int = Field(
         1024,
         gt=0,
-        description="Most pictures waiting for one engine, or for a thread; one request alone, or one run or request "
-        "of up to 0.1 s beside larger ones, may exceed it; above it 429 with Retry-After. Their pixels have a bound "
-        "too: for an engine 1.25 times `VQSERVE_MAX_PIXELS_PER_REQUEST`, or as many as so many pictures of the model's "
-        "size have where that is more; for a thread twice `VQSERVE_MAX_PIXELS_PER_REQUEST`.",
+        description="Most pictures that wait for one engine, or for a thread; above it 429 with Retry-After. A request "
+        "alone is taken whatever its size, and so is one run or request of up to 0.1 s where only larger ones wait. "
+        "The pixels of what waits are bounded too: for an engine by 1.25 times `VQSERVE_MAX_PIXELS_PER_REQUEST`, or by "
+        "those of so many pictures of the model's size if that is more; for a thread by twice "
+        "`VQSERVE_MAX_PIXELS_PER_REQUEST`.",
     )
     max_queued_samples: int = Field(
         1024,

@@ -16,14 +16,13 @@ from typing import Any, TypeVar
 
 from prometheus_client import Gauge
 
-from service.errors import NotReady, QueueFull
+from service.errors import SHUTTING_DOWN, NotReady, QueueFull
 from service.stopping import Stopped, stoppable
 
 T = TypeVar("T")
 
 SMALL_PIXELS = 1 << 16  # of one request: tenths of a second at most, by the slowest of this work (`?effort=`)
 SMALL, LARGE, PRIOR = "small", "large", "prior"
-_CLOSED = "The service is shutting down; ask another instance."
 
 
 class Pool:
@@ -48,7 +47,7 @@ class Pool:
             NotReady: the pool is closed.
         """
         if self._closed:
-            raise NotReady(_CLOSED)
+            raise NotReady(SHUTTING_DOWN)
         if not late:
             self.require_room(len(calls), pixels)
         return [self._submit(call, pixels / len(calls)) for call in calls]
@@ -107,7 +106,7 @@ class Pool:
                 raise Stopped from None
             return call()
         except Stopped as stopped:
-            raise NotReady(_CLOSED) from stopped
+            raise NotReady(SHUTTING_DOWN) from stopped
 
     def _end(self, pixels: float, done: Future[Any]) -> None:
         if done.cancelled():  # it never began

@@ -108,8 +108,8 @@ class StopAtNaN(Callback):
     """Stops a run whose loss is not finite, before it can overwrite the last good checkpoint.
 
     The losses are summed on the device and the sum, which keeps a NaN or an infinity, is read every `look_every` steps:
-    reading each one would be one more wait for a GPU in every step. Before a validation, a
-    checkpoint and the writing of the weights, all that is written is looked at too.
+    reading each one would be one more wait for a GPU in every step. Before a validation, a checkpoint and the writing
+    of the weights, all that is written is looked at too.
     """
 
     def __init__(self, checkpoint: Path, look_every: int) -> None:

@@ -43,7 +43,7 @@ from training.quantizers import VectorQuantizer
 from training.runs import METRICS_FILE, PROGRESS_FILE, Run, System, load_run, read_json, write_json
 from training.sheets import interleave, sheet, write_png
 
-COLUMNS = 8
+COLUMNS, ROWS = 8, 2  # of a sheet of reconstructions: pictures in a row, and rows of them
 SAMPLE_ROWS_SMALL, SAMPLE_ROWS_LARGE = 10, 1  # rows of samples of grids up to, and beyond, LARGE_GRID codes
 LARGE_GRID = 256
 MOST_CODES_DRAWN = 1 << 14  # in a sample: half a minute on one core, at some ms a code
@@ -54,12 +54,12 @@ LIBRARIES = ("torch", "lightning", "numpy", "safetensors")
 logger = logging.getLogger(__name__)
 
 
-def draw_reconstructions(model: System, split: Split, rows: int = 2) -> NDArray[np.uint8]:
+def draw_reconstructions(model: System, split: Split) -> NDArray[np.uint8]:
     """Rows of pictures from all over `split`, each above what the model makes of them. The first ones would be of one
     label, or of one photograph."""
     assert isinstance(split.images, Tensor)
     columns = min(COLUMNS, len(split))
-    count = min(rows * columns, len(split) // columns * columns)
+    count = min(ROWS * columns, len(split) // columns * columns)
     chosen = torch.linspace(0, len(split) - 1, count).long()
     device = next(model.parameters()).device
     images = to_unit(split.images[chosen])

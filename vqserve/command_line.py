@@ -9,8 +9,8 @@
 
 In: files, folders or `-` for standard input. Out: files beside the inputs or at `--output`, `-` for standard output.
 The exit status is 0, or 1 with a message when something could not be done, or 2 when an option could not be read; of
-many files, those that can be done are. Before any work it is refused that two results have one name, that several would
-be one file, and that one would replace an input, or a file that `--output` does not name, unless `--force` says so.
+many files, those that can be done are. Refused before any work: two results of one name, several results for one file,
+and, without `--force`, a result that would replace an input or a file that `--output` does not name.
 """
 
 from __future__ import annotations

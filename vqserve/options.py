@@ -32,7 +32,7 @@ def parser(description: str | None, summaries: dict[Command, str]) -> argparse.A
 
 
 def parse(whole: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """As `whole.parse_args`, which takes no input behind an option that stands behind another input."""
+    """As `whole.parse_args`, but inputs may also stand behind options that follow other inputs."""
     options, others = whole.parse_known_args(arguments)
     end = others.index("--") if "--" in others else len(others)  # what follows it is no option
     known = all(other == STANDARD or not other.startswith("-") for other in others[:end])

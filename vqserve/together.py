@@ -33,12 +33,14 @@ class Group:
         """Which picture of the group was refused, by its name instead of its number."""
         return re.sub(r"Picture (\d+) of \d+", lambda number: str(self.pictures[int(number[1]) - 1]), refusal, count=1)
 
-    def halves(self) -> tuple[Group, Group]:
-        """Raises VqserveError for standard output, which holds one container, and for standard input, which is gone."""
+    def halves(self, of: str) -> tuple[Group, Group]:
+        """`of`: what it is too large for.
+
+        Raises VqserveError for standard output, which holds one container, and for standard input, which is gone."""
         if self.target is None:
-            raise VqserveError("too large for one request, and two containers do not fit standard output: name a file")
+            raise VqserveError(f"too large for one {of}, and two containers do not fit standard output: name a file")
         if any(str(picture) == STANDARD for picture in self.pictures):
-            raise VqserveError("too large for one request, and standard input can be read only once: name a file")
+            raise VqserveError(f"too large for one {of}, and standard input can be read only once: name a file")
         middle, stem = len(self.pictures) // 2, self.target.stem
         return (
             Group(self.pictures[:middle], self.target.with_stem(f"{stem}-1")),
@@ -83,7 +85,7 @@ def _encode(group: Group, backend: Backend, output: Output, options: argparse.Na
 
 
 def _halves(group: Group, output: Output, of: str) -> Sequence[Group]:
-    halves = group.halves()
+    halves = group.halves(of)
     for half in halves:
         if half.target is not None:
             output.require_free(half.target, named=False)

@@ -25,10 +25,13 @@ except ModuleNotFoundError as error:
 from deploy.ray.plan import Job, PlanError, missing, plan
 from deploy.ray.shards import ShardEncoder, read_index
 from service.bundle import BundleError, load_bundle
+from service.codec import DEFAULT_LIMITS
 from service.errors import utf8
 from service.pictures.images import FITS
 from service.process.command_line import read_settings
 from service.settings import Settings
+
+MOST_PICTURES = DEFAULT_LIMITS.max_pictures  # of a container
 
 
 class Worker:
@@ -120,12 +123,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="folder for the shards; the same one goes on with an old job")
     parser.add_argument("--bundle", type=Path, default=default_bundle, help="bundle to encode with")
     parser.add_argument("--fit", choices=FITS, default="exact", help="what to do with another size, as ?fit= does")
-    parser.add_argument("--pictures-per-shard", type=int, default=1024, help="at most 4096, so that readers accept it")
+    parser.add_argument(
+        "--pictures-per-shard", type=int, default=1024, help=f"at most {MOST_PICTURES}, so that readers accept it"
+    )
     parser.add_argument("--workers", type=int, default=0, help="encoders at once; 0: one a CPU of the cluster")
     parser.add_argument("--gpus", type=float, default=0.0, help="GPUs an encoder; 0.25 puts four on one")
     options = parser.parse_args(arguments)
-    if not 1 <= options.pictures_per_shard <= 4096:
-        parser.error("--pictures-per-shard must lie in 1..4096")
+    if not 1 <= options.pictures_per_shard <= MOST_PICTURES:
+        parser.error(f"--pictures-per-shard must lie in 1..{MOST_PICTURES}")
     return options
 
 

@@ -25,7 +25,7 @@ from deploy.ray.plan import Job, index_path, list_path, write_whole
 from service import codec
 from service.bundle import load_bundle
 from service.errors import NotAPicture, PictureTooLarge, WrongPictureSize, utf8
-from service.inference.containers import open_codec
+from service.inference.prior_sessions import codec_model
 from service.inference.sessions import session_maker
 from service.inference.windows import run_in_windows
 from service.pictures.images import Picture, open_picture, to_picture
@@ -99,7 +99,7 @@ class ShardEncoder:
         self._bundle = load_bundle(bundle)
         maker = replace(session_maker(settings, self._bundle.graph_path("decoder")), bundle=self._bundle)
         self._session = maker.open(self._bundle.graph_path("encoder_quantizer"))
-        self._codec = open_codec(self._bundle, maker)
+        self._codec = codec_model(self._bundle, maker.open)
         self._max_pixels = settings.max_pixels
 
     def encode(self, job: Job, out: Path, shard: int) -> Shard:

@@ -68,7 +68,7 @@ def encode(
     """The shortest container that `modes` allow, for pictures of one size.
 
     `size` is (height, width) in pixels, by default the model's native size. `labels` (B,) may help a conditional
-    prior; `label_count` means none. `indexed` lets a reader decode one tile alone, for 5 to 6 bytes a tile. `named`
+    prior; `label_count` means none. `indexed` lets a reader decode one tile alone, for about 6 bytes a tile. `named`
     adds the model's name for people.
 
     Raises:

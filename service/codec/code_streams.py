@@ -31,11 +31,11 @@ def encode_stream(model: CodecModel, mode: Mode, codes: Codes, labels: Codes | N
         return encoder.finish()
     assert model.prior is not None
     if labels is not None:
-        encoder.encode_all((label, 1, model.prior.label_count + 1) for label in labels.tolist())
+        encoder.encode((label, 1, model.prior.label_count + 1) for label in labels.tolist())
     tiles = tiles_of(len(codes), codes.shape[1:], model.native_grid)
     for _, found in group_intervals(model.prior, codes, tiles, labels):
         for row in found.transpose(1, 2, 0, 3):  # (w, B, 3) a row
-            encoder.encode_all(row.reshape(-1, 3).tolist())
+            encoder.encode(row.reshape(-1, 3).tolist())
     return encoder.finish()
 
 
@@ -48,7 +48,7 @@ def encode_tiles(model: CodecModel, mode: Mode, codes: Codes, tiles: list[Tile])
     for group, found in group_intervals(model.prior, codes, tiles, None):
         for tile, of_tile in zip(group, found, strict=True):
             encoder = RangeEncoder()
-            encoder.encode_all(of_tile.reshape(-1, 3).tolist())
+            encoder.encode(of_tile.reshape(-1, 3).tolist())
             streams[tile] = encoder.finish()
     return [streams[tile] for tile in tiles]
 

@@ -23,19 +23,18 @@ TOTAL_LIMIT = 1 << 31
 
 
 class RangeEncoder:
-    """Writes symbols. Call `encode` once a symbol, or `encode_all`, then `finish`."""
+    """Writes symbols. Call `encode`, once or several times, then `finish`."""
 
     def __init__(self) -> None:
         self._low = 0  # below 2**57: bit 56 is a carry into the bytes written
         self._range = TOP
         self._bytes = bytearray()
 
-    def encode(self, cumulative: int, frequency: int, total: int) -> None:
-        """Narrow the interval to [cumulative, cumulative + frequency) of total."""
-        self.encode_all([(cumulative, frequency, total)])
+    def encode(self, symbols: Iterable[tuple[int, int, int]]) -> None:
+        """Narrow the interval to [cumulative, cumulative + frequency) of total, once for each of these triples.
 
-    def encode_all(self, symbols: Iterable[tuple[int, int, int]]) -> None:
-        """`encode` for each (cumulative, frequency, total). The state lives in locals: this is the hot loop."""
+        The state lives in locals: this is the hot loop.
+        """
         low, range_, written = self._low, self._range, self._bytes
         for cumulative, frequency, total in symbols:
             assert cumulative >= 0 and frequency > 0 and cumulative + frequency <= total < TOTAL_LIMIT

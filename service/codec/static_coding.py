@@ -81,7 +81,7 @@ class FrequencyTable:
             check_stop()
             part = codes[start : start + CODES_A_STEP]
             columns = (self.boundaries[part], frequency[part], total[: len(part)])
-            encoder.encode_all(zip(*(column.tolist() for column in columns), strict=True))
+            encoder.encode(zip(*(column.tolist() for column in columns), strict=True))
 
     def decode(self, count: int, decoder: RangeDecoder) -> Codes:
         """(count,) int64 in [0, K), as `encode` took them. Raises DamagedError from `decoder`."""

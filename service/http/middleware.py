@@ -24,6 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.bundle import BundleError
 from service.call import Call, RequestIds, Stage, call_of, noted_stages, remember
 from service.errors import (
+    SHUTTING_DOWN,
+    TOOK_TOO_LONG,
     ClientClosed,
     DeadlinePassed,
     MalformedRequest,
@@ -84,7 +86,8 @@ class Observe:
         self._ids = RequestIds()
         self._seconds: dict[str, Histogram] = {}
         self._requests: dict[tuple[str, int], Counter] = {}
-        # From 0: else each of a row of processes that end after two scrapes shows the same 1, and VqserveRestarts none.
+        # Begin at 0: otherwise several processes in succession, each of which ends after two scrapes, all show 1, and
+        # VqserveRestarts sees no reset.
         metrics.requests.labels("/metrics", "200")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,7 +125,7 @@ class Observe:
         stages: list[Stage] | None = None
         for name, value in scope["headers"]:
             if name == b"x-request-id":
-                given = given or value  # the first, as what the protocol itself answers
+                given = given or value  # the first one, as in `service.http.refusal`
             elif name == b"traceparent":
                 trace = value
             elif name == b"x-server-timing" and value == b"1":
@@ -209,7 +212,7 @@ class Problems:
         except asyncio.CancelledError:  # by the server, at the end of its grace
             if started and not ended:
                 raise
-            problem = NotReady("The service is shutting down; ask another instance.", {"Connection": "close"})
+            problem = NotReady(SHUTTING_DOWN, {"Connection": "close"})
         except Exception as error:  # noqa: BLE001 - the last place where a fault can still become an answer
             problem = self._of(error, call, scope["path"])
         else:
@@ -228,7 +231,7 @@ class Problems:
         if isinstance(error, TimeoutError) and call.timer.expired():
             if call.client_left:
                 return ClientClosed("The client closed the connection.")
-            return DeadlinePassed("The request took longer than its deadline allows; send less, or try later.")
+            return DeadlinePassed(TOOK_TOO_LONG)
         fields = {"request_id": call.request_id, "trace_id": call.trace_id, "path": path}
         log.error("unhandled error", exc_info=error, extra={FIELDS: fields})
         return internal_error()
@@ -263,7 +266,7 @@ class Admission:
             return
         service = scope["app"].state.service
         if service.draining:
-            raise NotReady("The service is shutting down; ask another instance.", {"Connection": "close"})
+            raise NotReady(SHUTTING_DOWN, {"Connection": "close"})
         path, query = scope["path"], scope["query_string"]
         reason = self._door.why_closed(self._inside, path, query)
         self._door.note(reason, path, query)

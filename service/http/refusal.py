@@ -69,8 +69,8 @@ class EarlyRefusal:
         }
 
     def of_whole(self, inside: int, data: bytes) -> bytes | None:
-        """The answer to a request to be refused that `data` is, from its first byte to its last; None where the parser
-        has to look."""
+        """The answer, where `data` is one whole request, from its first byte to its last, and has to be refused; None
+        where the parser has to look."""
         if not self._door.may_be_closed(inside):
             return None
         line = _REQUEST_LINE.match(data)
@@ -81,7 +81,7 @@ class EarlyRefusal:
         if reason is None:
             return None
         end = data.find(_HEAD_END)
-        # An end of a line in one byte is an error to the parser, and a line's end to some proxies.
+        # A bare CR or LF is an error to the parser, but ends a line for some proxies.
         if not data.count(b"\n", 0, end) == data.count(b"\r", 0, end) == data.count(b"\r\n", 0, end):
             return None
         told = _TELLING.findall(data, line.end() - 2, end)  # no end: nothing is found, and the size does not fit
@@ -171,29 +171,34 @@ class Heads:
 
     def malformed(self, headers: Headers) -> bytes:
         """A 400."""
-        text = "The bytes are no request of HTTP/1.1, which names its host once."
+        text = "The head is none of HTTP/1.1: check its method, its one Host, and how it frames the body."
         return self._answer(MalformedRequest(text), headers)
 
     def malformed_body(self, headers: Headers) -> bytes:
         """Not counted here: the request is, when its app hears that the connection has ended."""
         problem = MalformedRequest("The body is not framed as HTTP/1.1 says.")
-        return b"".join(_head_and_body(problem, self._ids.of(_given_id(headers)), keep_alive=False))
+        return b"".join(_last(problem, self._ids.of(_given_id(headers))))
 
     def _answer(self, problem: Problem, headers: Headers) -> bytes:
         self._refused.labels(problem.slug).inc()
         self._requests.labels(OTHER, str(problem.status)).inc()
         request_id = self._ids.of(_given_id(headers))
-        if self._access_log:  # whatever else could be read of it
+        if self._access_log:  # the rest is null, even where it had come
             unknown = dict.fromkeys(("trace_id", "key", "method", "path", "ms"))
             log.info("request", extra={FIELDS: {"request_id": request_id, "status": problem.status, **unknown}})
-        head, body = _head_and_body(problem, request_id, keep_alive=False)
+        head, body = _last(problem, request_id)
         self._sent.inc(len(body))
         return head + body
 
 
-def _head_and_body(problem: Problem, request_id: str, keep_alive: bool) -> tuple[bytes, bytes]:
-    """Its head, with the headers that every answer has, and its body."""
-    body = orjson.dumps(problem_body(problem, request_id))
+def _last(problem: Problem, request_id: str) -> tuple[bytes, bytes]:
+    """As `_head_and_body`, of the last answer of a connection, whose request may be one of /v2."""
+    return _head_and_body(problem, request_id, keep_alive=False, protocol=True)
+
+
+def _head_and_body(problem: Problem, request_id: str, keep_alive: bool, protocol: bool = False) -> tuple[bytes, bytes]:
+    """Its head, with the headers that every answer has, and its body, with `protocol` as of `problem_body`."""
+    body = orjson.dumps(problem_body(problem, request_id, protocol))
     lines = {**problem.headers, "x-request-id": request_id, "content-length": str(len(body))}
     if not keep_alive:
         lines["connection"] = "close"

@@ -102,7 +102,8 @@ class Batcher:
                 item.future.set_exception(self._problem(WHY_SHORT, before))
 
     def _refused(self, text: str, before: Sequence[Lane]) -> QueueFull:
-        """Where much waits; what is too large for the room beside little is no sign of overload."""
+        """What to raise. It counts towards overload only where the queue is half full: what is merely too large to fit
+        beside a few is no sign of it."""
         problem = self._problem(text, before)
         self._note(refused=self._overload.lasts or self.limits.half_full(self.queued, self._queued_elements))
         return problem

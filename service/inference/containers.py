@@ -9,23 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import codec
-from service.bundle import Bundle
 from service.codec.codec_model import CodecModel
 from service.codec.container import MEDIA_TYPE
 from service.codec.container_errors import ContainerError, OverLimitError, TileError
 from service.errors import InvalidContainer, InvalidParameter, PictureTooLarge, TooManyItems
 from service.inference import windows
-from service.inference.prior_sessions import codec_model
-from service.inference.sessions import SessionMaker
 from service.settings import Settings
 
-__all__ = ["MEDIA_TYPE", "announced", "model_prefix", "open_codec", "pack", "tile_pixels", "unpack", "unpack_tile"]
+__all__ = ["MEDIA_TYPE", "announced", "model_prefix", "pack", "tile_pixels", "unpack", "unpack_tile"]
 
 Codes = NDArray[np.int64]
-
-
-def open_codec(bundle: Bundle, maker: SessionMaker) -> CodecModel:
-    return codec_model(bundle, maker.open)
 
 
 def pack(model: CodecModel, codes: Codes, size: tuple[int, int], label: int | None, indexed: bool) -> bytes:

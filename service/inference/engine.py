@@ -94,7 +94,7 @@ class Engine:
         return self._encode.submit_all(pictures)
 
     def decode(self, codes: Codes, *, late: bool = False) -> asyncio.Future[Array]:
-        """int64 (n,h,w) in [0, K) -> future of uint8 (n,H,W,C). `late`: they have been drawn for it."""
+        """int64 (n,h,w) in [0, K) -> future of uint8 (n,H,W,C). `late`: as in `Batcher.submit_all`."""
         return self._decode.submit(codes, late=late)
 
     @property

@@ -17,8 +17,9 @@ from time import perf_counter
 from typing import Protocol
 
 _SHARE = 1 / 3  # of what came: about what 1.5 times the capacity loses
-_WINDOW_S, _FEWEST = 0.1, 4  # a window ends when it has both; one that took longer than this is no pressure:
-_LONGEST_S = 0.5  # clients that are refused and ask again together, after the second that they are told, stay a burst
+_WINDOW_S, _FEWEST = 0.1, 4  # a window ends when it has lasted so long and has so many
+# A longer window is no pressure: clients that all ask again after the second that they were told stay a burst.
+_LONGEST_S = 0.5
 _WINDOWS = 2  # in succession, to begin and to end
 _SILENCE_S = 1.0  # so long without a whole window, and it has ended too
 _LOOK_AGAIN_S = 60.0  # then it ends in any case: refusals by a short queue do not show what a long one would do

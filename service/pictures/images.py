@@ -2,8 +2,8 @@
 
 What happens to unusual pictures: the orientation in EXIF is applied, where it can be read; transparency is laid over
 white; palettes become their colours; 16-bit samples keep their high byte; CMYK becomes RGB; colour and grey become what
-the model has.
-Animations are refused, because taking one frame would lose the others silently. Colour profiles are ignored.
+the model has. Animations are refused, because taking one frame would lose the others silently. Colour profiles are
+ignored.
 """
 
 from __future__ import annotations

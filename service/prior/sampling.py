@@ -40,10 +40,10 @@ def open_row_graph(maker: SessionMaker, path: Path) -> Any:
     return maker.open(path, fixed_batches=True) if maker.resident else SplitBatches(maker, path)
 
 
-def open_caches(maker: SessionMaker, rows: int, max_batch: int, shape: tuple[int, int, int]) -> HostCaches:
+def open_caches(maker: SessionMaker, places: int, max_batch: int, shape: tuple[int, int, int]) -> HostCaches:
     if maker.resident:
-        return DeviceCaches(rows, max_batch, shape, maker.device)
-    return HostCaches(rows, max_batch, shape)
+        return DeviceCaches(places, max_batch, shape, maker.device)
+    return HostCaches(places, max_batch, shape)
 
 
 class RowSampler:
@@ -69,37 +69,37 @@ class RowSampler:
         self._buckets = buckets(max_batch) if maker.provider == CUDA else ()
         self._pad = places  # the last place pads batches
         self._free = list(reversed(range(places)))
-        rows = places + 1
+        entries = places + 1
         with faults_of(bundle, "prior_row"):
-            self._make_tables(rows)
-            self._caches = open_caches(maker, rows, max_batch, prior.cache_shape)
+            self._make_tables(entries)
+            self._caches = open_caches(maker, entries, max_batch, prior.cache_shape)
         self._two_buffers = maker.resident  # which take turns: `service.prior.row_caches.DeviceCaches`
         self._guided: Any = None
         if "prior_row_guided" in bundle.manifest.graphs:
-            entries, width, channels = prior.cache_shape
+            layers, width, channels = prior.cache_shape
             self._guided = open_row_graph(maker, bundle.graph_path("prior_row_guided"))
             with faults_of(bundle, "prior_row_guided"):
-                self._guided_caches = open_caches(maker, rows, max_batch, (2 * entries, width, channels))
+                self._guided_caches = open_caches(maker, entries, max_batch, (2 * layers, width, channels))
         self._diagonal: DiagonalSampler | None = None
         if diagonal.GRAPH in bundle.manifest.graphs and maker.provider == CPU:
             self._diagonal = DiagonalSampler(bundle, maker, min(_DIAGONAL_BATCH, max_batch))
         if warm:
             self.warm_up()
 
-    def _make_tables(self, rows: int) -> None:
+    def _make_tables(self, entries: int) -> None:
         """What each place holds of its sample."""
-        self._uniforms = np.zeros((rows, *self.grid), np.float32)
+        self._uniforms = np.zeros((entries, *self.grid), np.float32)
         self._uniforms[self._pad, :, 1::2] = LARGEST_UNIFORM  # so that known input draws the first and the last code
-        self._labels = np.zeros(rows, np.int64)
-        self._inverse_temperature = np.ones(rows, np.float32)
-        self._top_k = np.full(rows, self._codebook_size, np.int64)
-        self._top_p = np.ones(rows, np.float32)
-        self._known_codes = np.zeros((rows, *self.grid), np.int64)
-        self._known_mask = np.zeros((rows, *self.grid), np.bool_)
-        self._guidance = np.ones(rows, np.float32)
-        self._graph: list[Graph] = ["unfiltered"] * rows
-        self._row = np.zeros(rows, np.int64)
-        self._diagonal_place = np.zeros(rows, np.int64)
+        self._labels = np.zeros(entries, np.int64)
+        self._inverse_temperature = np.ones(entries, np.float32)
+        self._top_k = np.full(entries, self._codebook_size, np.int64)
+        self._top_p = np.ones(entries, np.float32)
+        self._known_codes = np.zeros((entries, *self.grid), np.int64)
+        self._known_mask = np.zeros((entries, *self.grid), np.bool_)
+        self._guidance = np.ones(entries, np.float32)
+        self._graph: list[Graph] = ["unfiltered"] * entries
+        self._row = np.zeros(entries, np.int64)
+        self._diagonal_place = np.zeros(entries, np.int64)
 
     @property
     def free_places(self) -> int:

@@ -167,8 +167,7 @@ class Scheduler:
             started = perf_counter()
             try:
                 with self._lock:
-                    sampler = self._sampler
-                    batch = choose(self._jobs, sampler.max_batch, self._filled())
+                    batch = choose(self._jobs, self._sampler.max_batch, self._filled())
                     self._metrics.busy_slots.set(len(batch))
                     if not batch:
                         self._driving = False

@@ -31,11 +31,10 @@ from service.process.shared_port import SharedPort
 from service.process.supervisor import Supervisor
 from service.settings import PREFIX, Settings
 from service.telemetry.logs import log_config
-from service.telemetry.metric_files import shared_folder
+from service.telemetry.metric_files import SHARED_METRICS, shared_folder
 
 log = logging.getLogger("service.main")
 APP = "service.app:create_app"
-SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 _OTHER_DESCRIPTORS = 256  # files, pipes, and connections that are idle or wait to be refused
 _ADVICE = {  # of what refuses an address
     errno.EADDRINUSE: ": another process has this port; stop it, or choose another port with --port",

@@ -22,8 +22,9 @@ class SharedPort(socket.socket):
     def kept(cls, host: str, port: int) -> SharedPort:
         """As `bound`, for one service: a second would get some of the connections. On Linux only.
 
-        Raises OSError also where another service keeps the port. The kernel does not tell before it listens, so that
-        each claims a name that it has once, and takes back when the process ends. The copies claim nothing.
+        Raises OSError also where another service keeps the port. The kernel reports no conflict before somebody
+        listens. So each service also binds an abstract Unix socket that is named after the address: it can be bound
+        once, and is free again when the process ends. Copies bind none.
         """
         shared = cls.bound(host, port)
         shared._claim = socket.socket(socket.AF_UNIX)

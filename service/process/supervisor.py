@@ -44,7 +44,8 @@ class _Server(Server):
         self._says = says
 
     def run(self, sockets: list[socket] | None = None) -> None:
-        self.config.load_app()  # takes seconds: meanwhile SIGTERM ends the worker, which later only notes it at first
+        # takes seconds, in which SIGTERM still ends the worker at once; later the server notes it and ends in its loop
+        self.config.load_app()
         super().run(sockets)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:

@@ -10,10 +10,10 @@ from typing import Protocol
 from service.bundle import Bundle
 from service.bundle.manifest import Manifest
 from service.codec.codec_model import CodecModel
-from service.inference.containers import open_codec
 from service.inference.engine import Engine
 from service.inference.graph_faults import faults_at_start_of
 from service.inference.label_check import require_labels
+from service.inference.prior_sessions import codec_model
 from service.inference.sessions import SessionMaker
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelMetrics
@@ -86,6 +86,6 @@ def open_model(
             if companion is not None:
                 undo.callback(companion.close, _NOT_OPENED)
                 opened[name] = companion
-        model = Model(bundle, engine, open_codec(bundle, maker), of_model, opened)
+        model = Model(bundle, engine, codec_model(bundle, maker.open), of_model, opened)
         undo.pop_all()
     return model

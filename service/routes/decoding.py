@@ -34,13 +34,13 @@ from service.errors import (
 from service.inference import containers
 from service.pictures import images
 from service.registry.model import Model
-from service.routes.encoding import JSON, MODEL_QUERY
+from service.routes.encoding import MODEL_QUERY
 from service.routes.endpoints import BINARY, Endpoint
 from service.routes.requests import finish, read_body, read_json_here_or_in_thread, read_query
 from service.routes.service import Service, service_of
 from service.routes.uploads import INLINE_PIXELS, check_count, check_pixels
 from service.wire import npy
-from service.wire.negotiate import answer_type, bare_type, unsupported
+from service.wire.negotiate import JSON, answer_type, bare_type, unsupported
 from service.wire.schemas import DecodeAnswer, DecodeRequest, excess_of
 
 PICTURE_ANSWERS = ("image/png", "image/webp")
@@ -204,11 +204,11 @@ def request_of_json(body: bytes) -> DecodeRequest:
         first = _telling(error.errors(include_url=False, include_input=False))
         if first["type"] == "json_invalid":
             raise MalformedRequest(f"The body is not JSON: {first['msg']}.") from error
-        field, *rest = first["loc"] or ("the body",)
+        name, *rest = first["loc"] or ("the body",)
         if first["type"] == "extra_forbidden":
             known = ", ".join(DecodeRequest.model_fields)
-            raise InvalidCodes(f"Unknown field {str(field)[:40]!r}; there are {known}.") from error
-        where = ".".join(map(str, (field, *(part for part in rest if isinstance(part, int)))))
+            raise InvalidCodes(f"Unknown field {str(name)[:40]!r}; there are {known}.") from error
+        where = ".".join(map(str, (name, *(part for part in rest if isinstance(part, int)))))
         raise InvalidCodes(
             f'Send {{"codes": rows of whole numbers from 0}}, or several of them; {where}: {first["msg"]}.'
         ) from error

@@ -39,10 +39,9 @@ from service.routes.service import Service, service_of
 from service.routes.uploads import FORM, Upload, fit_of, read_upload
 from service.wire import npy
 from service.wire.multipart import FIELD
-from service.wire.negotiate import answer_type
+from service.wire.negotiate import JSON, answer_type
 from service.wire.schemas import EncodeAnswer, EncodeManyAnswer
 
-JSON = "application/json"
 ANSWERS = (JSON, npy.MEDIA_TYPE, containers.MEDIA_TYPE)
 # `float` also reads Arabic digits, and 0_1. As in every pattern for what strangers send, no two repeats in succession
 # match the same characters: the time would grow with the square of their number.
@@ -63,7 +62,7 @@ async def encode(request: Request) -> Response:
     started = perf_counter()
     body = await read_body(request, service)
     read = perf_counter()
-    upload = await read_upload(request, service, model, body, fit_of(query.get("fit", "exact")))
+    upload = await read_upload(request, service, model, body, fit_of(query.get("fit")))
     decoded = perf_counter()
     _check_answer(service, model, upload.pictures, media_type)
     if effort:
@@ -256,7 +255,7 @@ _LABEL_SCHEMA = {
 _INDEXED_SCHEMA = {
     "type": "boolean",
     "default": False,
-    "description": "Container only: every tile can be decoded alone (/decode?tile=), for 5 to 6 bytes a tile.",
+    "description": "Container only: every tile can be decoded alone (/decode?tile=), for about 6 bytes a tile.",
 }
 
 ENCODE = Endpoint(

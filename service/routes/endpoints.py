@@ -81,12 +81,14 @@ class Endpoint:
 def openapi(
     endpoints: Sequence[Endpoint], title: str, version: str, description: str, open_paths: Collection[str]
 ) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of these endpoints, of which those at `open_paths` never ask for a key."""
+    """The OpenAPI 3.1 document of these endpoints, of which those at `open_paths` never ask for a key, nor count as
+    requests inside."""
     models = sorted({m for e in endpoints for m in _models_of(e)} | {ProblemAnswer}, key=lambda m: m.__name__)
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     paths: dict[str, Any] = {}
     for endpoint in endpoints:
-        operation = _operation(endpoint) | ({"security": []} if endpoint.path in open_paths else {})
+        is_open = endpoint.path in open_paths
+        operation = _operation(endpoint, is_open) | ({"security": []} if is_open else {})
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -101,13 +103,13 @@ def openapi(
     }
 
 
-def _operation(endpoint: Endpoint) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, is_open: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": endpoint.name,
         "summary": endpoint.summary,
         "tags": [endpoint.tag],
         "parameters": _parameters(endpoint),
-        "responses": {"200": _success(endpoint), **_problems(endpoint)},
+        "responses": {"200": _success(endpoint), **_problems(endpoint, is_open)},
     }
     if endpoint.request is not None:
         operation["requestBody"] = {"required": endpoint.needs_body, "content": _content(endpoint.request)}
@@ -126,10 +128,12 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     ]
 
 
-def _problems(endpoint: Endpoint) -> dict[str, Any]:
+def _problems(endpoint: Endpoint, is_open: bool) -> dict[str, Any]:
     by_status: dict[int, list[type[Problem]]] = {}
     declared: tuple[type[Problem], ...] = (*endpoint.problems, *_EVERYWHERE)
     for problem in dict.fromkeys(declared):
+        if is_open and problem in (Unauthorized, QueueFull):
+            continue
         by_status.setdefault(problem.status, []).append(problem)
     content = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model="ProblemAnswer")}}}
     return {

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.call import call_of
-from service.errors import DeadlinePassed, NotReady, Problem, internal_error, problem_body
+from service.errors import SHUTTING_DOWN, TOOK_TOO_LONG, DeadlinePassed, NotReady, Problem, internal_error, problem_body
 from service.routes.requests import finish
 
 MEDIA_TYPE = "text/event-stream"
@@ -83,8 +83,8 @@ class EventStream(Response):
 
     def _why_cancelled(self) -> Problem:
         if call_of(self._request.scope).timer.expired():
-            return DeadlinePassed("The request took longer than its deadline allows; send less, or try later.")
-        return NotReady("The service is shutting down; ask another instance.")
+            return DeadlinePassed(TOOK_TOO_LONG)
+        return NotReady(SHUTTING_DOWN)
 
     def _error(self, problem: Problem) -> bytes:
         return event("error", problem_body(problem, call_of(self._request.scope).request_id))

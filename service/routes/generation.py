@@ -32,7 +32,7 @@ from service.prior.likelihood import bits_of
 from service.prior.scheduler import Scheduler
 from service.registry.model import Model
 from service.routes import events
-from service.routes.encoding import JSON, MODEL_QUERY
+from service.routes.encoding import MODEL_QUERY
 from service.routes.endpoints import BINARY, Endpoint
 from service.routes.generation_request import GenerateRequest, Wanted, read_wanted
 from service.routes.requests import finish, read_body, read_query
@@ -40,7 +40,7 @@ from service.routes.service import Service, service_of
 from service.routes.uploads import INLINE_PIXELS
 from service.wire import npy
 from service.wire.generation_schemas import GenerateAnswer
-from service.wire.negotiate import answer_type, bare_type, unsupported
+from service.wire.negotiate import JSON, answer_type, bare_type, unsupported
 
 PNG = "image/png"
 SEED_HEADER = "x-vqserve-seed"

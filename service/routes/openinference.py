@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -30,7 +30,7 @@ from service.errors import (
 )
 from service.registry.model import Model
 from service.routes.endpoints import BINARY, Endpoint
-from service.routes.operations import json_response, reload
+from service.routes.operations import json_response, reload, require_ready
 from service.routes.protocol_models import OPERATIONS, Operation
 from service.routes.requests import read_body, read_json_here_or_in_thread, read_optional_body, read_query
 from service.routes.service import Service, service_of
@@ -43,22 +43,19 @@ from service.wire.inference_protocol import (
     read_json,
     write_infer,
 )
+from service.wire.negotiate import JSON
+from service.wire.schemas import StrictBody
 
 PREFIX = "/v2"
-JSON = "application/json"
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class IndexBody(_Body):
+class IndexBody(StrictBody):
     """Which models the index lists."""
 
     ready: bool | None = Field(None, description="Only those that can take work.")
 
 
-class LoadBody(_Body):
+class LoadBody(StrictBody):
     """A bundle's folder says everything about its model, so no parameter of the protocol is supported."""
 
     parameters: dict[str, Any] | None = None
@@ -97,8 +94,7 @@ async def server_live(request: Request) -> Response:
 
 
 async def server_ready(request: Request) -> Response:
-    if reason := service_of(request).why_not_ready():
-        raise NotReady.for_now(f"Not ready: {reason}.")
+    require_ready(service_of(request))
     return json_response({"ready": True})
 
 

@@ -16,9 +16,8 @@ from service.routes.requests import read_query
 from service.routes.service import Service, service_of
 from service.telemetry.metric_files import CountsError
 from service.telemetry.metrics import CONTENT_TYPE
+from service.wire.negotiate import JSON
 from service.wire.schemas import ModelAnswer, ModelsAnswer, StatusAnswer
-
-JSON = "application/json"
 
 
 def json_response(content: object) -> Response:
@@ -72,10 +71,14 @@ async def healthz(request: Request) -> Response:
     return json_response({"status": "ok"})
 
 
+def require_ready(service: Service) -> None:
+    """Raises NotReady, with the reason: for now, unless the process ends."""
+    if reason := service.why_not_ready():
+        raise (NotReady if service.draining else NotReady.for_now)(f"Not ready: {reason}.")
+
+
 async def readyz(request: Request) -> Response:
-    reason = service_of(request).why_not_ready()
-    if reason is not None:
-        raise NotReady.for_now(f"Not ready: {reason}.")
+    require_ready(service_of(request))
     return json_response({"status": "ready"})
 
 

@@ -9,19 +9,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import InvalidParameter, NoPrior
-from service.pictures import images
 from service.prior.draws import Codes
 from service.prior.generator import generator_of
 from service.prior.likelihood import bits_under
 from service.registry.model import Model
-from service.routes.encoding import ENCODE, JSON, PICTURE_QUERY, encode_pictures, flag_of, label_of
+from service.routes.encoding import ENCODE, PICTURE_QUERY, encode_pictures, flag_of, label_of
 from service.routes.endpoints import Endpoint
 from service.routes.operations import json_response
 from service.routes.requests import finish, read_body, read_query
 from service.routes.service import service_of
 from service.routes.uploads import fit_of, read_upload
 from service.wire.generation_schemas import ScoreAnswer, ScoreManyAnswer
-from service.wire.negotiate import answer_type
+from service.wire.negotiate import JSON, answer_type
 
 QUERY = ("model", "fit", "label", "by_label")
 
@@ -36,7 +35,7 @@ async def score(request: Request) -> Response:
     if by_label and not model.manifest.labels:
         raise InvalidParameter("by_label: there are no labels; leave it out.")
     body = await read_body(request, service)
-    upload = await read_upload(request, service, model, body, fit_of(query.get("fit", images.FITS[0])))
+    upload = await read_upload(request, service, model, body, fit_of(query.get("fit")))
     passes = 1 + by_label * len(model.manifest.labels or ())
     pixels = passes * sum(picture.pixels[..., 0].size for picture in upload.pictures)
     service.require_room(pixels, prior=True)

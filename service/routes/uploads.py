@@ -44,8 +44,10 @@ class Upload:
     several: bool
 
 
-def fit_of(value: str) -> Fit:
-    """The value of ?fit=. Raises InvalidParameter."""
+def fit_of(value: str | None) -> Fit:
+    """The value of ?fit=, or what it is without one. Raises InvalidParameter."""
+    if value is None:
+        return images.FITS[0]
     for fit in images.FITS:
         if fit == value:
             return fit

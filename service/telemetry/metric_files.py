@@ -18,6 +18,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # the variable that names the folder, as prometheus_client reads it
 _PREFIX, _HELD = "vqserve-metrics-", ".held"
 # Nothing of a dead worker is in flight any more, nobody would halve its counts of codes again, and what it was just
 # writing is not whole. Whoever takes its place goes on with its other counts.

@@ -26,14 +26,13 @@ from service.bundle.manifest import Manifest
 from service.call import Stage, noted_stages
 from service.telemetry.declarations import Declarations, Declared
 from service.telemetry.generation_metrics import GenerationMetrics
-from service.telemetry.metric_files import place, reserve
+from service.telemetry.metric_files import SHARED_METRICS, place, reserve
 from service.telemetry.traffic import CodeTraffic, divergence_bits, perplexity
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNT_BUCKETS = tuple(float(1 << n) for n in range(11))
 PIXEL_BUCKETS = tuple(float(1 << n) for n in range(8, 27, 2))
 STAGES = ("read", "decode_picture", "queue", "run", "encode_answer")
-_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Ran(Protocol):
@@ -74,7 +73,7 @@ class Metrics(Declarations):
             OSError: mostly a CountsError: the shared folder takes no files.
         """
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
-        folder = os.environ.get(_FOLDER_VARIABLE)
+        folder = os.environ.get(SHARED_METRICS)
         self.shared_folder = Path(folder) if folder else None
         # By default prometheus_client chooses at its import, and names files by process.
         values.ValueClass = MutexValue

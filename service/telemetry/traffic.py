@@ -1,5 +1,6 @@
-"""What the traffic looks like to the codebook. In: the codes of every answer. Out: their perplexity, and their
-divergence from the histogram of the training set, which grows when the pictures are no longer like those of training.
+"""What the traffic looks like to the codebook. In: the codes of every picture that is encoded. Out: their
+perplexity, and their divergence from the histogram of the training set, which grows when the pictures are no longer
+like those of training.
 
 The counts forget: once a window is full they are halved. With several worker processes each keeps its counts in a file
 of a shared folder, and whoever is asked for metrics adds the files up. A reload of the same version goes on with them.

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from service.errors import InvalidParameter, MalformedRequest, TooManyItems
-from service.wire.schemas import MOST_VALUES, ListOf, excess_of
+from service.wire.schemas import MOST_VALUES, ListOf, StrictBody, excess_of
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DTYPES: Mapping[str, type[np.generic]] = {
@@ -43,11 +43,7 @@ NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 B = TypeVar("B", bound=BaseModel)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)  # a misspelt field would be ignored, and `true` be a 1
-
-
-class InferenceInput(_Strict):
+class InferenceInput(StrictBody):
     name: str = Field(max_length=100)  # it is repeated in what a refusal says
     shape: ListOf[int] = Field(max_length=8)
     datatype: str
@@ -55,12 +51,12 @@ class InferenceInput(_Strict):
     parameters: dict[str, Any] | None = None
 
 
-class InferenceOutput(_Strict):
+class InferenceOutput(StrictBody):
     name: str = Field(max_length=100)
     parameters: dict[str, Any] | None = None
 
 
-class InferenceBody(_Strict):
+class InferenceBody(StrictBody):
     """The JSON part of a request; tensors may follow it as bytes. What may be left out may be null."""
 
     id: str | None = None

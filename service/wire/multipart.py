@@ -36,8 +36,8 @@ def pictures_of_form(body: bytes, content_type: str, max_parts: int) -> list[byt
 
 def _collect(body: bytes, boundary: str, max_parts: int, pictures: list[bytes]) -> None:
     chunks: list[bytearray] = []
-    # the end of `with` complains when the closing boundary is missing
     limits = {"content_length": len(body), "max_segment_count": max_parts + 1}
+    # the end of `with` complains when the closing boundary is missing
     with PushMultipartParser(boundary, **limits, header_charset="latin-1") as parser:  # file names in any are ignored
         for event in parser.parse(body):
             if isinstance(event, MultipartSegment):

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from service.errors import NotAcceptable, UnsupportedMediaType
 
+JSON = "application/json"
 _MOST_RANGES = 64  # a browser sends ten
 
 

@@ -14,7 +14,8 @@ from service.bundle.fields import CodesSpec, PictureSpec, Quality
 MOST_FIELDS = 256  # of one JSON body, in all its objects; each that is wrong costs an error of a kilobyte
 # Parsing holds the event loop, whichever thread does it: either takes a tenth of a second at most.
 MOST_LISTS = 1 << 17  # and objects; each takes about 200 bytes, even an empty one; nested tensors have one a pixel
-MOST_VALUES = (1 << 20) + (1 << 14)  # each takes about 50 bytes; the codes of the largest picture, padded, and beside
+# Each takes about 50 bytes. Room for the codes of the largest picture (2^24 pixels, 16 a code), padded, and the rest.
+MOST_VALUES = (1 << 20) + (1 << 14)
 
 T = TypeVar("T")
 ListOf = Annotated[list[T], Field(fail_fast=True)]  # an error for every element would take 500 times its bytes
@@ -36,11 +37,13 @@ def excess_of(body: bytes, lists: int = MOST_LISTS, values: int = MOST_VALUES) -
     return next((f"more than {most:,} {what}" for what, most, count in counted if count > most), None)
 
 
-class _Body(BaseModel):
+class StrictBody(BaseModel):
+    """A misspelt field would be ignored otherwise, and `true` be a 1."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class DecodeRequest(_Body):
+class DecodeRequest(StrictBody):
     """One grid of codes (h,w), or several (B,h,w); /encode's answer for one picture is such a request as it is.
 
     The other members are those of that answer and may be left out. Where they are given they must fit the model, and
@@ -56,7 +59,7 @@ class DecodeRequest(_Body):
     width: Annotated[int, Field(gt=0)] | None = None
 
 
-class EncodeAnswer(_Body):
+class EncodeAnswer(StrictBody):
     """The codes of one picture: a request to /decode as it is, alone or as one of several.
 
     `width` and `height` are those of the decoded picture: with a model of any size without the border of ?fit=pad.
@@ -72,7 +75,7 @@ class EncodeAnswer(_Body):
     codebook_size: int
 
 
-class EncodeManyAnswer(_Body):
+class EncodeManyAnswer(StrictBody):
     """The codes of several pictures, in their order."""
 
     model: str
@@ -80,15 +83,15 @@ class EncodeManyAnswer(_Body):
     items: list[EncodeAnswer]
 
 
-class DecodedPicture(_Body):
+class DecodedPicture(StrictBody):
     image: str = Field(description="A PNG file in base64.")
 
 
-class DecodeAnswer(_Body):
+class DecodeAnswer(StrictBody):
     items: list[DecodedPicture]
 
 
-class ModelAnswer(_Body):
+class ModelAnswer(StrictBody):
     """One model, as its bundle describes it."""
 
     name: str
@@ -104,11 +107,11 @@ class ModelAnswer(_Body):
     quality: Quality
 
 
-class ModelsAnswer(_Body):
+class ModelsAnswer(StrictBody):
     models: list[ModelAnswer]
 
 
-class StatusAnswer(_Body):
+class StatusAnswer(StrictBody):
     status: Literal["ok", "ready"]
 
 

@@ -64,6 +64,8 @@ def test_a_bundle_halves_what_one_container_could_not_give_back(
     written = sorted(tmp_path.glob("all-*.vqc"))
     assert [path.name for path in written] == ["all-1.vqc", "all-2.vqc"]
     assert main(["decode", *where, *map(str, written), "-o", f"{tmp_path}/out/"]) == 0
+    assert main(["encode", *where, "--together", str(five), "-o", "-"]) == 1
+    assert "too large for one container, and two containers do not fit standard output" in capsys.readouterr().err
 
 
 def test_a_bundle_counts_the_pictures_of_a_container(

@@ -11,7 +11,9 @@ import pytest
 from benchmarks.tiny_prior import tiny_model
 from service.codec import encode
 from service.codec.container import Mode
+from service.pictures.images import MOST_INFLATED, MOST_PROFILES, MOST_SCANS
 from service.reference import DOCS, ROOT
+from service.wire.schemas import MOST_VALUES
 
 PICTURES, HEIGHT, WIDTH = 2, 5, 6  # codes; beside whole tiles smaller ones at both borders
 ENTRY = 5  # bytes: a length below 128 and a checksum
@@ -50,3 +52,11 @@ def test_the_version_of_a_bundle_is_what_the_page_says(name: str) -> None:
     context = {one["name"]: one["shape"] for one in manifest["graphs"]["prior_context"]["inputs"]}
     layers, width, channels = manifest["prior"]["cache_shape"]
     assert (context["caches"], width) == (["B", layers, "w", channels], manifest["codes"]["width"])
+
+
+def test_the_numbers_in_prose_are_those_of_the_code() -> None:
+    """The page of /v2 had a number that the code had left."""
+    assert f"at most {MOST_VALUES:,} numbers" in (DOCS / "api.md").read_text()
+    limits = (DOCS / "limits.md").read_text()
+    assert f"{MOST_SCANS} scans" in limits and f"{MOST_PROFILES} of them may be profiles" in limits
+    assert f"and {MOST_INFLATED} that may be compressed" in limits

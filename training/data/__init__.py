@@ -1,6 +1,6 @@
 """Pictures for training: from a name, an IDX folder, a `.npz` file or a folder of picture files.
 
-In: the `data` section of a config. Out: a `DataSet` of uint8 pictures in memory, with fixed splits, and `Stream`, which
+In: the `data` section of a config. Out: a `DataSet` of uint8 pictures with fixed splits, and `Stream`, which
 turns a split into training batches.
 """
 

@@ -154,15 +154,13 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in FORMATS and not path.name.startswith("._")
 
 
-def picture_files(folder: Path, skipped: list[str] | None = None) -> list[Path]:
+def picture_files(folder: Path) -> list[Path]:
     """All below it, through links to folders too; not in hidden folders, nor in the one that macOS adds to a zip.
-
-    `skipped` gets an entry for each link that cannot be followed.
 
     Raises:
         DataError: a folder cannot be listed, or is a link to one that holds it.
     """
-    return sorted(filter(is_picture, _files_below(folder, (), [] if skipped is None else skipped)))
+    return sorted(filter(is_picture, _files_below(folder, (), [])))
 
 
 def _files_below(folder: Path, above: tuple[Path, ...], skipped: list[str]) -> Iterator[Path]:

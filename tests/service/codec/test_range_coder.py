@@ -21,7 +21,7 @@ Model = list[int]  # the frequencies of one position
 def encode(models: list[Model], symbols: list[int]) -> bytes:
     encoder = RangeEncoder()
     for frequencies, symbol in zip(models, symbols, strict=True):
-        encoder.encode(sum(frequencies[:symbol]), frequencies[symbol], sum(frequencies))
+        encoder.encode([(sum(frequencies[:symbol]), frequencies[symbol], sum(frequencies))])
     return encoder.finish()
 
 
@@ -127,14 +127,14 @@ def test_totals_up_to_the_limit() -> None:
         models = [model] * len(symbols)
         assert decode(models, encode(models, symbols)) == symbols
     with pytest.raises(AssertionError):
-        RangeEncoder().encode(0, 1, 1 << 31)
+        RangeEncoder().encode([(0, 1, 1 << 31)])
 
 
 @pytest.mark.parametrize("interval", [(-1, 2, 4), (0, 0, 4), (3, 2, 4), (0, 1, 1 << 31)])
 def test_an_interval_that_no_symbol_has_is_an_error(interval: tuple[int, int, int]) -> None:
     """Without this a frequency of 0 would never end: its interval stays empty however often it is widened."""
     with pytest.raises(AssertionError):
-        RangeEncoder().encode(*interval)
+        RangeEncoder().encode([interval])
 
 
 def test_a_carry_of_exactly_one_runs_into_the_byte_written() -> None:

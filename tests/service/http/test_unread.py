@@ -41,16 +41,16 @@ def watched(unread: UnreadAnswers, size: int) -> Reader:
 
 @pytest.mark.asyncio
 async def test_who_reads_on_is_left_alone_and_who_does_not_is_not() -> None:
-    unread = UnreadAnswers(0.05)
+    unread = UnreadAnswers(0.4)
     slow, still, quick, gone = (watched(unread, 10 * PROGRESS) for _ in range(4))
     quick.size = 0
     unread.forget(cast(asyncio.Transport, gone))
-    for _ in range(5):
-        await asyncio.sleep(0.03)
+    for _ in range(8):
+        await asyncio.sleep(0.1)
         slow.size -= PROGRESS
     assert not slow.aborted and still.aborted
     assert not quick.aborted and not gone.aborted
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(1)
     assert slow.aborted  # it has stopped
 
 

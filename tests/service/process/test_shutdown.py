@@ -207,6 +207,8 @@ def test_sighup_is_sigterm(tiny: Tiny, workers: str) -> None:
     with serving(tiny.grey, VQSERVE_WORKERS=workers, VQSERVE_DRAIN_S="3") as (process, address):
         process.send_signal(signal.SIGHUP)
         until(lambda: httpx.get(f"{address}/readyz").status_code == 503)
+        for path in ("/readyz", "/v2/health/ready"):  # this process will not answer another time
+            assert "retry-after" not in httpx.get(f"{address}{path}").headers
         assert process.wait(30) == (-signal.SIGTERM if workers == "1" else 0)
 
 
