@@ -155,7 +155,7 @@ def test_the_page_of_the_format_says_the_bounds() -> None:
     for line in (
         f"H, W (at most {LARGEST_TRAINED_SIDE}) and C",
         f"training picture, at most {MOST_CODES_A_SIDE} |",
-        f"K, and D, at most {MOST_CHANNELS} |",
+        f"K, at least 2, and D; both at most {MOST_CHANNELS} |",
         f"at most {MOST_CACHED:,} numbers each, and {MOST_CHANNELS} channels |",
     ):
         assert line in page
