@@ -106,6 +106,7 @@ def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
         "stage": config.compare.classifier.model_dump(mode="json"),
         "seed": config.trainer.seed,
         "data_digest": data.digest,
+        "picture": list(data.picture),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ORIGIN_FILE
@@ -113,7 +114,7 @@ def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
         for left in (folder / WEIGHTS_FILE, checkpoint_of(NAME, folder)):
             left.unlink(missing_ok=True)
         write_json(path, origin)
-    elif read_json(path) != origin:
+    elif {"picture": origin["picture"]} | read_json(path) != origin:  # one of an earlier version does not say it
         raise ConfigError(
             f"{path} has another compare.classifier, trainer.seed or data: choose another --out, or delete the file to "
             "train a new classifier"

@@ -128,7 +128,7 @@ def require_own_folders(systems: dict[str, RunConfig], data: DataSet, folder: Pa
     for name, config in systems.items():
         require_own_folder(config, folder / name, resume=True)
         finished = folder / name / METRICS_FILE
-        if finished.exists() and read_json(finished)["data"]["digest"] != data.digest:
+        if finished.exists() and not data.is_that_of(read_json(finished)["data"]):
             raise ConfigError(
                 f"{folder / name} was trained on other pictures of {config.data.source}: choose another --out"
             )

@@ -146,7 +146,7 @@ def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
     hold_folder(folder)
     if not _is_begun(folder):
         (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of an attempt that failed before its first checkpoint
-    begin_progress(folder, data.digest)
+    begin_progress(folder, data)
     write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
     (folder / METRICS_FILE).unlink(missing_ok=True)
 

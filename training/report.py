@@ -178,7 +178,7 @@ def evaluate(folder: Path, source: str | None = None) -> tuple[dict[str, Any], P
 
 def require_same_pictures(run: Run, data: DataSet, source: str) -> None:
     """Raises DataError if `data`, which lies at `source`, is not what the run was trained on."""
-    if data.digest != run.metrics["data"]["digest"]:
+    if not data.is_that_of(run.metrics["data"]):
         raise DataError(
             f"{source} holds other pictures than {run.folder} was trained on: bring them back, or say with --data "
             "where they are"

@@ -1,7 +1,7 @@
 """A run folder: what `fit` leaves behind and `evaluate` and the export read. Nothing in it can execute code.
 
     config.json               the resolved configuration
-    progress.json             what `--resume` goes by: the digest of the data, the seconds of each finished stage
+    progress.json             what `--resume` goes by: digest and shape of the pictures, seconds of each finished stage
     autoencoder.safetensors   weights, codebook and its statistics
     prior.safetensors         weights, where the config has a prior
     metrics.json              quality on the test split, data digest and licence, code histogram, versions
@@ -30,6 +30,7 @@ from torch import nn
 
 from training.autoencoders import VAE, VQVAE, Autoencoder
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, QuantizerConfig, RunConfig, parse_config
+from training.data import DataSet
 from training.networks import Decoder, Encoder
 from training.prior import PixelCNN
 from training.quantizers import EMAQuantizer, GradientQuantizer
@@ -51,8 +52,11 @@ class _Read(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
+_Picture = Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]  # C, H, W
+
+
 class _Data(_Read):
-    picture: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]  # C, H, W
+    picture: _Picture
     labels: list[str]
     digest: str
 
@@ -63,6 +67,7 @@ class _Metrics(_Read):
 
 class _Progress(_Read):
     digest: str
+    picture: _Picture = []  # runs of earlier versions have none
     seconds: dict[str, float]  # by stage
 
 
@@ -219,7 +224,7 @@ def hold_folder(folder: Path) -> None:
     _held[path] = descriptor
 
 
-def begin_progress(folder: Path, digest: str) -> None:
+def begin_progress(folder: Path, data: DataSet) -> None:
     """Remember which pictures a new run is trained on.
 
     Raises:
@@ -227,8 +232,8 @@ def begin_progress(folder: Path, digest: str) -> None:
     """
     path = folder / PROGRESS_FILE
     if not path.exists():
-        write_json(path, {"digest": digest, "seconds": {}})
-    elif read_json(path)["digest"] != digest:
+        write_json(path, {"digest": data.digest, "picture": list(data.picture), "seconds": {}})
+    elif not data.is_that_of(read_json(path)):
         raise ConfigError(
             f"{folder} was begun with other pictures: going on needs the same ones; or choose another --out"
         )

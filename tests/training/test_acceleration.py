@@ -30,7 +30,7 @@ def train(config: RunConfig, folder: Path) -> None:
     """Both stages without the report."""
     data = load_data(config.data)
     folder.mkdir()
-    begin_progress(folder, data.digest)
+    begin_progress(folder, data)
     autoencoder = fit_autoencoder(config, data, folder)
     assert isinstance(autoencoder, VQVAE)
     fit_prior(config, data, autoencoder, folder)

@@ -23,7 +23,7 @@ from training.data import DataSet, Split, load_data
 from training.evaluation import BOUND, bound
 from training.fidelity import frechet_distance, precision_and_recall, spread_within_classes
 from training.model_report import CLEAR, END, START, section, verdicts, write_model_report
-from training.runs import build_autoencoder, build_prior, load_run
+from training.runs import build_autoencoder, build_prior, load_run, read_json, write_json
 from training.yardstick import Yardstick
 
 SYSTEMS = ("ae", "vae", "vae-large", "cvae", "cvae-large", "vqvae-gradient", "vqvae-ema", "vqvae-fsq")
@@ -168,6 +168,11 @@ def test_a_classifier_is_loaded_only_for_the_settings_and_data_it_was_trained_wi
             fit_classifier(other, data, tmp_path)
     with pytest.raises(ConfigError, match="or data"):
         fit_classifier(config, replace(data, digest="other pictures"), tmp_path)
+    with pytest.raises(ConfigError, match="or data"):  # of the same bytes
+        fit_classifier(config, replace(data, picture=(1, 14, 56)), tmp_path)
+    origin = read_json(tmp_path / "classifier.json")
+    write_json(tmp_path / "classifier.json", {key: origin[key] for key in origin if key != "picture"})
+    assert torch.equal(fit_classifier(config, data, tmp_path).to_logits.weight, first.to_logits.weight)
 
 
 def test_a_classifier_of_unknown_origin_is_trained_again(tmp_path: Path) -> None:
@@ -256,8 +261,11 @@ def test_runs_of_another_configuration_or_of_other_pictures_are_not_compared(
     assert main([*command, "trainer.seed=2"]) == 2
     assert f"{tmp_path / 'ae'} was begun with another configuration" in capsys.readouterr().err
     metrics = tmp_path / "vqvae-fsq" / "metrics.json"
-    digest = load_data(tiny_config().data).digest
-    metrics.write_text(metrics.read_text().replace(digest, "0" * 64))
+    trained = json.loads(metrics.read_text())
+    metrics.write_text(json.dumps(trained | {"data": trained["data"] | {"digest": "0" * 64}}))
+    assert main(command) == 2
+    assert "vqvae-fsq was trained on other pictures" in capsys.readouterr().err
+    metrics.write_text(json.dumps(trained | {"data": trained["data"] | {"picture": [1, 14, 56]}}))  # the same bytes
     assert main(command) == 2
     assert "vqvae-fsq was trained on other pictures" in capsys.readouterr().err
     assert not (tmp_path / "classifier.json").exists()

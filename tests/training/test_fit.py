@@ -76,7 +76,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def train(config: RunConfig, data: DataSet, folder: Path) -> VQVAE:
-    begin_progress(folder, data.digest)
+    begin_progress(folder, data)
     autoencoder = fit_autoencoder(config, data, folder)
     assert isinstance(autoencoder, VQVAE)
     fit_prior(config, data, autoencoder, folder)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.__main__ import main as export
 from export.build import build_bundle
 from tests.training.conftest import DIGITS, ROOT, TINY, VQ_ONLY, assert_same_weights, tiny_config, wait_for
 from training.__main__ import main
@@ -66,6 +67,21 @@ def test_a_run_does_not_go_on_with_other_pictures(tmp_path: Path) -> None:
         build_bundle(tmp_path / "run", tmp_path / "bundle")
 
 
+def test_pictures_of_another_shape_are_other_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their bytes are the same. A VQ-VAE went on with them without a word, and the export of one that was finished was
+    onnxruntime's traceback."""
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 8, 12), np.uint8)
+    for name, height in (("old", 8), ("turned", 12)):
+        np.savez(tmp_path / f"{name}.npz", images=pictures.reshape(60, height, -1))
+    run, turned = tmp_path / "run", str(tmp_path / "turned.npz")
+    fit(tiny_config(*VQ_ONLY, f"data.source={tmp_path / 'old.npz'}"), run)
+    with pytest.raises(ConfigError, match="begun with other pictures"):
+        fit(tiny_config(*VQ_ONLY, f"data.source={turned}"), run, resume=True)
+    assert export([str(run), str(tmp_path / "bundle"), "--data", turned]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: {turned} holds other pictures than {run} was trained on")
+
+
 def test_a_run_goes_on_where_its_pictures_have_moved(tmp_path: Path) -> None:
     """It was refused as one of another configuration, though its digest tells that they are the same."""
     pictures = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
@@ -105,7 +121,7 @@ def test_a_finished_autoencoder_is_loaded_in_the_memory_layout_of_its_training(t
     """One of 24,500 codes was another one when a run was resumed between autoencoder and prior."""
     config = tiny_config(*VQ_ONLY)
     data = load_data(config.data)
-    begin_progress(tmp_path, data.digest)
+    begin_progress(tmp_path, data)
     trained, loaded = (fit_autoencoder(config, data, tmp_path) for _ in range(2))
     strides = [[tensor.stride() for tensor in model.state_dict().values()] for model in (trained, loaded)]
     assert strides[0] == strides[1]

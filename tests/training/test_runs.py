@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from torch import nn
 
+from tests.training.conftest import numbered
 from training.autoencoders import VAE, VQVAE
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, QuantizerConfig
+from training.data import DataSet
 from training.quantizers import EMAQuantizer, GradientQuantizer
 from training.runs import (
     begin_progress,
@@ -27,6 +30,7 @@ from training.runs import (
 from training.scalar_quantizer import FiniteScalarQuantizer
 
 PICTURE = (3, 16, 24)
+DATA = DataSet(numbered(3), numbered(1), numbered(1), (), (), PICTURE, "d")
 
 
 @pytest.mark.parametrize(("kind", "made"), [("ema", EMAQuantizer), ("gradient", GradientQuantizer)])
@@ -100,23 +104,36 @@ def test_a_prior_is_what_its_section_says() -> None:
         ("[" * 100_000, ""),
         ('{"seconds": {}}', "digest: Field required"),
         ('{"digest": 1, "seconds": {}}', "digest: Input should be a valid string"),
+        ('{"digest": "d", "picture": null, "seconds": {}}', "picture: Input should be a valid list"),
         ('{"digest": "d", "seconds": null}', "seconds: Input should be a valid dictionary"),
         ('{"digest": "d", "seconds": {"autoencoder": null}}', "seconds.autoencoder: Input should be a valid number"),
     ],
 )
 def test_a_damaged_progress_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "progress.json").write_text(text)
-    for use in (begin_progress, lambda folder, digest: write_seconds(folder, digest, 1.0)):
+    for use in (lambda: begin_progress(tmp_path, DATA), lambda: write_seconds(tmp_path, "prior", 1.0)):
         with pytest.raises(ConfigError, match=rf"progress\.json is damaged: .*{said}"):
-            use(tmp_path, "d")
+            use()
     assert (tmp_path / "progress.json").read_text() == text
 
 
 def test_seconds_of_a_stage_are_added_to_those_of_the_others(tmp_path: Path) -> None:
-    begin_progress(tmp_path, "d")
+    begin_progress(tmp_path, DATA)
     write_seconds(tmp_path, "autoencoder", 2)
     write_seconds(tmp_path, "prior", 1.5)
-    assert read_json(tmp_path / "progress.json") == {"digest": "d", "seconds": {"autoencoder": 2, "prior": 1.5}}
+    seconds = {"autoencoder": 2, "prior": 1.5}
+    assert read_json(tmp_path / "progress.json") == {"digest": "d", "picture": [3, 16, 24], "seconds": seconds}
+
+
+def test_pictures_of_another_shape_are_others_where_it_is_known(tmp_path: Path) -> None:
+    turned = replace(DATA, picture=(3, 24, 16))
+    begin_progress(tmp_path, DATA)
+    with pytest.raises(ConfigError, match="was begun with other pictures"):
+        begin_progress(tmp_path, turned)
+    write_json(tmp_path / "progress.json", {"digest": "d", "seconds": {}})  # of an earlier version
+    begin_progress(tmp_path, turned)
+    with pytest.raises(ConfigError, match="was begun with other pictures"):
+        begin_progress(tmp_path, replace(turned, digest="e"))
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,6 +85,12 @@ class DataSet:
     skipped: tuple[str, ...]
     picture: tuple[int, int, int]  # C, H, W of one training example
     digest: str  # SHA-256 of the pixels and labels of all three splits
+
+    def is_that_of(self, facts: Mapping[str, Any]) -> bool:
+        """Whether a run that keeps these `facts` is of these pictures. Those of a reshaped array have the same digest;
+        of an unfinished run of an earlier version nothing but that is known."""
+        picture = list(self.picture)
+        return bool(facts["digest"] == self.digest and facts.get("picture", picture) == picture)
 
     def require_multiple_of(self, factor: int) -> None:
         """Raises DataError where the sides of a picture, in pixels, are not multiples of `factor`."""
