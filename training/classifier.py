@@ -23,7 +23,7 @@ FEATURES = 128
 SHIFT = 2  # pixels: training digits are moved by up to this much in each direction
 BATCH_SIZE = 500
 NAME = "classifier"
-WEIGHTS_FILE, ORIGIN_FILE = f"{NAME}.safetensors", f"{NAME}.json"
+CLASSIFIER_FILE, ORIGIN_FILE = f"{NAME}.safetensors", f"{NAME}.json"
 
 
 class Classifier(nn.Module):
@@ -86,7 +86,7 @@ def fit_classifier(config: RunConfig, data: DataSet, folder: Path) -> Classifier
     _begin(config, data, folder)
     seed_everything(config.trainer.seed, verbose=False)
     model = Classifier(data.picture, len(data.label_names))
-    path = folder / WEIGHTS_FILE
+    path = folder / CLASSIFIER_FILE
     if not path.exists():
         assert isinstance(data.train.images, Tensor)
         padded = Split(nn.functional.pad(data.train.images, (SHIFT,) * 4), data.train.labels)
@@ -111,7 +111,7 @@ def _begin(config: RunConfig, data: DataSet, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ORIGIN_FILE
     if not path.exists():
-        for left in (folder / WEIGHTS_FILE, checkpoint_of(NAME, folder)):
+        for left in (folder / CLASSIFIER_FILE, checkpoint_of(NAME, folder)):
             left.unlink(missing_ok=True)
         write_json(path, origin)
     elif {"picture": origin["picture"]} | read_json(path) != origin:  # one of an earlier version does not say it

@@ -22,7 +22,7 @@ from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 
 from training.autoencoders import VAE, VQVAE
-from training.classifier import fit_classifier
+from training.classifier import CLASSIFIER_FILE, fit_classifier
 from training.config import AutoencoderConfig, ConfigError, RunConfig
 from training.data import DataSet, load_data, to_unit
 from training.evaluation import BOUND, sample_codes
@@ -60,7 +60,7 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
             cannot be written to.
     """
     config = on_one_device(config)
-    data = load_data(config.data, begun=folder.exists())
+    data = load_data(config.data, begun=(folder / CLASSIFIER_FILE).exists())
     _require_comparable(config, data)
     to_train = variants(config, data)
     require_own_folders(to_train, data, folder)

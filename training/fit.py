@@ -57,7 +57,7 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
     """
     require_own_folder(config, folder, resume=resume)
     require_trainer(config)  # before the data, which may take long to read
-    data = load_data(config.data, begun=(folder / CONFIG_FILE).exists())
+    data = load_data(config.data, begun=_is_begun(folder))
     data.require_multiple_of(config.autoencoder.downsampling)
     require_exportable(config, data.picture)  # before networks beyond its limits are made
     _require_models(config, data)

@@ -131,6 +131,15 @@ def test_a_label_that_is_no_utf8_is_refused_before_the_training(tmp_path: Path) 
         loaded(tmp_path)
 
 
+@pytest.mark.parametrize("name", [" ", "\u3000"])
+def test_a_blank_label_is_refused_before_the_training(tmp_path: Path, name: str) -> None:
+    """No bundle may have it, which only the export found."""
+    for label in ("cats", name):
+        write_pictures(tmp_path / label, 10)
+    with pytest.raises(DataError, match=r"the folder .*, a label, has a blank name: rename it"):
+        loaded(tmp_path)
+
+
 def test_names_rank_as_they_always_did() -> None:
     """By their UTF-8: else pictures would change from one split to the other between versions."""
     names = ["a/1.png", "ä/ß.jpg", "猫/😀.webp", *map(str, range(20))]

@@ -41,6 +41,21 @@ def test_a_run_that_ignored_a_setting_can_still_go_on(tiny_run: Path, tmp_path: 
     assert build_bundle(run, tmp_path / "bundle").name == "tiny"
 
 
+def test_a_run_that_failed_before_its_first_checkpoint_can_still_be_told(tmp_path: Path) -> None:
+    """The ignored settings of a second attempt, in the folder of the first, were taken without a word."""
+    write_json(tmp_path / CONFIG_FILE, tiny_config().model_dump(mode="json"))
+    with pytest.raises(DataError, match="are for picture files"):
+        fit(tiny_config("data.grey=true"), tmp_path)
+
+
+def test_a_comparison_in_an_empty_folder_is_a_new_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It trained the classifier, and then its first run was refused."""
+    words = ["compare", "--config", str(TINY), "--data", str(DIGITS), "--out", str(tmp_path), "data.grey=true"]
+    assert main(words) == 2
+    assert "error: data.grey and data.shorter_side are for picture files" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_empty_source_is_no_folder(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,7 +63,7 @@ def sub_folders(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
     """The label names: the first-level sub-folders, where every picture lies in one and there are at least two.
 
     Raises:
-        DataError: one is no UTF-8, so that no manifest could hold it.
+        DataError: one is no UTF-8 or blank, so that no manifest could hold it.
     """
     names = sorted(first_folders(folder, paths))
     if len(names) < 2 or any(path.parent == folder for path in paths):
@@ -71,6 +71,8 @@ def sub_folders(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
     for name in names:
         if os.fsencode(name).decode(errors="replace") != name:
             raise DataError(f"the name of the folder {str(folder / name)!r}, a label, is not UTF-8: rename it")
+        if not name.strip():
+            raise DataError(f"the folder {str(folder / name)!r}, a label, has a blank name: rename it")
     return tuple(names)
 
 
