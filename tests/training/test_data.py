@@ -81,10 +81,12 @@ def test_the_log_says_which_labels_were_found_and_why_none(tmp_path: Path, caplo
 
 
 def test_the_log_says_that_small_pictures_are_enlarged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It counted those of the crop's own size, and so all that were scaled to it."""
     for index, side in enumerate((10, 16, 20, 20, 20, 20, 20)):
         Image.fromarray(noise((side, 24))).save(tmp_path / f"{index}.png")
-    load_data(DataConfig(source=str(tmp_path), crop=16))
-    assert f"2 pictures of {tmp_path} are no larger than data.crop; smaller ones are enlarged" in caplog.messages
+    for shorter_side in (None, 16, 24):
+        load_data(DataConfig(source=str(tmp_path), crop=16, shorter_side=shorter_side))
+    assert caplog.messages == [f"1 pictures of {tmp_path} are smaller than data.crop, and are enlarged"] * 3
 
 
 def test_folder_with_nothing_usable_is_refused(tmp_path: Path) -> None:

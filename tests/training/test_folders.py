@@ -113,6 +113,17 @@ def test_a_picture_may_be_enlarged_four_times_and_no_more(tmp_path: Path, shorte
         decode_picture(tmp_path / "small.png", **options)
 
 
+def test_a_large_picture_is_read_without_a_warning_of_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It printed two lines about a decompression bomb; here it would raise them."""
+    write_pictures(tmp_path / "p", 10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 24 - 1)
+    data = loaded(tmp_path / "p", crop=16, memory_mib=0)
+    assert data.skipped == () and data.train.images[0].shape == (3, 20, 24)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 24 // 2 - 1)
+    with pytest.raises(DataError, match=r"none of the 10 pictures .*decompression bomb"):
+        loaded(tmp_path / "p", crop=16)
+
+
 # names
 
 

@@ -31,6 +31,15 @@ def test_settings_of_picture_files_are_refused_for_arrays(tmp_path: Path, kind: 
         load_data(config)
 
 
+def test_a_shorter_side_below_the_crop_is_refused(tmp_path: Path) -> None:
+    """It was the crop without a word."""
+    write_pictures(tmp_path / "p", 10)
+    config = DataConfig(source=str(tmp_path / "p"), crop=16, shorter_side=15)
+    with pytest.raises(DataError, match=r"shorter_side 15 is below data\.crop 16, .*: make it data\.crop at least, or"):
+        load_data(config)
+    assert load_data(config, begun=True).digest == load_data(config.model_copy(update={"shorter_side": 16})).digest
+
+
 def test_a_run_that_ignored_a_setting_can_still_go_on(tiny_run: Path, tmp_path: Path) -> None:
     run = copied(tiny_run, tmp_path / "run")
     config = read_json(run / CONFIG_FILE)

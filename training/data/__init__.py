@@ -143,11 +143,16 @@ def _place_of(config: DataConfig) -> Path:
 
 
 def _require_settings_used(config: DataConfig) -> None:
-    """Of arrays the two would be ignored without a word."""
+    """Of arrays the two would be ignored without a word, and so would be a shorter side below the crop."""
     path = _place_of(config)
     files = path.is_dir() and not _holds_arrays(path)
     if not files and (config.grey or config.shorter_side is not None):
         raise DataError("data.grey and data.shorter_side are for picture files; convert the arrays")
+    if config.shorter_side is not None and config.shorter_side < (config.crop or 1):
+        raise DataError(
+            f"data.shorter_side {config.shorter_side} is below data.crop {config.crop}, to which pictures would be "
+            "scaled: make it data.crop at least, or leave it out"
+        )
 
 
 def _holds_arrays(path: Path) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -39,13 +40,15 @@ FORMATS = {
     ".webp": "WEBP",
     ".bmp": "BMP",
 }
+_Decoded = tuple[Tensor, bool]  # a picture, and whether it was smaller than it had to be
+_Decoder = Callable[[Path], _Decoded]
 
 
 def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: int | None, memory_mib: int) -> Source:
     """Decode every picture once, which finds the corrupt ones, and keep up to `memory_mib` of them decoded."""
     parts = split_folders(folder)
     _tell_of_parts(folder, parts)
-    decode = partial(decode_picture, grey=grey, smallest_side=smallest_side, shorter_side=shorter_side)
+    decode = partial(_decode, grey=grey, smallest_side=smallest_side, shorter_side=shorter_side)
     skipped: list[str] = []
     files = [_files_of(part, skipped) for part in parts]
     budget = _Budget(memory_mib * 2**20)
@@ -54,14 +57,14 @@ def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: i
     label_names: tuple[str, ...] = ()
     for part, (paths, others) in zip(parts, files, strict=True):
         before = len(skipped)
-        kept, items, at_edge = _decode_all(paths, decode, budget, skipped, smallest_side)
+        kept, items, smaller = _decode_all(paths, decode, budget, skipped)
         if not kept:
             raise DataError(
                 f"none of the {len(paths)} pictures in {part} can be decoded: put others there or correct data.source; "
                 f"the first: {skipped[before]}"
             )
-        if at_edge and smallest_side > 1:
-            logger.warning("%d pictures of %s are no larger than data.crop; smaller ones are enlarged", at_edge, part)
+        if smaller:
+            logger.warning("%d pictures of %s are smaller than data.crop, and are enlarged", smaller, part)
         if not splits:  # the training pictures; a folder of nothing but unreadable files is no label
             label_names = sub_folders(part, kept)
             tell_of_labels(part, [*paths, *others], kept, label_names)
@@ -79,8 +82,8 @@ def split_files(folder: Path, test_fraction: float, crop: int = 1) -> tuple[list
         DataError: it holds no pictures.
     """
     parts = split_folders(folder)
-    decode = partial(decode_picture, grey=False, smallest_side=crop, shorter_side=None)
-    kept = [_decode_all(picture_files(part), decode, _Budget(0), skipped=[], side=crop)[0] for part in parts]
+    decode = partial(_decode, grey=False, smallest_side=crop, shorter_side=None)
+    kept = [_decode_all(picture_files(part), decode, _Budget(0), skipped=[])[0] for part in parts]
     if not all(kept):
         raise DataError(f"{folder} holds no pictures that can be decoded: put some there")
     if len(kept) > 1:
@@ -197,10 +200,15 @@ def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: 
     Raises:
         one of UNREADABLE: it cannot be decoded; ValueError: it is animated, or would be enlarged more than 4 times.
     """
+    return _decode(path, grey=grey, smallest_side=smallest_side, shorter_side=shorter_side)[0]
+
+
+def _decode(path: Path, *, grey: bool, smallest_side: int, shorter_side: int | None) -> _Decoded:
     with Image.open(path, formats=tuple(set(FORMATS.values()))) as opened:
         if is_animated(opened):  # the service refuses it
             raise ValueError("animated: save one frame of it as a picture")
         picture = to_pixels(opened, 1 if grey else 3)
+    smaller = min(picture.size) < smallest_side
     side = max(shorter_side or min(picture.size), smallest_side)
     if side > MOST_ENLARGED * min(picture.size):
         given = f"{picture.width}x{picture.height}"
@@ -211,13 +219,21 @@ def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: 
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     pixels = np.array(picture, dtype=np.uint8)
     channels_last = pixels if pixels.ndim == 3 else pixels[..., None]
-    return torch.from_numpy(np.ascontiguousarray(channels_last.transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(channels_last.transpose(2, 0, 1))), smaller
 
 
-def _decode_again(decode: partial[Tensor], path: Path) -> Tensor:
+def _large_ones_too() -> warnings.catch_warnings[None]:
+    """Pillow would print two lines of its own about a picture of half as many pixels as it refuses.
+
+    Around all threads: what is ignored is so in the whole process."""
+    return warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+
+
+def _decode_again(decode: _Decoder, path: Path) -> Tensor:
     """A picture that did not fit into memory."""
     try:
-        return decode(path)
+        with _large_ones_too():
+            return decode(path)[0]
     except UNREADABLE as error:
         raise DataError(
             f"{path} could be read when the training began and cannot be read now ({error}): bring it back, then go on "
@@ -236,32 +252,33 @@ class _Budget:
 
 
 def _decode_all(
-    paths: Sequence[Path], decode: partial[Tensor], budget: _Budget, skipped: list[str], side: int
+    paths: Sequence[Path], decode: _Decoder, budget: _Budget, skipped: list[str]
 ) -> tuple[list[Path], list[Tensor | Path], int]:
-    """The files that can be decoded, the pictures or, beyond the budget, their files, and how many have just `side`
-    pixels on their shorter side."""
+    """The files that can be decoded, the pictures or, beyond the budget, their files, and how many were smaller than
+    they had to be."""
 
-    def attempt(path: Path) -> Tensor | str:
+    def attempt(path: Path) -> _Decoded | str:
         try:
             return decode(path)
         except UNREADABLE as error:
             return f"{path}: {'the link leads nowhere' if _leads_nowhere(path) else error}"
 
-    at_side = 0
+    count = 0
     kept: list[Path] = []
     items: list[Tensor | Path] = []
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
+    with _large_ones_too(), ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
         for path, result in zip(paths, _in_batches(pool, attempt, paths), strict=True):
             if isinstance(result, str):
                 skipped.append(result)
                 continue
+            picture, smaller = result
             kept.append(path)
-            at_side += min(result.shape[1:]) == side
-            items.append(result if budget.take(result.nbytes) else path)
-    return kept, items, at_side
+            count += smaller
+            items.append(picture if budget.take(picture.nbytes) else path)
+    return kept, items, count
 
 
-def _in_batches(pool: ThreadPoolExecutor, attempt: object, paths: Sequence[Path]) -> Iterator[Tensor | str]:
+def _in_batches(pool: ThreadPoolExecutor, attempt: object, paths: Sequence[Path]) -> Iterator[_Decoded | str]:
     """`pool.map`, 64 files at a time: it would otherwise hold every decoded picture at once."""
     for start in range(0, len(paths), 64):
         yield from pool.map(attempt, paths[start : start + 64])  # type: ignore[arg-type]
