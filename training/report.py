@@ -48,6 +48,7 @@ SAMPLE_ROWS_SMALL, SAMPLE_ROWS_LARGE = 10, 1  # rows of samples of grids up to, 
 LARGE_GRID = 256
 MOST_CODES_DRAWN = 1 << 14  # in a sample: half a minute on one core, at some ms a code
 DIGEST_DIGITS = 8  # of the data's, in the names of files: enough for all that one run is ever measured on
+LONGEST_STEM = 50  # characters, of at most 4 bytes; with what stands around it a name may have 255 bytes
 MOST_LABELS_LISTED = 10  # in a message
 LIBRARIES = ("torch", "lightning", "numpy", "safetensors")
 
@@ -168,7 +169,8 @@ def evaluate(folder: Path, source: str | None = None) -> tuple[dict[str, Any], P
         path, metrics = folder / METRICS_FILE, run.metrics | measured
         _write_sheets(config, data, run.autoencoder, run.prior, folder)
     else:
-        name = f"{Path(config.data.source).resolve().stem}-{data.digest[:DIGEST_DIGITS]}"
+        stem = Path(config.data.source).resolve().stem[:LONGEST_STEM]
+        name = f"{stem}-{data.digest[:DIGEST_DIGITS]}"
         path = folder / f"metrics-{name}.json"
         metrics = measured | {"source": config.data.source, "data": _facts(data), **_code()}
         write_png(draw_reconstructions(run.autoencoder, data.test), folder / f"reconstructions-{name}.png")

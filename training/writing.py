@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from training.errors import TrainingError
@@ -33,4 +33,5 @@ def written_whole(path: Path, then: str) -> Iterator[Path]:
             f"{path} cannot be written ({reason}): make room there or correct its permissions, then {then}"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # in its place the reason would be lost
+            partial.unlink()

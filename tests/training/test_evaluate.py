@@ -178,6 +178,18 @@ def test_evaluate_keeps_what_it_measured_on_other_data_of_the_same_name(tiny_run
     assert len(list(copy.glob("reconstructions-test-*.png"))) == 2
 
 
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\u732b", "\U0001f431"])
+def test_evaluate_has_room_for_the_longest_name_of_a_file(tmp_path: Path, tiny_run: Path, letter: str) -> None:
+    """All was measured, and then the file's name was too long."""
+    copy = copied(tiny_run, tmp_path / "copy")
+    test = load_data(tiny_config().data).test
+    assert isinstance(test.images, torch.Tensor)
+    path = tmp_path / f"{letter * (250 // len(letter.encode()))}.npz"
+    np.savez(path, images=test.images[:40, 0].numpy(), labels=test.labels[:40].numpy())
+    metrics, written = evaluate(copy, str(path))
+    assert written.name == f"metrics-{letter * 50}-{metrics['data']['digest'][:8]}.json" and written.exists()
+
+
 def test_the_elbo_is_the_same_at_each_call_and_disturbs_no_random_numbers(tmp_path: Path) -> None:
     """It was drawn from wherever the generator stood: `evaluate` never repeated the number of `fit`."""
     first = fit(tiny_config(*VQ_ONLY, "autoencoder.system=vae"), tmp_path)["test"]["elbo_nats"]

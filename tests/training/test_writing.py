@@ -63,6 +63,12 @@ def test_who_may_read_a_file_is_up_to_the_umask(tmp_path: Path, name: str) -> No
     assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
 
 
+def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+    """The message of the system about a hidden file, which could not be removed either, took its place."""
+    with pytest.raises(WriteError, match=r"a\.json cannot be written \(File name too long\): make room"):
+        write_json(tmp_path / f"{'a' * 250}.json", {})
+
+
 def test_an_interrupted_file_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), written_whole(tmp_path / "a", "run it again") as beside:
         beside.write_text("half")
