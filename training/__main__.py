@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _options(arguments)
-    options.command = shlex.join(["python", "-m", "training", *arguments])
+    command = shlex.join(["python", "-m", "training", *arguments])
+    options.command = os.fsencode(command).decode(errors="replace")  # a path need not be UTF-8; the page is
     try:
         metrics = JOBS[options.job](options)
     except (TrainingError, OSError) as error:  # the second of a folder that is not ours, or of a log
@@ -117,8 +118,11 @@ def _evaluate(options: argparse.Namespace) -> dict[str, object]:
 def _compare(options: argparse.Namespace) -> dict[str, object]:
     config, folder = _config_and_folder(options)
     from training.compare import compare
+    from training.fit import require_place
     from training.model_report import write_model_report
 
+    if options.docs:
+        require_place(options.docs, "--docs")
     result = compare(config, folder, options.command)
     if options.docs:
         write_model_report(folder, options.docs)

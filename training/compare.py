@@ -26,7 +26,7 @@ from training.classifier import CLASSIFIER_FILE, fit_classifier
 from training.config import AutoencoderConfig, ConfigError, RunConfig
 from training.data import DataSet, load_data, to_unit
 from training.evaluation import BOUND, sample_codes
-from training.fit import fit, require_own_folder
+from training.fit import fit, require_own_folder, require_place
 from training.limits import require_exportable
 from training.report import LIBRARIES
 from training.runs import (
@@ -60,6 +60,8 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
             cannot be written to.
     """
     config = on_one_device(config)
+    _require_whole_pictures(config)
+    require_place(folder)
     data = load_data(config.data, begun=(folder / CLASSIFIER_FILE).exists())
     _require_comparable(config, data)
     to_train = variants(config, data)
@@ -106,13 +108,16 @@ def on_one_device(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 1})})
 
 
-def _require_comparable(config: RunConfig, data: DataSet) -> None:
-    if not data.label_names:
-        raise ConfigError("compare needs labels: choose data with labels, such as mnist")
+def _require_whole_pictures(config: RunConfig) -> None:
     if config.data.crop is not None:
         raise ConfigError(
             "compare measures whole pictures: leave data.crop out, and bring picture files to one size beforehand"
         )
+
+
+def _require_comparable(config: RunConfig, data: DataSet) -> None:
+    if not data.label_names:
+        raise ConfigError("compare needs labels: choose data with labels, such as mnist")
     data.require_multiple_of(config.autoencoder.downsampling)
     count, least = yardstick_count(config, data), max(config.compare.neighbours, len(data.label_names)) + 1
     if count < least:

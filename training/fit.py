@@ -6,6 +6,7 @@ the folder is not trained again, and one that was interrupted goes on from its l
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,13 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
     Of several processes, the first one returns them, the others nothing.
 
     Raises:
-        ConfigError: the folder holds a run already, or, with `resume`, one of another configuration or other pictures;
-            the model does not fit the data, the memory or into a bundle, or this machine has no such accelerator or
-            precision.
+        ConfigError: the folder cannot be one, holds a run already, or, with `resume`, one of another configuration or
+            other pictures; the model does not fit the data, the memory or into a bundle, or this machine has no such
+            accelerator or precision.
         DataError: the data cannot be read. TrainingDiverged: a loss is not finite. ExactnessError: the sums of the
             prior may become inexact.
     """
+    require_place(folder)
     require_own_folder(config, folder, resume=resume)
     require_trainer(config)  # before the data, which may take long to read
     data = load_data(config.data, begun=_is_begun(folder))
@@ -101,6 +103,15 @@ def _require_models(config: RunConfig, data: DataSet) -> None:
             build_prior(config.prior, autoencoder.quantizer.codebook_size, len(data.label_names))
     except (RuntimeError, TypeError) as error:  # torch's, for sizes beyond the memory or 64 bits
         raise ConfigError(f"the model cannot be made: {str(error).splitlines()[0]}") from error
+
+
+def require_place(folder: Path, option: str = "--out") -> None:
+    """Raises ConfigError where `folder`, which `option` names, cannot be one that a job writes into."""
+    file = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise ConfigError(f"{folder} cannot be a folder, because {file} is a file: choose another {option}")
+    if os.fsencode(folder).decode(errors="replace") != str(folder):  # TensorBoard's log needs it
+        raise ConfigError(f"{str(folder)!r} is not UTF-8: choose another {option}")
 
 
 @rank_zero_only

@@ -135,8 +135,10 @@ def require_trainer(config: RunConfig) -> None:
             logger=False,
             enable_checkpointing=False,
         )
-    except (MisconfigurationException, ValueError, TypeError, ImportError, MemoryError) as error:
-        raise ConfigError(f"trainer: {error or 'there is no memory for so many devices'}") from error
+    except (MemoryError, OverflowError) as error:
+        raise ConfigError(f"trainer.devices is {settings.devices}: there is no memory for so many") from error
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"trainer: {error}") from error
     stages = {"autoencoder": settings.autoencoder}
     if config.prior is not None and config.autoencoder.system == "vqvae":
         stages["prior"] = settings.prior

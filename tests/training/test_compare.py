@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.training.conftest import DIGITS, TINY, tiny_config
+from tests.training.conftest import DIGITS, TINY, tiny_config, write_pictures
 from training.__main__ import main
 from training.autoencoders import VAE
 from training.classifier import Classifier, describe, fit_classifier
@@ -215,6 +217,43 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
     assert main(command) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "have 2 sizes ((20, 24), (28, 24), ...): bring them to one, or, for all but compare, set"),
+        (["data.crop=20"], "leave data.crop out, and bring picture files to one size"),
+    ],
+)
+def test_pictures_of_several_sizes_are_to_be_brought_to_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, overrides: list[str], said: str
+) -> None:
+    """It asked for data.crop, and with it, after all pictures had been read again, to leave it out."""
+    for label, height in (("a", 20), ("b", 28)):
+        write_pictures(tmp_path / "p" / label, 10, (height, 24))
+    if overrides:
+        monkeypatch.setattr("training.compare.load_data", None)  # would be called
+    words = ["--config", str(TINY), "--data", str(tmp_path / "p"), "--out", str(tmp_path / "out"), *overrides]
+    assert main(["compare", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_place_for_the_page_that_is_a_file_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After all trainings there was a message of the system."""
+    (tmp_path / "docs").touch()
+    assert main(["compare", "--config", str(TINY), "--data", "nowhere", "--docs", str(tmp_path / "docs")]) == 2
+    assert f"{tmp_path / 'docs'} is a file: choose another --docs" in capsys.readouterr().err
+
+
+def test_the_command_of_a_page_is_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of the data need not be: after all trainings the page could not be written."""
+    compared = Mock(return_value={"classifier": {}, "systems": {}})
+    monkeypatch.setattr("training.compare.compare", compared)
+    assert main(["compare", "--config", str(TINY), "--data", os.fsdecode(b"caf\xe9"), "--out", str(tmp_path)]) == 0
+    assert "--data 'caf\ufffd' --out" in compared.call_args.args[2]
 
 
 # the whole job

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.training.conftest import copied, tiny_config
+from tests.training.conftest import TINY, copied, tiny_config
+from training.__main__ import main
 from training.config import ConfigError, load_config
 from training.data import DataError
 from training.exactness import ExactnessError
@@ -137,10 +140,22 @@ def test_a_run_in_its_own_data_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("job", ["fit", "compare"])
+@pytest.mark.parametrize("name", ["file", "file/run", os.fsdecode(b"caf\xe9")])
+def test_a_run_folder_that_cannot_be_one_is_told_before_the_pictures_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], job: str, name: str
+) -> None:
+    """All of them were read first, and of a name that is not UTF-8 TensorBoard made a traceback."""
+    (tmp_path / "file").touch()
+    assert main([job, "--config", str(TINY), "--data", "nowhere", "--out", str(tmp_path / name)]) == 2
+    said = f"{tmp_path / 'file'} is a file" if "file" in name else r"caf\udce9' is not UTF-8"
+    assert f"{said}: choose another --out\n" in capsys.readouterr().err
+
+
 def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"run cannot be written to \(Not a directory\): correct its permissions, or"):
-        fit(tiny_config(), tmp_path / "file" / "run")
+        hold_folder(tmp_path / "file" / "run")
     with pytest.raises(ConfigError, match=r"file cannot be written to \(File exists\)"):  # `compare` did not say it
         hold_folder(tmp_path / "file")
 
@@ -154,6 +169,17 @@ def test_a_run_folder_that_cannot_be_written_to_is_named(tmp_path: Path, monkeyp
     monkeypatch.setattr("os.open", denied)
     with pytest.raises(ConfigError, match=r"run cannot be written to \(Permission denied\): correct its permissions"):
         hold_folder(tmp_path / "run")
+
+
+@pytest.mark.parametrize("error", [None, MemoryError()])
+def test_more_devices_than_there_is_memory_for_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """Beyond 64 bits it was a traceback, and below them an empty message."""
+    if error is not None:
+        monkeypatch.setattr("training.stages.Trainer", Mock(side_effect=error))
+    with pytest.raises(ConfigError, match=r"trainer\.devices is 10{20}: there is no memory for so many"):
+        fit(tiny_config(f"trainer.devices={10**20}", "trainer.accelerator=cpu"), tmp_path / "run")
 
 
 def test_processes_that_cannot_share_a_batch_leave_no_run_behind(tmp_path: Path) -> None:

@@ -155,7 +155,10 @@ def require_one_size(split: Split) -> Split:
     sizes = sorted({(int(picture.shape[1]), int(picture.shape[2])) for picture in pictures})
     if len(sizes) > 1:
         crop = max(8, min(map(min, sizes)) // 8 * 8)
-        raise DataError(f"pictures have {len(sizes)} sizes ({sizes[0]}, {sizes[-1]}, ...): set data.crop={crop}, say")
+        raise DataError(
+            f"pictures have {len(sizes)} sizes ({sizes[0]}, {sizes[-1]}, ...): bring them to one, or, for all but "
+            f"compare, set data.crop={crop}, say"
+        )
     return Split(torch.stack(pictures), split.labels)
 
 
