@@ -1,8 +1,11 @@
 """`python -m service`: the command, which hears SIGTERM before it is there.
 
 What the service is made of takes seconds to import. Without a handler the first process of a container is deaf to
-SIGTERM meanwhile, and would go on to serve until it is killed.
+SIGTERM meanwhile, and would go on to serve until it is killed. Ctrl-C is heard, as an exception, until the server takes
+it over.
 """
+
+import sys
 
 from service.process.ending import end_at_hangup, tell_why_it_ends
 
@@ -10,6 +13,9 @@ if __name__ == "__main__":
     end_at_hangup()
     tell_why_it_ends()
 
-    from service.process.command_line import main
+    try:
+        from service.process.command_line import main
 
-    main()
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -18,7 +18,7 @@ from service.bundle.fields import GUIDANCE_STEPS, LARGEST_GUIDANCE
 from service.codec.container import MOST_PICTURES
 from service.codec.range_coder import TOTAL_LIMIT
 from service.errors import PROBLEMS, problem_type
-from service.http.head_bounds import LARGEST_HEAD, MOST_HEADERS, MOST_OF_HEADS
+from service.http.head_bounds import LARGEST_HEAD, MOST_HEADERS, MOST_UNBEGUN
 from service.inference.windows import WHOLE
 from service.pictures.images import FORMATS, LARGEST_SIDE, LARGEST_WEBP_SIDE
 from service.prior.draws import SEED_LIMIT
@@ -64,7 +64,10 @@ def fixed() -> str:
             "URL and headers of a request",
             f"{LARGEST_HEAD >> 10} KiB, and {MOST_HEADERS} headers; above it 431, and the connection ends",
         ),
-        ("Heads that have not come whole", f"{MOST_OF_HEADS >> 20} MiB of a process; above it the largest get 431"),
+        (
+            "Heads that have not come whole, and bodies of pipelined requests before their turn",
+            f"{MOST_UNBEGUN >> 20} MiB of a process; above it the largest heads get 431, and connections of bodies end",
+        ),
         (
             "JSON of one body",
             f"{MOST_FIELDS} fields, {MOST_LISTS:,} lists, {MOST_VALUES:,} values; more goes as npy or bytes",

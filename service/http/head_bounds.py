@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol, with bounds for the URL and the headers of a request, and for all that are not whole.
+"""uvicorn's HTTP protocol, with bounds for the URL and the headers of a request, and for all that wait.
 
-In: the pieces of a head, as the parser finds them. Out: a head that is too large stops the parser; where those that
-have not come whole are too large together, the largest of them are refused.
+In: the pieces of a head, as the parser finds them. Out: a head that is too large stops the parser; where heads that
+have not come whole, and bodies before their request's turn, are too large together, the largest of them go.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from service.http.lingering import Lingering
 LARGEST_HEAD = 1 << 16  # bytes of URL and headers
 MOST_HEADERS = 256
 _HEADER_BYTES = 144  # of memory, even of an empty one
-MOST_OF_HEADS = 1 << 26  # bytes of memory for all heads of a process that have not come whole
+# bytes of memory of a process for all heads that have not come whole, and bodies before their request's turn
+MOST_UNBEGUN = 1 << 26
 _LINE_BYTES = 4  # of a header beside its name and value: ": " and the end of the line
 
 
@@ -63,30 +64,32 @@ class HeadBounds(Lingering):
 
 
 class Connection(Protocol):
-    """Whose head has not come whole."""
+    """Of which a head has not come whole, or a body before its request's turn."""
 
-    def refuse_large_head(self) -> None:
-        """End it with an answer that says so."""
+    def give_up(self) -> None:
+        """End it."""
 
 
-class UnfinishedHeads:
-    """Those of a process."""
+class Unbegun:
+    """What a process keeps of requests that have not begun."""
 
-    def __init__(self, most_bytes: int = MOST_OF_HEADS) -> None:
+    def __init__(self, most_bytes: int = MOST_UNBEGUN) -> None:
         self._most_bytes = most_bytes
         self._sizes: dict[Connection, int] = {}
         self._total = 0
 
     def keep(self, connection: Connection, size: int) -> None:
-        """Its head takes so many bytes, and is not whole."""
+        """Of it so many bytes wait."""
         self.forget(connection)
+        if not size:
+            return
         self._sizes[connection] = size
         self._total += size
         while self._total > self._most_bytes:
             largest = max(self._sizes, key=self._sizes.__getitem__)
             self.forget(largest)
-            largest.refuse_large_head()
+            largest.give_up()
 
     def forget(self, connection: Connection) -> None:
-        """Its head is whole, or it has ended."""
+        """Its requests have begun, or it has ended."""
         self._total -= self._sizes.pop(connection, 0)

@@ -201,8 +201,8 @@ class Problems:
 
         async def send_watched(message: Message) -> None:
             nonlocal started, ended
+            await send(message)  # may wait until the client has read the answers before, and end there
             started, ended = True, message["type"] == "http.response.body" and not message.get("more_body", False)
-            await send(message)
 
         try:
             async with call.timer:

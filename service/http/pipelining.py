@@ -1,7 +1,8 @@
 """uvicorn's HTTP protocol, for clients that pipeline: they send requests before the one before has its answer.
 
 In: the bytes of a connection. Out: at most `MOST_PIPELINED` requests wait for their turn, and the one whose turn it is
-hears that its client has left: uvicorn tells only the newest. Also here: HTTP/1.0, which has no chunks for answers of
+hears that its client has left: uvicorn tells only the newest. Of what waits little is read, and none begins while the
+client does not read the answers before. Also here: HTTP/1.0, which has no chunks for answers of
 unknown length and no `100 Continue`, HTTP/1.1, which has one `Host`, and targets in absolute form without a path.
 """
 
@@ -9,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, cast
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 if TYPE_CHECKING:
@@ -28,21 +31,41 @@ class _HostError(Exception):
     """Stops the parser."""
 
 
+class _Flow(FlowControl):
+    """Does not read on while the bodies in `pipeline` are large: each answer, and each request that asks for its own
+    body, lets uvicorn read on, into the body of the newest."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: deque[tuple[RequestResponseCycle, ASGI3Application]]):
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    @property
+    def waiting_bytes(self) -> int:
+        return sum(len(cycle.body) for cycle, _ in self._pipeline)
+
+    def resume_reading(self) -> None:
+        if self.waiting_bytes <= HIGH_WATER_LIMIT:
+            super().resume_reading()
+
+
 class Pipelining(HttpToolsProtocol):
     """One request is answered, and those of `pipeline` wait."""
 
     _answering: RequestResponseCycle | None = None  # the last one that began
     _within = False  # a message: its first byte has been read and not its last
+    flow: _Flow
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._waiting_heads: dict[RequestResponseCycle, int] = {}  # bytes
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for cycle in (self._answering, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
@@ -63,12 +86,21 @@ class Pipelining(HttpToolsProtocol):
         answering = app if cycle.scope["http_version"] == "1.1" else _without_chunks(app, cycle)
 
         async def run(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            task = cast("asyncio.Task[None]", asyncio.current_task())
             try:
-                await answering(scope, receive, send)
+                if self.flow.write_paused:  # it would be inside until its client reads the answers before
+                    self.tasks.discard(task)
+                    await self.flow.drain()
+                    self.tasks.add(task)
+                if not cycle.disconnected:
+                    await answering(scope, receive, send)
+            except asyncio.CancelledError:  # at the end; uvicorn would wait until the client reads a 500
+                cycle.disconnected = True
+                self.transport.abort()
             finally:
                 # At once: the client's next request may be read before the task's end is told, and those that are
                 # inside are counted by their tasks.
-                self.tasks.discard(asyncio.current_task())
+                self.tasks.discard(task)
                 self._drop_head(cycle)
 
         super()._start_asgi_task(cycle, run)

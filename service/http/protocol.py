@@ -15,12 +15,13 @@ import asyncio
 
 import httptools
 
-from service.http.head_bounds import LARGEST_HEAD, HeadBounds
+from service.http.head_bounds import LARGEST_HEAD
 from service.http.joining import JoiningTransport
 from service.http.lingering import MOST_LINGER_S
 from service.http.pipelining import MOST_PIPELINED
-from service.http.refusal import FRAMING, EarlyRefusal, Headers, Heads, has_body
+from service.http.refusal import EarlyRefusal, Headers, Heads, has_body
 from service.http.unread import UnreadAnswers
+from service.http.upgrades import Upgrades
 
 # where the state that the app's lifespan yields holds its `EarlyRefusal`, if it has one, `Heads` and `UnreadAnswers`
 REFUSAL, HEADS, UNREAD = "refusal", "heads", "unread"
@@ -30,14 +31,13 @@ class _TooManyPipelinedError(Exception):
     """Stops the parser."""
 
 
-class OnePacket(HeadBounds):
+class OnePacket(Upgrades):
     """`transport` is a `JoiningTransport`; a complete answer does not wait for the next turn."""
 
     _refusing: str | None = None  # why, of the message that is being read
     _unfinished_bytes = 0  # that came since a head or a piece of a body was complete; the parser keeps a header whole
     _begun = 0  # messages of the newest read
     _overrun = False  # too many requests wait: no more are read, and the connection ends with the answers that are due
-    _interrupted = False  # the parser has stopped after a head that asks for another protocol; its body still comes
     # runs while a head is awaited that did not come whole, or the rest of a request that has its answer
     _head_timer: asyncio.TimerHandle | None = None
 
@@ -48,6 +48,7 @@ class OnePacket(HeadBounds):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._await_no_head()
+        self._heads.unbegun.forget(self)
         self._unread.forget(self.transport)
         super().connection_lost(exc)
         self._deaf = True
@@ -77,7 +78,7 @@ class OnePacket(HeadBounds):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-            self._heads.unfinished.forget(self)
+            self._heads.unbegun.forget(self)
 
     @property
     def _heads(self) -> Heads:
@@ -94,7 +95,10 @@ class OnePacket(HeadBounds):
         self._unread.watch(self.transport)
         if self._within and not self._deaf:
             self._await_head()
+        waited = bool(self.pipeline)
         super().on_response_complete()
+        if waited:
+            self._count_what_waits()
         if self._deaf:  # it lingers: nobody waits for another request
             self._unset_keepalive_if_required()
 
@@ -112,32 +116,21 @@ class OnePacket(HeadBounds):
             self._unfinished_bytes = len(data)
         if self._unfinished_bytes > LARGEST_HEAD:
             self.refuse_large_head()
-        elif not self._deaf and (self._within_head or (self._unfinished_bytes and not self._within)):
+        else:
+            self._count_what_waits()
+
+    def _count_what_waits(self) -> None:
+        waits = self.flow.waiting_bytes
+        if not self._deaf and (self._within_head or (self._unfinished_bytes and not self._within)):
             self._await_head()
-            self._heads.unfinished.keep(self, self._kept_bytes + self._unfinished_bytes)
+            waits += self._kept_bytes + self._unfinished_bytes
+        self._heads.unbegun.keep(self, waits)
 
     def _parse(self, data: bytes) -> None:
-        rest = memoryview(data)
         try:
-            while rest:
-                try:
-                    self.parser.feed_data(rest)
-                    return
-                except httptools.HttpParserUpgrade as upgrade:
-                    rest = rest[upgrade.args[0] :]
-                    self._stay_with_http()
+            self._feed(data)
         except httptools.HttpParserError:
             self.send_400_response("")
-
-    def _stay_with_http(self) -> None:
-        """A server may ignore the wish for another protocol (RFC 9110, 7.8). The parser stops after such a head, so
-        another one reads on, first, where there is one, the body."""
-        self.parser = httptools.HttpRequestParser(self)
-        if self._interrupted:
-            framing = b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] in FRAMING)
-            self._repeating = True
-            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
-            self._interrupted = self._repeating = False
 
     def _refused_whole(self, data: bytes) -> bool:
         """Whether `data` was a request that has been refused without the parser."""
@@ -186,6 +179,12 @@ class OnePacket(HeadBounds):
         awaited = self._within and not self._within_head and not self._is_idle()
         return awaited and not (self.cycle.response_started or self.pipeline)
 
+    def give_up(self) -> None:
+        if self.flow.waiting_bytes:
+            self.transport.abort()
+        else:
+            self.refuse_large_head()
+
     def refuse_large_head(self) -> None:
         if not (self.transport.is_closing() or self._deaf):
             self._end_with(self._heads.too_large(self._headers_so_far))
@@ -194,7 +193,7 @@ class OnePacket(HeadBounds):
         """Without an answer ends, as an idle connection does later, one that has said nothing since it was made, sends
         empty lines, or a body that nobody waits for any more."""
         self._head_timer = None
-        self._heads.unfinished.forget(self)
+        self._heads.unbegun.forget(self)
         if self.transport.is_closing() or self._deaf:
             return
         if self._within_head:
@@ -204,6 +203,7 @@ class OnePacket(HeadBounds):
             self.transport.close()
         else:
             self._await_head()
+            self._count_what_waits()
 
     def _end_with(self, answer: bytes) -> None:
         """Nothing is read any more. Where earlier requests, which are whole, wait for their answers, the connection

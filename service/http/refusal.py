@@ -28,8 +28,9 @@ from service.errors import (
     QueueFull,
     problem_body,
 )
-from service.http.head_bounds import LARGEST_HEAD, MOST_HEADERS, UnfinishedHeads
+from service.http.head_bounds import LARGEST_HEAD, MOST_HEADERS, Unbegun
 from service.http.middleware import OTHER, SECURITY_HEADERS, full
+from service.http.upgrades import FRAMING
 from service.inference.overload import WHY_SHORT, Door
 from service.telemetry.logs import FIELDS
 from service.telemetry.metrics import Metrics
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 16  # bytes that are read and dropped, so that the connection can be used again
 _PLACE = "a-request-id"  # stands where the ids of requests will
 Headers = Sequence[tuple[bytes, bytes]]
-FRAMING = (b"content-length", b"transfer-encoding")  # headers that say where a body ends
 _REQUEST_LINE = re.compile(rb"[A-Z]+ (/[^ ?#\r\n]*)(?:\?([^ \r\n]*))? HTTP/1\.1\r\n")
 _TELLING = re.compile(  # headers that decide where the request ends, what becomes of the connection, or the answer
     rb"\r\n(content-length|transfer-encoding|expect|upgrade|connection|x-request-id)[ \t]*:[ \t]*([^\r\n]*)", re.I
@@ -158,7 +158,7 @@ class Heads:
         self._requests = metrics.requests
         self._sent = metrics.sent
         self._access_log = access_log
-        self.unfinished = UnfinishedHeads()
+        self.unbegun = Unbegun()
 
     def too_large(self, headers: Headers) -> bytes:
         """A 431, after which the connection ends, as after each of these."""

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.http.head_bounds import LARGEST_HEAD, UnfinishedHeads
+from service.http.head_bounds import LARGEST_HEAD, Unbegun
 from service.http.pipelining import MOST_PIPELINED
 from service.http.protocol import HEADS, UNREAD, OnePacket
 from service.http.refusal import Heads
@@ -169,7 +169,7 @@ async def test_heads_that_have_not_come_whole_are_bounded_together(monkeypatch: 
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body"})
 
-    monkeypatch.setattr("service.http.refusal.UnfinishedHeads", lambda: UnfinishedHeads(100_000))
+    monkeypatch.setattr("service.http.refusal.Unbegun", lambda: Unbegun(100_000))
     async with answering(app) as address, asyncio.timeout(10):
         opened = [await asyncio.open_connection(*address) for _ in range(4)]
         for (_, writer), size in zip(opened, (10, 40_000, 30_000, 40_000), strict=True):

@@ -299,7 +299,10 @@ async def test_where_the_client_does_not_read_the_app_refuses_and_waits(pieces: 
     for piece in sent:
         protocol.data_received(piece)
     await asyncio.sleep(0)
-    assert len(transport.written) == 1 and asked == ["/encode"]
+    assert len(transport.written) == 1 and asked == []
+    protocol.resume_writing()
+    await asyncio.sleep(0.01)
+    assert asked == ["/encode"]
     protocol.connection_lost(None)
 
 

@@ -366,3 +366,13 @@ def test_what_the_device_lacks_is_one_line_of_the_log(
     with pytest.raises(DeviceError):
         open_models(Settings(bundles=(tiny.grey,)), Metrics())
     assert caplog.messages == ["cannot start: VQSERVE_DEVICE=cuda: there is none"]
+
+
+def test_ctrl_c_before_the_server_hears_it_is_no_traceback() -> None:
+    interrupted = (
+        "import sys, types, runpy; command_line = types.ModuleType('service.process.command_line'); "
+        "command_line.main = lambda: (_ for _ in ()).throw(KeyboardInterrupt); "
+        "sys.modules['service.process.command_line'] = command_line; runpy.run_module('service', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
