@@ -2,8 +2,8 @@
 
 In: the bytes of a connection. Out: at most `MOST_PIPELINED` requests wait for their turn, and the one whose turn it is
 hears that its client has left: uvicorn tells only the newest. Of what waits little is read, and none begins while the
-client does not read the answers before. Also here: HTTP/1.0, which has no chunks for answers of
-unknown length and no `100 Continue`, HTTP/1.1, which has one `Host`, and targets in absolute form without a path.
+client does not read the answers before. Also here: HTTP/1.0, which has no chunks for answers of unknown length and no
+`100 Continue`, HTTP/1.1, which has one `Host`, and targets in absolute form without a path.
 """
 
 from __future__ import annotations
