@@ -106,21 +106,25 @@ async def test_a_body_that_had_to_wait_comes_whole() -> None:
     assert bodies == [30_000_000]
 
 
+async def come_to_wait(*sizes: int) -> None:
+    """Ends when so many bytes wait, by connection."""
+    while sorted(one.flow.waiting_bytes for one in protocols()) != list(sizes):
+        await asyncio.sleep(0.02)
+
+
 @pytest.mark.asyncio
 async def test_bodies_before_their_turn_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.http.refusal.Unbegun", lambda: Unbegun(150_000))
-    waits = [get("/large") + get("/large") + BODY + bytes(size) for size in (60_000, 61_000, 62_000)]
+    first, second, third = (2 * get("/large") + BODY + bytes(size) for size in (60_000, 61_000, 62_000))
     async with answering(large_and_small) as address, asyncio.timeout(20):
-        async with sending(address, waits[0]), sending(address, waits[1]):
-            await asyncio.sleep(0.2)
-            assert sorted(one.flow.waiting_bytes for one in protocols()) == [60_000, 61_000]
-            async with sending(address, waits[2]):
+        async with sending(address, first), sending(address, second):
+            await come_to_wait(60_000, 61_000)
+            async with sending(address, third):  # the largest goes
                 await asyncio.sleep(0.2)
-                assert sorted(one.flow.waiting_bytes for one in protocols()) == [60_000, 61_000]
-        await asyncio.sleep(0.2)
-        async with sending(address, waits[2]):  # those that have left count no more
-            await asyncio.sleep(0.2)
-            assert [one.flow.waiting_bytes for one in protocols()] == [62_000]
+                await come_to_wait(60_000, 61_000)
+        await come_to_wait()
+        async with sending(address, third):  # those that have left count no more
+            await come_to_wait(62_000)
 
 
 @pytest.mark.asyncio
@@ -134,14 +138,17 @@ async def test_a_request_behind_unread_answers_is_not_inside() -> None:
 
     sent = get("/large") + 3 * get("/")
     async with answering(app) as address, asyncio.timeout(20), sending(address, sent) as client:
+        while asked != ["/large"]:
+            await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)
         (protocol,) = protocols()
         assert asked == ["/large"] and not protocol.tasks
         left = LARGE
         while left > 0:
             left -= len(await asyncio.get_running_loop().sock_recv(client, 1 << 20))
-        await asyncio.sleep(0.3)
-        assert asked == ["/large", "/", "/", "/"] and not protocol.tasks
+        while len(asked) < 4 or protocol.tasks:
+            await asyncio.sleep(0.02)
+        assert asked == ["/large", "/", "/", "/"]
 
 
 @pytest.mark.asyncio
