@@ -228,10 +228,12 @@ def test_a_stream_that_ends_before_its_first_event_gives_its_places_back(generat
 
     async def work(app: Any, call: Any) -> None:
         rows = slow_down(app, 0.2)
-        await call({"n": 2}, asyncio.Event(), [], most=0)
-        await asyncio.sleep(0.3)
+        asking = asyncio.create_task(call({"n": 2}, asyncio.Event(), [], most=0))
+        await asyncio.sleep(0.6)
         assert len(rows) < 7
         assert scheduler_of(app).samples_inside == 0
+        asking.cancel()  # its 504 waits as well
+        await asyncio.wait([asking])
 
     asgi(generating, work, request_deadline_ms=100)
 
