@@ -95,6 +95,7 @@ def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
         for _ in range(20):  # of both, with each connection of its own
             httpx.get(f"{address}/unknown")
         counted = 'vqserve_requests_total{route="other",status="404"}'
+        until(lambda: shown(address, counted) == 20)  # each is counted when its answer has been sent
         (tmp_path / "tiny" / "decoder.onnx").rename(tmp_path / "kept")
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(logged(tmp_path, "ended with status 3 before it served")) >= 2, 30)
