@@ -23,7 +23,7 @@ from benchmarks.sample_fidelity import CONFIG
 from training.compare import COMPARE_FILE, on_one_device
 from training.config import load_config
 from training.data import DataSet, load_data
-from training.evaluation import measure_reconstruction
+from training.report.evaluation import measure_reconstruction
 from training.runs import Run, read_json
 
 SYSTEMS = ("vae", "cvae")

@@ -21,13 +21,13 @@ from lightning.pytorch import seed_everything
 
 from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
 from benchmarks.sample_fidelity import CONFIG, MEASURES
-from training.classifier import fit_classifier
 from training.compare import measure_samples, on_one_device, require_own_folders, sampler, variants
+from training.compare.classifier import fit_classifier
+from training.compare.yardstick import Yardstick
 from training.config import RunConfig, load_config
 from training.data import DataSet, load_data
 from training.fit import fit
 from training.runs import METRICS_FILE, Run, load_run
-from training.yardstick import Yardstick
 
 GUIDANCES = (1.0, 2.0, 2.5, 3.0)
 SYSTEMS = ("vqvae-gradient", "vqvae-ema", "vqvae-fsq")

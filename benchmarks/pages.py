@@ -33,7 +33,7 @@ from benchmarks import (
 )
 from benchmarks.abuse import common
 from benchmarks.report import PAGE, RESULTS, write_section
-from training.model_report import write_page
+from training.compare.model_report import write_page
 
 Result = dict[str, Any]
 

@@ -28,7 +28,7 @@ from benchmarks.picture_codecs import Vqserve
 from benchmarks.rate_distortion import MNIST_TEST, read_mnist, read_photos
 from benchmarks.report import RESULTS, command_line
 from benchmarks.torch_graphs import TorchGraphs
-from export.prior_reader import read_prior
+from export.graphs.prior_reader import read_prior
 from service import codec
 from service.bundle import Bundle
 from service.codec import Codes

@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.report import command_line, table, write_result, write_section
-from training.classifier import fit_classifier
+from training.compare.classifier import fit_classifier
+from training.compare.yardstick import Yardstick
 from training.config import load_config
 from training.data import load_data
-from training.yardstick import Yardstick
 from vqserve.offline import Offline
 from vqserve.operations import Wanted
 

@@ -30,8 +30,8 @@ from benchmarks.random_prior import PriorSize, random_prior, write_prior
 from benchmarks.report import command_line, machine, machine_line, write_result, write_section
 from benchmarks.sampler_graphs import SortedRows, horizontal, scan_row
 from benchmarks.sampler_variants import Sample, Variants
-from export.onnx_builder import GraphBuilder
-from export.prior_graphs import PriorGraphWriter
+from export.graphs.onnx_builder import GraphBuilder
+from export.graphs.prior_graphs import PriorGraphWriter
 from service.bundle import MANIFEST_FILE, load_bundle
 from service.bundle.fields import DIAGONAL_GRAPHS, GraphName
 from service.inference.sessions import CPU, SessionMaker

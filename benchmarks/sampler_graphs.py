@@ -12,11 +12,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from export.onnx_builder import GraphBuilder
-from export.prior_graphs import PriorGraphWriter
-from export.prior_parts import as_array, fold_gate
-from export.sampling_graph import Filters, draw_code, looked_up, numerators, scaled_total
-from training.prior import HORIZONTAL_TAPS
+from export.graphs.onnx_builder import GraphBuilder
+from export.graphs.prior_graphs import PriorGraphWriter
+from export.graphs.prior_parts import as_array, fold_gate
+from export.graphs.sampling_graph import Filters, draw_code, looked_up, numerators, scaled_total
+from training.models.prior import HORIZONTAL_TAPS
 
 
 def horizontal(graphs: PriorGraphWriter) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from service.codec.prior_coding import Codes, Floats, Logits
-from training.prior import PixelCNN
+from training.models.prior import PixelCNN
 
 
 class TorchGraphs:

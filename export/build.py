@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.cuda_coverage import uncovered
 from export.frequencies import frequency_table
-from export.onnx_builder import OPSET
-from export.prior_graphs import PriorGraphWriter
+from export.graphs.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
+from export.graphs.onnx_builder import OPSET
+from export.graphs.prior_graphs import PriorGraphWriter
 from export.sessions import VerificationError
 from export.verify import verify
 from service.bundle import MANIFEST_FILE, load_bundle, sha256_file
@@ -40,10 +40,10 @@ from service.bundle.fields import (
     TensorSpec,
 )
 from service.bundle.manifest import FORMAT_VERSION, Manifest, version_of
-from training.autoencoders import VQVAE
 from training.data import load_data
-from training.exactness import prove_exact
-from training.prior import PixelCNN, state_shapes
+from training.models.autoencoders import VQVAE
+from training.models.exactness import prove_exact
+from training.models.prior import PixelCNN, state_shapes
 from training.report import require_same_pictures
 from training.runs import Run, load_run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.prior import UNITS_PER_NAT
+from training.models.prior import UNITS_PER_NAT
 
 
 def frequency_table(codebook_size: int) -> Tensor:

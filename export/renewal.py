@@ -16,14 +16,14 @@ import numpy as np
 import onnx
 
 from export.build import ExportError, replace_bundle, save_graph, temporary_beside
-from export.prior_graphs import PriorGraphWriter
-from export.prior_reader import UnreadableError, read_prior
+from export.graphs.prior_graphs import PriorGraphWriter
+from export.graphs.prior_reader import UnreadableError, read_prior
 from export.sessions import Sessions
 from export.verify_prior import SAMPLES, compare_pixel_by_pixel, compare_samplers
 from service.bundle import MANIFEST_FILE, Bundle, load_bundle
 from service.bundle.fields import NOT_IN_VERSION, GraphName
-from training.evaluation import grids_a_batch
-from training.prior import PixelCNN
+from training.models.prior import PixelCNN
+from training.report.evaluation import grids_a_batch
 
 ROWS = 4  # of codes that the entropy decoder's graphs are compared on: each row sees those above it
 

@@ -24,10 +24,10 @@ from export.reference_sampler import Codes
 from export.sessions import Sessions, VerificationError, batches
 from export.verify_prior import SAMPLES, compare_logits, compare_pixel_by_pixel, compare_samplers
 from service.bundle.fields import GraphName, Parity
-from training.autoencoders import VQVAE
-from training.evaluation import grids_a_batch, pictures_a_batch
-from training.prior import PixelCNN
-from training.scalar_quantizer import FiniteScalarQuantizer
+from training.models.autoencoders import VQVAE
+from training.models.prior import PixelCNN
+from training.models.scalar_quantizer import FiniteScalarQuantizer
+from training.report.evaluation import grids_a_batch, pictures_a_batch
 
 Pictures = NDArray[np.uint8]
 # of codes and pixels, as `export.device_parity` has them, which cannot import what needs PyTorch

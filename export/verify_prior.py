@@ -20,8 +20,8 @@ from export.reference_sampler import Codes, Controls, Known, sample
 from export.sessions import Sessions, VerificationError, batches
 from service.bundle.fields import DIAGONAL_GRAPHS, GUIDANCE_STEPS, LARGEST_GUIDANCE, UNIFORM_BITS, GraphName
 from service.prior.shear import Shear
-from training.evaluation import grids_a_batch
-from training.prior import PixelCNN
+from training.models.prior import PixelCNN
+from training.report.evaluation import grids_a_batch
 
 SAMPLES = 16
 KNOWN_SHARE = 0.25  # of the codes, where some are known

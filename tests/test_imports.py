@@ -20,18 +20,30 @@ FROM_SERVICE = {
     "training": ("service.bundle", "service.pictures.pixels"),
     "export": ("service.bundle", "service.codec", "service.prior.shear"),
 }
-LAYERS = (  # of service/: its packages, and the modules that stand alone
-    "errors stopping bundle",
-    "call threads codec pictures wire",
-    "settings telemetry",
-    "inference process",
-    "registry",
-    "prior",
-    "routes",
-    "http",
-    "app",
-    "reference __main__",
-)
+LAYERS = {  # the packages of each, and the modules that stand alone
+    "service": (
+        "errors stopping bundle",
+        "call threads codec pictures wire",
+        "settings telemetry",
+        "inference process",
+        "registry",
+        "prior",
+        "routes",
+        "http",
+        "app",
+        "reference __main__",
+    ),
+    "training": ("errors printing", "config", "data models", "runs", "report", "fit", "compare", "__main__"),
+    "export": (
+        "graphs",
+        "frequencies sessions reference_sampler cuda_coverage device_parity",
+        "verify_prior gpu_check",
+        "verify",
+        "build",
+        "renewal",
+        "renew __main__",
+    ),
+}
 RUN_THE_SERVICE = {"export/device_parity.py", "export/gpu_check.py"}  # they check what runs; both without torch
 
 
@@ -51,10 +63,11 @@ def test_imports_point_one_way(package: str) -> None:
     assert [(file, name) for file, name in imports(package) if name.split(".")[0] in FORBIDDEN[package]] == []
 
 
-def test_the_service_is_made_of_layers() -> None:
+@pytest.mark.parametrize("package", sorted(LAYERS))
+def test_a_package_is_made_of_layers(package: str) -> None:
     """Each module takes only what stands before it in `LAYERS`, or beside it in the same package."""
-    place = {name: n for n, names in enumerate(LAYERS) for name in names.split()}
-    taken = [(Path(file), name.split(".")) for file, name in imports("service") if name.startswith("service.")]
+    place = {name: n for n, names in enumerate(LAYERS[package]) for name in names.split()}
+    taken = [(Path(file), name.split(".")) for file, name in imports(package) if name.startswith(f"{package}.")]
     found = {(file.with_suffix("").parts[1], parts[1]) for file, parts in taken}
     assert {layer for edge in found for layer in edge} <= set(place)
     assert [edge for edge in sorted(found) if edge[0] != edge[1] and place[edge[0]] <= place[edge[1]]] == []

@@ -118,8 +118,8 @@ def _evaluate(options: argparse.Namespace) -> dict[str, object]:
 def _compare(options: argparse.Namespace) -> dict[str, object]:
     config, folder = _config_and_folder(options)
     from training.compare import compare
+    from training.compare.model_report import write_model_report
     from training.fit import require_place
-    from training.model_report import write_model_report
 
     if options.docs:
         require_place(options.docs, "--docs")

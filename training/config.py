@@ -89,7 +89,7 @@ OF_GRID = ("levels", "usage_weight", "context_rate_weight")  # keys that only fs
 
 
 class AutoencoderConfig(_Section):
-    """Encoder and decoder, and which of the systems of `training.autoencoders` is made of them."""
+    """Encoder and decoder, and which of the systems of `training.models.autoencoders` is made of them."""
 
     system: Literal["ae", "vae", "cvae", "vqvae"] = "vqvae"
     channels: int = Field(default=128, ge=2)  # of the encoder's widest layers

@@ -17,14 +17,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from pydantic import BaseModel
 from torch import Tensor
 
-from training.autoencoders import VQVAE
 from training.config import OF_CODEBOOK, OF_GRID, AutoencoderConfig, ConfigError, RunConfig, differing_keys
 from training.data import DataSet, Split, Stream, load_data, would_read_run
-from training.evaluation import encode_all
-from training.jobs import AutoencoderJob, PriorJob, StageData
-from training.limits import require_exportable
-from training.prior import PixelCNN
+from training.models.autoencoders import VQVAE
+from training.models.limits import require_exportable
+from training.models.prior import PixelCNN
 from training.report import draw_reconstructions, sheet_of_samples, write_report
+from training.report.evaluation import encode_all
 from training.runs import (
     AUTOENCODER_FILE,
     CONFIG_FILE,
@@ -41,7 +40,8 @@ from training.runs import (
     write_json,
     write_seconds,
 )
-from training.stages import CHECKPOINTS, checkpoint_of, require_trainer, run_stage, told_of_memory
+from training.runs.jobs import AutoencoderJob, PriorJob, StageData
+from training.runs.stages import CHECKPOINTS, checkpoint_of, require_trainer, run_stage, told_of_memory
 
 
 def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:

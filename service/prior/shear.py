@@ -3,7 +3,7 @@
     call 7:   band 0 of row 7,   band 1 of row 6,   band 2 of row 5
     call 8:   band 0 of row 8,   band 1 of row 7,   band 2 of row 6
 
-Call i holds band k of row i - k, for every band k. `export.diagonal_schedule` says why.
+Call i holds band k of row i - k, for every band k. `export.graphs.diagonal_schedule` says why.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ import torch
 from benchmarks.sampler import Row, multiply_adds, page
 from benchmarks.sampler_graphs import SortedRows
 from export.frequencies import frequency_table
-from export.prior_graphs import PriorGraphWriter
+from export.graphs.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Controls
 from export.verify_prior import sample_rows
 from tests.export.conftest import loud
 from tests.export.test_prior_graphs import sessions
-from training.prior import FixedPointLinear, PixelCNN
+from training.models.prior import FixedPointLinear, PixelCNN
 
 
 def test_every_weight_is_counted_once_a_position(tmp_path: Path) -> None:

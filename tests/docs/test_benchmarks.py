@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.pages import result, sections
 from benchmarks.report import PAGE, ROOT
-from training.model_report import END, START, section
+from training.compare.model_report import END, START, section
 
 SECTIONS = sections()
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from export.frequencies import frequency_table
-from export.prior_graphs import PriorGraphWriter
+from export.graphs.prior_graphs import PriorGraphWriter
 from service.bundle.fields import GraphName, Parity
 from tests.training.conftest import TINY, tiny_config
 from training.config import load_config
 from training.fit import fit
-from training.prior import PixelCNN
+from training.models.prior import PixelCNN
 
 K, LABELS, WIDTH = 24, 3, 6
 TABLE = frequency_table(K).numpy()

@@ -1,7 +1,7 @@
 """Edits that break an exported graph in one place: what the checks of the export must find.
 
-In: an ONNX model of `export.onnx_builder`, where each output is the copy (Identity) of another value. Out: an edited
-copy of the model with the same inputs and outputs.
+In: an ONNX model of `export.graphs.onnx_builder`, where each output is the copy (Identity) of another value. Out: an
+edited copy of the model with the same inputs and outputs.
 """
 
 from __future__ import annotations

@@ -13,21 +13,21 @@ import pytest
 import torch
 
 from export.__main__ import main
-from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.build import ExportError, build_bundle
 from export.cuda_coverage import uncovered
+from export.graphs.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.reference_sampler import sample
 from export.sessions import Sessions, VerificationError
 from export.verify import _compare_distances, _require_near_ties, to_torch, verify
 from export.verify_prior import sample_rows
 from service.bundle import BundleError, load_bundle
 from service.bundle.fields import GraphName
-from training.autoencoders import VQVAE
 from training.data import DataError
-from training.networks import Decoder, Encoder
-from training.quantizers import EMAQuantizer
+from training.models.autoencoders import VQVAE
+from training.models.networks import Decoder, Encoder
+from training.models.quantizers import EMAQuantizer
+from training.models.scalar_quantizer import FiniteScalarQuantizer
 from training.runs import load_run
-from training.scalar_quantizer import FiniteScalarQuantizer
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,16 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from export.diagonal_graph import band_of, diagonal, worthwhile
-from export.diagonal_schedule import Position, Schedule, schedule, taps
 from export.frequencies import frequency_table
-from export.prior_graphs import PriorGraphWriter
+from export.graphs.diagonal_graph import band_of, diagonal, worthwhile
+from export.graphs.diagonal_schedule import Position, Schedule, schedule, taps
+from export.graphs.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Controls, Known, sample
 from export.verify_prior import sample_diagonally, sample_rows
 from service.bundle.fields import DIAGONAL_GRAPHS, GraphName
 from tests.export.conftest import TABLE, K
 from tests.export.test_prior_graphs import CONFIGURATIONS, inputs, sessions, torch_logits
-from training.prior import PixelCNN
+from training.models.prior import PixelCNN
 
 SIZES = [(7, 1, 2), (9, 2, 4), (9, 2, 3), (10, 2, 5), (32, 6, 12), (32, 6, 16), (33, 6, 7), (6, 4, 5)]
 HEIGHT = 9

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from export.autoencoder_graphs import distances_graph
 from export.cuda_coverage import uncovered
-from training.autoencoders import VQVAE
+from export.graphs.autoencoder_graphs import distances_graph
+from training.models.autoencoders import VQVAE
 from training.runs import load_run
 
 

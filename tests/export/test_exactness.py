@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from export.frequencies import frequency_table
-from training.exactness import ExactnessError, partial_sum_bounds, prove_exact
-from training.prior import EMBEDDING_LIMIT, EXACT_LIMIT, STREAM_LIMIT, PixelCNN
+from training.models.exactness import ExactnessError, partial_sum_bounds, prove_exact
+from training.models.prior import EMBEDDING_LIMIT, EXACT_LIMIT, STREAM_LIMIT, PixelCNN
 
 
 def test_every_layer_is_bounded(prior: PixelCNN) -> None:

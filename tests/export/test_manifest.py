@@ -17,9 +17,9 @@ from onnx import helper
 from pydantic import ValidationError
 
 from export.__main__ import main
-from export.autoencoder_graphs import autoencoder_graphs
 from export.build import _require_cuda_kernels, build_bundle, replace_bundle, save_graph, tensor_specs
-from export.onnx_builder import DTYPES
+from export.graphs.autoencoder_graphs import autoencoder_graphs
+from export.graphs.onnx_builder import DTYPES
 from export.sessions import Sessions, VerificationError
 from service.bundle import BundleError, load_bundle
 from service.bundle.fields import CodesSpec, GraphName, GraphSpec, Parity
@@ -27,8 +27,8 @@ from service.bundle.manifest import Manifest
 from tests.export.edited_graphs import with_nodes
 from training.config import DataConfig
 from training.data import load_data
-from training.exactness import partial_sum_bounds
-from training.limits import counts
+from training.models.exactness import partial_sum_bounds
+from training.models.limits import counts
 from training.runs import load_run
 
 HISTOGRAM = [5, 0, 3, 12, 1, 7, 2, 90, 4, 6]  # 10 codes

@@ -17,8 +17,8 @@ from export.sessions import Sessions
 from export.verify import to_torch
 from export.verify_prior import sample_diagonally, sample_rows
 from service.bundle import Bundle, load_bundle
-from training.autoencoders import VQVAE
 from training.config import RunConfig
+from training.models.autoencoders import VQVAE
 from training.runs import load_run
 
 

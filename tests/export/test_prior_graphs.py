@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from export.prior_graphs import PriorGraphWriter
+from export.graphs.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Codes, Controls, draw, sample
 from export.sessions import Sessions
 from export.verify_prior import pixel_by_pixel_logits, sample_rows
 from service.bundle.fields import GraphName
 from tests.export.conftest import LABELS, TABLE, WIDTH, K
-from training.prior import PixelCNN
+from training.models.prior import PixelCNN
 
 Models = dict[GraphName, onnx.ModelProto]
 LEVELS = (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from export.autoencoder_graphs import Shapes, autoencoder_graphs, shapes_of
+from export.graphs.autoencoder_graphs import Shapes, autoencoder_graphs, shapes_of
 from export.sessions import Sessions
-from training.autoencoders import VQVAE
-from training.networks import Decoder, Encoder
-from training.quantizers import EMAQuantizer
-from training.scalar_quantizer import FiniteScalarQuantizer
+from training.models.autoencoders import VQVAE
+from training.models.networks import Decoder, Encoder
+from training.models.quantizers import EMAQuantizer
+from training.models.scalar_quantizer import FiniteScalarQuantizer
 
 LATENTS = [[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [4.0, 0.0], [-1.0, 0.0]]
 

@@ -18,8 +18,8 @@ import torch
 
 from export.build import ExportError
 from export.frequencies import frequency_table
-from export.prior_graphs import PriorGraphWriter
-from export.prior_reader import read_prior
+from export.graphs.prior_graphs import PriorGraphWriter
+from export.graphs.prior_reader import read_prior
 from export.renew import main
 from export.renewal import renew
 from export.sessions import VerificationError
@@ -27,7 +27,7 @@ from service.bundle import load_bundle
 from service.bundle.fields import GraphName
 from service.bundle.manifest import version_of
 from tests.tiny_bundle import CODEBOOK_SIZE, tiny_prior, write_tiny_bundle
-from training.prior import PixelCNN
+from training.models.prior import PixelCNN
 
 MNIST = Path(__file__).parents[2] / "models" / "mnist"
 OLD: tuple[GraphName, ...] = ("prior_row", "prior_row_guided", "prior_diagonal")

@@ -17,9 +17,9 @@ from export import renew
 from export.__main__ import main
 from export.build import CODES_AT_ONCE, codebook_colours
 from tests.training.conftest import ROOT
-from training.autoencoders import VQVAE
-from training.networks import Decoder, Encoder
-from training.quantizers import EMAQuantizer
+from training.models.autoencoders import VQVAE
+from training.models.networks import Decoder, Encoder
+from training.models.quantizers import EMAQuantizer
 
 
 class Interrupted(ModuleType):

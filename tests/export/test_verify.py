@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from export import device_parity
 from export import verify as verification
-from export.autoencoder_graphs import autoencoder_graphs, shapes_of
-from export.onnx_builder import GraphBuilder
+from export.graphs.autoencoder_graphs import autoencoder_graphs, shapes_of
+from export.graphs.onnx_builder import GraphBuilder
 from export.sessions import Sessions, VerificationError
 from export.verify import _compare_pixels, _require_near_ties, verify
 from service.bundle.fields import GraphName, Parity
 from tests.export.test_build import model_for
-from training.autoencoders import VQVAE
+from training.models.autoencoders import VQVAE
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
 

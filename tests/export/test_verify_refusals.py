@@ -10,10 +10,10 @@ import pytest
 import torch
 from onnx import helper
 
-from export.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.frequencies import frequency_table
-from export.onnx_builder import DTYPES
-from export.prior_graphs import PriorGraphWriter
+from export.graphs.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
+from export.graphs.onnx_builder import DTYPES
+from export.graphs.prior_graphs import PriorGraphWriter
 from export.sessions import Sessions, VerificationError
 from export.verify import _compare_distances, _require_near_ties, to_torch, verify
 from export.verify_prior import compare_logits, compare_pixel_by_pixel, compare_samplers
@@ -21,10 +21,10 @@ from service.bundle.fields import DIAGONAL_GRAPHS, GraphName, Parity
 from tests.export.conftest import loud
 from tests.export.edited_graphs import combined, deaf, one_entry, with_nodes
 from tests.export.test_build import model_for
-from training.autoencoders import VQVAE
-from training.networks import Decoder, Encoder
-from training.prior import PixelCNN
-from training.quantizers import EMAQuantizer
+from training.models.autoencoders import VQVAE
+from training.models.networks import Decoder, Encoder
+from training.models.prior import PixelCNN
+from training.models.quantizers import EMAQuantizer
 
 Models = dict[GraphName, onnx.ModelProto]
 K, LABELS, GRID = 24, 2, (2, 4)  # 24 codes of 3 numbers, as `model_for` has them

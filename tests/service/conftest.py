@@ -16,7 +16,7 @@ from service.settings import Settings
 from tests.conftest import DEVICE, running
 from tests.service.serving import serving
 from tests.tiny_bundle import Weights, tiny_prior, write_tiny_bundle
-from training.prior import PixelCNN
+from training.models.prior import PixelCNN
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import pytest
 from torch import nn
 
 from training.__main__ import _options
-from training.autoencoders import VQVAE
 from training.config import (
     AutoencoderConfig,
     ConfigError,
@@ -21,9 +20,10 @@ from training.config import (
     load_config,
     parse_config,
 )
-from training.networks import Decoder, Encoder
-from training.prior import PixelCNN
-from training.quantizers import VectorQuantizer
+from training.models.autoencoders import VQVAE
+from training.models.networks import Decoder, Encoder
+from training.models.prior import PixelCNN
+from training.models.quantizers import VectorQuantizer
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from tests.training.conftest import tiny_config
 from training import fit as fit_module
-from training.autoencoders import VQVAE
 from training.config import ConfigError, RunConfig
 from training.data import Batch, DataError, DataSet, Split, Stream, load_data
 from training.fit import fit, fit_autoencoder, fit_prior
-from training.jobs import AutoencoderJob, Job, PriorJob, StageData
+from training.models.autoencoders import VQVAE
 from training.report import draw_reconstructions, draw_samples
 from training.runs import begin_progress, build_autoencoder, build_prior, read_json, save_weights
+from training.runs.jobs import AutoencoderJob, Job, PriorJob, StageData
 
 WORDS = (
     "trainer.seed=5",
@@ -61,7 +61,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             pinned.append(batch)
             return batch
 
-        monkeypatch.setattr("training.jobs.pinned", pin)
+        monkeypatch.setattr("training.runs.jobs.pinned", pin)
         strategy = SimpleNamespace(root_device=torch.device("cuda"))
         data.trainer = cast(Any, SimpleNamespace(strategy=strategy, current_epoch=0, global_rank=0, world_size=1))
         validation = [torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True)]

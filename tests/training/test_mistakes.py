@@ -16,8 +16,8 @@ from tests.training.conftest import TINY, copied, tiny_config
 from training.__main__ import main
 from training.config import ConfigError, load_config
 from training.data import DataError
-from training.exactness import ExactnessError
 from training.fit import fit, require_keys_read
+from training.models.exactness import ExactnessError
 from training.runs import (
     AUTOENCODER_FILE,
     PRIOR_FILE,
@@ -26,7 +26,7 @@ from training.runs import (
     read_json,
     write_json,
 )
-from training.writing import WriteError
+from training.runs.writing import WriteError
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 
@@ -100,7 +100,7 @@ def test_too_little_memory_is_told_and_the_corrected_command_may_use_the_folder(
         raise error
 
     with monkeypatch.context() as patched, pytest.raises(ConfigError, match=r"lower trainer\.autoencoder\.batch_size"):
-        patched.setattr("training.jobs.AutoencoderJob.training_step", too_large)
+        patched.setattr("training.runs.jobs.AutoencoderJob.training_step", too_large)
         fit(tiny_config("trainer.autoencoder.batch_size=256"), tmp_path / "run")
     fit(tiny_config(), tmp_path / "run")
     assert load_run(tmp_path / "run").config.trainer.autoencoder.batch_size != 256
@@ -110,7 +110,7 @@ def test_another_error_of_torch_stays_one(tmp_path: Path, monkeypatch: pytest.Mo
     def broken(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("training.jobs.AutoencoderJob.training_step", broken)
+    monkeypatch.setattr("training.runs.jobs.AutoencoderJob.training_step", broken)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         fit(tiny_config(), tmp_path / "run")
 
@@ -119,7 +119,7 @@ def test_a_prior_whose_sums_become_inexact_is_not_trained_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the export said so, after all its steps."""
-    monkeypatch.setattr("training.exactness.EXACT_LIMIT", 1 << 10)
+    monkeypatch.setattr("training.models.exactness.EXACT_LIMIT", 1 << 10)
     with pytest.raises(ExactnessError, match=r"float32 is exact below 1024: train the prior with"):
         fit(tiny_config(), tmp_path / "run")
     assert (tmp_path / "run" / AUTOENCODER_FILE).exists() and not (tmp_path / "run" / PRIOR_FILE).exists()
@@ -177,7 +177,7 @@ def test_more_devices_than_there_is_memory_for_are_told(
 ) -> None:
     """Beyond 64 bits it was a traceback, and below them an empty message."""
     if error is not None:
-        monkeypatch.setattr("training.stages.Trainer", Mock(side_effect=error))
+        monkeypatch.setattr("training.runs.stages.Trainer", Mock(side_effect=error))
     with pytest.raises(ConfigError, match=r"trainer\.devices is 10{20}: there is no memory for so many"):
         fit(tiny_config(f"trainer.devices={10**20}", "trainer.accelerator=cpu"), tmp_path / "run")
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from tests.training.conftest import DIGITS, ROOT, TINY, tiny_config, wait_for
 from training.__main__ import main
-from training.callbacks import StopAtNaN, StopAtSIGTERM, TrainingDiverged
 from training.compare import compare
 from training.config import ConfigError
 from training.fit import fit
 from training.runs import hold_folder
+from training.runs.callbacks import StopAtNaN, StopAtSIGTERM, TrainingDiverged
 
 STEPS = ("prior=null", "trainer.autoencoder.steps=100000", "trainer.autoencoder.validate_every=5")
 CPU = cast(Any, SimpleNamespace(device=torch.device("cpu"), state_dict=lambda: {"weight": torch.zeros(1)}))

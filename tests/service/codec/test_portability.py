@@ -19,13 +19,13 @@ from onnx.reference import ReferenceEvaluator
 
 from benchmarks.tiny_prior import FREQUENCY_TABLE, tiny_model
 from benchmarks.torch_graphs import TorchGraphs
-from export.prior_graphs import PriorGraphWriter
+from export.graphs.prior_graphs import PriorGraphWriter
 from service.codec import decode, encode
 from service.codec.codec_model import CodecModel
 from service.codec.container import Mode
 from service.codec.prior_coding import IntegerPrior, PriorGraphs
 from service.inference.prior_sessions import PriorSessions, Session
-from training.prior import HORIZONTAL_TAPS, PixelCNN
+from training.models.prior import HORIZONTAL_TAPS, PixelCNN
 
 K, LABELS, GRID = 24, 3, (5, 6)
 LAYERS, CHANNELS = 2, 16

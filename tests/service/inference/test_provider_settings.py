@@ -20,7 +20,7 @@ from service.prior.sampling import RowSampler
 from service.settings import Precision, Settings
 from tests.service.conftest import Generating
 from tests.service.prior.test_sampling import GRID, drawn, random_draws
-from training.prior import GATE_LIMIT, STREAM_LIMIT
+from training.models.prior import GATE_LIMIT, STREAM_LIMIT
 
 EXACT = {
     "cudnn_conv_algo_search": "HEURISTIC",

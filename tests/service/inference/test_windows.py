@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from service.inference.windows import CORE, MARGIN, WHOLE, run_in_windows, windows
 from tests.conftest import Tiny
 from tests.tiny_bundle import oracle_codes, oracle_pixels
-from training.networks import Decoder, Encoder
+from training.models.networks import Decoder, Encoder
 
 
 @given(st.integers(1, 300), st.integers(1, 300))

@@ -21,7 +21,7 @@ from service.prior.draws import uniforms
 from tests.conftest import DEVICE
 from tests.service.conftest import Generating
 from tests.tiny_bundle import CODEBOOK_SIZE, oracle_pixels
-from training.prior import UNITS_PER_NAT, PixelCNN
+from training.models.prior import UNITS_PER_NAT, PixelCNN
 
 GRID = (7, 7)
 JSON = {"accept": "application/json"}

@@ -18,7 +18,7 @@ from service.prior.likelihood import bits_of
 from tests.conftest import PICTURES
 from tests.service import bad_inputs as bad
 from tests.service.conftest import Generating
-from training.prior import UNITS_PER_NAT, PixelCNN
+from training.models.prior import UNITS_PER_NAT, PixelCNN
 
 DIGITS = [(PICTURES / f"digit_{n}.png").read_bytes() for n in (0, 1, 7)]
 
