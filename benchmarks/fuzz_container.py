@@ -35,7 +35,7 @@ from service.codec.codec_model import CodecModel
 from service.codec.container import FIXED_BYTES, Mode
 from service.codec.container_errors import ContainerError
 
-FIXTURES = ROOT / "tests" / "codec" / "fixtures" / "nasty.json"
+FIXTURES = ROOT / "tests" / "service" / "codec" / "fixtures" / "nasty.json"
 BATCH = 10_000
 LIMITS = Limits(max_pictures=64, max_codes=400)  # a hostile header that passes is decoded in milliseconds
 FIXTURE_COUNT = 200
@@ -197,7 +197,6 @@ def write_fixtures(nasty: dict[str, list[str]]) -> None:
     kinds = sorted(nasty, key=lambda kind: (order.index(kind.split()[0].removeprefix("container-")), kind))
     ranked = [(kind, nasty[kind][depth]) for depth in range(3) for kind in kinds if depth < len(nasty[kind])]
     entries = [{"error": kind.split()[0], "bytes": data} for kind, data in ranked[:FIXTURE_COUNT]]
-    FIXTURES.parent.mkdir(exist_ok=True)
     FIXTURES.write_text("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n", encoding="ascii")
 
 

@@ -1,7 +1,7 @@
 """The container's header and index, byte for byte: docs/code-format.md is the same in prose.
 
 In: a `Header` or bytes. Out: bytes or a `Header` and where its payload starts. Nothing here knows a model: whether the
-fields make sense for one is checked in service/codec.py. A header has exactly one spelling, so a flipped bit either
+fields make sense for one is checked in `service.codec`. A header has exactly one spelling, so a flipped bit either
 fails here, changes a field that is checked against the model, or fails the checksum, which covers the header.
 """
 

@@ -20,7 +20,7 @@ from service.codec import Limits, decode, decode_tile, encode
 from service.codec.container import Mode
 from service.codec.container_errors import ContainerError
 
-NASTY = json.loads((Path(__file__).parent / "fixtures" / "nasty.json").read_text(encoding="ascii"))
+NASTY = json.loads(fuzz_container.FIXTURES.read_text(encoding="ascii"))
 MODEL = tiny_model()
 BASES = base_containers(MODEL)
 

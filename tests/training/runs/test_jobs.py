@@ -28,11 +28,12 @@ from tests.training.conftest import (
     tiny_config,
     weights,
 )
-from training import report, stages
+from training import report
 from training.__main__ import main
 from training.models.autoencoders import VQVAE
 from training.config import ConfigError, StageConfig
 from training.data import Split, load_data, tiles
+from training.runs import stages
 from training.report.evaluation import encode_all, histogram, sample_codes
 from training.fit import fit
 from training.runs.jobs import learning_rate_factor
@@ -281,7 +282,7 @@ def test_two_processes_keep_one_codebook_and_it_is_that_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning's DDP over gloo: each process sees half of every batch."""
-    command = [sys.executable, str(ROOT / "tests" / "training" / "ddp_worker.py"), str(tmp_path / "2"), "2"]
+    command = [sys.executable, str(ROOT / "tests" / "training" / "runs" / "ddp_worker.py"), str(tmp_path / "2"), "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
