@@ -71,7 +71,8 @@ class Routes:
     def of(self, scope: Scope) -> str:
         if "endpoint" in scope:
             return self.patterns.get(scope["endpoint"], OTHER)
-        return scope["path"] if scope["path"] in self.paths else OTHER
+        asks_first = scope["method"] == "OPTIONS"  # a browser, which CORS answers: no work of the route
+        return scope["path"] if scope["path"] in self.paths and not asks_first else OTHER
 
 
 class Observe:

@@ -56,7 +56,8 @@ _EVERYWHERE = (
 class Endpoint:
     """`request` and `answer` give a schema by media type: a pydantic model, several of them, or a schema as it is.
 
-    `headers` are those of a success, besides the request's id, as OpenAPI describes them.
+    `headers` are those of a success, besides the request's id, as OpenAPI describes them, and `request_headers` those
+    that mean something here only.
     """
 
     method: str
@@ -69,6 +70,7 @@ class Endpoint:
     query: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     problems: Sequence[type[Problem]] = ()
     headers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    request_headers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     tag: str = "codec"
 
     @property
@@ -125,6 +127,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     return [
         *({"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in in_path),
         *({"name": n, "in": "query", "required": False, "schema": s} for n, s in endpoint.query.items()),
+        *({"name": n, "in": "header", "required": False, **s} for n, s in endpoint.request_headers.items()),
     ]
 
 
@@ -154,7 +157,7 @@ def _schema(schema: type[BaseModel] | tuple[type[BaseModel], ...] | dict[str, An
     if isinstance(schema, dict):
         return schema
     if isinstance(schema, tuple):
-        return {"anyOf": [_schema(one) for one in schema]}
+        return {"oneOf": [_schema(one) for one in schema]}
     return {"$ref": _REF.format(model=schema.__name__)}
 
 

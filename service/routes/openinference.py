@@ -165,10 +165,10 @@ async def repository_index(request: Request) -> Response:
     index = []
     for name in _names(service):
         model = service.models.get(name.rpartition(".")[0])
-        reason = model.why_not_ready()
-        state = {"state": "UNAVAILABLE", "reason": reason} if reason else {"state": "READY"}
+        reason = model.why_not_ready() or ""
+        state = "UNAVAILABLE" if reason else "READY"
         if not (asked.ready and reason):
-            index.append({"name": name, "version": model.manifest.version, **state})
+            index.append({"name": name, "version": model.manifest.version, "state": state, "reason": reason})
     return json_response(index)
 
 
@@ -220,6 +220,7 @@ def _model_endpoints(path: str) -> tuple[Endpoint, ...]:
             request=_INFER_BODY,
             problems=_INFER,
             headers=_INFER_HEADERS,
+            request_headers=_INFER_HEADERS,
         ),
         _endpoint("GET", path, model_metadata, "Inputs and outputs of a model", problems=_ONE),
         _endpoint("GET", f"{path}/config", model_config, "Configuration of a model", problems=_ONE),

@@ -29,8 +29,12 @@ from service.wire.inference_protocol import BINARY_OUTPUT, InferRequest, check_j
 
 Arrays = Mapping[str, NDArray[Any]]
 SAMPLING = ("seed", "temperature", "top_k", "top_p", "guidance")
-# The protocol's own, which its clients may send to any model; nothing here depends on the order of requests.
-PROTOCOL_PARAMETERS = (BINARY_OUTPUT, "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
+# The protocol's own, which its clients may send to any model; nothing here depends on the order of requests. MLServer's
+# say how they have made the arrays, of the request as of each tensor.
+PROTOCOL_PARAMETERS = (
+    *(BINARY_OUTPUT, "priority", "timeout", "sequence_id", "sequence_start", "sequence_end"),
+    "content_type",
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.wire.schemas import Grid
+from service.wire.schemas import LARGE, Grid, Shape
 
 
 class _Answer(BaseModel):
@@ -23,7 +23,7 @@ class GenerateAnswer(_Answer):
 
     model: str
     version: str
-    seed: int
+    seed: int = Field(json_schema_extra=LARGE)
     items: list[GeneratedPicture]
 
 
@@ -32,7 +32,7 @@ class ScoredPicture(_Answer):
 
     bits: float
     bits_per_code: float
-    codes_shape: tuple[int, int]
+    codes_shape: Shape
     bits_by_label: list[float] | None = Field(None, description="With ?by_label=true: under each label in turn.")
 
 

@@ -44,7 +44,9 @@ def _collect(body: bytes, boundary: str, max_parts: int, pictures: list[bytes]) 
                 if len(pictures) == max_parts:
                     raise TooManyItems(f"At most {max_parts} pictures a request; send the rest in another one.")
                 if event.name != FIELD:
-                    raise InvalidParameter(f"Unknown form field {event.name[:40]!r}; send each picture as {FIELD}.")
+                    raise InvalidParameter(
+                        f"Unknown form field {event.name[:40]!r}; send pictures as {FIELD}, all else in the URL."
+                    )
                 chunks = []
             elif event is not None:
                 chunks.append(event)

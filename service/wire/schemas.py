@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from service.bundle.fields import CodesSpec, PictureSpec, Quality
 
@@ -22,6 +23,7 @@ ListOf = Annotated[list[T], Field(fail_fast=True)]  # an error for every element
 Code = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Row = Annotated[ListOf[Code], Field(min_length=1)]
 Grid = Annotated[ListOf[_Row], Field(min_length=1)]
+Shape = Annotated[ListOf[int], Field(min_length=2, max_length=2)]
 
 
 def excess_of(body: bytes, lists: int = MOST_LISTS, values: int = MOST_VALUES) -> str | None:
@@ -35,6 +37,10 @@ def excess_of(body: bytes, lists: int = MOST_LISTS, values: int = MOST_VALUES) -
         ("values", values, body.count(b",")),
     )
     return next((f"more than {most:,} {what}" for what, most, count in counted if count > most), None)
+
+
+# generators take a bare `integer` for 32 bits, in which a seed does not fit
+LARGE: JsonDict = {"format": "int64"}
 
 
 class StrictBody(BaseModel):
@@ -54,7 +60,7 @@ class DecodeRequest(StrictBody):
     model: str | None = None
     version: str | None = None
     codebook_size: int | None = None
-    shape: Annotated[ListOf[int], Field(min_length=2, max_length=2)] | None = None
+    shape: Shape | None = None
     height: Annotated[int, Field(gt=0)] | None = None
     width: Annotated[int, Field(gt=0)] | None = None
 
@@ -70,7 +76,7 @@ class EncodeAnswer(StrictBody):
     version: str
     width: int
     height: int
-    shape: tuple[int, int]
+    shape: Shape
     codes: Grid
     codebook_size: int
 

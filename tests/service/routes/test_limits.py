@@ -285,6 +285,9 @@ def test_a_page_of_an_allowed_origin_reads_errors_and_our_headers(make_client: M
     preflight = {**headers, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
     asked = client.options("/encode", headers=preflight)
     assert (asked.status_code, asked.headers["access-control-allow-headers"]) == (200, "x-api-key")
+    counted = client.get("/metrics").text  # it was a request of the route, answered in no time
+    assert 'vqserve_requests_total{route="other",status="200"} 1.0' in counted
+    assert 'route="/encode",status="200"' not in counted
 
 
 @pytest.mark.parametrize(("parts", "here"), [(4, True), (5, False)])

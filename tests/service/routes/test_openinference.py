@@ -103,8 +103,8 @@ def test_metadata_readiness_and_repository(client: Any) -> None:
     assert client.get_model_config("tiny.decode")["input"][0]["data_type"] == "TYPE_INT64"
     most = {name: client.get_model_config(f"tiny.{name}")["max_batch_size"] for name in ("encode", "generate")}
     assert most == {"encode": Settings().max_pictures_per_request, "generate": Settings().max_samples_per_request}
-    names = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
-    assert names == dict.fromkeys(("tiny.encode", "tiny.decode", "tiny.generate"), "READY")
+    index = {entry["name"]: (entry["state"], entry["reason"]) for entry in client.get_model_repository_index()}
+    assert index == dict.fromkeys(("tiny.encode", "tiny.decode", "tiny.generate"), ("READY", ""))
     client.load_model("tiny.encode")
     with pytest.raises(InferenceServerException, match="VQSERVE_BUNDLES"):
         client.unload_model("tiny.encode")
@@ -244,7 +244,7 @@ def test_an_unknown_parameter_is_refused_and_one_of_the_protocol_is_not(client: 
         client.infer("tiny.generate", labels, parameters=unknown)
     assert caught.value.status() == "422"
     own = {"sequence_id": 3, "sequence_start": True, "sequence_end": True, "priority": 1, "timeout": 1_000_000}
-    answer = client.infer("tiny.generate", labels, parameters={"seed": 5}, **own)
+    answer = client.infer("tiny.generate", labels, parameters={"seed": 5, "content_type": "np"}, **own)
     assert answer.as_numpy("seed").tolist() == [5]
 
 
@@ -294,7 +294,8 @@ def test_the_index_lists_only_what_is_ready_if_asked(
     monkeypatch.setattr(Model, "why_not_ready", lambda _: "it rests")
     assert client.post(index, json={"ready": True}).json() == []
     for body in (b"", b"{}", b'{"ready": false}'):
-        assert [one["state"] for one in client.post(index, content=body).json()] == ["UNAVAILABLE"] * 4
+        states = [(one["state"], one["reason"]) for one in client.post(index, content=body).json()]
+        assert states == [("UNAVAILABLE", "it rests")] * 4
     for body in (b"noise", b"[]", b"null", b'{"ready": 1}', b'{"raedy": true}'):
         assert client.post(index, content=body).status_code == 400
 

@@ -14,6 +14,7 @@ import pytest
 
 from service.app import ENDPOINTS
 from service.http.middleware import ALWAYS_OPEN
+from service.prior.draws import SEED_LIMIT
 from service.routes.endpoints import openapi
 from service.wire.inference_protocol import HEADER_LENGTH
 from tests.service.conftest import Generating
@@ -80,3 +81,23 @@ def test_a_generated_client_finds_where_keys_go_and_which_headers_come() -> None
     described = infer["requestBody"]["content"]["application/octet-stream"]["schema"]["description"]
     assert HEADER_LENGTH in infer["responses"]["200"]["headers"] and HEADER_LENGTH in described
     assert {status for status, answer in answers.items() if "Retry-After" in answer["headers"]} == {"429", "503"}
+    asked = [(one["name"], one["in"], one["schema"]["type"]) for one in infer["parameters"]]
+    assert asked == [("name", "path", "string"), (HEADER_LENGTH, "header", "integer")]
+
+
+def test_a_generated_client_reads_what_it_is_answered() -> None:
+    """A seed became a number of 32 bits, a shape a list of anything, and one picture a list of them."""
+    document = openapi(ENDPOINTS, "title", "version", "description", ALWAYS_OPEN)
+    schemas = document["components"]["schemas"]
+    request, answer = (schemas[name]["properties"]["seed"] for name in ("GenerateRequest", "GenerateAnswer"))
+    assert request["anyOf"][0] == {"type": "integer", "format": "int64", "minimum": 0, "exclusiveMaximum": SEED_LIMIT}
+    assert answer["format"] == "int64"
+    for shape in (schemas["EncodeAnswer"]["properties"]["shape"], schemas["ScoreAnswer"]["properties"]["codes_shape"]):
+        assert (shape["items"], shape["minItems"], shape["maxItems"]) == ({"type": "integer"}, 2, 2)
+    for path in ("/encode", "/score"):
+        content = document["paths"][path]["post"]["responses"]["200"]["content"]
+        one, many = (
+            schemas[either["$ref"].rpartition("/")[2]] for either in content["application/json"]["schema"]["oneOf"]
+        )
+        assert not one["additionalProperties"] and not many["additionalProperties"]
+        assert set(one["required"]) - set(many["required"]) and "items" not in one["properties"]
