@@ -13,12 +13,12 @@ from typing import Any, get_args
 import torch
 
 from export.build import prior_spec_of, tensor_specs
-from export.frequencies import frequency_table
 from export.graphs.diagonal_graph import diagonal, worthwhile
 from export.graphs.prior_graphs import PriorGraphWriter
 from service.bundle import Bundle, sha256_file
 from service.bundle.fields import CodesSpec, GraphName, GraphSpec
 from service.bundle.manifest import Manifest
+from training.models.frequencies import frequency_table
 from training.models.prior import PixelCNN
 
 

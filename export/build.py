@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from export.cuda_coverage import uncovered
-from export.frequencies import frequency_table
 from export.graphs.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.graphs.onnx_builder import OPSET
 from export.graphs.prior_graphs import PriorGraphWriter
@@ -43,6 +42,7 @@ from service.bundle.manifest import FORMAT_VERSION, Manifest, version_of
 from training.data import load_data
 from training.models.autoencoders import VQVAE
 from training.models.exactness import prove_exact
+from training.models.frequencies import frequency_table
 from training.models.prior import PixelCNN, state_shapes
 from training.report import require_same_pictures
 from training.runs import Run, load_run

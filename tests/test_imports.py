@@ -36,7 +36,7 @@ LAYERS = {  # the packages of each, and the modules that stand alone
     "training": ("errors printing", "config", "data models", "runs", "report", "fit", "compare", "__main__"),
     "export": (
         "graphs",
-        "frequencies sessions reference_sampler cuda_coverage device_parity",
+        "sessions reference_sampler cuda_coverage device_parity",
         "verify_prior gpu_check",
         "verify",
         "build",

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.frequencies import frequency_table
 from export.graphs.prior_graphs import PriorGraphWriter
 from service.bundle import MANIFEST_FILE, sha256_file
 from service.bundle.fields import GraphName, GraphSpec, PriorSpec
 from service.bundle.manifest import FORMAT_VERSION, version_of
 from training.models.exactness import prove_exact
+from training.models.frequencies import frequency_table
 from training.models.prior import HORIZONTAL_TAPS, PixelCNN
 
 PATCH, CODEBOOK_SIZE, DIMENSION = 4, 16, 8

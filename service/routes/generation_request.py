@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.bundle.fields import GUIDANCE_STEPS, LARGEST_GUIDANCE
+from service.bundle.fields import GUIDANCE_STEPS, LARGEST_GUIDANCE, UNIFORM_BITS
 from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, MalformedRequest
 from service.prior.draws import SEED_LIMIT, Codes, Draw, fresh_seed, uniforms
-from service.wire.schemas import MOST_FIELDS, ListOf, excess_of
+from service.wire.schemas import LARGE, MOST_FIELDS, ListOf, excess_of
 
 COLDEST, HOTTEST = 0.01, 100.0  # float32(1 / temperature) times any distance of logits stays finite and exact enough
+LEAST_NUCLEUS = 0.5  # of a temperature below 1, with a codebook so large that more might be what nobody asks for
 _VALUE_BYTES = 64  # of JSON for each value, its indentation included
 Rows = Annotated[ListOf[ListOf[int | None]], Field(min_length=1)]
 
@@ -37,8 +39,8 @@ class GenerateRequest(_Body):
 
     n: int = Field(1, ge=1, description="Number of samples.")
     label: int | None = Field(None, ge=0, description="Index into the model's labels; null: any.")
-    seed: int | None = Field(
-        None, ge=0, lt=SEED_LIMIT, description="The same seed gives the same pictures; null: a new one."
+    seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT, json_schema_extra=LARGE)] | None = Field(
+        None, description="The same seed gives the same pictures; null: a new one."
     )
     temperature: float = Field(1.0, ge=COLDEST, le=HOTTEST, description="Below 1: safer; above 1: wilder.")
     top_k: int | None = Field(
@@ -91,13 +93,14 @@ def read_wanted(body: bytes, manifest: Manifest, max_samples: int) -> Wanted:
     grid = (codes.height, codes.width)
     known_codes, known_mask = _known(asked.known, grid, codes.codebook_size)
     seed = fresh_seed() if asked.seed is None else asked.seed
+    top_p = np.float32(_nucleus(asked, codes.codebook_size, prior.frequency_table[0]))
     draws = [
         Draw(
             uniforms=uniforms(seed, index, grid),
             label=prior.label_count if asked.label is None else asked.label,
             inverse_temperature=np.float32(1 / asked.temperature),
             top_k=asked.top_k or codes.codebook_size,
-            top_p=np.float32(1 if asked.top_p is None else asked.top_p),
+            top_p=top_p,
             known_codes=known_codes,
             known_mask=known_mask,
             guidance=np.float32(round(asked.guidance * GUIDANCE_STEPS) / GUIDANCE_STEPS),
@@ -105,6 +108,15 @@ def read_wanted(body: bytes, manifest: Manifest, max_samples: int) -> Wanted:
         for index in range(asked.n)
     ]
     return Wanted(draws, seed, asked.label, asked.preview)
+
+
+def _nucleus(asked: GenerateRequest, codebook_size: int, largest_frequency: int) -> float:
+    """No code's frequency is below 1, for the entropy coder's sake. Below temperature 1 nobody asks for what lies
+    there: it would be drawn as often in the coldest sample. Out: `top_p`, a multiple of 2^-24, that always drops it."""
+    if asked.top_p is not None or asked.temperature >= 1:
+        return 1.0 if asked.top_p is None else asked.top_p
+    kept = math.floor((1 - (codebook_size - 1) / largest_frequency) * (1 << UNIFORM_BITS)) / (1 << UNIFORM_BITS)
+    return max(kept, LEAST_NUCLEUS)
 
 
 def _require_guidance(asked: GenerateRequest, manifest: Manifest) -> None:

@@ -9,12 +9,12 @@ import onnx
 import pytest
 import torch
 
-from export.frequencies import frequency_table
 from export.graphs.prior_graphs import PriorGraphWriter
 from service.bundle.fields import GraphName, Parity
 from tests.training.conftest import TINY, tiny_config
 from training.config import load_config
 from training.fit import fit
+from training.models.frequencies import frequency_table
 from training.models.prior import PixelCNN
 
 K, LABELS, WIDTH = 24, 3, 6

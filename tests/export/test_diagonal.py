@@ -9,7 +9,6 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from export.frequencies import frequency_table
 from export.graphs.diagonal_graph import band_of, diagonal, worthwhile
 from export.graphs.diagonal_schedule import Position, Schedule, schedule, taps
 from export.graphs.prior_graphs import PriorGraphWriter
@@ -18,6 +17,7 @@ from export.verify_prior import sample_diagonally, sample_rows
 from service.bundle.fields import DIAGONAL_GRAPHS, GraphName
 from tests.export.conftest import TABLE, K
 from tests.export.test_prior_graphs import CONFIGURATIONS, inputs, sessions, torch_logits
+from training.models.frequencies import frequency_table
 from training.models.prior import PixelCNN
 
 SIZES = [(7, 1, 2), (9, 2, 4), (9, 2, 3), (10, 2, 5), (32, 6, 12), (32, 6, 16), (33, 6, 7), (6, 4, 5)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from export.frequencies import frequency_table
 from training.models.exactness import ExactnessError, partial_sum_bounds, prove_exact
+from training.models.frequencies import frequency_table
 from training.models.prior import EMBEDDING_LIMIT, EXACT_LIMIT, STREAM_LIMIT, PixelCNN
 
 
@@ -35,6 +35,15 @@ def test_weights_that_could_round_are_refused() -> None:
     with torch.no_grad():
         prior.vertical[0].taps.weight.fill_(1.0)  # type: ignore[union-attr]
     with pytest.raises(ExactnessError, match=r"vertical\.0\.taps: partial sums may reach \d+"):
+        prove_exact(prior)
+
+
+def test_a_bound_that_is_infinite_is_one_that_is_too_large(prior: PixelCNN) -> None:
+    """It was a traceback, of a learning rate that is much too high."""
+    assert prior.head.bias is not None
+    with torch.no_grad():
+        prior.head.bias.fill_(3e38)
+    with pytest.raises(ExactnessError, match="head: partial sums may reach"):
         prove_exact(prior)
 
 

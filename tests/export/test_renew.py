@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from export.build import ExportError
-from export.frequencies import frequency_table
 from export.graphs.prior_graphs import PriorGraphWriter
 from export.graphs.prior_reader import read_prior
 from export.renew import main
@@ -27,6 +26,7 @@ from service.bundle import load_bundle
 from service.bundle.fields import GraphName
 from service.bundle.manifest import version_of
 from tests.tiny_bundle import CODEBOOK_SIZE, tiny_prior, write_tiny_bundle
+from training.models.frequencies import frequency_table
 from training.models.prior import PixelCNN
 
 MNIST = Path(__file__).parents[2] / "models" / "mnist"

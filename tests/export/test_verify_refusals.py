@@ -10,7 +10,6 @@ import pytest
 import torch
 from onnx import helper
 
-from export.frequencies import frequency_table
 from export.graphs.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.graphs.onnx_builder import DTYPES
 from export.graphs.prior_graphs import PriorGraphWriter
@@ -22,6 +21,7 @@ from tests.export.conftest import loud
 from tests.export.edited_graphs import combined, deaf, one_entry, with_nodes
 from tests.export.test_build import model_for
 from training.models.autoencoders import VQVAE
+from training.models.frequencies import frequency_table
 from training.models.networks import Decoder, Encoder
 from training.models.prior import PixelCNN
 from training.models.quantizers import EMAQuantizer

@@ -64,7 +64,8 @@ def partial_sum_bounds(prior: PixelCNN) -> dict[str, int]:
     if prior.label_count:  # free + g * (labelled - free), in units of the guidance's grid
         largest_logit = bounds["head"].max() / WEIGHT_SCALE + 1
         bounds["guidance"] = largest_logit * (2 * LARGEST_GUIDANCE + 1) * GUIDANCE_STEPS
-    return {name: int(bound.max()) for name, bound in bounds.items()}
+    # of weights that are finite a bound may not be
+    return {name: int(bound.max().clamp(max=float(1 << 62))) for name, bound in bounds.items()}
 
 
 def prove_exact(prior: PixelCNN) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.data import Batch, Split, to_unit
 from training.models.autoencoders import VAE, VQVAE
+from training.models.frequencies import frequency_table
 from training.models.prior import UNITS_PER_NAT, PixelCNN, guided_logits
 from training.models.quantizers import perplexity
 from training.runs import System
@@ -144,10 +145,17 @@ def code_perplexity(codes: Tensor, codebook_size: int) -> float:
 
 @torch.no_grad()
 def bits_per_code(prior: PixelCNN, codes: Tensor, labels: Tensor) -> float:
-    """The prior's cross entropy on codes (N,h,w), in bits a code."""
+    """What codes (N,h,w) cost in a container, in bits a code: the cross entropy of the prior's frequencies, of which
+    none is below 1."""
     size = grids_a_batch(codes.shape[1] * codes.shape[2], prior.codebook_size)
-    nats = sum(float(prior.loss(part, label)) * len(part) for part, label in batches(codes, labels, size))
-    return nats / len(codes) / math.log(2)
+    table, bits = frequency_table(prior.codebook_size), 0.0
+    for part, label in batches(codes, labels, size):
+        logits = prior(part, label)
+        distances = (logits.amax(-1, keepdim=True) - logits).clamp(max=len(table) - 1)
+        frequencies = table[distances.long()].double()  # (B,h,w,K)
+        own = frequencies.gather(-1, part[..., None])[..., 0]
+        bits += float((frequencies.sum(-1) / own).log2().sum())
+    return bits / codes.numel()
 
 
 @torch.no_grad()

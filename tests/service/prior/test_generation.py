@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
 
-from export.frequencies import frequency_table
 from export.reference_sampler import draw, guided
 from service.prior.draws import uniforms
 from tests.conftest import DEVICE
 from tests.service.conftest import Generating
 from tests.tiny_bundle import CODEBOOK_SIZE, oracle_pixels
+from training.models.frequencies import frequency_table
 from training.models.prior import UNITS_PER_NAT, PixelCNN
 
 GRID = (7, 7)

@@ -172,16 +172,36 @@ def test_bits_a_code_are_a_mean_over_pictures(
     """Grids of two codes: of nine codes, a batch has four; a grid beyond the limit is a batch of its own."""
     asked: list[Tensor] = []
 
-    def loss(codes: Tensor, labels: Tensor) -> Tensor:
-        asked.append(labels)
-        return codes.float().mean() * math.log(2)
+    class Sure:
+        """That a code is 0, but where it is 1: there both are as likely."""
+
+        codebook_size = 2
+
+        def __call__(self, codes: Tensor, labels: Tensor) -> Tensor:
+            asked.append(labels)
+            return torch.stack([torch.where(codes == 1, 0.0, 3000.0), torch.zeros(codes.shape)], -1)
 
     monkeypatch.setattr(evaluation, "CODES_A_BATCH", codes_a_batch)
-    prior = cast(PixelCNN, SimpleNamespace(loss=loss, codebook_size=2))
+    prior = cast(PixelCNN, Sure())
     codes = torch.tensor([0, 0, 0, 0, 1]).reshape(5, 1, 1).expand(5, 1, 2)
     assert bits_per_code(prior, codes, LABELS) == pytest.approx(0.2)
     assert [len(labels) for labels in asked] == sizes
     assert torch.equal(torch.cat(asked), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("codebook_size", "bits", "others"), [(512, 0.0, 0.0002), (2048, 0.006, 0.004), (8192, 0.087, 0.06)]
+)
+def test_bits_a_code_are_what_a_container_takes(codebook_size: int, bits: float, others: float) -> None:
+    """A sure prior of a large codebook was told to cost nothing: no code has less than frequency 1."""
+
+    def logits(codes: Tensor, _: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(codes, codebook_size) * 1e6
+
+    logits.codebook_size = codebook_size  # type: ignore[attr-defined]
+    found = bits_per_code(cast(PixelCNN, logits), torch.ones(5, 1, 2, dtype=torch.int64), LABELS)
+    assert found == pytest.approx(bits, abs=5e-4)
+    assert 1 - 2**-found == pytest.approx(others, rel=0.25)  # what docs/generation.md says is drawn all the same
 
 
 def test_a_histogram_counts_codes_and_those_that_never_occur() -> None:
