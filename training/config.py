@@ -117,8 +117,8 @@ class PriorConfig(_Section):
 class StageConfig(_Section):
     """AdamW with linear warm-up and cosine decay to zero over `steps`."""
 
-    steps: int = Field(default=8000, gt=0)
-    batch_size: int = Field(default=128, gt=0)  # over all processes
+    steps: int = Field(default=8000, gt=0, lt=1 << 31)
+    batch_size: int = Field(default=128, gt=0, le=1 << 16)  # over all processes
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=100, ge=0)  # a stage of no more steps than these ends in its warm-up
     weight_decay: float = Field(default=0.0, ge=0)
@@ -205,7 +205,7 @@ def load_config(path: Path, overrides: Iterable[str] = (), source: str | None = 
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}): --config is a YAML file, such as training/configs/mnist.yaml"
         ) from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # as 2024-31-12, which looks like a date
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a mapping of sections")
@@ -253,7 +253,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r} is not section.key=value, for example trainer.seed=2")
     try:
         value = yaml.load(text, _UniqueKeys)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error
     _set(values, sections, last, value, override)
 

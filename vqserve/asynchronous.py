@@ -37,9 +37,15 @@ class AsyncClient:
         base_url, auth = connection.base_url(url), connection.login(url)
         headers, timeout = connection.key_header(key, auth), connection.timeout(timeout_s)
         self._retries = connection.require_retries(retries)
+        self._places = asyncio.Semaphore(connection.MOST_AT_ONCE)
         with connection.from_environment():
             self._http = httpx.AsyncClient(
-                base_url=base_url, auth=auth, headers=headers, timeout=timeout, transport=transport
+                base_url=base_url,
+                auth=auth,
+                headers=headers,
+                timeout=timeout,
+                transport=transport,
+                limits=connection.UNCOUNTED,
             )
 
     async def encode(
@@ -97,15 +103,16 @@ class AsyncClient:
         says why.
         """
         operation, events = operations.stream(model, wanted), Events()
-        response = await self._send(operation, stream=True)
-        response.encoding = "utf-8"  # of every event stream, whatever its header says
-        try:
-            async for line in response.aiter_lines():
-                for value in events.feed(line):
-                    yield value
-            events.finish()
-        finally:
-            await response.aclose()
+        async with self._places:
+            response = await self._send(operation, stream=True)
+            response.encoding = "utf-8"  # of every event stream, whatever its header says
+            try:
+                async for line in response.aiter_lines():
+                    for value in events.feed(line):
+                        yield value
+                events.finish()
+            finally:
+                await response.aclose()
 
     async def score(
         self,
@@ -140,7 +147,8 @@ class AsyncClient:
         await self.close()
 
     async def _run(self, operation: Operation[T]) -> T:
-        return operation.value(await self._send(operation))
+        async with self._places:
+            return operation.value(await self._send(operation))
 
     async def _send(self, operation: Operation[Any], stream: bool = False) -> httpx.Response:
         """The first answer that is a success, after the retries that the service or the network makes necessary."""

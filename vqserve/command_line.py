@@ -112,13 +112,14 @@ def decode(options: argparse.Namespace) -> None:
     output = Output.of(options, one and len(results) <= 1, inputs)
     output.require_png("decode")
     output.places(results)
+    taken: dict[str, Path] = {}
     with backend_of(options) as backend, Files(len(inputs)) as files:
         for path in Progress(inputs, "decode"):
             with files.one(path):
                 pictures = backend.decompress(read(path))
                 if one:  # of standard input it is known only now how many it holds
                     output = Output.of(options, len(pictures) == 1, inputs)
-                targets = output.places([(path, name) for name in _picture_names(path, len(pictures))])
+                targets = output.places([(path, name) for name in _picture_names(path, len(pictures))], taken)
                 for target, pixels in zip(targets, pictures, strict=True):
                     write(target, _png(pixels))
 

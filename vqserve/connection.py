@@ -14,6 +14,10 @@ from vqserve.retries import Retries
 TIMEOUT_S = 60.0
 LONGEST_S = 86400.0  # a socket takes no number of seconds, however large
 LARGEST_PORT = 65535
+MOST_AT_ONCE = 100  # calls of one client
+# The asyncio client counts its calls itself: a pool of httpx that is full gives a free place to a call that has been
+# cancelled meanwhile, and never takes it back.
+UNCOUNTED = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 OF_ONE_PROCESS = "a client does not go to another process: make one there, as in the initializer of a pool"
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
 
@@ -25,7 +29,7 @@ def base_url(url: str) -> str:
     """
     shown = without_userinfo(url)
     if "://" not in url:
-        raise VqserveError(f"{shown!r} is no URL: write http://{shown}")
+        raise VqserveError(f"{shown!r} is no URL: write http://{shown or 'localhost:8000'}")
     try:
         _ = httpx.URL(shown).host  # which decodes `xn--`
     except (httpx.InvalidURL, UnicodeError) as error:
@@ -80,8 +84,8 @@ def key_header(key: str | None, beside: httpx.BasicAuth | None = None) -> dict[s
 
 def timeout(timeout_s: float) -> httpx.Timeout:
     """Of a connection and of each read and write, so an answer that comes bit by bit may take longer in all. The wait
-    for a free connection has no end: of many calls at once the last ones wait for the first, and no service is to blame
-    for it. Raises ValueError for what is no time to wait."""
+    of a call beyond `MOST_AT_ONCE` has no end: of many calls at once the last ones wait for the first, and no service
+    is to blame for it. Raises ValueError for what is no time to wait."""
     if not 0 < timeout_s <= LONGEST_S:
         raise ValueError(f"timeout_s is {timeout_s}: pass seconds above 0 and at most {LONGEST_S:g}")
     return httpx.Timeout(timeout_s, pool=None)

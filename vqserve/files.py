@@ -106,7 +106,7 @@ def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Pat
             inside = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         except OSError as error:
             raise VqserveError(f"{path} cannot be read: {error.strerror}") from error
-        found = [file for file in inside if file.suffix.lower() in suffixes and not is_folder(file)]
+        found = [file for file in inside if file.suffix.lower() in suffixes and not _is_no_file(file)]
         folders = [file.name for file in inside if is_folder(file)]
         if folders:
             more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
@@ -135,6 +135,11 @@ def is_one_file(names: Sequence[str]) -> bool:
 def is_folder(path: Path) -> bool:
     """False also for what cannot be looked at: whoever reads it then says why."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises PermissionError
+
+
+def _is_no_file(path: Path) -> bool:
+    """A folder, or a pipe, whose end may never come; a link to nothing is refused when its turn comes."""
+    return os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113 - as `is_folder`
 
 
 def stem_of(path: Path) -> str:

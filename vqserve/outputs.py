@@ -61,21 +61,22 @@ class Output:
         if self.name is not None and self.is_file and Path(self.name).suffix.lower() in OTHER_PICTURES:
             raise VqserveError(f"{command} writes PNG: name it {Path(self.name).with_suffix('.png')}")
 
-    def places(self, results: Sequence[tuple[Path, str]]) -> list[Path | None]:
-        """Where all the results of a command go, each given by its source and its name; see `place`.
+    def places(self, results: Sequence[tuple[Path, str]], taken: dict[str, Path] | None = None) -> list[Path | None]:
+        """Where all the results of a command go, each given by its source and its name; see `place`. Where they are not
+        all known at once, `taken` is kept between the calls.
 
         Raises VqserveError where two have the same place, or one must not be replaced.
         """
         targets = [self.place(source, name) for source, name in results]
-        taken: dict[str, Path] = {}
+        taken = {} if taken is None else taken
         for (source, _), target in zip(results, targets, strict=True):
             if target is None:
                 continue
-            self.require_free(target)
             resolved = os.path.realpath(target)  # Path.resolve raises RuntimeError for a link to itself
             if resolved in taken:
                 both = f"{taken[resolved]} and {source} would both become {target}"
                 raise VqserveError(f"{both}: rename one, or name another --output for it")
+            self.require_free(target)
             taken[resolved] = source
         return targets
 

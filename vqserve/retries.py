@@ -24,7 +24,8 @@ RETRIED_ERRORS = (  # and none of the timeouts, which have had their wait
 
 @dataclass(frozen=True)
 class Retries:
-    """At most `attempts` tries. A Retry-After is waited for in full, or, above `max_pause_s`, not at all.
+    """At most `attempts` tries. A Retry-After is waited for in full, at least the pause of this attempt, or, above
+    `max_pause_s`, not at all.
 
     Raises ValueError for no attempt at all, and for what is no pause.
     """
@@ -45,11 +46,12 @@ class Retries:
         if attempt >= self.attempts or (response is not None and response.status_code not in RETRIED_STATUSES):
             return None
         asked = None if response is None else retry_after_s(response)
-        if asked is not None:
-            return asked if asked <= self.max_pause_s else None
+        if asked is not None and asked > self.max_pause_s:
+            return None
         doublings = min(attempt - 1, 1000)  # a float holds no 2**1024, and many attempts are allowed
         longest = min(self.max_pause_s, self.first_pause_s * 2.0**doublings)
-        return float(longest * random.uniform(0.5, 1.0))
+        # a date may have passed by the clock here, or soon: all attempts would be gone at once
+        return max(asked or 0.0, float(longest * random.uniform(0.5, 1.0)))
 
 
 def retry_after_s(response: httpx.Response) -> float | None:

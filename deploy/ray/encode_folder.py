@@ -105,6 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
             version=manifest.version,
             fit=options.fit,
             pictures_per_shard=options.pictures_per_shard,
+            max_pixels=settings.max_pixels,
         )
         ray.init(ignore_reinit_error=True)
         workers = options.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -34,6 +34,7 @@ class Job(BaseModel):
     version: str
     fit: Literal["exact", "resize", "pad"]
     pictures_per_shard: int
+    max_pixels: int  # of one picture: a larger one is refused
     pictures: int = 0
     shards: int = 0
 

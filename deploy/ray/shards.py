@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,13 +100,12 @@ class ShardEncoder:
         maker = replace(session_maker(settings, self._bundle.graph_path("decoder")), bundle=self._bundle)
         self._session = maker.open(self._bundle.graph_path("encoder_quantizer"))
         self._codec = codec_model(self._bundle, maker.open)
-        self._max_pixels = settings.max_pixels
 
     def encode(self, job: Job, out: Path, shard: int) -> Shard:
         """Encode the pictures of one list and write the shard's files, the index last."""
         names: list[str] = json.loads(list_path(out, shard).read_bytes())
         refused: list[Refused] = []
-        opened = self._open_all(Path(job.source), names, job.fit, refused)
+        opened = self._open_all(job, names, refused)
         encoded = [item for group in _groups(opened) for item in self._encode_group(group)]
         containers, total = [], 0
         for number, members in enumerate(_containers(encoded)):
@@ -120,14 +119,12 @@ class ShardEncoder:
         write_whole(index_path(out, shard), result.model_dump_json().encode())
         return result
 
-    def _open_all(
-        self, source: Path, names: Sequence[str], fit: Literal["exact", "resize", "pad"], refused: list[Refused]
-    ) -> Iterator[Opened]:
+    def _open_all(self, job: Job, names: Sequence[str], refused: list[Refused]) -> Iterator[Opened]:
         """One after the other, as they are asked for; what cannot be opened is added to `refused`."""
         for name in names:
             try:
-                image = open_picture((source / name).read_bytes(), self._max_pixels)
-                picture = to_picture(image, self._bundle.manifest.picture, fit)
+                image = open_picture(_read(Path(job.source) / name), job.max_pixels)
+                picture = to_picture(image, self._bundle.manifest.picture, job.fit)
             except (OSError, NotAPicture, PictureTooLarge, WrongPictureSize) as error:
                 refused.append(Refused(picture=utf8(name), reason=utf8(str(error))))
             else:
@@ -182,3 +179,10 @@ def _by_size(items: Sequence[T]) -> list[tuple[tuple[int, int], list[T]]]:
 
 def read_index(out: Path, shard: int) -> Shard:
     return Shard.model_validate_json(index_path(out, shard).read_bytes())
+
+
+def _read(path: Path) -> bytes:
+    """Raises OSError, and NotAPicture for a pipe, whose end may never come."""
+    if path.exists() and not path.is_file():
+        raise NotAPicture("It is no file.")
+    return path.read_bytes()

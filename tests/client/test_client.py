@@ -222,6 +222,22 @@ def test_the_name_of_a_model_is_one_part_of_a_path(server_url: str, name: str) -
         client.model(name)
 
 
+def test_calls_that_are_cancelled_take_no_place_from_others(server_url: str) -> None:
+    """Of more calls than connections, each that was cancelled together with those before it took one for ever."""
+
+    async def call() -> None:
+        async with AsyncClient(server_url, key=KEY) as client:
+            for _ in range(2):
+                calls = [asyncio.create_task(client.models()) for _ in range(3 * connection.MOST_AT_ONCE)]
+                await asyncio.sleep(0)
+                for one in calls:
+                    one.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+            await asyncio.wait_for(client.models(), 10)
+
+    asyncio.run(call())
+
+
 def test_the_asynchronous_client_gives_the_same(server_url: str) -> None:
     async def together() -> list[bytes]:
         async with AsyncClient(server_url, key=KEY) as client:

@@ -43,6 +43,35 @@ def test_the_wait_for_a_free_connection_has_no_limit(asynchronous: bool) -> None
     assert seen[0].extensions["timeout"] == {"connect": 2.5, "read": 2.5, "write": 2.5, "pool": None}
 
 
+def test_no_more_calls_are_under_way_than_there_are_places() -> None:
+    """Calls and streams; the others wait for them."""
+    inside, most = 0, 0
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.01)
+        inside -= 1
+        return (
+            httpx.Response(200, json=MODELS)
+            if request.method == "GET"
+            else httpx.Response(200, text=f"event: done\ndata: {json.dumps(DONE)}\n\n")
+        )
+
+    async def ask() -> None:
+        async with AsyncClient("http://x", transport=httpx.MockTransport(answer)) as client:
+
+            async def stream() -> list[Any]:
+                return [one async for one in client.stream()]
+
+            calls = [client.models() if index % 2 else stream() for index in range(3 * connection.MOST_AT_ONCE)]
+            assert len(await asyncio.gather(*calls)) == 3 * connection.MOST_AT_ONCE
+
+    asyncio.run(ask())
+    assert most == connection.MOST_AT_ONCE
+
+
 @pytest.mark.parametrize("url", ["http://foo..bar:8000", f"http://{'a' * 64}.de", "http://.foo"])
 def test_a_host_that_is_no_name_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It was a UnicodeError at the first call."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,3 +81,20 @@ def test_several_results_for_standard_output_are_refused_before_any_work(
         assert main([arguments[0], *nowhere, *arguments[1:], "-o", "-"]) == 1
         captured = capsys.readouterr()
         assert captured.out == "" and "several results do not fit standard output" in captured.err
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_container_of_standard_input_takes_no_other_ones_place(
+    where: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    force: list[str],
+) -> None:
+    """With --force it replaced the picture that the same command had just written, and nobody was told."""
+    container, out = tmp_path / "stdin.vqc", tmp_path / "out"
+    assert main(["encode", *where, str(DIGITS[0]), "-o", str(container)]) == 0
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(container.read_bytes())))
+    assert main(["decode", *where, str(container), "-", "-o", str(out), *force]) == 1
+    assert f"{container} and - would both become {out}/stdin.png" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["stdin.png"]

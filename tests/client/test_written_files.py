@@ -179,6 +179,7 @@ def test_other_files_of_a_folder_are_counted(
 ) -> None:
     for name in ("a.txt", "b.TXT", "c.tiff", "README", ".hidden", "old.vqc"):
         (demo / name).write_bytes(b"x")
+    os.mkfifo(demo / "pipe.png")  # whose end may never come
     for name, original in zip(("j.jfif", "k.jpe"), DIGITS, strict=False):
         Image.open(original).save(demo / name, "JPEG")
     (demo / "._digit_0.png").write_bytes(b"what macOS writes beside a file")

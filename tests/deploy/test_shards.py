@@ -70,9 +70,14 @@ def bundle(tmp_path: Path) -> tuple[Path, Weights]:
 
 
 def a_job(source: Path, fit: str = "exact", pictures_per_shard: int = 4) -> Job:
-    return Job.model_validate(
-        {"source": str(source), "model": "tiny", "version": "v", "fit": fit, "pictures_per_shard": pictures_per_shard}
-    )
+    given = {
+        "source": str(source),
+        "model": "tiny",
+        "version": "v",
+        "fit": fit,
+        "pictures_per_shard": pictures_per_shard,
+    }
+    return Job.model_validate(given | {"max_pixels": 1 << 20})
 
 
 def encode_all(bundle: Path, job: Job, out: Path) -> list[Shard]:
@@ -207,6 +212,16 @@ def test_a_broken_picture_is_named_and_the_rest_encoded(tmp_path: Path, bundle: 
     assert shard.encoded == 2
 
 
+def test_a_pipe_is_refused_and_a_picture_by_the_limit_of_its_job(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:
+    """The one was waited for without end; the other's limit was the setting of whoever encoded the shard."""
+    write_pictures(tmp_path / "in", 2)
+    (tmp_path / "in/0/0000.png").unlink()
+    os.mkfifo(tmp_path / "in/0/0000.png")
+    job = plan(a_job(tmp_path / "in").model_copy(update={"max_pixels": 783}), tmp_path / "out")
+    (shard,) = encode_all(bundle[0], job, tmp_path / "out")
+    assert sorted(item.reason[:21] for item in shard.refused) == ["28x28 is more than 78", "It is no file."]
+
+
 def test_a_finished_shard_is_not_done_again(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:
     write_pictures(tmp_path / "in", 10)
     out = tmp_path / "out"
@@ -244,7 +259,9 @@ def test_an_unfinished_plan_is_made_again(tmp_path: Path) -> None:
     assert plan(a_job(tmp_path / "in"), tmp_path / "out") == job
 
 
-@pytest.mark.parametrize("change", [{"version": "w"}, {"fit": "pad"}, {"pictures_per_shard": 5}, {"source": "other"}])
+@pytest.mark.parametrize(
+    "change", [{"version": "w"}, {"fit": "pad"}, {"pictures_per_shard": 5}, {"source": "other"}, {"max_pixels": 9}]
+)
 def test_another_job_in_the_same_folder_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     write_pictures(tmp_path / "in", 4)
     job = a_job(tmp_path / "in")

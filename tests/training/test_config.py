@@ -85,6 +85,10 @@ def test_a_resolved_config_reads_back_as_itself() -> None:
         ("trainer..seed=2", "is not section.key=value"),
         ("data.source.path=x", "source has no keys of its own"),
         ("data.source=[", "the value is not YAML"),
+        ("name=2024-31-12", "the value is not YAML: month must be in 1..12"),
+        (f"trainer.seed={'1' * 5000}", "the value is not YAML: Exceeds the limit"),
+        ("trainer.prior.steps=3000000000", "trainer.prior.steps: .*less than 2147483648"),
+        ("trainer.prior.batch_size=70000", "trainer.prior.batch_size: .*less than or equal to 65536"),
         ("autoencoder.quantizer.start_step=50", "start_step 50 must be below"),
         ("autoencoder.quantizer.levels=[8,1]", r"autoencoder.quantizer.levels.1: .*greater than 1"),
         ("trainer.precision=bf16-true", "trainer.precision: .*'32-true', 'bf16-mixed' or '16-mixed'"),
@@ -194,6 +198,13 @@ def test_an_override_changes_its_own_section_only(tmp_path: Path) -> None:
     trainer = load_config(path, ["trainer.prior.batch_size=4"]).trainer
     assert (trainer.autoencoder.batch_size, trainer.prior.batch_size) == (8, 4)
     assert (trainer.autoencoder.steps, trainer.prior.steps) == (900, 900)
+
+
+def test_yaml_with_a_date_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    """It was a traceback."""
+    (tmp_path / "date.yaml").write_text("data: {licence: 2023-02-30}")
+    with pytest.raises(ConfigError, match=r"date\.yaml cannot be read as YAML: day is out of range"):
+        load_config(tmp_path / "date.yaml")
 
 
 def test_yaml_without_an_end_of_brackets_is_refused(tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from training.models.autoencoders import VAE, VQVAE, Autoencoder
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, QuantizerConfig, RunConfig, parse_config
 from training.data import DataSet
+from training.models.autoencoders import VAE, VQVAE, Autoencoder
 from training.models.networks import Decoder, Encoder
 from training.models.prior import PixelCNN
 from training.models.quantizers import EMAQuantizer, GradientQuantizer

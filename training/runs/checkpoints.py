@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -28,7 +29,10 @@ DAMAGE = (RuntimeError, ValueError, OverflowError, EOFError, zipfile.BadZipFile,
 def require_checkpoint(path: Path, job: nn.Module) -> None:
     """Raises ConfigError where Lightning could not restore `job` from `path`."""
     try:
-        usable = _is_whole(path) and _fits(torch.load(path, map_location="meta", weights_only=True), job)
+        data = io.BytesIO(path.read_bytes())  # in which a position that there is not is no error of the disk
+        usable = _is_whole(data)
+        data.seek(0)
+        usable = usable and _fits(torch.load(data, map_location="meta", weights_only=True), job)
     except DAMAGE as error:
         raise _unusable(path) from error
     if not usable:
@@ -39,9 +43,9 @@ def _unusable(path: Path) -> ConfigError:
     return ConfigError(f"{path} is damaged or of another run: delete it, and --resume begins the stage anew")
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(data: BinaryIO) -> bool:
     """Every file of the archive has its checksum, at which torch does not look, and is stored as torch stores it."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(data) as archive:
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
         return stored and archive.testzip() is None
 

@@ -14,9 +14,9 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
-from training.models.autoencoders import VQVAE
 from training.config import StageConfig
 from training.data import Batch, Split, Stream, to_unit
+from training.models.autoencoders import VQVAE
 from training.models.exactness import prove_exact
 from training.models.prior import EXACT_LIMIT, PixelCNN
 from training.models.quantizers import VectorQuantizer
@@ -35,7 +35,7 @@ class Job(LightningModule):
     """What all stages share: AdamW with its schedule, and logging that costs nothing between `log_every` steps."""
 
     model: nn.Module  # what is trained and kept
-    apply_model: Callable[..., Any]  # of a batch; `training.runs.stages` may compile it, which leaves the model as it is
+    apply_model: Callable[..., Any]  # of a batch; `stages` may compile it, which leaves the model as it is
 
     def __init__(self, stage: StageConfig, log_every: int) -> None:
         super().__init__()

@@ -21,6 +21,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from training.config import ConfigError, RunConfig
+from training.runs import save_weights
 from training.runs.callbacks import (
     AtomicCheckpointIO,
     LogSheet,
@@ -32,9 +34,7 @@ from training.runs.callbacks import (
     Stopwatch,
 )
 from training.runs.checkpoints import require_checkpoint
-from training.config import ConfigError, RunConfig
 from training.runs.jobs import Job, StageData
-from training.runs import save_weights
 
 logger = logging.getLogger(__name__)
 

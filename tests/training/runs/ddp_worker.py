@@ -12,9 +12,9 @@ from lightning.pytorch import LightningModule, Trainer
 
 import training.runs.stages
 from tests.training.conftest import tiny_config
-from training.runs.callbacks import Reseed
 from training.fit import fit
 from training.runs import save_weights
+from training.runs.callbacks import Reseed
 
 
 class ReseedAndSave(Reseed):

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import tiny_config
-from training.models.autoencoders import VQVAE
 from training.config import RunConfig, StageConfig
 from training.data import Split, Stream, load_data
 from training.fit import fit_autoencoder, fit_prior
-from training.runs.jobs import StageData
+from training.models.autoencoders import VQVAE
 from training.runs import AUTOENCODER_FILE, PRIOR_FILE, begin_progress
+from training.runs.jobs import StageData
 
 SHORT = [
     "autoencoder.quantizer.start_step=2",

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from tests.training.runs.test_stages import STEPS, Slope, run
-from training.runs import stages
 from training.config import ConfigError
+from training.runs import stages
 from training.runs.stages import checkpoint_of
 from training.runs.writing import WriteError
 
@@ -101,6 +101,13 @@ def _flip_directory(path: Path) -> None:
     _flip(path, path.read_bytes().rindex(b"PK\x01\x02") + 46)  # the first letter of a name: no UTF-8 any more
 
 
+def _move_directory(path: Path) -> None:
+    """By a byte, so that the first file begins before the archive. That was an error of the disk, of no file."""
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\6\6") + 48] += 1
+    path.write_bytes(data)
+
+
 def _replace_by_zip(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", "nothing")
@@ -124,6 +131,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "a weight": _flip_weight,
     "the pickle": _flip_pickle,
     "the directory": _flip_directory,
+    "where the directory is": _move_directory,
     "another zip": _replace_by_zip,
     "compressed": _compress,
     "a list": partial(_save, change=list),

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from service.bundle.fields import Quality
-from tests.training.runs import ddp_worker
 from tests.training.conftest import (
     DIGITS,
     RESULT_FILES,
@@ -28,22 +27,23 @@ from tests.training.conftest import (
     tiny_config,
     weights,
 )
+from tests.training.runs import ddp_worker
 from training import report
 from training.__main__ import main
-from training.models.autoencoders import VQVAE
 from training.config import ConfigError, StageConfig
 from training.data import Split, load_data, tiles
-from training.runs import stages
-from training.report.evaluation import encode_all, histogram, sample_codes
 from training.fit import fit
-from training.runs.jobs import learning_rate_factor
+from training.models.autoencoders import VQVAE
 from training.models.prior import PixelCNN, guided_logits
+from training.report.evaluation import encode_all, histogram, sample_codes
 from training.runs import (
     AUTOENCODER_FILE,
     PRIOR_FILE,
     build_autoencoder,
     load_run,
+    stages,
 )
+from training.runs.jobs import learning_rate_factor
 
 # what a run leaves behind
 

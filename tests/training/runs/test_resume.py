@@ -20,7 +20,6 @@ from export.__main__ import main as export
 from export.build import build_bundle
 from tests.training.conftest import DIGITS, ROOT, TINY, VQ_ONLY, assert_same_weights, tiny_config, wait_for
 from training.__main__ import main
-from training.runs.callbacks import Stopwatch, TrainingDiverged
 from training.config import ConfigError
 from training.data import DataError, Stream, load_data
 from training.fit import fit, fit_autoencoder
@@ -29,6 +28,7 @@ from training.runs import (
     PRIOR_FILE,
     begin_progress,
 )
+from training.runs.callbacks import Stopwatch, TrainingDiverged
 from training.runs.stages import require_trainer
 
 

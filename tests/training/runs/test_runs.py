@@ -11,10 +11,11 @@ import pytest
 from torch import nn
 
 from tests.training.conftest import numbered
-from training.models.autoencoders import VAE, VQVAE
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, QuantizerConfig
 from training.data import DataSet
+from training.models.autoencoders import VAE, VQVAE
 from training.models.quantizers import EMAQuantizer, GradientQuantizer
+from training.models.scalar_quantizer import FiniteScalarQuantizer
 from training.runs import (
     begin_progress,
     build_autoencoder,
@@ -27,7 +28,6 @@ from training.runs import (
     write_json,
     write_seconds,
 )
-from training.models.scalar_quantizer import FiniteScalarQuantizer
 
 PICTURE = (3, 16, 24)
 DATA = DataSet(numbered(3), numbered(1), numbered(1), (), (), PICTURE, "d")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from tests.training.conftest import tiny_config
 from tests.training.runs.test_acceleration import SHORT, train
-from training.runs import stages
-from training.runs.callbacks import TrainingDiverged
 from training.config import StageConfig
 from training.data import Batch, Split, Stream
+from training.runs import stages
+from training.runs.callbacks import TrainingDiverged
 from training.runs.jobs import AutoencoderJob, Job, PriorJob, StageData
 from training.runs.stages import checkpoint_of, run_stage
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.conftest import tiny_config
-from training.runs.callbacks import LogSheet, Reseed, StopAtNaN, Stopwatch, TrainingDiverged
 from training.config import StageConfig
-from training.runs.jobs import AutoencoderJob, PriorJob
 from training.models.prior import PixelCNN
 from training.runs import build_autoencoder
+from training.runs.callbacks import LogSheet, Reseed, StopAtNaN, Stopwatch, TrainingDiverged
+from training.runs.jobs import AutoencoderJob, PriorJob
 
 STAGE = StageConfig(steps=10, batch_size=4, validate_every=5, learning_rate=0.01, weight_decay=0.125)
 

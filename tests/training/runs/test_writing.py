@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from tests.training.conftest import noise
-from training.runs.callbacks import AtomicCheckpointIO
-from training.runs import save_weights, write_json
 from training.report.sheets import write_png
+from training.runs import save_weights, write_json
+from training.runs.callbacks import AtomicCheckpointIO
 from training.runs.writing import WriteError, written_whole
 
 
