@@ -252,7 +252,9 @@ class Settings(BaseSettings):
     @classmethod
     def _can_be_used(cls, value: str) -> str:
         if value and not _is_address(value):
-            raise ValueError("must be a URL with a host, without the /v1/traces behind it: http://localhost:4318")
+            raise ValueError(
+                "must be a URL with a host, without blanks and without the /v1/traces behind it: http://localhost:4318"
+            )
         if value and not _installed("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
             raise ValueError("OpenTelemetry is not installed: pip install '.[otel]' in the repository")
         return value
@@ -271,7 +273,9 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _pairs(cls, value: SecretStr) -> SecretStr:
-        parse_api_keys(value.get_secret_value())
+        text = value.get_secret_value()
+        if text and not parse_api_keys(text):
+            raise ValueError("holds no name:key pair; leave it empty where no key is to be asked")
         return value
 
 
@@ -281,11 +285,13 @@ def origins_of(text: str) -> list[str]:
 
 
 def _is_address(url: str) -> bool:
-    """http or https, with a host, a port that is a number if there is one, and an end to which a path can be added."""
+    """http or https, with a host, a port that is a number if there is one, and an end to which a path can be added.
+    A blank in it is taken by nobody, and `urlsplit` drops some of them."""
     try:
         parts = urlsplit(url)
         whole = parts.path.rstrip("/").endswith("/v1/traces") or parts.query or parts.fragment
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not whole
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return usable and not whole and not re.search(r"\s", url)
     except ValueError:  # of the port, or of the brackets of an IPv6 address
         return False
 

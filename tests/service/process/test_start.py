@@ -50,6 +50,10 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         ("VQSERVE_DEVICE", "gpu", "VQSERVE_DEVICE: Input should be 'auto', 'cuda' or 'cpu'"),
         ("VQSERVE_API_KEYS", "secret", "VQSERVE_API_KEYS: entry 1 must be name:key"),
+        *(  # the service was open to all
+            ("VQSERVE_API_KEYS", nothing, "VQSERVE_API_KEYS: holds no name:key pair; leave it empty where no key is")
+            for nothing in (",", " ", "\n", " , \n,")
+        ),
         ("VQSERVE_BUNDLES", "nowhere", "cannot start: nowhere/manifest.json does not exist: make a bundle with"),
         ("VQSERVE_BUNDLES", "m" * 300, f"cannot start: {'m' * 300}/manifest.json cannot be read: File name too long"),
         (
@@ -75,6 +79,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("VQSERVE_OTLP_ENDPOINT", "http://localhost:notaport", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
         ("VQSERVE_OTLP_ENDPOINT", "http://localhost:65536", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
         ("VQSERVE_OTLP_ENDPOINT", "http://[::1", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
+        ("VQSERVE_OTLP_ENDPOINT", "http://a b:4318", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host, without"),
+        ("VQSERVE_OTLP_ENDPOINT", "http://localhost:4318\n", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
         ("VQSERVE_OTLP_ENDPOINT", "ftp://localhost", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
         ("VQSERVE_OTLP_ENDPOINT", "http://localhost:4318/v1/traces", "VQSERVE_OTLP_ENDPOINT: must be a URL with a"),
         ("VQSERVE_OTLP_ENDPOINT", "http://localhost:4318?key=1", "VQSERVE_OTLP_ENDPOINT: must be a URL with a host"),
