@@ -190,6 +190,14 @@ def test_a_rollout_that_the_cluster_would_refuse_is_refused_before(surge: str) -
     render("--set", f"rollingUpdate.maxSurge={surge},rollingUpdate.maxUnavailable=1")
 
 
+@pytest.mark.parametrize(("given", "taken"), [("abc", False), ("-1", False), ("50", True), ("50%", True), ("0", True)])
+def test_a_disruption_budget_is_a_number_or_a_percentage(given: str, taken: bool) -> None:
+    """Any word was rendered, and refused by the cluster."""
+    done = helm("template", "vqserve", str(CHART), "--set", f"podDisruptionBudget.maxUnavailable={given}")
+    assert (done.returncode == 0) == taken, done.stderr
+    assert taken or "/podDisruptionBudget/maxUnavailable" in done.stderr
+
+
 def test_the_resources_may_be_left_out() -> None:
     """As Helm takes a default away; with `null` the template failed in its own words."""
     (container,) = render("--set", "resources=null")["Deployment"]["spec"]["template"]["spec"]["containers"]
