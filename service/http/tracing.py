@@ -8,6 +8,7 @@ Sampling and resource attributes come from OpenTelemetry's own variables (OTEL_T
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -41,9 +42,8 @@ class Trace:
         self._app = app
         self._routes = routes
         resource = Resource.create({"service.name": "vqserve", "service.version": __version__})
-        self._provider = TracerProvider(resource=resource)
-        self._exporter = exporter_to(endpoint)
-        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # Ctrl-C twice waits for nobody
+        self._provider.add_span_processor(BatchSpanProcessor(exporter_to(endpoint)))
         self._tracer = self._provider.get_tracer("vqserve", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
@@ -99,13 +99,14 @@ class Trace:
         span.end()
 
     def _flush_before_the_end(self, send: Send) -> Send:
-        """The process may be gone as soon as the server knows that the app has shut down."""
+        """The process may be gone as soon as the server knows that the app has shut down. Nothing can end a request to
+        the collector: the thread that waits for it is given up, and as a daemon it keeps no process from ending."""
 
         async def send_after_flush(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown"):
-                give_up = asyncio.get_running_loop().call_later(_FLUSH_S, self._exporter.shutdown)
-                await asyncio.to_thread(self._provider.shutdown)
-                give_up.cancel()
+                flush = threading.Thread(target=self._provider.shutdown, name="flush-spans", daemon=True)
+                flush.start()
+                await asyncio.to_thread(flush.join, _FLUSH_S)
             await send(message)
 
         return send_after_flush
