@@ -43,7 +43,7 @@ from service.http.unread import UnreadAnswers
 from service.inference.overload import Door
 from service.prior.generator import NAME as GENERATOR
 from service.prior.generator import open_generator
-from service.process.ending import ended_by_sigterm
+from service.process.ending import ended_by_signals
 from service.process.memory import give_freed_memory_back, spare_what_stays
 from service.process.supervisor import end_with_supervisor, untold_deaths
 from service.registry.model import OpenCompanion
@@ -159,10 +159,9 @@ async def lifespan(app: FastAPI, settings: Settings, metrics: Metrics, door: Doo
     logging.captureWarnings(True)  # every line of the log is JSON
     # Of metadata, which nothing here reads: one file can have sixty thousand tags, each with a warning of its own.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    with ended_by_sigterm():
-        models = open_models(settings, metrics)
-    service = Service(settings, models, metrics)
-    app.state.service = service
+    with ended_by_signals():
+        service = open_service(settings, metrics)
+    app.state.service, models = service, service.models
     door.open_to(models)
     models.start()
     if threading.current_thread() is threading.main_thread():  # else one of several apps of a process, as in tests
@@ -190,9 +189,9 @@ def _log_served(models: Models) -> None:
         log.info("serving %s %s on %s", model.manifest.name, model.manifest.version[:12], model.engine.provider)
 
 
-def open_models(settings: Settings, metrics: Metrics) -> Models:
+def open_service(settings: Settings, metrics: Metrics) -> Service:
     try:
-        return Models(settings, metrics, COMPANIONS)
+        return Service(settings, Models(settings, metrics, COMPANIONS), metrics)
     except START_FAULTS as error:  # on a line of its own, without a traceback
         log.critical("cannot start: %s", error)
         raise

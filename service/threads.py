@@ -25,10 +25,18 @@ SMALL_PIXELS = 1 << 16  # of one request: tenths of a second at most, by the slo
 SMALL, LARGE, PRIOR = "small", "large", "prior"
 
 
+class NoThread(Exception):
+    """The system has none left."""
+
+    def __init__(self, error: RuntimeError) -> None:
+        super().__init__(f"{error}: allow more threads (pids) or memory")
+
+
 class Pool:
     """`most_waiting` calls at most wait for a thread, about `most_pixels` together, or those of one request."""
 
     def __init__(self, name: str, threads: int, most_waiting: int, most_pixels: int, waiting: Gauge) -> None:
+        """Raises NoThread where they cannot be started."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-work")
         self._start(threads)
         self._most_waiting, self._most_pixels = most_waiting, most_pixels
@@ -70,9 +78,9 @@ class Pool:
         try:
             for _ in range(threads):
                 self._executor.submit(all_there.wait)
-        except RuntimeError:  # the one that waits would keep the process from ending
-            all_there.abort()
-            raise
+        except RuntimeError as error:
+            all_there.abort()  # those that wait would keep the process from ending
+            raise NoThread(error) from error
 
     def _why_full(self, calls: int, pixels: int) -> str | None:
         """Which limit so much more would exceed, and the setting that moves it; None where there is room."""

@@ -43,6 +43,7 @@ from service.routes.endpoints import Handler
 from service.telemetry.logs import FIELDS
 from service.telemetry.metric_files import CountsError
 from service.telemetry.metrics import Metrics
+from service.threads import NoThread
 
 log = logging.getLogger(__name__)
 
@@ -159,11 +160,11 @@ class Observe:
 
 
 # What prevents the start, and says why in a sentence.
-START_FAULTS = (BundleError, DeviceError, CountsError)
+START_FAULTS = (BundleError, DeviceError, CountsError, NoThread)
 
 
 def _one_sentence(send: Send) -> Send:
-    """Where one of them prevents the start, `service.app.open_models` has said why: the server gets nothing to log,
+    """Where one of them prevents the start, `service.app.open_service` has said why: the server gets nothing to log,
     which would be the whole traceback."""
 
     async def send_short(message: Message) -> None:

@@ -37,18 +37,20 @@ def end_at_hangup() -> None:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Inside, where nobody is served yet, SIGTERM ends the process: the server would act on it only afterwards.
-    Only the main thread can say so; another's block changes nothing."""
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or before is None:
+def ended_by_signals() -> Iterator[None]:
+    """Inside, where nobody is served yet, SIGTERM and Ctrl-C end the process: the server would act on them only
+    afterwards. Only the main thread can say so; another's block changes nothing."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if threading.current_thread() is not threading.main_thread() or None in before.values():
         yield
         return
-    signal.signal(signal.SIGTERM, _end)
+    for number in before:
+        signal.signal(number, _end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate() -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
+from service.threads import NoThread
+
 log = logging.getLogger(__name__)
 
 _MOST_GIVEN_UP = 4  # each may hold the memory of a model
@@ -22,10 +24,6 @@ _ENDS_S = 5.0  # how long the process waits for a load when it ends: onnxruntime
 
 class LoadHangs(Exception):
     """A load takes longer than it may."""
-
-
-class NoThread(Exception):
-    """There is none for a load."""
 
 
 T = TypeVar("T")
@@ -53,7 +51,7 @@ class Loads(Generic[T]):
         try:
             threading.Thread(target=_call, args=(load, done), name="load", daemon=True).start()
         except RuntimeError as error:
-            raise NoThread(f"{error}: allow more threads (pids) or memory") from error
+            raise NoThread(error) from error
         self._running.add(done)
         future = asyncio.wrap_future(done)
         try:

@@ -24,11 +24,12 @@ from service.inference.engine import batch_of
 from service.inference.sessions import DeviceError, session_maker
 from service.process.ending import end_for_dead_engine
 from service.process.memory import Replaced
-from service.registry.loads import LoadHangs, Loads, NoThread
+from service.registry.loads import LoadHangs, Loads
 from service.registry.model import Model, OpenCompanion, open_model
 from service.registry.served_stamps import ServedStamps, Stamp, stamp_of
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.threads import NoThread
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,14 @@ from starlette.responses import Response
 from service.bundle import BundleError
 from service.errors import InvalidParameter, NotReady, ReloadFailed, UnknownModel
 from service.inference.sessions import DeviceError
-from service.registry.loads import LoadHangs, NoThread
+from service.registry.loads import LoadHangs
 from service.registry.model import Model
 from service.routes.endpoints import Endpoint
 from service.routes.requests import read_query
 from service.routes.service import Service, service_of
 from service.telemetry.metric_files import CountsError
 from service.telemetry.metrics import CONTENT_TYPE
+from service.threads import NoThread
 from service.wire.negotiate import JSON
 from service.wire.schemas import ModelAnswer, ModelsAnswer, StatusAnswer
 

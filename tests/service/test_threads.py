@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from service.app import create_app
 from service.errors import NotReady, QueueFull
 from service.settings import Settings
-from service.threads import LARGE, PRIOR, SMALL, SMALL_PIXELS, Pool
+from service.threads import LARGE, PRIOR, SMALL, SMALL_PIXELS, NoThread, Pool
 from tests.conftest import Tiny
 
 
@@ -129,7 +129,7 @@ def test_a_pool_without_all_its_threads_keeps_no_process_from_ending(
         begun.append(thread)
         begins(thread)
 
-    with monkeypatch.context() as full, pytest.raises(RuntimeError, match="new thread"):
+    with monkeypatch.context() as full, pytest.raises(NoThread, match="new thread: allow more"):
         full.setattr(threading.Thread, "start", none_left_but_one)
         Pool("test", 2, 3, 1000, gauge)
     gc.collect()  # an executor's threads end with it

@@ -103,26 +103,30 @@ import threading
 from service import app
 from service.process.command_line import main
 
-def open_models(settings, metrics):
+def open_service(settings, metrics):
     print("opens", flush=True)
     threading.Event().wait()
 
-app.open_models = open_models
+app.open_service = open_service
 main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "ends_by"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)],
+)
 @pytest.mark.usefixtures("hangup_ends")
-def test_a_start_ends_at_once(tiny: Tiny, number: signal.Signals) -> None:
-    """It went on until all models were open, for minutes where TensorRT builds them, and was killed at last."""
+def test_a_start_ends_at_once(tiny: Tiny, number: signal.Signals, ends_by: signal.Signals) -> None:
+    """It went on until all models were open, for minutes where TensorRT builds them, and was killed at last. After
+    Ctrl-C it even said that it serves, and its status was 0."""
     variables = {**os.environ, "VQSERVE_BUNDLES": str(tiny.grey), "VQSERVE_DEVICE": "cpu", "VQSERVE_PORT": "0"}
     command = [sys.executable, "-c", _OPENS_FOR_EVER]
     process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert process.stdout is not None and process.stdout.readline() == b"opens\n"
         process.send_signal(number)
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(10) == -ends_by
     finally:
         process.kill()
         process.communicate()

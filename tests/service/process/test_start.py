@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -20,9 +21,10 @@ from unittest.mock import Mock
 
 import onnxruntime
 import pytest
+from starlette.testclient import TestClient
 from uvicorn.config import STARTUP_FAILURE
 
-from service.app import open_models
+from service.app import create_app, open_service
 from service.bundle import sha256_file
 from service.bundle.fields import GraphName, GraphSpec
 from service.bundle.manifest import version_of
@@ -30,6 +32,7 @@ from service.inference.sessions import CUDA, DeviceError
 from service.process import command_line as start
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.threads import LARGE, NoThread
 from tests.conftest import Tiny
 from tests.service.serving import answers, free_port, serving, until
 
@@ -370,8 +373,26 @@ def test_what_the_device_lacks_is_one_line_of_the_log(
 
     monkeypatch.setattr("service.registry.models.session_maker", refuse)
     with pytest.raises(DeviceError):
-        open_models(Settings(bundles=(tiny.grey,)), Metrics())
+        open_service(Settings(bundles=(tiny.grey,)), Metrics())
     assert caplog.messages == ["cannot start: VQSERVE_DEVICE=cuda: there is none"]
+
+
+def test_a_start_without_a_thread_is_one_line_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was a traceback, with which the log did not say what prevents the start."""
+    starts = threading.Thread.start
+
+    def none_left(thread: threading.Thread) -> None:
+        if thread.name.startswith(LARGE):
+            raise RuntimeError("can't start new thread")
+        starts(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    with pytest.raises(NoThread), TestClient(create_app(Settings(bundles=(tiny.grey,), device="cpu"))):
+        pass
+    said = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
+    assert said == ["cannot start: can't start new thread: allow more threads (pids) or memory"]
 
 
 def test_ctrl_c_before_the_server_hears_it_is_no_traceback() -> None:

@@ -20,9 +20,10 @@ from starlette.testclient import TestClient
 
 from service.bundle import BundleError
 from service.inference.sessions import session_maker
-from service.registry.loads import Loads, NoThread
+from service.registry.loads import Loads
 from service.registry.served_stamps import stamp_of
 from service.telemetry.logs import JsonFormatter
+from service.threads import NoThread
 from tests.service.serving import until
 from tests.tiny_bundle import write_tiny_bundle
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from service.app import open_models
+from service.app import open_service
 from service.settings import Settings
 from service.telemetry.metric_files import CountsError, hold, reserve, shared_folder, take_place
 from service.telemetry.metrics import Metrics
@@ -116,7 +116,7 @@ def test_counts_without_a_file_prevent_the_start_with_a_sentence(
     metrics = Metrics()
     metrics.shared_folder = tmp_path / "gone"
     with pytest.raises(CountsError):
-        open_models(Settings(bundles=(tiny.grey,)), metrics)
+        open_service(Settings(bundles=(tiny.grey,)), metrics)
     said = f"cannot start: the workers count in files, and {tmp_path}/gone takes none: No such file or directory: "
     assert caplog.messages[-1].startswith(said)
 
