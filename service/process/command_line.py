@@ -27,7 +27,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from service.bundle import BundleError, load_bundles
 from service.process.ending import end_at_hangup, tell_why_it_ends
-from service.process.shared_port import SharedPort
+from service.process.shared_port import SharedPort, addresses_of
 from service.process.supervisor import Supervisor
 from service.settings import PREFIX, Settings
 from service.telemetry.logs import log_config
@@ -93,11 +93,13 @@ def serve(settings: Settings) -> None:
     config = uvicorn.Config(APP, **options)
     try:
         # Elsewhere than on Linux the kernel does not deal connections to all the sockets of a port.
-        listener = SharedPort.kept(settings.host, settings.port) if sys.platform == "linux" else config.bind_socket()
+        on_linux = sys.platform == "linux"
+        listeners = SharedPort.kept_on_all(settings.host, settings.port) if on_linux else [config.bind_socket()]
     except OSError as error:
         sys.exit(_refused(settings, error))
-    log.info("%d workers on %s port %d", settings.workers, *listener.getsockname()[:2])
-    supervisor = Supervisor(config, [listener], Path(os.environ[SHARED_METRICS]))
+    for listener in listeners:
+        log.info("%d workers on %s port %d", settings.workers, *listener.getsockname()[:2])
+    supervisor = Supervisor(config, listeners, Path(os.environ[SHARED_METRICS]))
     supervisor.run()
     if supervisor.failed_to_start:
         sys.exit(STARTUP_FAILURE)
@@ -147,16 +149,16 @@ def _check_device(settings: Settings) -> None:
 
 def _check_address(settings: Settings) -> None:
     try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        addresses = addresses_of(settings.host, settings.port)
     except (OSError, UnicodeError) as error:  # of a name that has an empty or too long part, a UnicodeError
         sys.exit(f"{PREFIX}HOST: {settings.host}: {getattr(error, 'strerror', None) or error}")
-    family, kind, protocol, _, address = found[0]
     try:
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:  # as it will listen: `::` is of IPv6 only
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind(address)
+        for family, address in addresses:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:  # as it will listen: `::` is of IPv6 only
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
     except OSError as error:
         sys.exit(_refused(settings, error))
 

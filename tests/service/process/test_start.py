@@ -30,6 +30,7 @@ from service.bundle.fields import GraphName, GraphSpec
 from service.bundle.manifest import version_of
 from service.inference.sessions import CUDA, DeviceError
 from service.process import command_line as start
+from service.process.shared_port import addresses_of
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.threads import LARGE, NoThread
@@ -341,6 +342,29 @@ def test_what_only_the_address_can_be_wrong_about_is_told_of_the_host(monkeypatc
         monkeypatch.setattr("service.process.command_line.socket.socket", Mock(side_effect=error))
         with pytest.raises(SystemExit, match=rf"^VQSERVE_HOST: fe80::1:\d+: {os.strerror(number)}$"):
             start._check_address(Settings(host="fe80::1"))
+
+
+def test_all_addresses_of_a_name_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `localhost` is 127.0.0.1 and ::1 a taken second one ended the start after all models had been opened."""
+    both = [socket.getaddrinfo(f"127.0.0.{n}", 0, type=socket.SOCK_STREAM)[0] for n in (1, 2)]
+
+    def found(host: str, port: int, **_: object) -> list[object]:
+        return [(*kind, (address, port)) for *kind, (address, _) in both]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match=rf"VQSERVE_PORT: two\.example:{port}: Address already in use: "):
+            start._check_address(Settings(host="two.example", port=port))
+    start._check_address(Settings(host="two.example", port=port))
+
+
+def test_an_address_of_a_family_that_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single worker leaves it out too: /etc/hosts may name ::1 where the kernel has no IPv6."""
+    unknown = (999, socket.SOCK_STREAM, 0, "", ("::1", 8000, 0, 0))
+    (known,) = socket.getaddrinfo("127.0.0.1", 8000, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [known, unknown, known])
+    assert addresses_of("localhost", 8000) == [(socket.AF_INET, ("127.0.0.1", 8000))]
 
 
 def test_a_port_of_ipv4_is_free_for_ipv6() -> None:

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 
 import httpx
@@ -118,8 +120,44 @@ def test_variables_of_other_programs_change_nothing(own_bundle: Path, tmp_path: 
 
 def test_several_workers_listen_where_one_does() -> None:
     """On `::` one answers IPv6 only; several answered IPv4 too, until there was one again."""
-    with SharedPort.bound("::1", 0) as shared:
+    with SharedPort.bound(socket.AF_INET6, ("::1", 0)) as shared:
         assert shared.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+_TWO_ADDRESSES = """
+import socket
+from service.process.command_line import main
+
+found = socket.getaddrinfo
+socket.getaddrinfo = lambda _, *rest, **how: [one for n in (1, 2) for one in found(f"127.0.0.{n}", *rest, **how)]
+main()
+"""
+
+
+def test_several_workers_listen_on_all_addresses_of_a_name(own_bundle: Path) -> None:
+    """On the first only, where a single worker listens on all: `localhost` may be 127.0.0.1 and ::1."""
+    port = free_port()
+    variables = {"VQSERVE_BUNDLES": str(own_bundle), "VQSERVE_HOST": "two.example", "VQSERVE_PORT": str(port)}
+    environment = {**os.environ, **TWO, **variables, "VQSERVE_DEVICE": "cpu", "VQSERVE_DRAIN_S": "0"}
+    process = subprocess.Popen([sys.executable, "-c", _TWO_ADDRESSES], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: all(answers(f"http://127.0.0.{n}:{port}/readyz") for n in (1, 2)), 60)
+        until(lambda: listeners(f":{port}") == 4)
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_several_workers_on_any_port_have_the_same_on_each_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a copy, as a worker gets it, is on the same one."""
+    two = [(int(socket.AF_INET), (f"127.0.0.{n}", 0)) for n in (1, 2)]
+    monkeypatch.setattr("service.process.shared_port.addresses_of", lambda host, port: two)
+    monkeypatch.setattr(SharedPort, "kept", SharedPort.bound)
+    with ExitStack() as closing:
+        kept = [closing.enter_context(one) for one in SharedPort.kept_on_all("two.example", 0)]
+        copies = [closing.enter_context(copy(one)) for one in kept]  # by what pickle takes as well
+        assert [one.getsockname()[0] for one in copies] == ["127.0.0.1", "127.0.0.2"]
+        assert len({one.getsockname()[1] for one in (*kept, *copies)}) == 1
 
 
 def test_what_one_process_has_told_the_others_read(tmp_path: Path) -> None:
