@@ -12,7 +12,9 @@ from typing import cast
 
 from starlette.types import Scope
 
-_KEY = "vqserve.call"
+from service.errors import Problem
+
+_KEY, _ANSWERED = "vqserve.call", "vqserve.answered"
 
 Stage = tuple[str, float, float]  # name, start and end on the clock of time.perf_counter()
 # Where the stages of the running request are noted; None while nobody asks for them. A context variable, because the
@@ -45,6 +47,7 @@ class Call:
     timer: asyncio.Timeout  # ends the request at its deadline, or when its client has left
     client_left: bool = False
     failed_status: int | None = None  # of the problem that ended an answer whose own status was sent before
+    answered_with: Problem | None = None  # by the protocol, in the place of the app
     key_name: str | None = None  # of the API key that was used
     body_bytes: int = 0  # that have come
     stages: list[Stage] | None = None  # those of this request, where its sender or a trace wants them
@@ -54,5 +57,18 @@ def call_of(scope: Scope) -> Call:
     return cast(Call, scope[_KEY])
 
 
+def answered_below(scope: Scope, problem: Problem, request_id: str) -> str:
+    """The protocol answers with `problem`, and the app counts and logs that, also where it begins only afterwards: then
+    with this id. Out: the request's id."""
+    call: Call | None = scope.get(_KEY)
+    if call is not None:
+        call.answered_with = problem
+        return call.request_id
+    scope[_ANSWERED] = problem
+    scope["headers"].insert(0, (b"x-request-id", request_id.encode()))
+    return request_id
+
+
 def remember(scope: Scope, call: Call) -> None:
+    call.answered_with = scope.get(_ANSWERED)
     scope[_KEY] = call

@@ -200,6 +200,7 @@ class Problems:
             await self._app(scope, receive, send)
             return
         started, ended, call = False, False, call_of(scope)
+        problem: Problem | None = None
 
         async def send_watched(message: Message) -> None:
             nonlocal started, ended
@@ -210,14 +211,14 @@ class Problems:
             async with call.timer:
                 await self._app(scope, receive, send_watched)
         except Problem as caught:
-            problem: Problem = caught
+            problem = caught
         except asyncio.CancelledError:  # by the server, at the end of its grace
             if started and not ended:
                 raise
             problem = NotReady(SHUTTING_DOWN, {"Connection": "close"})
         except Exception as error:  # noqa: BLE001 - the last place where a fault can still become an answer
             problem = self._of(error, call, scope["path"])
-        else:
+        if (problem := call.answered_with or problem) is None:  # to the app the first is a client that has left
             return
         self._metrics.refused.labels(problem.slug).inc()
         # Its frames lead to the body and what was made of it, and from this frame back to it: only the garbage

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 
 import httptools
+from starlette.types import Scope
 
 from service.http.head_bounds import LARGEST_HEAD
 from service.http.joining import JoiningTransport
@@ -169,7 +170,8 @@ class OnePacket(Upgrades):
         elif not (self.transport.is_closing() or self._deaf):
             if self._body_is_awaited():
                 self._deaf = True
-                self._write_own(self._heads.malformed_body(self._headers_so_far))
+                scope: Scope = self.cycle.scope  # type: ignore[assignment]
+                self._write_own(self._heads.malformed_body(scope, self._headers_so_far))
                 self.transport.close()
             else:
                 self._end_with(self._heads.malformed(self._headers_so_far))

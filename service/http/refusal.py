@@ -17,8 +17,9 @@ from time import perf_counter
 
 import orjson
 from prometheus_client import Counter, Histogram
+from starlette.types import Scope
 
-from service.call import RequestIds
+from service.call import RequestIds, answered_below
 from service.errors import (
     MEDIA_TYPE,
     HeadTooLarge,
@@ -174,10 +175,10 @@ class Heads:
         text = "The head is none of HTTP/1.1: check its method, its one Host, and how it frames the body."
         return self._answer(MalformedRequest(text), headers)
 
-    def malformed_body(self, headers: Headers) -> bytes:
-        """Not counted here: the request is, when its app hears that the connection has ended."""
+    def malformed_body(self, scope: Scope, headers: Headers) -> bytes:
+        """A 400. Not counted here: the app does it, when it hears that the connection has ended."""
         problem = MalformedRequest("The body is not framed as HTTP/1.1 says.")
-        return b"".join(_last(problem, self._ids.of(_given_id(headers))))
+        return b"".join(_last(problem, answered_below(scope, problem, self._ids.of(_given_id(headers)))))
 
     def _answer(self, problem: Problem, headers: Headers) -> bytes:
         self._refused.labels(problem.slug).inc()

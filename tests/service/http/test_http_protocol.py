@@ -11,6 +11,7 @@ from contextlib import suppress
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -432,13 +433,36 @@ def test_a_refused_request_whose_body_never_comes_is_not_awaited(generating: Gen
     ids=["a head that is none", "a body that is none"],
 )
 def test_what_is_no_http_gets_a_problem(address: tuple[str, int], sent: bytes) -> None:
-    before = counted(address, "malformed-request") + counted(address, "client-closed")
+    before, left = counted(address, "malformed-request"), counted(address, "client-closed")
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(sent)
         lines, _, body = everything(connection).partition(b"\r\n\r\n")
     assert lines.startswith(b"HTTP/1.1 400 Bad Request\r\n") and b"connection: close" in lines
     assert json.loads(body)["type"] == problem_type("malformed-request")
-    until(lambda: counted(address, "malformed-request") + counted(address, "client-closed") == before + 1)
+    until(lambda: counted(address, "malformed-request") == before + 1)
+    assert counted(address, "client-closed") == left
+
+
+def test_a_body_that_is_none_is_logged_and_counted_as_it_was_answered(
+    generating: Generating, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log and metrics had a client that had left, 499, and no line the id that the client was told."""
+    start, ids = post("/encode", b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b""), list[str]()
+    with serving(generating.folders[0], VQSERVE_ACCESS_LOG="true") as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        for parts in ([start + b"zz\r\n"], [start + b"5\r\nabcde\r\n", b"zz\r\n"]):
+            with socket.create_connection((host, int(port)), timeout=10) as connection:
+                for part in parts:
+                    connection.sendall(part)
+                    time.sleep(0.2)
+                answer = everything(connection)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            ids.append(json.loads(answer.partition(b"\r\n\r\n")[2])["instance"].rpartition(":")[2])
+        both = 'vqserve_requests_total{route="/encode",status="400"} 2.0'
+        until(lambda: both in httpx.get(f"{url}/metrics").text)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    logged = {line["request_id"]: (line["path"], line["status"]) for line in lines if "request_id" in line}
+    assert [logged.get(one) for one in ids] == [("/encode", 400)] * 2
 
 
 @pytest.mark.parametrize(
