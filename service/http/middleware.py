@@ -72,8 +72,8 @@ class Routes:
     def of(self, scope: Scope) -> str:
         if "endpoint" in scope:
             return self.patterns.get(scope["endpoint"], OTHER)
-        asks_first = scope["method"] == "OPTIONS"  # a browser, which CORS answers: no work of the route
-        return scope["path"] if scope["path"] in self.paths and not asks_first else OTHER
+        asked_first = scope["method"] == "OPTIONS"  # by a browser; CORS has answered
+        return scope["path"] if scope["path"] in self.paths and not asked_first else OTHER
 
 
 class Observe:
