@@ -389,5 +389,7 @@ def test_those_that_come_in_one_turn_count_before_they_wait() -> None:
         assert [refusal.why(0, b"/encode", []) for _ in range(4)] == [None, None, WHY_SHORT, WHY_SHORT]
         await asyncio.sleep(0)
         assert refusal.why(0, b"/encode", []) is None
+        await asyncio.sleep(0)
+        assert [refusal.why(0, b"/encode", []) for _ in range(2)] == [None, None]
 
     asyncio.run(work())

@@ -373,23 +373,31 @@ def test_a_fault_of_who_observes_keeps_nobody_waiting() -> None:
         def observe(items: Sequence[Item], started: float, seconds: float) -> None:
             raise KeyError("observe")
 
-        batcher = Batcher(Recorder(), BatchLimits(64, 100), observe=observe)
-        for _ in range(2):
-            assert (await batcher.submit(ones(1))).tolist() == [[2, 2]]
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(64, 100), observe=observe)
+        running, waiting = await hold(batcher, recorder), batcher.submit(ones(1))
+        recorder.gate.set()
+        for future in (running, waiting):
+            assert (await future).tolist() == [[2, 2]]
 
     run(work)
 
 
-def test_a_run_that_gives_too_little_fails_for_all_of_its_callers() -> None:
+@pytest.mark.parametrize("given", [1, 3])
+def test_a_run_that_gives_too_few_or_too_many_fails_for_all_of_its_callers(given: int) -> None:
     async def work() -> None:
         recorder = Recorder()
-        batcher = Batcher(lambda array: recorder(array)[: 1 + (len(array) == 1)], BatchLimits(64, 100))
+
+        def gives(array: Array) -> Array:
+            return np.resize(recorder(array), (1 if len(array) == 1 else given, 2))
+
+        batcher = Batcher(gives, BatchLimits(64, 100))
         first = await hold(batcher, recorder)
         two = [batcher.submit(ones(2)), batcher.submit(ones(2))]
         recorder.gate.set()
         await first
         for future in two:
-            with pytest.raises(ValueError, match="a run of 2 pictures gave 1"):
+            with pytest.raises(ValueError, match=f"a run of 2 pictures gave {given}"):
                 await future
 
     run(work)

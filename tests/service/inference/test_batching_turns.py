@@ -9,6 +9,7 @@ import pytest
 from service.errors import NotReady, QueueFull
 from service.inference.batch_limits import BatchLimits
 from service.inference.batching import Batcher
+from service.inference.lane import Array
 from tests.service.inference.test_batching import Recorder, hold, ones, run
 
 
@@ -107,6 +108,32 @@ def test_a_full_batch_that_comes_after_the_wait_does_not_overtake_the_run() -> N
         recorder.gate.set()
         await asyncio.gather(*futures)
         assert recorder.shapes == [(1, 2), (2, 2)]
+
+    run(work)
+
+
+def test_who_asks_again_before_the_next_run_begins_starts_none_beside_it() -> None:
+    async def work() -> None:
+        recorder = Recorder()
+        batcher = Batcher(recorder, BatchLimits(64, 100))
+        first = await hold(batcher, recorder)
+        waiting = batcher.submit(ones(1))
+
+        async def ask_again() -> asyncio.Future[Array]:
+            await first
+            recorder.started.clear()
+            return await hold(batcher, recorder)
+
+        asking = asyncio.create_task(ask_again())
+        await asyncio.sleep(0)
+        recorder.gate.set()
+        futures = [waiting, await asking]
+        for _ in range(2):
+            futures.append(batcher.submit(ones(1)))
+            await asyncio.sleep(0)
+        recorder.gate.set()
+        await asyncio.gather(*futures)
+        assert recorder.shapes == [(1, 2), (2, 2), (2, 2)]
 
     run(work)
 

@@ -54,6 +54,14 @@ def test_one_run_waits_while_overload_lasts(clock: Clock) -> None:
     run(work)
 
 
+def test_nobody_waits_for_company_while_overload_lasts(clock: Clock) -> None:
+    async def work() -> None:
+        batcher = Batcher(Recorder(), BatchLimits(64, 100, max_wait_ms=60_000), overload=overloaded(clock))
+        assert (await batcher.submit(ones(1))).tolist() == [[2, 2]]
+
+    run(work)
+
+
 def test_a_queue_that_does_not_adapt_is_as_long_as_ever() -> None:
     async def work() -> None:
         recorder = Recorder()
