@@ -61,11 +61,11 @@ class Pipelining(HttpToolsProtocol):
         self.flow = _Flow(transport, self.pipeline)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for cycle in (self._answering, *(waiting for waiting, _ in self.pipeline)):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-        self.pipeline.clear()
+        answering = self._answering
+        if answering is not None and not answering.response_complete:
+            answering.disconnected = True
+            answering.message_event.set()
+        self.pipeline.clear()  # none of them begins any more
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
