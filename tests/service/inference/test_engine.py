@@ -72,6 +72,26 @@ def test_a_run_that_stalls_turns_readiness_off(make_client: MakeClient) -> None:
     assert client.get("/readyz").status_code == 200
 
 
+def test_a_run_that_has_just_begun_does_not_hide_one_that_stalls(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_client(inline_ms=0, engine_stall_s=60)
+    engine, now = engine_of(client), [0.0]
+    monkeypatch.setattr("service.inference.engine.perf_counter", lambda: now[0])
+    engine._encoder, engine._decoder = slow = Slow(engine._encoder), Slow(engine._decoder)
+    calls = [lambda: encode(client), lambda: client.post("/decode", json={"codes": [[0] * 7] * 7})]
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread, session in zip(threads, slow, strict=True):
+        thread.start()
+        until(lambda session=session: session.runs == 1)
+        now[0] += 50
+    assert client.get("/readyz").status_code == 503
+    for session, thread in zip(slow, threads, strict=True):
+        session.gate.set()
+        thread.join()
+    assert client.get("/readyz").status_code == 200
+
+
 def test_the_deadline_gives_504_and_the_work_is_given_up(make_client: MakeClient) -> None:
     client = make_client(inline_ms=0, request_deadline_ms=100)
     engine = engine_of(client)

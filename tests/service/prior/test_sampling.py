@@ -128,6 +128,11 @@ def test_every_thread_draws_its_part_of_a_large_batch(generating: Generating, th
         assert sorted(maker.batches) == sorted(parts * GRID[0])
 
 
+def test_a_part_has_one_thread(generating: Generating) -> None:
+    split = SplitBatches(SessionMaker(CPU, 2), generating.folders[0] / "prior.onnx")
+    assert split._session.get_session_options().intra_op_num_threads == 1
+
+
 def test_a_part_that_fails_fails_the_batch(generating: Generating) -> None:
     split = SplitBatches(SessionMaker(CPU, 2), generating.folders[0] / "prior.onnx")
     codes = np.zeros((8, *GRID), np.int64)

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from service.process.memory import Replaced
+from tests.service.overload_clock import Clock
 from tests.service.serving import until
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -124,3 +126,19 @@ def test_models_that_were_replaced_do_not_pile_up(
     for earlier in range(3):
         assert client.post("/models/tiny/reload").status_code == 200
         assert len(calls) == earlier
+
+
+def test_a_model_that_is_replaced_meanwhile_puts_the_collector_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(), list[float]()
+    monkeypatch.setattr("service.process.memory.asyncio.get_running_loop", lambda: clock)
+    monkeypatch.setattr("service.process.memory.gc.get_freeze_count", lambda: 1)
+    monkeypatch.setattr("service.process.memory.spare_what_stays", lambda: calls.append(clock.now))
+    replaced = Replaced(10)
+    for _ in range(2):
+        replaced.add()
+        clock.wait(6)
+    assert calls == []
+    clock.wait(6)
+    assert calls == [18]
+    replaced.free_early()  # there is none left
+    assert calls == [18]

@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.stopping import check_stop
 from service.threads import SMALL_PIXELS
 from tests.conftest import Tiny
+from tests.service.process.test_workers import workers_of
 from tests.service.serving import answers, free_port, serving, until
 
 
@@ -207,9 +208,11 @@ def hangup_ends() -> Iterator[None]:
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.usefixtures("hangup_ends")
 def test_sighup_is_sigterm(tiny: Tiny, workers: str) -> None:
-    """It ended a single process at once. Several were all started anew, during which SIGTERM was not heard."""
+    """It ended a single process at once. Several were all started anew, during which SIGTERM was not heard. At the end
+    of a terminal each of them gets it, and the workers leave it to the first."""
     with serving(tiny.grey, VQSERVE_WORKERS=workers, VQSERVE_DRAIN_S="3") as (process, address):
-        process.send_signal(signal.SIGHUP)
+        for pid in (*workers_of(process.pid), process.pid):
+            os.kill(pid, signal.SIGHUP)
         until(lambda: httpx.get(f"{address}/readyz").status_code == 503)
         for path in ("/readyz", "/v2/health/ready"):  # this process will not answer another time
             assert "retry-after" not in httpx.get(f"{address}{path}").headers

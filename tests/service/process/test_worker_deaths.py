@@ -176,6 +176,18 @@ def test_a_service_without_all_its_workers_does_not_start(monkeypatch: pytest.Mo
     assert supervisor.should_exit.is_set()
 
 
+def test_a_worker_that_is_taken_away_counts_no_longer_and_the_last_one_stays(tmp_path: Path) -> None:
+    """SIGTTOU asks for one worker less."""
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor._metrics_folder, supervisor.processes_num = tmp_path, 2
+    supervisor.processes = [SimpleNamespace(terminate=list, join=list) for _ in range(2)]  # type: ignore[misc]
+    for place in range(2):
+        (tmp_path / f"gauge_livesum_{place}.db").touch()
+    for _ in range(2):
+        supervisor.handle_ttou()
+        assert [path.name for path in tmp_path.iterdir()] == ["gauge_livesum_0.db"]
+
+
 def test_nothing_is_logged_while_a_failed_worker_waits(tmp_path: Path) -> None:
     """Twice a second it was killed and waited for again, with a line each time."""
     with two_workers(tmp_path, pause_s=2.5) as (process, address):
