@@ -215,7 +215,7 @@ def _decode(path: Path, *, grey: bool, smallest_side: int, shorter_side: int | N
         raise ValueError(f"{given} would be enlarged more than {MOST_ENLARGED} times to have {side} pixels a side")
     if side != min(picture.size):
         scale = side / min(picture.size)
-        size = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))
+        size = (round(picture.width * scale), round(picture.height * scale))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     pixels = np.array(picture, dtype=np.uint8)
     channels_last = pixels if pixels.ndim == 3 else pixels[..., None]

@@ -75,3 +75,23 @@ def test_a_place_that_cannot_be_cleared_is_free(generating: Generating, monkeypa
     assert sampler.free_places == free
     sampler.close(sampler.open(draw))
     assert sampler.free_places == free
+
+
+def test_after_a_run_that_failed_the_device_is_not_asked_for_its_caches(
+    generating: Generating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its samples are lost, and it may never answer again."""
+    sampler, caches = resident_sampler(generating)
+    places = list(map(sampler.open, unguided(2)))
+    sampler.advance(places)
+    (memory,) = caches._memory.values()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error 700")
+
+    monkeypatch.setattr(memory, "run", broken)
+    monkeypatch.setattr(memory, "caches", broken)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        sampler.advance(places)
+    for place in places:
+        caches.clear(place)

@@ -358,12 +358,18 @@ def test_a_sample_that_cannot_begin_reaches_every_caller(dead: bool) -> None:
 
 def test_the_owner_hears_of_a_death_in_the_event_loop() -> None:
     async def main() -> None:
-        sampler, heard = StepByStep(), asyncio.Event()
-        scheduler, _ = scheduler_of(sampler, on_death=heard.set)
+        sampler, heard, threads = StepByStep(), asyncio.Event(), list[threading.Thread]()
+
+        def on_death() -> None:
+            threads.append(threading.current_thread())
+            heard.set()
+
+        scheduler, _ = scheduler_of(sampler, on_death=on_death)
         future = scheduler.submit(draws(1))
         sampler.failing, sampler.dead = RuntimeError("no"), True
         await sampler.rows(1)
         await asyncio.wait_for(heard.wait(), 5)
+        assert threads == [threading.current_thread()]
         with pytest.raises(NotReady):
             await future
 
@@ -393,6 +399,7 @@ def test_metrics_of_a_job() -> None:
         await sampler.rows(2)
         assert value(metrics, "busy_slots") == 3
         assert value(metrics, "slots") == SLOTS
+        assert value(metrics, "first_row_seconds_count") == 1
         await sampler.rows(H - 2)
         await future
         assert value(metrics, "rows_total") == 3 * H

@@ -92,11 +92,12 @@ def test_npz_without_labels_or_test_split(tmp_path: Path) -> None:
                 "images": noise((9, 8, 8)),
                 "labels": np.zeros(9, np.int64),
                 "test_images": noise((4, 8, 8)),
-                "test_labels": np.arange(4),
+                "test_labels": np.array([0, 1, 0, 0]),
             },
             r"labels must lie in 0\.\.0",
         ),
         ({"images": noise((9, 8, 8)), "labels": np.arange(9) * 50_000_000}, "9 different labels reach up to 400000000"),
+        ({"images": noise((9, 8, 8)), "labels": np.arange(9) * 32}, "9 different labels reach up to 256"),
         ({"images": noise((9, 8, 8)), "labels": np.arange(2017, 2026)}, "renumber those of training and test together"),
         ({"images": noise((9, 8, 8)), "labels": np.full(9, 2**63 + 5, np.uint64)}, f"reach up to {2**63 + 5}"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -194,8 +195,8 @@ def test_pictures_are_scaled_turned_upright_and_greyed(tmp_path: Path) -> None:
 
 def test_different_sizes_need_a_crop_and_small_pictures_grow_to_it(tmp_path: Path) -> None:
     write_pictures(tmp_path / "p", 6, size=(20, 24))
-    Image.fromarray(noise((10, 10, 3))).save(tmp_path / "p" / "small.png")
-    with pytest.raises(DataError, match=r"set data\.crop"):
+    Image.fromarray(noise((7, 7, 3))).save(tmp_path / "p" / "small.png")
+    with pytest.raises(DataError, match=r"set data\.crop=8, say"):
         load_data(DataConfig(source=str(tmp_path / "p")))
     data = load_data(DataConfig(source=str(tmp_path / "p"), crop=16))
     assert data.picture == (3, 16, 16)
@@ -206,8 +207,9 @@ def test_different_sizes_need_a_crop_and_small_pictures_grow_to_it(tmp_path: Pat
 def test_a_picture_that_the_encoder_cannot_halve_is_refused() -> None:
     data = load_data(DataConfig(source=str(DIGITS)))
     data.require_multiple_of(4)
-    with pytest.raises(DataError, match="multiples of 8"):
-        data.require_multiple_of(8)
+    for sides in ((28, 28), (28, 24), (24, 28)):
+        with pytest.raises(DataError, match="multiples of 8"):
+            replace(data, picture=(1, *sides)).require_multiple_of(8)
 
 
 def test_an_unknown_source_names_the_known_ones() -> None:

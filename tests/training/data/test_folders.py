@@ -13,7 +13,7 @@ from tests.training.conftest import noise, write_pictures
 from training.config import DataConfig
 from training.data import DataError, DataSet, load_data
 from training.data.dataset import ranked
-from training.data.folder import MOST_ENLARGED, decode_picture, picture_files, split_files
+from training.data.folder import MOST_ENLARGED, _Budget, decode_picture, picture_files, split_files
 
 
 def loaded(folder: Path, **options: object) -> DataSet:
@@ -152,10 +152,10 @@ def test_a_blank_label_is_refused_before_the_training(tmp_path: Path, name: str)
 
 
 def test_names_rank_as_they_always_did() -> None:
-    """By their UTF-8: else pictures would change from one split to the other between versions."""
-    names = ["a/1.png", "ä/ß.jpg", "猫/😀.webp", *map(str, range(20))]
-    order = sorted(range(len(names)), key=lambda index: hashlib.sha256(names[index].encode("utf-8")).digest())
-    assert ranked(names) == order
+    """By their bytes on the disk: else pictures would change from one split to the other between versions."""
+    names = ["a/1.png", "ä/ß.jpg", "猫/😀.webp", "caf\udce9.png", *map(str, range(20))]
+    keys = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    assert ranked(names) == sorted(range(len(names)), key=keys.__getitem__)
 
 
 # links
@@ -310,6 +310,11 @@ def test_files_that_are_not_read_are_counted(tmp_path: Path, caplog: pytest.LogC
         message.startswith(f"not read in {tmp_path / 'p'}: 2 .gif, 1 .heic, 1 .txt, 1 without a suffix: save")
         for message in caplog.messages
     )
+
+
+def test_what_does_not_fit_into_memory_leaves_its_room_to_smaller_pictures() -> None:
+    budget = _Budget(10)
+    assert [budget.take(size) for size in (8, 3, 2, 1)] == [True, False, True, False]
 
 
 def test_a_picture_that_goes_during_the_training_is_named(tmp_path: Path) -> None:
