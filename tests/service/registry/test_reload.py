@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from service.bundle import BundleError
 from service.inference.sessions import session_maker
-from service.registry.loads import Loads
+from service.registry.loads import LoadHangs, Loads
 from service.registry.served_stamps import stamp_of
 from service.telemetry.logs import JsonFormatter
 from service.threads import NoThread
@@ -168,6 +168,31 @@ def test_a_load_that_hangs_does_not_keep_the_process_from_ending() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
     assert "LoadHangs: it has not been loaded within 0.1 s" in done.stderr
+
+
+def test_a_load_that_fails_after_it_was_given_up_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    gate, threads, closed = threading.Event(), list[threading.Thread](), list[object]()
+
+    def load() -> None:
+        threads.append(threading.current_thread())
+        gate.wait(10)
+        raise BundleError("bad")
+
+    with pytest.raises(LoadHangs):
+        asyncio.run(Loads(0.05, closed.append).run(load))
+    gate.set()
+    threads[0].join(10)
+    assert caplog.messages == ["a load that was given up has ended"] and closed == []
+
+
+def test_a_load_that_was_given_up_is_not_waited_for_at_the_end() -> None:
+    gate, loads = threading.Event(), Loads[bool](0.05)
+    with pytest.raises(LoadHangs):
+        asyncio.run(loads.run(lambda: gate.wait(10)))
+    started = time.monotonic()
+    loads.close()
+    assert time.monotonic() - started < 1
+    gate.set()
 
 
 def test_few_loads_hang_at_once(make_client: MakeClient, own_bundle: Path) -> None:
