@@ -128,6 +128,31 @@ async def test_bodies_before_their_turn_are_bounded_together(monkeypatch: pytest
 
 
 @pytest.mark.asyncio
+async def test_a_body_counts_no_more_when_its_client_leaves_before_any_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    monkeypatch.setattr("service.http.refusal.Unbegun", lambda: Unbegun(100_000))
+    async with answering(app) as address, asyncio.timeout(10):
+        for size in (60_000, 61_000):
+            async with sending(address, get("/") + BODY + bytes(size)):
+                await come_to_wait(size)
+            await come_to_wait()
+
+
+@pytest.mark.asyncio
+async def test_an_unread_answer_is_forgotten_with_its_connection() -> None:
+    async with answering(large_and_small) as address, asyncio.timeout(5):
+        async with sending(address, get("/large")):
+            while not any(one._unread._left for one in protocols()):
+                await asyncio.sleep(0.02)
+            (unread,) = (one._unread for one in protocols())
+        while unread._left:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.asyncio
 async def test_a_request_behind_unread_answers_is_not_inside() -> None:
     """It had begun, and waited until its deadline to send: few clients without a key took all places."""
     asked: list[str] = []

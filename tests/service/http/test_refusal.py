@@ -223,6 +223,13 @@ def test_the_answer_is_the_same_however_it_is_made(keep_alive: bool) -> None:
     assert whole == (expected if keep_alive else b"".join(_head_and_body(full_process(FULL), "my-id", keep_alive=True)))
 
 
+def test_the_bytes_of_a_refusal_are_counted() -> None:
+    metrics = Metrics()
+    refusal = EarlyRefusal(Door(MOST), metrics, {"/encode": "/encode"})
+    _, _, body = refusal.answer(FULL, b"/encode", [], keep_alive=True).partition(b"\r\n\r\n")
+    assert metrics.registry.get_sample_value("vqserve_sent_bytes_total") == len(body) > 0
+
+
 def test_requests_that_come_whole_and_in_pieces_take_turns(address: Address, full: Inside) -> None:
     with connected(address) as (connection, stream):
         for _ in range(3):

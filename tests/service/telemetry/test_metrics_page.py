@@ -204,3 +204,9 @@ def test_a_closed_engine_leaves_no_queue_on_the_page(make_client: MakeClient) ->
         assert 'vqserve_queued_pictures{model="tiny"} 0.0' in client.get("/metrics").text
         gate.open.set()
     assert {future.result().status_code for future in sent} == {503}
+
+
+def test_an_answer_to_head_sends_no_body(make_client: MakeClient) -> None:
+    client = make_client()
+    assert int(client.head("/models").headers["content-length"]) > 0
+    assert "vqserve_sent_bytes_total 0.0" in client.get("/metrics").text
