@@ -104,10 +104,10 @@ def test_attempts_may_be_many() -> None:
 
 @pytest.mark.parametrize(
     ("value", "low", "high"),
-    [(passed, 0.1, 0.3) for passed in ("Wed, 21 Oct 2015 07:28:00 GMT", "0", "nonsense", "")]
+    [(passed, 0.1, 0.3) for passed in ("Wed, 21 Oct 2015 07:28:00 GMT", "0", "nonsense", "²", "")]
     + [(f"Wed, 21 Oct {year} 07:28:00 GMT", 0.1, 0.3) for year in ("10000", "99999999999999999999")],
 )
 def test_a_retry_after_that_has_passed_is_the_usual_pause(value: str, low: float, high: float) -> None:
     """Of a date that has passed by the client's clock, all attempts were gone at once."""
-    pause = Retries().pause_s(1, httpx.Response(429, headers={"Retry-After": value}))
+    pause = Retries().pause_s(1, httpx.Response(429, headers={b"Retry-After": value.encode("latin-1")}))
     assert pause is not None and low <= pause <= high

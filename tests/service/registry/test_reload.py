@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from service.bundle import BundleError
-from service.inference.sessions import session_maker
+from service.bundle import BundleError, load_bundles
 from service.registry.loads import LoadHangs, Loads
 from service.registry.served_stamps import stamp_of
 from service.telemetry.logs import JsonFormatter
@@ -262,12 +261,13 @@ def test_a_manifest_that_is_written_during_the_start_is_seen(
     """The watch took it for the one that had been read, and the old one was served until the next change."""
     manifest = own_bundle / "manifest.json"
 
-    def written_meanwhile(*arguments: Any) -> Any:
+    def written_once_it_is_read(*arguments: Any) -> Any:
+        bundles = load_bundles(*arguments)
         manifest.write_text(manifest.read_text() + "\n")
-        return session_maker(*arguments)
+        return bundles
 
     with monkeypatch.context() as starting:
-        starting.setattr("service.registry.models.session_maker", written_meanwhile)
+        starting.setattr("service.registry.models.load_bundles", written_once_it_is_read)
         client = make_client(bundles=(own_bundle,), watch_bundles_s=0.1)
     until(lambda: reloads(client)["swapped"] == 1)
 
