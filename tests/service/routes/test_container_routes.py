@@ -172,6 +172,12 @@ def test_a_default_may_be_sent(coding: TestClient, digit: bytes, endpoint: Endpo
     assert (sent.status_code, sent.content) == (200, coding.post(endpoint.path, files={"img": digit}).content)
 
 
+def test_a_tile_of_several_pictures_is_one_picture(coding: TestClient, digit: bytes) -> None:
+    container = coding.post("/encode?indexed=true", files=[("img", digit)] * 2, headers=CONTAINER).content
+    asked = {"content-type": MEDIA_TYPE, "accept": "image/png"}
+    assert coding.post("/decode?tile=1", content=container, headers=asked).status_code == 200
+
+
 def test_impossible_tiles(coding: TestClient, digit: bytes) -> None:
     plain = coding.post("/encode", files={"img": digit}, headers=CONTAINER).content
     indexed = coding.post("/encode?indexed=true", files={"img": digit}, headers=CONTAINER).content

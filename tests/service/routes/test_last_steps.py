@@ -21,6 +21,7 @@ from service.routes.encoding import JSON
 from service.routes.service import Service
 from service.threads import LARGE, PRIOR, SMALL, SMALL_PIXELS
 from service.wire import npy
+from tests.service.inference.test_engine import Slow, engine_of
 from tests.service.serving import until
 
 NPY = {"Content-Type": npy.MEDIA_TYPE}
@@ -115,6 +116,25 @@ def test_a_container_is_not_unpacked_where_its_picture_could_not_be_written(
     until(lambda: waiting(client) == 0)
     assert client.post("/decode", content=packed, headers=headers).status_code == 200
     assert unpacked == ["once"]
+
+
+def test_a_container_that_is_unpacked_is_decoded_however_many_wait(make_generator: Callable[..., TestClient]) -> None:
+    client = make_generator(max_queued_pictures=2, inline_ms=0)
+    engine = engine_of(client, "digits")
+    digit, codes = npy.write_npy(np.zeros((1, 28, 28, 1), np.uint8)), npy.write_npy(np.zeros((7, 7), np.int32))
+    packed = client.post("/encode", content=digit, headers={**NPY, "Accept": containers.MEDIA_TYPE}).content
+    engine._decoder = slow = Slow(engine._decoder)
+    decode = partial(client.post, "/decode", content=codes, headers=NPY)
+    with ThreadPoolExecutor(4) as threads:
+        answers = [threads.submit(decode)]
+        until(lambda: slow.runs == 1)
+        answers += [threads.submit(decode) for _ in range(2)]
+        until(lambda: engine._decode.queued == 2)
+        assert decode().status_code == 429
+        answers.append(threads.submit(decode, content=packed, headers={"Content-Type": containers.MEDIA_TYPE}))
+        until(lambda: engine._decode.queued == 3)
+        slow.gate.set()
+    assert {answer.result().status_code for answer in answers} == {200}
 
 
 def test_pictures_of_several_sizes_are_refused_before_they_are_encoded(

@@ -6,18 +6,21 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import Message
 
-from service.call import Call
+from service.call import Call, remember
 from service.codec.container import MEDIA_TYPE
-from service.errors import problem_type
+from service.errors import BodyTooLarge, problem_type
 from service.pictures import images
 from service.pictures.images import LARGEST_SIDE
+from service.routes.requests import read_optional_body
 from service.settings import Settings, parse_api_keys
 from tests.conftest import PICTURES
 from tests.service import bad_inputs as bad
@@ -52,6 +55,21 @@ def test_body_bytes_without_content_length(make_client: MakeClient, over: int, s
 
     client = make_client(max_body_bytes=len(DIGIT) - over)
     assert client.post("/encode", content=chunks(), headers=PNG).status_code == status
+
+
+def test_a_body_without_end_is_not_read_beyond_the_limit(make_client: MakeClient) -> None:
+    client, pieces = make_client(max_body_bytes=100), 0
+
+    async def receive() -> Message:
+        nonlocal pieces
+        pieces += 1
+        return {"type": "http.request", "body": bytes(50), "more_body": pieces < 10}
+
+    scope: dict[str, Any] = {"type": "http", "headers": []}
+    remember(scope, Call("id", None, 0.0, cast(asyncio.Timeout, None)))
+    with pytest.raises(BodyTooLarge):
+        client.portal.call(read_optional_body, Request(scope, receive), client.app.state.service)  # type: ignore
+    assert pieces == 3
 
 
 @AROUND
