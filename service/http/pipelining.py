@@ -65,7 +65,9 @@ class Pipelining(HttpToolsProtocol):
         if answering is not None and not answering.response_complete:
             answering.disconnected = True
             answering.message_event.set()
-        self.pipeline.clear()  # none of them begins any more
+        for waiting in self._waiting_heads:  # they never begin: only the garbage collector would free them and this
+            waiting.on_response = lambda: None
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:

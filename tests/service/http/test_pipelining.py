@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.http.head_bounds import LARGEST_HEAD, Unbegun
@@ -145,6 +146,47 @@ async def test_a_connection_that_has_ended_does_not_wait_for_the_garbage_collect
     finally:
         gc.enable()
     assert alive <= 1
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["the client leaves", "an answer ends the connection"])
+@pytest.mark.asyncio
+async def test_requests_that_never_begin_do_not_wait_for_the_garbage_collector(ends: bool) -> None:
+    """Each kept its connection, and what had come of its body, and the collector seldom comes."""
+
+    async def body_waits() -> None:
+        while not any(type(one) is _Flow and one.waiting_bytes for one in gc.get_objects()):
+            await asyncio.sleep(0.01)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if ends:
+            await body_waits()
+            headers = [(b"content-length", b"0"), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": 503, "headers": headers})
+            await send({"type": "http.response.body"})
+        else:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+    waiting = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 65000\r\n\r\n" + bytes(20_000)
+    gc.collect()
+    gc.disable()
+    try:
+        async with answering(app) as address, asyncio.timeout(20):
+            for _ in range(20):
+                reader, writer = await asyncio.open_connection(*address)
+                writer.write(2 * PROBE + waiting)
+                if ends:
+                    await reader.read()
+                else:
+                    await body_waits()
+                writer.close()
+                await writer.wait_closed()
+                while any(type(one) is OnePacket and one.parser is not None for one in gc.get_objects()):
+                    await asyncio.sleep(0.01)
+            alive = sum(type(one) in (OnePacket, RequestResponseCycle) for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert alive <= 3  # of the last connection
 
 
 @pytest.mark.asyncio
