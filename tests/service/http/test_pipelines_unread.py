@@ -177,6 +177,23 @@ async def test_a_request_behind_unread_answers_is_not_inside() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_request_behind_an_answer_that_is_never_read_does_not_begin() -> None:
+    asked: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["path"])
+        await large_and_small(scope, receive, send)
+
+    async with answering(app) as address, asyncio.timeout(10):
+        async with sending(address, get("/large") + get("/")):
+            while not any(one._answering and one._answering.scope.get("path") == "/" for one in protocols()):
+                await asyncio.sleep(0.02)
+        await come_to_wait()
+        await asyncio.sleep(0)  # the turn in which it would begin
+    assert asked == ["/large"]
+
+
+@pytest.mark.asyncio
 async def test_a_deadline_before_anything_was_sent_has_its_answer() -> None:
     """The head waited for a client that read slowly, and passed for sent: the client got a bare 500 of the server,
     and the log an error."""

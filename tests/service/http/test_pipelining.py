@@ -112,8 +112,12 @@ async def test_large_heads_that_wait_for_their_turn_end_the_connection_sooner() 
             writer.write(large)
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            for _ in range(2):
+                writer.write(large + large)
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
             writer.close()
-    assert asked == 3 + 30 * 3
+    assert asked == 3 + 30 * 7
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -233,6 +237,61 @@ async def test_heads_that_have_not_come_whole_are_bounded_together(monkeypatch: 
             opened.append((reader, writer))
         for _, writer in opened:
             writer.close()
+
+
+@pytest.mark.asyncio
+async def test_headers_count_with_the_memory_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("no head came whole")
+
+    monkeypatch.setattr("service.http.refusal.Unbegun", lambda: Unbegun(30_000))
+    async with answering(app) as address, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 220)
+        assert (await reader.read()).startswith(b"HTTP/1.1 431")
+        writer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_head_that_has_begun_to_come_outlives_the_answer_before_it() -> None:
+    """What is kept of a request that has its answer is dropped, but not what is read of the next."""
+    go_on = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async with answering(app) as address, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(PROBE + PROBE[:-2])
+        while not any(type(one) is OnePacket and one._within_head for one in gc.get_objects()):
+            await asyncio.sleep(0.01)
+        go_on.set()
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        writer.write(b"\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_has_fallen_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer ended the connection before its request did: it may send on, for half a minute, but not be silent."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    monkeypatch.setattr("service.http.lingering._LINGER_S", 0.1)
+    async with answering(app) as address, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + bytes(10))
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.write(bytes(10))
+        while any(type(one) is OnePacket and one.parser is not None for one in gc.get_objects()):
+            await asyncio.sleep(0.02)
+        writer.close()
 
 
 @pytest.mark.asyncio
