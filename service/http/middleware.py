@@ -64,7 +64,8 @@ _TRACEPARENT = re.compile(
 
 @dataclass(frozen=True)
 class Routes:
-    """How metrics and spans name the route of a request: by its pattern, not its path, so that names stay few."""
+    """How metrics and spans name the route of a request: by its pattern, not its path, so that names stay few. What
+    CORS answers, a browser's OPTIONS, is none."""
 
     patterns: Mapping[Handler, str]
     paths: Collection[str]  # without parameters: known even where a request is refused before it has a handler
@@ -72,8 +73,7 @@ class Routes:
     def of(self, scope: Scope) -> str:
         if "endpoint" in scope:
             return self.patterns.get(scope["endpoint"], OTHER)
-        asked_first = scope["method"] == "OPTIONS"  # by a browser; CORS has answered
-        return scope["path"] if scope["path"] in self.paths and not asked_first else OTHER
+        return scope["path"] if scope["path"] in self.paths and scope["method"] != "OPTIONS" else OTHER
 
 
 class Observe:
