@@ -5,6 +5,7 @@ const NPY = "application/x-npy";
 const KEY_NAME = "vqserve-key";
 const LONGEST_DETAIL = 200; // characters of an answer that is not the service's own
 const INVALID_CODES = "urn:vqserve:problem:invalid-codes";
+const UNKNOWN_MODEL = "urn:vqserve:problem:unknown-model";
 const OF_ANOTHER_VERSION = /^version is .*, the codes would be decoded with '(\w+)'/; // in the service's words
 
 /** What the service answers instead of a result, in its own words (RFC 9457). */
@@ -32,9 +33,12 @@ export const keepApiKey = (key) => sessionStorage.setItem(KEY_NAME, key);
 
 const NOT_IN_A_HEADER = /[^\x20-\x7e]/; // browsers send what lies above ASCII in another encoding than the service reads
 
-/** Relative to the page, so that it also works behind a proxy that adds a path. */
+/**
+ * Relative to the page, so that it also works behind a proxy that adds a path. Without the name and password that may stand
+ * in the page's own address: `fetch` refuses them, and the browser sends them by itself.
+ */
 export function address(path, query = {}) {
-  const url = new URL(path, document.baseURI);
+  const url = new URL(path, location.origin + location.pathname);
   for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
   return url.href;
 }
@@ -117,11 +121,14 @@ async function call(path, { query, body, type, accept = "application/json", sign
   if (key) headers.Authorization = authorization(key);
   const started = performance.now();
   const response = await reached(fetch(address(path, query), { method: body ? "POST" : "GET", body, headers, signal }));
-  if (!response.ok) throw new Problem(await problemOf(response));
+  if (!response.ok) throw refusal(await problemOf(response));
   if (isWebPage(response)) throw unreadable("It is a web page, which the service does not answer with.");
   const finish = () => ({ totalMs: performance.now() - started, stages: stagesOf(response) });
   return { response, finish, started };
 }
+
+/** A model that is unknown now was in the list: it has been taken out since. */
+const refusal = (problem) => new (problem.type === UNKNOWN_MODEL ? Outdated : Problem)(problem);
 
 function authorization(key) {
   const at = key.search(NOT_IN_A_HEADER);

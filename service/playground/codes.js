@@ -74,6 +74,7 @@ export class CodeGrid extends EventTarget {
     const sameShape = codes.length === this.rows && codes[0].length === this.columns;
     this.codes = codes.map((row) => [...row]);
     this.#colours = colours;
+    this.#anchor = null; // a drag ends with the codes that it began on
     this.host.setAttribute("aria-rowcount", this.rows);
     this.host.setAttribute("aria-colcount", this.columns);
     setShape(this.host, this.columns, this.rows);

@@ -1,5 +1,7 @@
 // Small helpers around the document. In: ids, numbers, names. Out: elements and text for people.
 
+import { Outdated } from "./api.js";
+
 export const byId = (id) => document.getElementById(id);
 
 export function element(tag, properties = {}, ...children) {
@@ -60,7 +62,7 @@ export function showProblem(error, again = null) {
   if (!problem.contains(document.activeElement)) focusedBefore = document.activeElement;
   byId("problem-title").textContent = error.title ?? "Something went wrong in the page";
   byId("problem-detail").textContent = error.detail ?? error.message;
-  retry = mayPass(error.status) ? again : null;
+  retry = mayPass(error) ? again : null;
   byId("problem-again").hidden = !retry;
   problem.hidden = false;
   keepClear(problem);
@@ -68,7 +70,10 @@ export function showProblem(error, again = null) {
 }
 
 /** No answer at all, or one about the service or the moment; any other is about what was sent, and would be the same. */
-const mayPass = (status) => !status || status >= 500 || status === 408 || status === 429;
+function mayPass(error) {
+  const { status } = error;
+  return error instanceof Outdated || !status || status >= 500 || status === 408 || status === 429;
+}
 
 /** The message goes first, so that it is seen and read to come again. */
 export function tryAgain() {

@@ -105,7 +105,8 @@ export class PictureSource {
   }
 
   #take(picture) {
-    this.pad.open(picture, this.#drawable && picture.width === this.#model.picture.width);
+    const { width, height } = this.#model.picture;
+    this.pad.open(picture, this.#drawable && picture.width === width && picture.height === height);
     this.#tell(picture, { another: true });
   }
 

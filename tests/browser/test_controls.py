@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
+from PIL import Image
 from playwright.sync_api import FloatRect, Page, expect
 
 from tests.browser.arriving import COUNT_OPENED, DISPATCH
@@ -247,3 +249,16 @@ def test_the_prior_completes_one_size(page: Page) -> None:
     expect(page.locator("#erase-help")).to_have_text(
         "The prior completes pictures of 16 × 16 pixels only, with 4 × 4 codes; this one has 16 × 24."
     )
+
+
+def test_a_picture_of_another_size_is_not_drawn_on(page: Page, tmp_path: Path) -> None:
+    """Regression: one of the model's width was, whatever its height, though the service refuses it."""
+    Image.new("L", (28, 100)).save(tmp_path / "x.png")
+    page.set_input_files("#file", tmp_path / "x.png")
+    expect(page.locator("#pad")).to_have_role("application")
+    page.select_option("#fit", "keep")
+    expect(page.locator("#picture-facts")).to_have_text("28 × 100")
+    expect(page.locator("#pad")).to_have_role("img")
+    page.click("#clear")
+    expect(page.locator("#picture-facts")).to_have_text("28 × 28")
+    expect(page.locator("#pad")).to_have_role("application")

@@ -250,3 +250,22 @@ def test_lines_and_times_of_another_model_are_pale(page: Page, refused: bool) ->
     settle(page)
     expect(page.locator(".stale")).to_have_count(0)
     assert "model=silent" in line(page, "Picture to codes")
+
+
+def test_a_drag_that_erases_ends_with_its_codes(page: Page) -> None:
+    """Regression: it went on over those of another model: "209 of 49 codes are erased"."""
+    page.select_option("#model", "colour")
+    page.set_input_files("#file", PHOTO)
+    expect(page.locator("#codes-facts")).to_have_text("16 × 24 of 16")
+    settle(page)
+    page.get_by_text("Erase", exact=True).click()
+    box = page.locator("#codes").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 4, box["y"] + 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 4, box["y"] + box["height"] - 4)
+    page.select_option("#model", "digits")
+    expect(page.locator("#codes-facts")).to_have_text("7 × 7 of 16")
+    settle(page)
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    expect(page.locator("#erase-help")).to_have_text("Drag over the codes to erase a region.")

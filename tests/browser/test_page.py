@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser.chromium import browsing
+from tests.browser.chromium import browsing, unchecked
 from tests.browser.conftest import Site
-from tests.browser.reading import settle
+from tests.browser.reading import line, settle
 
 WIDE_LETTERS = """() => {
     const sheet = new CSSStyleSheet();
@@ -134,3 +134,13 @@ def test_back_keeps_what_a_click_does(page: Page, site: Site) -> None:
     chosen = page.evaluate("document.querySelector('input[name=mode]:checked').value")
     assert page.locator("#erase-tools").is_visible() == (chosen == "erase")
     assert page.locator("#change-tools").is_visible() == (chosen == "change")
+
+
+def test_a_password_in_the_address_of_the_page_stays_there(browser: Browser, site: Site) -> None:
+    """Regression: `fetch` refuses such an address, so that the page was dead and its message showed the password."""
+    with unchecked(browser) as page:
+        page.goto(site.address.replace("//", "//somebody:a-password@"))
+        page.locator("#codec-lines li").first.wait_for()
+        assert page.evaluate("document.baseURI") != site.address  # the browser has kept it
+        assert line(page, "Picture to codes").endswith(f" {site.address}encode")
+        assert "a-password" not in page.content()

@@ -13,7 +13,7 @@ from tests.browser.chromium import browsing, unchecked
 from tests.browser.conftest import Site
 from tests.browser.reading import body_of, bytes_shown, line, pixels_of, saved, settle
 from tests.service.serving import serving
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 
 AGAIN = "Try again"
 CONTAINER = "application/vnd.vqserve.codes"
@@ -229,3 +229,28 @@ def test_a_drawing_stays_for_a_model_that_takes_such_pictures(page: Page) -> Non
     page.select_option("#model", "colour")
     settle(page)
     expect(page.locator("#picture-facts")).to_have_text("16 × 16")
+
+
+@pytest.mark.parametrize("asked", ["#clear", "#generate"])
+def test_a_model_that_is_served_no_longer_gives_way_to_another(browser: Browser, tmp_path: Path, asked: str) -> None:
+    """Regression: every request was refused, "Try again" was not there, and the list kept the name."""
+    write_tiny_bundle(tmp_path / "served", "digits", prior=tiny_prior(3))
+    with serving(tmp_path / "served") as (_, address), browsing(browser, f"{address}/") as page:
+        page.route("**/models", lambda route: rename(route, "gone"))
+        page.reload()
+        expect(page.locator("#problem-title")).to_have_text("No such model")
+        settle(page)
+        page.click("#problem-close")
+        page.click(asked)
+        expect(page.locator("#problem-title")).to_have_text("No such model")
+        settle(page)
+        page.unroute("**/models")
+        page.get_by_role("button", name=AGAIN).click()
+        expect(page.locator("#model option")).to_have_text(["digits"])
+        assert_all_of_its_own(page)
+
+
+def rename(route: Route, name: str) -> None:
+    listed = route.fetch().json()
+    listed["models"][0]["name"] = name
+    route.fulfill(json=listed)
