@@ -5,6 +5,7 @@ const NPY = "application/x-npy";
 const KEY_NAME = "vqserve-key";
 const LONGEST_DETAIL = 200; // characters of an answer that is not the service's own
 const INVALID_CODES = "urn:vqserve:problem:invalid-codes";
+const TOO_MANY_PIXELS = "urn:vqserve:problem:picture-too-large";
 const UNKNOWN_MODEL = "urn:vqserve:problem:unknown-model";
 const OF_ANOTHER_VERSION = /^version is .*, the codes would be decoded with '(\w+)'/; // in the service's words
 
@@ -51,15 +52,23 @@ export async function listModels(key) {
 
 /** PNG bytes -> {codes, shape, width, height, ...}. */
 export async function encode(query, picture, signal) {
-  const { response, finish } = await call("encode", { query, body: picture, type: picture.type, signal });
+  const { response, finish } = await send(picture, { query, signal });
   return { answer: await jsonOf(response), timing: finish() };
 }
 
 /** PNG bytes -> the container's bytes. */
 export async function compress(query, picture, signal) {
-  const options = { query, body: picture, type: picture.type, accept: CONTAINER, signal };
-  const { response, finish } = await call("encode", options);
+  const { response, finish } = await send(picture, { query, accept: CONTAINER, signal });
   return { container: await reached(response.blob()), timing: finish() };
+}
+
+/** Whoever refuses so many bytes, the service or a proxy, means those of the PNG: the file it comes from may be a small JPEG. */
+function send(picture, options) {
+  return call("encode", { ...options, body: picture, type: picture.type }).catch((error) => {
+    if (error.status !== 413 || error.type === TOO_MANY_PIXELS) throw error;
+    const detail = `${error.detail} The picture has ${picture.size} bytes as PNG, which is what the page sends; make it smaller.`;
+    throw new Problem({ ...error, detail: detail.trim() });
+  });
 }
 
 /** {codes, width, height, version} -> a PNG file of that size, without the border that a multiple of the model's needs. */
@@ -144,7 +153,7 @@ async function reached(promise) {
     return await promise;
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
-    const detail = `The browser says: ${error.message}. See whether the service runs, then try again.`;
+    const detail = `The browser says: ${error.message.replace(/\.$/, "")}. See whether the service runs, then try again.`;
     throw new Problem({ title: "The service cannot be reached", detail });
   }
 }

@@ -150,6 +150,7 @@ export class CodeGrid extends EventTarget {
   }
 
   #type(event) {
+    if (event.altKey || event.metaKey) return; // the browser's own, such as Alt+Left for the page before
     const { row, column } = this.#cursor;
     const move = MOVES[event.key];
     if (move) this.select(row + move[0], column + move[1]);
@@ -226,7 +227,7 @@ export class CodeGrid extends EventTarget {
     if (!this.rows || !this.host.clientWidth) return;
     const ratio = devicePixelRatio;
     this.canvas.width = Math.round(this.host.clientWidth * ratio);
-    this.canvas.height = Math.round((this.host.clientWidth * this.rows * ratio) / this.columns);
+    this.canvas.height = Math.max(1, Math.round(this.host.clientHeight * ratio));
     const context = this.canvas.getContext("2d");
     const [width, height] = [this.canvas.width / this.columns, this.canvas.height / this.rows];
     const labelled = width / ratio >= SMALLEST_LABELLED_PX;

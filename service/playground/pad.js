@@ -76,7 +76,7 @@ export class Pad {
   }
 
   #type(event) {
-    if (!this.enabled) return;
+    if (!this.enabled || event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (event.key === " ") this.#keys.down = !this.#keys.down;
     else if (event.key === "Delete" || event.key === "Backspace") this.clear();

@@ -67,8 +67,7 @@ export class Workbench extends EventTarget {
   async open(model) {
     this.#model = model;
     byId("code").max = model.codes.codebook_size - 1;
-    this.#encoded = null;
-    this.#times = {};
+    [this.#encoded, this.#times] = [null, {}];
     this.textures.forget();
     this.#showPalette();
     this.#supersede();
@@ -189,7 +188,8 @@ export class Workbench extends EventTarget {
       ["Picture to codes", encodeLine(encodeQuery, "picture.png")],
       ["Codes to picture", decodeLine(query, this.#sized, "decoded.png")],
       ["Picture to bytes", compressLine(encodeQuery, "picture.png", "picture.vqc")],
-      ["Bytes to picture", decompressLine(query, "picture.vqc", "decoded.png")],
+      // Of the picture as it was: it must not replace what the changed codes make.
+      ["Bytes to picture", decompressLine(query, "picture.vqc", this.#edited ? "unchanged.png" : "decoded.png")],
     ]);
     setStale(false, "codec-lines");
   }

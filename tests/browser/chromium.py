@@ -68,9 +68,9 @@ def browsing(
 
 
 @contextmanager
-def unchecked(browser: Browser) -> Iterator[Page]:
+def unchecked(browser: Browser, java_script_enabled: bool = True) -> Iterator[Page]:
     """An empty page without the checks of `browsing`, for which a connection that fails is a fault."""
-    page = browser.new_page()
+    page = browser.new_page(java_script_enabled=java_script_enabled)
     page.set_default_timeout(_PATIENCE_MS)
     try:
         yield page

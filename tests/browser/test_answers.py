@@ -130,3 +130,13 @@ def test_an_error_of_a_proxy_is_short(page: Page, kind: str, body: str, detail: 
     page.click("#generate")
     expect(page.locator("#problem-title")).to_have_text("Status 413")
     expect(page.locator("#problem-detail")).to_have_text(detail)
+
+
+def test_a_message_of_the_browser_ends_with_one_period(page: Page) -> None:
+    """Regression: those of Firefox have one of their own."""
+    settle(page)
+    page.evaluate("() => { window.fetch = () => Promise.reject(new TypeError('NetworkError at a resource.')); }")
+    page.click("#generate")
+    expect(page.locator("#problem-detail")).to_have_text(
+        "The browser says: NetworkError at a resource. See whether the service runs, then try again."
+    )

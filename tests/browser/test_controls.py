@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import FloatRect, Page, expect
 
+from service.prior.draws import SEED_LIMIT
 from tests.browser.arriving import COUNT_OPENED, DISPATCH
 from tests.browser.reading import line, pixels_of, saved, settle, shown_codes
 from tests.conftest import PICTURES
@@ -43,6 +44,12 @@ COUNT_CLIPS = """() => {
         window.clips += 1;
         return clip.apply(this, given);
     };
+}"""
+
+TAKES = """(node, key) => {
+    const event = new KeyboardEvent("keydown", { ...key, bubbles: true, cancelable: true });
+    node.dispatchEvent(event);
+    return event.defaultPrevented;
 }"""
 
 REFUSE_CLIPBOARD = """() => {
@@ -262,3 +269,28 @@ def test_a_picture_of_another_size_is_not_drawn_on(page: Page, tmp_path: Path) -
     page.click("#clear")
     expect(page.locator("#picture-facts")).to_have_text("28 × 28")
     expect(page.locator("#pad")).to_have_role("application")
+
+
+@pytest.mark.parametrize("grid", ["#codes", "#palette", "#pad"])
+def test_shortcuts_of_the_browser_are_left_to_it(page: Page, grid: str) -> None:
+    """Regression: Alt and an arrow moved the cursor, in the place of going back."""
+    settle(page)
+    keys = [
+        {"key": "ArrowLeft", "altKey": True},
+        {"key": "ArrowLeft", "metaKey": True},
+        {"key": "Home", "altKey": True},
+    ]
+    if grid == "#pad":
+        keys.append({"key": "Backspace", "ctrlKey": True})
+    for key in keys:
+        assert not page.locator(grid).evaluate(TAKES, key), key
+    assert page.locator(grid).evaluate(TAKES, {"key": "ArrowLeft"})
+
+
+def test_a_seed_that_the_service_would_refuse_is_refused_by_its_field(page: Page) -> None:
+    """Regression: the service refused another number than had been typed, as JavaScript rounds those beyond 2^53."""
+    settle(page)
+    page.fill("#seed", str(SEED_LIMIT))
+    assert not page.locator("#seed").evaluate("(field) => field.validity.valid")
+    page.fill("#seed", str(SEED_LIMIT - 1))
+    assert page.locator("#seed").evaluate("(field) => field.validity.valid")

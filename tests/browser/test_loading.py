@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from tests.browser.chromium import unchecked
 from tests.browser.conftest import Site
 from tests.browser.reading import hold, settle, wait_for_requests
+
+FAILS = "A script of the page fails. The browser says:"
+RELOAD = "Reload the page, or take a newer browser."
 
 FORBID_STORAGE = """Object.defineProperty(window, "sessionStorage", {
     get() {
@@ -52,19 +57,35 @@ def test_a_service_that_is_slow_is_waited_for_in_words(browser: Browser, site: S
 
 
 @pytest.mark.parametrize("broken", ["main.js", "pad.js"])
-@pytest.mark.parametrize("how", ["lost", "of another version"])
-def test_scripts_that_do_not_load_are_told(browser: Browser, site: Site, broken: str, how: str) -> None:
-    """Regression: the page said for ever that it waits for the service to list its models."""
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (None, "A script of the page does not load. See whether the service runs, then reload the page."),
+        ('import { nothing } from "./dom.js";', re.compile(f"{FAILS} .* export named 'nothing'. {RELOAD}")),
+        ("export const Pad = null; nothing();", f"{FAILS} Uncaught ReferenceError: nothing is not defined. {RELOAD}"),
+    ],
+    ids=["lost", "of another version", "failing"],
+)
+def test_scripts_that_do_not_load_are_told(
+    browser: Browser, site: Site, broken: str, body: str | None, told: str | re.Pattern[str]
+) -> None:
+    """Regression: the page said for ever that it waits for the service to list its models, and later only the first."""
     with unchecked(browser) as page:
 
         def spoil(route: Route) -> None:
-            if how == "lost":
+            if body is None:
                 route.abort()
             else:
-                route.fulfill(body='import { nothing } from "./dom.js";', content_type="text/javascript")
+                route.fulfill(body=body, content_type="text/javascript")
 
         page.route(f"**/{broken}", spoil)
         page.goto(site.address)
-        expect(page.locator("#waiting")).to_have_text(
-            "A script of the page does not load. See whether the service runs, then reload the page."
-        )
+        expect(page.locator("#waiting")).to_have_text(told)
+
+
+def test_without_scripts_nothing_is_waited_for(browser: Browser, site: Site) -> None:
+    """Regression: beside the words that it needs JavaScript, the page waited for the service to list its models."""
+    with unchecked(browser, java_script_enabled=False) as page:
+        page.goto(site.address)
+        expect(page.locator("noscript p")).to_be_visible()
+        expect(page.locator("#waiting")).to_be_hidden()

@@ -26,6 +26,7 @@ from tests.browser.reading import (
 from tests.conftest import PICTURES
 
 PHOTO = PICTURES / "ladybird_crop.jpg"
+PROBLEM = "application/problem+json"
 
 WATCH_READS = """() => {
     window.widths = [];
@@ -231,3 +232,46 @@ def test_codes_of_another_picture_are_pale(page: Page) -> None:
     settle(page)
     expect(page.locator("#codes")).to_have_css("opacity", "1")
     expect(page.locator("#save-decoded")).to_be_visible()
+
+
+@pytest.mark.parametrize(("width", "height"), [(4000, 4), (4, 4000)])
+def test_a_very_flat_picture_and_its_codes_are_seen(page: Page, width: int, height: int) -> None:
+    """Regression: its codes were drawn on a canvas without a height, or not at all."""
+    page.select_option("#model", "colour")
+    settle(page)
+    page.evaluate("document.querySelector('#codes canvas').width = 1")  # what is drawn anew has another
+    page.set_input_files("#file", photo_of(width, height))
+    expect(page.locator("#codes-facts")).to_have_text(f"{height // 4} × {width // 4} of 16")
+    settle(page)
+    sides = page.evaluate("(({ width, height }) => [width, height])(document.querySelector('#codes canvas'))")
+    assert min(sides) >= 4
+    for name in ("pad", "codes", "decoded", "difference"):
+        box = page.locator(f"#{name}").bounding_box()
+        frame = page.locator(".frame", has=page.locator(f"#{name}")).bounding_box()
+        assert box is not None and frame is not None
+        assert min(box["width"], box["height"]) >= 4
+        assert max(box["width"], box["height"]) == pytest.approx(frame["width"], abs=1)
+
+
+def test_what_is_too_large_is_said_to_be_the_png(page: Page) -> None:
+    """Regression: the service named the bytes of what the page sends, which no file of the visitor's has."""
+    settle(page)
+    problem = {
+        "type": "urn:vqserve:problem:body-too-large",
+        "title": "The request body is too large",
+        "detail": "At most 9 bytes a request.",
+        "status": 413,
+    }
+    page.route("**/encode*", lambda route: route.fulfill(status=413, json=problem, content_type=PROBLEM))
+    page.set_input_files("#file", PHOTO)
+    expect(page.locator("#problem-title")).to_have_text(problem["title"])
+    settle(page)
+    size = len(saved(page, "#save-picture"))
+    words = f"The picture has {size} bytes as PNG, which is what the page sends; make it smaller."
+    expect(page.locator("#problem-detail")).to_have_text(f"{problem['detail']} {words}")
+    page.unroute("**/encode*")
+    page.route("**/encode*", lambda route: route.fulfill(status=413, body="<p>nginx", content_type="text/html"))
+    page.select_option("#fit", "crop")
+    page.set_input_files("#file", PHOTO)
+    expect(page.locator("#problem-title")).to_have_text("Status 413")
+    expect(page.locator("#problem-detail")).to_have_text(words)

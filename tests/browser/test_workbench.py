@@ -266,6 +266,19 @@ def test_the_curl_lines_do_what_the_page_does(page: Page, tmp_path: Path) -> Non
     assert (tmp_path / "decoded.png").read_bytes() == decoded
 
 
+def test_the_bytes_of_changed_codes_do_not_replace_their_picture(page: Page) -> None:
+    """Regression: they are those of the picture as it was, and the last line wrote it over what the second had made."""
+    settle(page)
+    page.fill("#code", str((int(page.input_value("#code")) + 1) % 16))
+    page.keyboard.press("Enter")
+    settle(page)
+    assert " -o decoded.png " in line(page, "Codes to picture")
+    assert " -o unchanged.png " in line(page, "Bytes to picture")
+    page.click("#restore")
+    settle(page)
+    assert " -o decoded.png " in line(page, "Bytes to picture")
+
+
 def test_copy_a_curl_line(page: Page) -> None:
     page.get_by_role("button", name="Copy: Picture to bytes").click()
     assert page.evaluate("navigator.clipboard.readText()") == line(page, "Picture to bytes")
