@@ -84,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=partial(lifespan, settings=settings, metrics=metrics, door=door),
         redirect_slashes=False,
         redoc_url=None,
+        swagger_ui_parameters={"url": "openapi.json"},  # in the place of /openapi.json: a proxy may add a path
         telemetry={
             "tracing": False,
             "metrics": False,

@@ -15,6 +15,8 @@ WIDE_LETTERS = """() => {
     document.adoptedStyleSheets = [sheet];
 }"""
 
+SWAGGER_UI = """window.SwaggerUIBundle = Object.assign(({ url }) => (window.asked = url), { presets: {} });"""
+
 CONTROLS = "button, input, select, a[href], [tabindex='0'], [role=grid], [role=img]"
 NAMELESS = """(controls) => [...document.querySelectorAll(controls)]
     .filter((node) => node.checkVisibility() || node.matches("input"))
@@ -144,3 +146,13 @@ def test_a_password_in_the_address_of_the_page_stays_there(browser: Browser, sit
         assert page.evaluate("document.baseURI") != site.address  # the browser has kept it
         assert line(page, "Picture to codes").endswith(f" {site.address}encode")
         assert "a-password" not in page.content()
+
+
+def test_the_page_of_swagger_ui_asks_beside_itself(browser: Browser, site: Site) -> None:
+    """Regression: behind a proxy that adds a path it asked outside of that."""
+    with unchecked(browser) as page:
+        page.route(
+            "**/swagger-ui-bundle.js", lambda route: route.fulfill(body=SWAGGER_UI, content_type="text/javascript")
+        )
+        page.goto(f"{site.address}docs")
+        assert page.evaluate("window.asked") == "openapi.json"
