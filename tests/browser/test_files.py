@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -29,6 +31,20 @@ def test_a_file_that_the_browser_has_is_not_sent_again(client: TestClient) -> No
             again = client.get(path, headers={"if-none-match": known})
             assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
         assert client.get(path, headers={"if-none-match": '"other"'}).status_code == 200
+
+
+def test_another_file_of_the_same_time_and_size_is_sent(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it was not, so that of two images whose files have one time the browser mixed the scripts."""
+    monkeypatch.setattr(playground, "FOLDER", tmp_path)
+    tags = []
+    for content in (b"1;", b"2;"):
+        (tmp_path / "main.js").write_bytes(content)
+        os.utime(tmp_path / "main.js", (1, 1))
+        response = client.get("/playground/main.js", headers={"if-none-match": ", ".join(tags)})
+        assert (response.status_code, response.content) == (200, content)
+        tags.append(response.headers["etag"])
 
 
 @pytest.mark.parametrize("asked", ["bytes=abc", "bytes=99999999-", "bytes=0-1"])
