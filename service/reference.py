@@ -65,8 +65,8 @@ def fixed() -> str:
             f"{LARGEST_HEAD >> 10} KiB, and {MOST_HEADERS} headers; above it 431, and the connection ends",
         ),
         (
-            "Heads that have not come whole, and bodies of pipelined requests before their turn",
-            f"{MOST_UNBEGUN >> 20} MiB of a process; above it the largest heads get 431, and connections of bodies end",
+            "Heads that have not come whole, and heads and bodies of requests before their turn",
+            f"{MOST_UNBEGUN >> 20} MiB of a process; above it the largest heads get 431, and connections of others end",
         ),
         (
             "JSON of one body",

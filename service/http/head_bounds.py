@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol, with bounds for the URL and the headers of a request, and for all that wait.
 
 In: the pieces of a head, as the parser finds them. Out: a head that is too large stops the parser; where heads that
-have not come whole, and bodies before their request's turn, are too large together, the largest of them go.
+have not come whole, and requests before their turn, are too large together, the largest of them go.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from service.http.lingering import Lingering
 LARGEST_HEAD = 1 << 16  # bytes of URL and headers
 MOST_HEADERS = 256
 _HEADER_BYTES = 144  # of memory, even of an empty one
-# bytes of memory of a process for all heads that have not come whole, and bodies before their request's turn
+LARGEST_KEPT = LARGEST_HEAD + MOST_HEADERS * _HEADER_BYTES  # bytes of memory
+# bytes of memory of a process for all heads that have not come whole, and heads and bodies before their request's turn
 MOST_UNBEGUN = 1 << 26
 _LINE_BYTES = 4  # of a header beside its name and value: ": " and the end of the line
 
@@ -64,7 +65,7 @@ class HeadBounds(Lingering):
 
 
 class Connection(Protocol):
-    """Of which a head has not come whole, or a body before its request's turn."""
+    """Of which a head has not come whole, or a request waits for its turn."""
 
     def give_up(self) -> None:
         """End it."""

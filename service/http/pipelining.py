@@ -56,7 +56,7 @@ class Pipelining(HttpToolsProtocol):
     flow: _Flow
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._waiting_heads: dict[RequestResponseCycle, int] = {}  # bytes
+        self._waiting_heads: dict[RequestResponseCycle, int] = {}  # bytes of memory, of those that have not begun
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
 
@@ -68,6 +68,7 @@ class Pipelining(HttpToolsProtocol):
         for waiting in self._waiting_heads:  # they never begin: only the garbage collector would free them and this
             waiting.on_response = lambda: None
         self.pipeline.clear()
+        self._waiting_heads.clear()
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
@@ -84,7 +85,6 @@ class Pipelining(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
-        self._waiting_heads.pop(cycle, None)
         answering = app if cycle.scope["http_version"] == "1.1" else _without_chunks(app, cycle)
 
         async def run(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -94,6 +94,7 @@ class Pipelining(HttpToolsProtocol):
                     self.tasks.discard(task)
                     await self.flow.drain()
                     self.tasks.add(task)
+                self._has_begun(cycle)
                 if not cycle.disconnected:
                     await answering(scope, receive, send)
             except asyncio.CancelledError:  # at the end; uvicorn would wait until the client reads a 500
@@ -106,6 +107,10 @@ class Pipelining(HttpToolsProtocol):
                 self._drop_head(cycle)
 
         super()._start_asgi_task(cycle, run)
+
+    def _has_begun(self, cycle: RequestResponseCycle) -> None:
+        """From now on its request is inside, which is bounded elsewhere."""
+        self._waiting_heads.pop(cycle, None)
 
     def _drop_head(self, cycle: RequestResponseCycle) -> None:
         """Of a request that has its answer: the connection may be idle for long."""

@@ -15,8 +15,9 @@ import asyncio
 
 import httptools
 from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.http.head_bounds import LARGEST_HEAD
+from service.http.head_bounds import LARGEST_HEAD, LARGEST_KEPT
 from service.http.joining import JoiningTransport
 from service.http.lingering import MOST_LINGER_S
 from service.http.pipelining import MOST_PIPELINED
@@ -121,11 +122,16 @@ class OnePacket(Upgrades):
             self._count_what_waits()
 
     def _count_what_waits(self) -> None:
-        waits = self.flow.waiting_bytes
+        waits = self.flow.waiting_bytes + sum(self._waiting_heads.values())
         if not self._deaf and (self._within_head or (self._unfinished_bytes and not self._within)):
             self._await_head()
             waits += self._kept_bytes + self._unfinished_bytes
         self._heads.unbegun.keep(self, waits)
+
+    def _has_begun(self, cycle: RequestResponseCycle) -> None:
+        if cycle in self._waiting_heads:
+            super()._has_begun(cycle)
+            self._count_what_waits()
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -155,7 +161,7 @@ class OnePacket(Upgrades):
     def on_message_begin(self) -> None:
         if self._repeating:
             return
-        if len(self.pipeline) >= MOST_PIPELINED or sum(self._waiting_heads.values()) > LARGEST_HEAD:
+        if len(self.pipeline) >= MOST_PIPELINED or sum(self._waiting_heads.values()) > LARGEST_KEPT:
             self._end_with_due_answers()
             raise _TooManyPipelinedError
         self._within = self._within_head = True
@@ -182,7 +188,7 @@ class OnePacket(Upgrades):
         return awaited and not (self.cycle.response_started or self.pipeline)
 
     def give_up(self) -> None:
-        if self.flow.waiting_bytes:
+        if self.flow.waiting_bytes or self._waiting_heads:
             self.transport.abort()
         else:
             self.refuse_large_head()
@@ -248,8 +254,8 @@ class OnePacket(Upgrades):
             self._await_head()  # nor is its body awaited for longer
         else:
             super().on_headers_complete()
-            if self.pipeline:
-                self._waiting_heads[self.cycle] = self._head_bytes
+            if self.pipeline or self.flow.write_paused:
+                self._waiting_heads[self.cycle] = self._kept_bytes
         self._within_head = False  # now that its target is known to be one
 
     def _why_to_be_refused(self) -> str | None:

@@ -9,9 +9,17 @@ import asyncio
 import fcntl
 import sys
 import termios
+from dataclasses import dataclass
 
 PROGRESS = 1 << 16  # bytes that a client has to read between two looks
 MOST_BYTES = 1 << 28  # of all such answers of a process, or of one
+
+
+@dataclass(slots=True)
+class _Unread:
+    left: int  # bytes at the last look
+    buffered: int  # of them in the transport's buffer, which only shrinks until another answer
+    look: asyncio.TimerHandle
 
 
 class UnreadAnswers:
@@ -23,36 +31,39 @@ class UnreadAnswers:
     def __init__(self, look_s: float, most_bytes: int = MOST_BYTES) -> None:
         self._look_s = look_s
         self._most_bytes = most_bytes
-        self._left: dict[asyncio.Transport, int] = {}  # bytes at the last look
-        self._looks: dict[asyncio.Transport, asyncio.TimerHandle] = {}
+        self._unread: dict[asyncio.Transport, _Unread] = {}
+        self._buffered = 0  # as they were when each was watched: all are not asked again for each answer
 
     def watch(self, transport: asyncio.Transport) -> None:
         """Whose answer has ended; if it has been read already, nothing happens. Its time begins anew."""
         self.forget(transport)
-        if unread := unread_bytes(transport):
-            self._left[transport] = unread
-            self._looks[transport] = asyncio.get_running_loop().call_later(self._look_s, self._look, transport)
-            self._make_room()
+        if left := unread_bytes(transport):
+            look = asyncio.get_running_loop().call_later(self._look_s, self._look, transport)
+            one = self._unread[transport] = _Unread(left, transport.get_write_buffer_size(), look)
+            self._buffered += one.buffered
+            if self._buffered > self._most_bytes:
+                self._make_room()
 
     def forget(self, transport: asyncio.Transport) -> None:
         """Its connection has ended."""
-        if self._left.pop(transport, None) is not None:
-            self._looks.pop(transport).cancel()
+        if (one := self._unread.pop(transport, None)) is not None:
+            one.look.cancel()
+            self._buffered -= one.buffered
 
     def _look(self, transport: asyncio.Transport) -> None:
-        unread = unread_bytes(transport)
-        if unread and self._left[transport] - unread < PROGRESS:
+        left = unread_bytes(transport)
+        if left and self._unread[transport].left - left < PROGRESS:
             self.forget(transport)
             transport.abort()
         else:
             self.watch(transport)
 
     def _make_room(self) -> None:
-        sizes = {transport: transport.get_write_buffer_size() for transport in self._left}
-        total = sum(sizes.values())
-        while total > self._most_bytes and len(sizes) > 1:
-            largest = max(sizes, key=sizes.__getitem__)
-            total -= sizes.pop(largest)
+        for transport, one in self._unread.items():
+            one.buffered = transport.get_write_buffer_size()
+        self._buffered = sum(one.buffered for one in self._unread.values())
+        while self._buffered > self._most_bytes and len(self._unread) > 1:
+            largest = max(self._unread, key=lambda transport: self._unread[transport].buffered)
             self.forget(largest)
             largest.abort()
 

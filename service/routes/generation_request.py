@@ -18,7 +18,6 @@ from service.prior.draws import SEED_LIMIT, Codes, Draw, fresh_seed, uniforms
 from service.wire.schemas import LARGE, MOST_FIELDS, ListOf, excess_of
 
 COLDEST, HOTTEST = 0.01, 100.0  # float32(1 / temperature) times any distance of logits stays finite and exact enough
-LEAST_NUCLEUS = 0.5  # of a temperature below 1, with a codebook so large that more might be what nobody asks for
 _VALUE_BYTES = 64  # of JSON for each value, its indentation included
 Rows = Annotated[ListOf[ListOf[int | None]], Field(min_length=1)]
 
@@ -115,13 +114,15 @@ def _nucleus(asked: GenerateRequest, codebook_size: int, largest_frequency: int)
     there: it would be drawn as often in the coldest sample. Out: `top_p`, a multiple of 2^-24, that always drops it."""
     if asked.top_p is not None or asked.temperature >= 1:
         return 1.0 if asked.top_p is None else asked.top_p
-    kept = math.floor((1 - (codebook_size - 1) / largest_frequency) * (1 << UNIFORM_BITS)) / (1 << UNIFORM_BITS)
-    return max(kept, LEAST_NUCLEUS)
+    # the others have at least the frequency of the likeliest code, and what lies there at most 1 for each of the rest
+    wanted = largest_frequency / (largest_frequency + codebook_size - 1)
+    return math.floor(wanted * (1 << UNIFORM_BITS)) / (1 << UNIFORM_BITS)
 
 
 def _require_guidance(asked: GenerateRequest, manifest: Manifest) -> None:
     if "prior_row_guided" not in manifest.graphs:
-        raise InvalidParameter(f"guidance: model {manifest.name!r} has no labels to guide by; leave it out.")
+        lacks = "labels to guide by" if not manifest.labels else "graph for it, as its bundle is of an earlier version"
+        raise InvalidParameter(f"guidance: model {manifest.name!r} has no {lacks}; leave it out.")
     if asked.label is None:
         raise InvalidParameter("guidance needs a label to push towards.")
 

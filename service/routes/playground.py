@@ -72,7 +72,9 @@ async def file(request: Request) -> Response:
 def _whole(request: Request, name: str, headers: dict[str, str]) -> Response:
     """304 where the browser has this version of the file (RFC 9110, section 13.1.2).
 
-    The version is that of what is in it: an image may give all files one time, and two versions may have one size.
+    The version is that of what is in it: an image may give all files one time, and two versions may have one size. It
+    is sent in one piece: between head and body the request would be inside until its client reads, and nobody needs a
+    key to ask.
     """
     content = (FOLDER / name).read_bytes()  # some kilobytes: `Range` may be ignored (RFC 9110, section 14.2)
     kind, _ = guess_type(name)

@@ -21,9 +21,10 @@ class Reader:
     """A transport whose client reads when the test says so."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.aborted = size, False
+        self.size, self.aborted, self.asked = size, False, 0
 
     def get_write_buffer_size(self) -> int:
+        self.asked += 1
         return self.size
 
     def get_extra_info(self, name: str) -> None:
@@ -52,6 +53,19 @@ async def test_who_reads_on_is_left_alone_and_who_does_not_is_not() -> None:
     assert not quick.aborted and not gone.aborted
     await asyncio.sleep(1)
     assert slow.aborted  # it has stopped
+
+
+@pytest.mark.asyncio
+async def test_an_answer_costs_the_same_however_many_wait() -> None:
+    """Each asked all the others how much they have: of 5,000, 33 bytes from a stranger held the event loop for 2 ms."""
+    unread = UnreadAnswers(60, most_bytes=100)
+    waiting = [watched(unread, 1) for _ in range(99)]
+    asked = sum(one.asked for one in waiting)
+    watched(unread, 1)
+    assert sum(one.asked for one in waiting) == asked
+    waiting[0].size, waiting[1].size = 0, 50
+    last = watched(unread, 1)  # now one has to go, if what has been read since does not make the room
+    assert [one.aborted for one in (*waiting, last)] == [False, True, *[False] * 98]
 
 
 @pytest.mark.asyncio

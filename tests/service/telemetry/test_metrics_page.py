@@ -19,6 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
+from service.telemetry.metrics import Metrics
 from tests.conftest import PICTURES
 from tests.service.conftest import Generating
 from tests.service.serving import answers, busy, free_port, serving, until
@@ -183,6 +184,24 @@ def test_the_page_shows_the_queue_as_it_is_when_it_is_asked_for(make_client: Mak
         assert shows(3)()
         gate.open.set()
     assert shows(0)()
+
+
+def test_the_page_takes_a_tenth_of_the_time_however_often_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key is needed to ask: eight strangers without pause made the others wait for 150 ms."""
+    now, rendered = 0.0, 0
+
+    def render(_: Metrics) -> bytes:
+        nonlocal now, rendered
+        now, rendered = now + 0.01, rendered + 1
+        return b"%d" % rendered
+
+    monkeypatch.setattr("service.telemetry.metrics.perf_counter", lambda: now)
+    monkeypatch.setattr(Metrics, "_render", render)
+    metrics = Metrics()
+    while now < 100:
+        now += 0.001
+        assert metrics.render() == b"%d" % rendered
+    assert rendered * 0.01 == pytest.approx(100 * 0.1 + 0.5, abs=0.05)
 
 
 def test_the_first_scrape_counts_from_nothing(make_client: MakeClient) -> None:
