@@ -118,11 +118,10 @@ def _evaluate(options: argparse.Namespace) -> dict[str, object]:
 def _compare(options: argparse.Namespace) -> dict[str, object]:
     config, folder = _config_and_folder(options)
     from training.compare import compare
-    from training.compare.model_report import write_model_report
-    from training.fit import require_place
+    from training.compare.model_report import require_docs, write_model_report
 
     if options.docs:
-        require_place(options.docs, "--docs")
+        require_docs(options.docs)
     result = compare(config, folder, options.command)
     if options.docs:
         write_model_report(folder, options.docs)

@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 
-from training.compare.classifier import CLASSIFIER_FILE, fit_classifier
+from training.compare.classifier import CLASSIFIER_FILE, LEAST_SIDE, fit_classifier
 from training.compare.yardstick import Fidelity, Yardstick, yardstick_count
 from training.config import AutoencoderConfig, ConfigError, RunConfig
 from training.data import DataSet, load_data, to_unit
@@ -118,6 +118,8 @@ def _require_whole_pictures(config: RunConfig) -> None:
 def _require_comparable(config: RunConfig, data: DataSet) -> None:
     if not data.label_names:
         raise ConfigError("compare needs labels: choose data with labels, such as mnist")
+    if min(data.picture[1:]) < LEAST_SIDE:
+        raise ConfigError(f"compare needs pictures of {LEAST_SIDE} pixels a side at least: bring larger ones")
     data.require_multiple_of(config.autoencoder.downsampling)
     count, least = yardstick_count(config, data), max(config.compare.neighbours, len(data.label_names)) + 1
     if count < least:

@@ -20,6 +20,7 @@ from training.runs.jobs import Job, StageData
 from training.runs.stages import checkpoint_of, run_stage
 
 FEATURES = 128
+LEAST_SIDE = 4  # pixels: each of two poolings halves it
 SHIFT = 2  # pixels: training digits are moved by up to this much in each direction
 BATCH_SIZE = 500
 NAME = "classifier"

@@ -8,14 +8,19 @@ number of the section, and which of two sentences stands there, follows from com
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from training.compare import COMPARE_FILE
+from training.config import ConfigError
+from training.fit import require_place
 from training.runs import read_json
+from training.runs.writing import AGAIN, written_whole
 
 START, END = "<!-- compare: written by `python -m training compare`, do not edit -->", "<!-- /compare -->"
+PAGE, SUB_FOLDERS = "model-report.md", ("results", "pictures")
 TITLE = "# Model report\n\nMSE is the mean over pixels on [0,1].\n\n"
 CLEAR = 0.02  # two shares closer than this are called equal
 
@@ -47,10 +52,17 @@ SAMPLE_COLUMNS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+def require_docs(docs: Path) -> None:
+    """Raises ConfigError where the page cannot be written into `docs`: asked before the trainings, which take hours."""
+    for folder in (docs, *(docs / name for name in SUB_FOLDERS)):
+        require_place(folder, "--docs")
+    _around_section(docs / PAGE)
+
+
 def write_model_report(folder: Path, docs: Path) -> None:
     """Copy the numbers and the pictures into `docs` and rewrite the section of the page."""
     result = read_json(folder / COMPARE_FILE)
-    for sub_folder in ("results", "pictures"):
+    for sub_folder in SUB_FOLDERS:
         (docs / sub_folder).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / COMPARE_FILE, docs / "results" / COMPARE_FILE)
     for name in result["systems"]:
@@ -60,13 +72,28 @@ def write_model_report(folder: Path, docs: Path) -> None:
 
 def write_page(result: dict[str, Any], docs: Path) -> None:
     """Rewrite the section of `docs/model-report.md` from the content of a compare.json."""
-    page = docs / "model-report.md"
-    text = page.read_text(encoding="utf-8") if page.exists() else f"{TITLE}{START}\n{END}\n"
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        before, after = f"{text.rstrip()}\n\n", "\n"
-    page.write_text(f"{before}{START}\n{section(result)}{END}{after}", encoding="utf-8")
+    page = docs / PAGE
+    before, after = _around_section(page)
+    with written_whole(page, AGAIN) as partial:
+        partial.write_text(f"{before}{START}\n{section(result)}{END}{after}", encoding="utf-8")
+
+
+def _around_section(page: Path) -> tuple[str, str]:
+    """What stands before and after the section; one without markers gets it at its end.
+
+    Raises:
+        ConfigError: the page is not UTF-8, or has other markers than one pair, so that nothing says what is to stay.
+    """
+    try:
+        text = page.read_text(encoding="utf-8") if page.exists() else f"{TITLE}{START}\n{END}\n"
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{page} is not UTF-8: convert it, or choose another --docs") from error
+    before, *others = re.split(f"({re.escape(START)}|{re.escape(END)})", text)
+    if not others:
+        return f"{text.rstrip()}\n\n", "\n"
+    if others[::2] != [START, END]:
+        raise ConfigError(f"{page} needs {START} and {END} once each, in this order, or neither: correct it")
+    return before, others[-1]
 
 
 def section(result: dict[str, Any]) -> str:

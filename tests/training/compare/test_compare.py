@@ -219,6 +219,18 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
     assert not (tmp_path / "out").exists()
 
 
+def test_pictures_that_the_classifier_cannot_halve_twice_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a traceback of the pooling, once the folder had been made."""
+    for label in "ab":
+        write_pictures(tmp_path / "p" / label, 20, (2, 8))
+    command = ["compare", "--config", str(TINY), "--data", str(tmp_path / "p"), "--out", str(tmp_path / "out")]
+    assert main([*command, "autoencoder.downsampling=2"]) == 2
+    assert "compare needs pictures of 4 pixels a side at least: bring larger ones" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
