@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     before, digits = machine(), read_mnist(options.folder / MNIST_TEST)
     with tempfile.TemporaryDirectory() as folder:
-        manifest = build_bundle(options.run, Path(folder) / "bundle")
+        manifest = build_bundle(options.run, Path(folder) / "bundle").manifest
         vqserve = Vqserve(Path(folder) / "bundle")
         rows = [asdict(measure_together(vqserve, digits, setting)) for setting in vqserve.settings]
     weight = load_run(options.run).config.autoencoder.quantizer.rate_weight

@@ -8,11 +8,10 @@ behind.
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -25,6 +24,7 @@ from export.graphs.autoencoder_graphs import autoencoder_graphs, distances_graph
 from export.graphs.onnx_builder import OPSET
 from export.graphs.prior_graphs import PriorGraphWriter
 from export.sessions import VerificationError
+from export.target import ExportError, replace_bundle, require_replaceable, resolved, temporary_beside
 from export.verify import verify
 from service.bundle import MANIFEST_FILE, load_bundle, sha256_file
 from service.bundle.fields import (
@@ -51,11 +51,14 @@ LIBRARIES = ("torch", "onnx", "onnxruntime", "numpy")
 CODES_AT_ONCE = 1024  # decoded for their colours: all of a large codebook would take gigabytes
 
 
-class ExportError(ValueError):
-    """The run cannot become a bundle; the message says why."""
+class Exported(NamedTuple):
+    """A bundle as it was written; where it lies now another export may have replaced it."""
+
+    manifest: Manifest
+    size_bytes: int
 
 
-def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = None) -> Manifest:
+def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = None) -> Exported:
     """Write the bundle of the run. `source` is where its pictures lie now, if no longer at data.source.
 
     Raises:
@@ -64,10 +67,11 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
         ConfigError: the folder holds no finished run. DataError: its pictures cannot be read, or are others now.
         ExactnessError, VerificationError: a check failed; nothing was written.
     """
+    target = resolved(bundle_folder)
     run = load_run(run_folder)
     if not isinstance(run.autoencoder, VQVAE):
         raise ExportError(f"{run_folder} is a run of {run.config.autoencoder.system}: only a vqvae has codes to serve")
-    _require_replaceable(bundle_folder)
+    require_replaceable(bundle_folder)
     table = frequency_table(run.autoencoder.quantizer.codebook_size).numpy()
     models = _graphs(run, run.autoencoder, table)
     _require_cuda_kernels(models)
@@ -76,13 +80,13 @@ def build_bundle(run_folder: Path, bundle_folder: Path, source: str | None = Non
         prior_spec = prior_spec_of(run.prior, width, table) if run.prior else None  # proves exactness
     pictures, labels = _test_pictures(run, source)
     parity = verify(run.autoencoder, run.prior, models, table, pictures, labels)
-    target = bundle_folder.resolve()  # of a link, what it points at
     with temporary_beside(target) as temporary, _within_limits(run_folder):
         folder = temporary / "bundle"
         manifest = _write(run, run.autoencoder, models, prior_spec, parity, folder)
         load_bundle(folder)
+        size_bytes = sum(path.stat().st_size for path in folder.iterdir())
         replace_bundle(target, folder, temporary / "previous")
-    return manifest
+    return Exported(manifest, size_bytes)
 
 
 @contextmanager
@@ -94,68 +98,6 @@ def _within_limits(run_folder: Path) -> Iterator[None]:
         first = error.errors()[0]
         where = ".".join([error.title, *map(str, first["loc"])])
         raise ExportError(f"{run_folder} cannot become a bundle: {where}: {first['msg']}") from error
-
-
-def _require_replaceable(bundle_folder: Path) -> None:
-    """The target is not there yet, or a bundle and nothing else: what it holds is deleted."""
-    if any(path.exists() and not path.is_dir() for path in bundle_folder.parents):
-        raise ExportError(f"{bundle_folder} cannot be a folder: a file is in its path. Choose another one")
-    if not bundle_folder.exists():
-        return
-    if not _is_bundle(bundle_folder):
-        raise ExportError(f"{bundle_folder} exists and is not a bundle: choose another folder")
-    others = sorted(p.name for p in bundle_folder.iterdir() if p.name != MANIFEST_FILE and p.suffix != ".onnx")
-    if others:
-        raise ExportError(
-            f"{bundle_folder} holds more than a bundle, which would be deleted: move {', '.join(others)} away, or "
-            "choose another folder"
-        )
-
-
-def _is_bundle(folder: Path) -> bool:
-    """Whether its manifest is one of ours, of whatever version: web pages and browser extensions have some too."""
-    try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and {"format_version", "graphs"} <= manifest.keys()
-
-
-@contextmanager
-def temporary_beside(target: Path) -> Iterator[Path]:
-    """A folder to write a bundle in, before it becomes `target`.
-
-    Raises:
-        ExportError: nothing may be written beside the target; or there is no room for the bundle, or no right to move
-            it there.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-")
-    except OSError as error:
-        raise ExportError(
-            f"{target.parent} cannot be written to ({error.strerror}): correct its permissions, or "
-            "choose another folder"
-        ) from error
-    try:
-        with temporary as folder:
-            yield Path(folder)
-    except OSError as error:  # `shutil.Error` is one without a reason of its own
-        raise ExportError(
-            f"{target} cannot be written ({error.strerror or error}): make room there, correct its permissions, or "
-            "choose another folder"
-        ) from error
-
-
-def replace_bundle(bundle_folder: Path, folder: Path, previous: Path) -> None:
-    """Put `folder` in the place of a bundle, which is back there if that fails or is interrupted."""
-    try:
-        if bundle_folder.exists():
-            bundle_folder.rename(previous)
-        folder.rename(bundle_folder)
-    finally:
-        if previous.exists() and not bundle_folder.exists():
-            previous.rename(bundle_folder)
 
 
 def any_size(run: Run) -> bool:

@@ -8,25 +8,26 @@ import signal
 import sys
 from pathlib import Path
 
+from training.arguments import folder_named
 from training.printing import status_of
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.renew", description=__doc__)
-    parser.add_argument("bundle", type=Path, help="folder of a bundle, which is replaced as a whole")
+    parser.add_argument("bundle", type=folder_named, help="folder of a bundle, which is replaced as a whole")
     folder = parser.parse_args(arguments).bundle
     try:
         return _renew(folder)
     except KeyboardInterrupt:
-        print("ended by Ctrl-C: nothing was written", file=sys.stderr)
+        print("ended by Ctrl-C", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
 def _renew(folder: Path) -> int:
     """PyTorch takes seconds to import: here, so that --help does not wait and Ctrl-C is no traceback."""
-    from export.build import ExportError
     from export.renewal import renew
     from export.sessions import VerificationError
+    from export.target import ExportError
     from service.bundle import BundleError
 
     try:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from export.build import ExportError, replace_bundle, save_graph, temporary_beside
+from export.build import save_graph
 from export.graphs.prior_graphs import PriorGraphWriter
 from export.graphs.prior_reader import UnreadableError, read_prior
 from export.sessions import Sessions
+from export.target import ExportError, replace_bundle, resolved, temporary_beside
 from export.verify_prior import SAMPLES, compare_pixel_by_pixel, compare_samplers
 from service.bundle import MANIFEST_FILE, Bundle, load_bundle
 from service.bundle.fields import NOT_IN_VERSION, GraphName
@@ -36,9 +37,9 @@ def renew(folder: Path) -> list[GraphName]:
         ExportError: it has no prior, or its prior was not written by `export`; or it cannot be written.
         VerificationError: a new graph computes something else than the teacher-forced prior; nothing was written.
     """
+    target = resolved(folder)
     bundle = load_bundle(folder)
     graphs, compared = _written_now(bundle)
-    target = folder.resolve()
     with temporary_beside(target) as temporary:
         renewed = temporary / "bundle"
         shutil.copytree(target, renewed)

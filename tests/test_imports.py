@@ -33,10 +33,10 @@ LAYERS = {  # the packages of each, and the modules that stand alone
         "app",
         "reference __main__",
     ),
-    "training": ("errors printing", "config", "data models", "runs", "report", "fit", "compare", "__main__"),
+    "training": ("arguments errors printing", "config", "data models", "runs", "report", "fit", "compare", "__main__"),
     "export": (
         "graphs",
-        "sessions reference_sampler cuda_coverage device_parity",
+        "sessions target reference_sampler cuda_coverage device_parity",
         "verify_prior gpu_check",
         "verify",
         "build",

@@ -19,6 +19,7 @@ import signal
 import sys
 from pathlib import Path
 
+from training.arguments import folder_named
 from training.config import RunConfig, load_config
 from training.errors import TrainingError
 from training.printing import status_of
@@ -62,18 +63,18 @@ def _parser() -> argparse.ArgumentParser:
     fit = jobs.add_parser("fit", help="train an autoencoder and its prior into a run folder")
     fit.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     compare = jobs.add_parser("compare", help="train and measure AE, VAE, CVAE and VQ-VAE side by side")
-    compare.add_argument("--docs", type=_folder, help="write numbers, pictures and model-report.md into this folder")
+    compare.add_argument("--docs", type=folder_named, help="a folder for numbers, pictures and model-report.md")
     compare.add_argument(
         "--resume", action="store_true", help="changes nothing: compare always goes on where it stopped"
     )
     for job in (fit, compare):
         job.add_argument("--config", type=Path, required=True, help="a YAML file, such as training/configs/mnist.yaml")
         job.add_argument("--data", help="a path or a name in place of the config's data.source")
-        job.add_argument("--out", type=_folder, help="the run folder; runs/NAME of the config if not given")
+        job.add_argument("--out", type=folder_named, help="the run folder; runs/NAME of the config if not given")
         job.add_argument("overrides", nargs="*", metavar="key.sub=value", help="for example trainer.seed=2")
     evaluate = jobs.add_parser("evaluate", help="measure a finished run again, or on all pictures of other data")
     which = evaluate.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=_folder, help="a run folder")
+    which.add_argument("--run", type=folder_named, help="a run folder")
     which.add_argument("--config", type=Path, help="the config whose run is in runs/NAME")
     evaluate.add_argument(
         "--data",
@@ -86,13 +87,6 @@ def _parser() -> argparse.ArgumentParser:
 def _config_and_folder(options: argparse.Namespace) -> tuple[RunConfig, Path]:
     config = load_config(options.config, options.overrides, options.data)
     return config, options.out or Path("runs") / config.name
-
-
-def _folder(name: str) -> Path:
-    """Raises ArgumentTypeError for no name: a shell's variable that is not set is not the current folder."""
-    if not name:
-        raise argparse.ArgumentTypeError("it is empty: name a folder")
-    return Path(name)
 
 
 # Lightning takes seconds to import: each job imports it when it runs, not for --help or a mistake in the config.

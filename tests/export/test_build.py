@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from export.__main__ import main
-from export.build import ExportError, build_bundle
+from export.build import build_bundle
 from export.cuda_coverage import uncovered
 from export.graphs.autoencoder_graphs import autoencoder_graphs, distances_graph, shapes_of
 from export.reference_sampler import sample
 from export.sessions import Sessions, VerificationError
+from export.target import ExportError
 from export.verify import _compare_distances, _require_near_ties, to_torch, verify
 from export.verify_prior import sample_rows
 from service.bundle import BundleError, load_bundle
@@ -55,7 +56,7 @@ def test_the_bundle_loads_and_tells_what_was_measured(bundle: Path, finished_run
 
 @pytest.mark.usefixtures("unverified")
 def test_the_same_run_gives_the_same_version(bundle: Path, finished_run: Path, tmp_path: Path) -> None:
-    again = build_bundle(finished_run, tmp_path / "again")
+    again = build_bundle(finished_run, tmp_path / "again").manifest
     assert again.version == load_bundle(bundle).manifest.version
 
 

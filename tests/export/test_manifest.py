@@ -17,10 +17,11 @@ from onnx import helper
 from pydantic import ValidationError
 
 from export.__main__ import main
-from export.build import _require_cuda_kernels, build_bundle, replace_bundle, save_graph, tensor_specs
+from export.build import _require_cuda_kernels, build_bundle, save_graph, tensor_specs
 from export.graphs.autoencoder_graphs import autoencoder_graphs
 from export.graphs.onnx_builder import DTYPES
 from export.sessions import Sessions, VerificationError
+from export.target import replace_bundle
 from service.bundle import BundleError, load_bundle
 from service.bundle.fields import CodesSpec, GraphName, GraphSpec, Parity
 from service.bundle.manifest import Manifest
@@ -55,7 +56,7 @@ def told_run(oblong_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def manifest(told_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     folder = tmp_path_factory.mktemp("bundles") / "bundle"
-    written = build_bundle(told_run, folder)
+    written = build_bundle(told_run, folder).manifest
     assert load_bundle(folder).manifest == written
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
     return written
@@ -158,7 +159,7 @@ def test_a_run_on_crops_takes_pictures_of_any_size(told_run: Path, tmp_path: Pat
     tiles = load_data(DataConfig(**data))
     facts = {"picture": [3, 8, 8], "digest": tiles.digest}
     run = edited(told_run, tmp_path / "run", {"data": data}, {"data": facts})
-    written = build_bundle(run, tmp_path / "bundle")
+    written = build_bundle(run, tmp_path / "bundle").manifest
     assert written.picture.any_size
     assert (written.picture.height, written.picture.width, written.codes.width) == (8, 8, 4)
     opened = Sessions.of({name: onnx.load(tmp_path / "bundle" / f"{name}.onnx") for name in ("encoder", "decoder")})
@@ -168,7 +169,7 @@ def test_a_run_on_crops_takes_pictures_of_any_size(told_run: Path, tmp_path: Pat
 
 def test_a_run_without_prior_and_labels_has_neither(told_run: Path, tmp_path: Path) -> None:
     run = edited(told_run, tmp_path / "run", {"prior": None}, {"data": {"labels": []}})
-    written = build_bundle(run, tmp_path / "bundle")
+    written = build_bundle(run, tmp_path / "bundle").manifest
     assert (written.labels, written.prior) == (None, None)
     assert set(written.graphs) == {"encoder", "quantizer", "encoder_quantizer", "decoder"}
     assert written.parity.codes_compared == 5 * 4 * 6  # 5 test pictures
@@ -179,7 +180,7 @@ def older(tmp_path: Path) -> Path:
     """What an earlier export left, as far as the next one looks."""
     folder = tmp_path / "bundle"
     folder.mkdir()
-    (folder / "manifest.json").write_text('{"format_version": 1, "graphs": {}}')
+    (folder / "manifest.json").write_text('{"format_version": 1, "graphs": {"one": {"file": "older.onnx"}}}')
     (folder / "older.onnx").touch()
     return folder
 

@@ -16,12 +16,12 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from export.build import ExportError
 from export.graphs.prior_graphs import PriorGraphWriter
 from export.graphs.prior_reader import read_prior
 from export.renew import main
 from export.renewal import renew
 from export.sessions import VerificationError
+from export.target import ExportError
 from service.bundle import load_bundle
 from service.bundle.fields import GraphName
 from service.bundle.manifest import version_of
@@ -242,6 +242,20 @@ def test_a_full_disk_leaves_the_bundle_and_names_it(
 
 
 @pytest.mark.usefixtures("uncompared")
+def test_a_full_disk_during_the_copy_has_one_reason(
+    old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message was a Python list of all files."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copystat", full)  # of each file
+    message = refused(old, capsys)
+    assert message.startswith(f"error: {old} cannot be written ([Errno 28] No space left on device): make room there")
+
+
+@pytest.mark.usefixtures("uncompared")
 def test_a_graph_that_would_change_the_version_is_not_added(old: Path) -> None:
     """One that belongs to it, which an earlier version did not write."""
     manifest = json.loads((old / "manifest.json").read_text())
@@ -264,5 +278,5 @@ def test_ctrl_c_leaves_the_bundle_as_it_was(
     monkeypatch.setattr("export.renewal.replace_bundle", interrupted)
     files = digests(old)
     assert main([str(old)]) == 130
-    assert capsys.readouterr().err == "ended by Ctrl-C: nothing was written\n"
+    assert capsys.readouterr().err == "ended by Ctrl-C\n"
     assert digests(old) == files and [path.name for path in old.parent.iterdir()] == ["old"]

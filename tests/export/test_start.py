@@ -34,9 +34,19 @@ def test_ctrl_c_during_the_imports_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, "export.build", Interrupted("export.build"))
+    monkeypatch.setitem(sys.modules, "export.target", Interrupted("export.target"))
     assert command(folders) == 128 + signal.SIGINT
-    assert capsys.readouterr().err == "ended by Ctrl-C: nothing was written\n"
+    assert capsys.readouterr().err == "ended by Ctrl-C\n"
+
+
+@pytest.mark.parametrize(("command", "folders"), [(main, ["", "bundle"]), (main, ["run", ""]), (renew.main, [""])])
+def test_a_variable_of_the_shell_that_is_not_set_is_no_folder(
+    command: Callable[[list[str]], int], folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The current folder was."""
+    with pytest.raises(SystemExit):
+        command(folders)
+    assert "it is empty: name a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["export.__main__", "export.renew"])

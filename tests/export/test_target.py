@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from export import __main__ as command
-from export.build import ExportError, build_bundle
+from export import renew
+from export.build import build_bundle
+from export.target import ExportError, replace_bundle
 from service.bundle import BundleError, load_bundle
 
 pytestmark = pytest.mark.usefixtures("unverified")
@@ -39,6 +41,15 @@ def test_what_lies_beside_a_bundle_is_named_and_kept(finished_run: Path, tmp_pat
     assert (tmp_path / "bundle" / "notes.txt").read_text() == "precious"
 
 
+def test_a_graph_that_the_manifest_does_not_name_is_kept_too(finished_run: Path, tmp_path: Path) -> None:
+    """Any .onnx was taken as the bundle's own, and deleted."""
+    build_bundle(finished_run, tmp_path / "bundle")
+    (tmp_path / "bundle" / "mine.onnx").write_text("precious")
+    with pytest.raises(ExportError, match=r"would be deleted: move mine\.onnx away"):
+        build_bundle(finished_run, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "mine.onnx").read_text() == "precious"
+
+
 def test_a_bundle_of_another_format_is_replaced(finished_run: Path, tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     target.mkdir()
@@ -56,14 +67,48 @@ def test_a_link_is_kept_and_what_it_points_at_is_replaced(finished_run: Path, tm
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["first"]
 
 
-def test_the_working_folder_is_a_target_too(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_link_to_itself_is_a_message_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder cannot be renamed by the name of `.`."""
+    """It was a traceback after the whole verification."""
+    monkeypatch.setattr("export.build.load_run", None)  # would be called
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    assert command.main(["run", str(tmp_path / "one")]) == 1
+    said = f"error: {tmp_path / 'one'} is a link that leads back to itself: choose another folder\n"
+    assert capsys.readouterr().err == said
+    assert renew.main([str(tmp_path / "one")]) == 1
+    assert capsys.readouterr().err == said
+
+
+def size_of(folder: Path) -> str:
+    return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB"
+
+
+def test_the_working_folder_is_a_target_too(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder cannot be renamed by the name of `.`, which is then that of the deleted one: its size was 0.0 MB."""
     build_bundle(finished_run, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path / "bundle")
-    build_bundle(finished_run, Path())
+    assert command.main([str(finished_run), "."]) == 0
     load_bundle(tmp_path / "bundle")
+    assert size_of(tmp_path / "bundle") != "0.0 MB"
+    assert size_of(tmp_path / "bundle") in capsys.readouterr().out
+
+
+def test_another_export_to_the_same_folder_may_be_under_way(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It had moved away what this one had written, whose size was a traceback."""
+
+    def moved_on(target: Path, folder: Path, previous: Path) -> None:
+        replace_bundle(target, folder, previous)
+        target.rename(tmp_path / "by the other")
+
+    monkeypatch.setattr("export.build.replace_bundle", moved_on)
+    assert command.main([str(finished_run), str(tmp_path / "bundle")]) == 0
+    assert size_of(tmp_path / "by the other") in capsys.readouterr().out
 
 
 def test_a_file_that_cannot_be_written_is_a_message(
@@ -90,7 +135,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", ".export-")
 
-    monkeypatch.setattr("export.build.tempfile.TemporaryDirectory", denied)
+    monkeypatch.setattr("export.target.tempfile.TemporaryDirectory", denied)
     with pytest.raises(ExportError, match=rf"^{tmp_path} cannot be written to \(Permission denied\): correct its"):
         build_bundle(finished_run, tmp_path / "bundle")
 
@@ -103,7 +148,7 @@ def test_ctrl_c_is_no_traceback(
 
     monkeypatch.setattr("export.build.build_bundle", interrupted)
     assert command.main([str(finished_run), str(tmp_path / "bundle")]) == 130
-    assert capsys.readouterr().err == "ended by Ctrl-C: nothing was written\n"
+    assert capsys.readouterr().err == "ended by Ctrl-C\n"
 
 
 HALTS = """

@@ -47,7 +47,7 @@ def test_a_run_that_ignored_a_setting_can_still_go_on(tiny_run: Path, tmp_path: 
     write_json(run / CONFIG_FILE, config)
     evaluate(run)
     fit(tiny_config("data.grey=true"), run, resume=True)
-    assert build_bundle(run, tmp_path / "bundle").name == "tiny"
+    assert build_bundle(run, tmp_path / "bundle").manifest.name == "tiny"
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_can_still_be_told(tmp_path: Path) -> None:
