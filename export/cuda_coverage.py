@@ -49,10 +49,16 @@ def _kernels() -> dict[str, list[tuple[int, int, dict[str, list[str]]]]]:
 
 
 def uncovered(model: onnx.ModelProto) -> list[Uncovered]:
-    """The nodes of `model` without a CUDA kernel for their version and types."""
+    """The nodes of `model` without a CUDA kernel for their version and types.
+
+    Raises:
+        ValueError, InferenceError, SchemaError: it is no graph of the operators that ONNX has.
+    """
     inferred = shape_inference.infer_shapes(model, strict_mode=True)
-    opset = next(entry.version for entry in inferred.opset_import if entry.domain in ("", "ai.onnx"))
-    return list(_walk(inferred.graph, opset, {}))
+    opsets = [entry.version for entry in inferred.opset_import if entry.domain in ("", "ai.onnx")]
+    if not opsets:
+        raise ValueError("it names no version of ONNX's operators")
+    return list(_walk(inferred.graph, opsets[0], {}))
 
 
 def _walk(graph: onnx.GraphProto, opset: int, outer: dict[str, str]) -> Iterator[Uncovered]:
@@ -104,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="List the nodes that have no kernel on onnxruntime's CUDA provider.")
     parser.add_argument("graphs", nargs="+", type=Path, metavar="MODEL.onnx")
     paths = parser.parse_args(arguments).graphs
-    missing = [(path, node) for path in paths for node in uncovered(_read(path))]
+    missing = [(path, node) for path in paths for node in _uncovered_in(path)]
     for path, node in missing:
         print(f"{path}: {node}")
     if not missing:
@@ -112,10 +118,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if missing else 0
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def _uncovered_in(path: Path) -> list[Uncovered]:
     try:
-        return onnx.load(path)
-    except (OSError, DecodeError) as error:
+        return uncovered(onnx.load(path))
+    except (OSError, ValueError, DecodeError, onnx.defs.SchemaError, shape_inference.InferenceError) as error:
         sys.exit(f"error: {path} cannot be read as a graph: {error}")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from export.build import save_graph
 from export.graphs.prior_graphs import PriorGraphWriter
@@ -61,9 +62,11 @@ def _written_now(bundle: Bundle) -> tuple[dict[GraphName, onnx.ModelProto], int]
     spec, codes = bundle.manifest.prior, bundle.manifest.codes
     if spec is None:
         raise ExportError(f"{bundle.folder} has no prior, so no samplers")
-    old = onnx.load(bundle.graph_path("prior"))
     try:
+        old = onnx.load(bundle.graph_path("prior"))
         prior = read_prior(old, codes.codebook_size, spec.label_count)
+    except DecodeError as error:
+        raise ExportError(f"{bundle.folder}: the graph `prior` is no ONNX: export it again") from error
     except UnreadableError as error:
         raise ExportError(f"{bundle.folder}: {error}: export it again") from error
     table = np.array(spec.frequency_table, np.int32)

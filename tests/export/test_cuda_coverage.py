@@ -34,12 +34,15 @@ def test_an_operator_without_a_kernel_is_named_with_its_types() -> None:
 def test_the_command_checks_something_or_says_what_it_cannot_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a graph it said that every node has a kernel; what is no graph was a traceback."""
+    """Without a graph it said that every node has a kernel; what is no graph was a traceback, as were an empty file and
+    an operator that ONNX has not."""
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2 and "MODEL.onnx" in capsys.readouterr().err
     (tmp_path / "no.onnx").write_bytes(b"no graph")
-    for path in (tmp_path / "no.onnx", tmp_path / "missing.onnx"):
+    (tmp_path / "empty.onnx").touch()
+    onnx.save(model(helper.make_node("Nope", ["x"], ["y"])), tmp_path / "nope.onnx")
+    for path in (tmp_path / f"{name}.onnx" for name in ("no", "missing", "empty", "nope")):
         with pytest.raises(SystemExit, match=f"^error: {path} cannot be read as a graph: "):
             main([str(path)])
 

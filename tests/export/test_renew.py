@@ -200,6 +200,15 @@ def test_a_prior_of_another_kind_is_left_alone(old: Path, capsys: pytest.Capture
     assert message.endswith(": export it again\n")
 
 
+def test_a_prior_that_is_no_graph_is_left_alone(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was a traceback."""
+    (old / "prior.onnx").write_text("no graph")
+    manifest = json.loads((old / "manifest.json").read_text())
+    manifest["graphs"]["prior"]["sha256"] = digests(old)["prior.onnx"]
+    write_manifest(old, manifest)
+    assert refused(old, capsys) == f"error: {old}: the graph `prior` is no ONNX: export it again\n"
+
+
 def test_a_sampler_that_would_draw_other_codes_is_not_written(
     old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+BRING_LARGER = "bring larger pictures"  # where the crop is a finished run's
+
 
 def load_data(config: DataConfig, *, begun: bool = False) -> DataSet:
     """Read, split and check the data set that `config` names. `begun`: for a run whose settings cannot change any more.
@@ -74,7 +76,7 @@ def load_to_measure(config: DataConfig, digest: str) -> DataSet:
     """
     source = _read(config)
     try:
-        data = _split(config, source)
+        data = _split(config, source, BRING_LARGER)
         if source.test is not None or data.digest == digest:
             return data
     except DataError as error:
@@ -83,13 +85,13 @@ def load_to_measure(config: DataConfig, digest: str) -> DataSet:
     return _whole(config, source)
 
 
-def _split(config: DataConfig, source: Source) -> DataSet:
+def _split(config: DataConfig, source: Source, too_small: str = "choose a smaller crop") -> DataSet:
     train, validation, test = split_source(source, config.validation_fraction, config.test_fraction)
     if config.crop is None:
         train, validation, test = (require_one_size(split) for split in (train, validation, test))
     else:
         for split in (train, test):  # the validation pictures are some of the training pictures
-            _require_room_for(split, config.crop)
+            _require_room_for(split, config.crop, too_small)
         validation, test = tiles(validation, config.crop), tiles(test, config.crop)
     for name, split in (("validation", validation), ("test", test)):
         _require_one_shape(train, split, name, cropped=config.crop is not None)
@@ -101,7 +103,7 @@ def _whole(config: DataConfig, source: Source) -> DataSet:
     if config.crop is None:
         test = require_one_size(test)
     else:
-        _require_room_for(test, config.crop)
+        _require_room_for(test, config.crop, BRING_LARGER)
         test = tiles(test, config.crop)
     return _data_set(source, nothing, nothing, test)
 
@@ -191,10 +193,10 @@ def _tell_of_unseen_labels(train: Split, label_names: tuple[str, ...]) -> None:
         logger.warning("no training picture has the labels %s: the model will not know them", ", ".join(unseen))
 
 
-def _require_room_for(split: Split, crop: int) -> None:
+def _require_room_for(split: Split, crop: int, too_small: str) -> None:
     if isinstance(split.images, Tensor) and min(split.images.shape[2:]) < crop:
         height, width = split.images.shape[2:]
-        raise DataError(f"data.crop is {crop}, some pictures are {height}x{width}: choose a smaller crop")
+        raise DataError(f"data.crop is {crop}, some pictures are {height}x{width}: {too_small}")
 
 
 def _require_one_shape(train: Split, other: Split, name: str, *, cropped: bool) -> None:

@@ -16,7 +16,7 @@ from service.bundle.fields import PictureSpec
 from service.pictures.images import open_picture, to_picture
 from tests.training.conftest import DIGITS, all_images, noise, numbered, write_pictures
 from training.config import DataConfig
-from training.data import DataError, Split, load_data, tiles
+from training.data import DataError, Split, load_data, load_to_measure, tiles
 from training.data.dataset import Ragged, Source, digest_of, ranked, split_source
 from training.data.folder import decode_picture, split_files
 
@@ -37,6 +37,17 @@ def test_a_crop_must_fit_into_the_pictures_of_every_split(
     np.savez(tmp_path / "d.npz", images=train, test_images=test)
     with pytest.raises(DataError, match=message):
         load_data(DataConfig(source=str(tmp_path / "d.npz"), crop=8))
+
+
+@pytest.mark.parametrize("splits", [("images",), ("images", "test_images")])
+def test_a_finished_run_needs_larger_pictures_and_no_other_crop(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    """The message asked for a smaller crop, which no option of `evaluate` sets."""
+    np.savez(tmp_path / "d.npz", **{name: noise((9, 12, 7)) for name in splits})
+    config = DataConfig(source=str(tmp_path / "d.npz"), crop=8)
+    with pytest.raises(DataError, match=r"some pictures are 12x7: bring larger pictures$"):
+        load_to_measure(config, "")
+    with pytest.raises(DataError, match=r"some pictures are 12x7: choose a smaller crop$"):
+        load_data(config)
 
 
 def test_splits_of_different_sizes_are_cropped_to_one(tmp_path: Path) -> None:
