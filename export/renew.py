@@ -1,5 +1,5 @@
-"""`python -m export.renew BUNDLE`: give a bundle the samplers that this version writes, which draw what its prior and the
-frequency table of its manifest say, in less time. So did those that they replace, unless somebody has edited the
+"""`python -m export.renew BUNDLE`: give a bundle the samplers that this version writes, which draw what its prior and
+the frequency table of its manifest say, in less time. So did those that they replace, unless somebody has edited the
 bundle: they are not compared. Its version stays, so that codes and containers made with it stay valid; no training run
 is needed."""
 
