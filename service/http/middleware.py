@@ -64,8 +64,7 @@ _TRACEPARENT = re.compile(
 
 @dataclass(frozen=True)
 class Routes:
-    """How metrics and spans name the route of a request: by its pattern, not its path, so that names stay few. What
-    CORS answers, a browser's OPTIONS, is none."""
+    """How metrics and spans name routes: by patterns, so that names stay few. What CORS answers, by OPTIONS, has none."""
 
     patterns: Mapping[Handler, str]
     paths: Collection[str]  # without parameters: known even where a request is refused before it has a handler
