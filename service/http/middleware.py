@@ -64,7 +64,7 @@ _TRACEPARENT = re.compile(
 
 @dataclass(frozen=True)
 class Routes:
-    """How metrics and spans name routes: by patterns, so that names stay few. What CORS answers, by OPTIONS, has none."""
+    """How metrics and spans name routes: by patterns, so that names stay few. What CORS answers (OPTIONS) has none."""
 
     patterns: Mapping[Handler, str]
     paths: Collection[str]  # without parameters: known even where a request is refused before it has a handler
