@@ -46,7 +46,11 @@ class GenerateRequest(_Body):
         None, ge=1, description="Draw from the k most likely codes only (and equals of the k-th)."
     )
     top_p: float | None = Field(
-        None, gt=0, le=1, description="Draw from the most likely codes that reach probability p together."
+        None,
+        gt=0,
+        le=1,
+        description="Draw from the most likely codes that reach probability p together; null: from all, at a "
+        "temperature below 1 from all that are possible.",
     )
     guidance: float = Field(
         1.0,
