@@ -73,7 +73,6 @@ async def decode(request: Request) -> Response:
     service = service_of(request)
     query = read_query(request, ("model", "tile"))
     model = service.models.get(query.get("model"))
-    observe_stage = service.metrics.observe_stage
     started = perf_counter()
     body = await read_body(request, service)
     came = perf_counter()
@@ -81,6 +80,7 @@ async def decode(request: Request) -> Response:
         model = _model_of_container(service, body, model, chosen="model" in query)
     wanted = await read_codes(request, service, model, body, _tile(query.get("tile")))
     read = perf_counter()
+    observe_stage = model.metrics.observe_stage
     observe_stage("read", started, came if wanted.unpacked else read)
     if wanted.unpacked:  # most of the time of a container, and the prior's
         observe_stage("run", came, read)

@@ -58,7 +58,7 @@ async def encode(request: Request) -> Response:
     packing, effort = _packing(model, query, media_type), _effort(model, query.get("effort", "0"))
     if not effort:
         model.engine.refuse_early()
-    observe_stage = service.metrics.observe_stage
+    observe_stage = model.metrics.observe_stage
     started = perf_counter()
     body = await read_body(request, service)
     read = perf_counter()

@@ -95,7 +95,7 @@ class Metrics(Declarations):
             "request_duration_seconds", "From the request's headers to the last byte of the answer.", "route"
         )
         self.stage_seconds = self.histogram(
-            "stage_duration_seconds", f"One stage of a request: {', '.join(STAGES)}.", "stage"
+            "stage_duration_seconds", f"One stage of a request: {', '.join(STAGES)}.", "model", "stage"
         )
         self.batch_pictures = self.histogram(
             "batch_pictures", "Pictures or code grids in one run.", "model", "stage", buckets=COUNT_BUCKETS
@@ -132,7 +132,6 @@ class Metrics(Declarations):
         self.model_collector = _ModelCollector(self)
         self.registry.register(self.model_collector)
         self.declared += _COMPUTED
-        self.stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
         self._page, self._credit_s, self._asked_at = b"", _RENDERING_BURST_S, 0.0
 
     def open_model(self, manifest: Manifest, provider: str) -> ModelMetrics:
@@ -147,12 +146,6 @@ class Metrics(Declarations):
 
     def count_overload(self, begins: bool) -> None:
         self.overloaded.inc(1 if begins else -1)
-
-    def observe_stage(self, stage: str, started: float, ended: float) -> None:
-        """Both on the clock of time.perf_counter()."""
-        self.stages[stage].observe(ended - started)
-        if (noted := noted_stages.get()) is not None:
-            noted.append((stage, started, ended))
 
     def render(self) -> bytes:
         """The page, or the last one where it has been asked for so often that it took `_RENDERING_SHARE` of the time:
@@ -193,18 +186,24 @@ class ModelMetrics:
         self.queued = metrics.queued.labels(name)
         self.count_overload = metrics.count_overload
         self._batch = {stage: metrics.batch_pictures.labels(name, stage) for stage in ("encode", "decode")}
-        self._queue = metrics.stages["queue"]
-        self._run = metrics.stages["run"]
+        self._stages = {stage: metrics.stage_seconds.labels(name, stage) for stage in STAGES}
         metrics.engine_deaths.labels(name)  # 0 from the start: increase() does not see a series begin at 1
         for outcome in ("swapped", "failed"):
             metrics.reloads.labels(name, outcome)
 
+    def observe_stage(self, stage: str, started: float, ended: float) -> None:
+        """Both on the clock of time.perf_counter()."""
+        self._stages[stage].observe(ended - started)
+        if (noted := noted_stages.get()) is not None:
+            noted.append((stage, started, ended))
+
     def observe_run(self, stage: str, items: Sequence[Ran], started: float, seconds: float) -> None:
+        queue = self._stages["queue"]
         for item in items:
-            self._queue.observe(started - item.queued_at)
+            queue.observe(started - item.queued_at)
             if item.stages is not None:
                 item.stages += [("queue", item.queued_at, started), ("run", started, started + seconds)]
-        self._run.observe(seconds)
+        self._stages["run"].observe(seconds)
         self._batch[stage].observe(sum(len(item.array) for item in items))
 
 

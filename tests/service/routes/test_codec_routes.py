@@ -186,10 +186,25 @@ def test_metrics_count_what_happened(client: TestClient, digit: bytes) -> None:
     buckets = [
         float(line.rpartition(" ")[2])
         for line in client.get("/metrics").text.splitlines()
-        if line.startswith("vqserve_stage_duration_seconds_bucket") and 'stage="run"' in line
+        if line.startswith("vqserve_stage_duration_seconds_bucket{") and 'model="tiny",stage="run"' in line
     ]
     assert len(buckets) == 36
     assert all(low <= high for low, high in pairwise(buckets))
+
+
+def test_each_stage_is_counted_with_its_model(client: TestClient, digit: bytes) -> None:
+    """A run of photographs takes a hundred times that of digits, and one histogram had both."""
+    stages = ("read", "decode_picture", "queue", "run", "encode_answer")
+
+    def counts(model: str) -> list[float]:
+        lines = client.get("/metrics").text.splitlines()
+        start = f'vqserve_stage_duration_seconds_count{{model="{model}",stage="'
+        return [sum(float(line.split()[1]) for line in lines if line.startswith(start + stage)) for stage in stages]
+
+    before, others = counts("tiny"), counts("tiny_colour")
+    assert client.post("/encode", files={"img": digit}).status_code == 200
+    assert counts("tiny") == [count + 1 for count in before]
+    assert counts("tiny_colour") == others
 
 
 @pytest.mark.parametrize("path", ["/encode", "/encode?effort=1", "/v2/models/digits.encode/infer", "/score"])
@@ -207,7 +222,7 @@ def test_every_picture_that_is_taken_is_counted(
     assert answer.status_code == 200
     lines = client.get("/metrics").text.splitlines()
     assert 'vqserve_picture_pixels_count{model="digits"} 1.0' in lines
-    assert 'vqserve_stage_duration_seconds_count{stage="run"} 1.0' in lines
+    assert 'vqserve_stage_duration_seconds_count{model="digits",stage="run"} 1.0' in lines
     perplexity = next(line for line in lines if line.startswith('vqserve_traffic_codebook_perplexity{model="digits"}'))
     assert float(perplexity.rpartition(" ")[2]) >= 1
 
