@@ -17,6 +17,7 @@ from benchmarks.wrk import Request
 
 SERVERS = Path(__file__).parent / "peer_servers"
 BOUNDARY = "------------------------d74496d66958873e"  # as long as curl's
+PNG = {"Content-Type": "image/png"}
 _ALWAYS = ("onnxruntime", "numpy", "pillow")
 
 
@@ -94,29 +95,45 @@ def multipart(picture: bytes) -> tuple[bytes, dict[str, str]]:
 
 def contestants(picture: bytes) -> list[Contestant]:
     """Ours first. One worker where the name says no other number, one onnxruntime thread a session, no access log."""
-    png = {"Content-Type": "image/png"}
+    return [*_ours(picture), *_python_servers(picture), *_batching_servers(picture)]
+
+
+def _ours(picture: bytes) -> list[Contestant]:
     form, form_headers = multipart(picture)
     key = {"X-API-Key": "benchmark-key"}
     every_feature = {"api_keys": f"benchmark:{key['X-API-Key']}", "access_log": "true"}
     return [
         Contestant("vqserve, form", "vqserve form", Request("/encode", form, form_headers)),
-        Contestant("vqserve, raw", "vqserve raw", Request("/encode", picture, png)),
-        Contestant("vqserve, raw, 2 workers", "vqserve raw", Request("/encode", picture, png), settings={"workers": 2}),
+        Contestant("vqserve, raw", "vqserve raw", Request("/encode", picture, PNG)),
+        Contestant("vqserve, raw, 2 workers", "vqserve raw", Request("/encode", picture, PNG), settings={"workers": 2}),
         Contestant(
             "vqserve, raw, keys and access log",
             "vqserve every feature",
-            Request("/encode", picture, {**png, **key}),
+            Request("/encode", picture, {**PNG, **key}),
             settings=every_feature,
         ),
+    ]
+
+
+def _python_servers(picture: bytes) -> list[Contestant]:
+    """What one would write with a web framework."""
+    form, form_headers = multipart(picture)
+    return [
         _plain("FastAPI, form", "serve_fastapi.py", Request("/form", form, form_headers), "/docs"),
-        _plain("FastAPI, raw", "serve_fastapi.py", Request("/raw", picture, png), "/docs"),
-        _plain("bare ASGI, raw", "serve_asgi.py", Request("/", picture, png), "/"),
-        _mosec("mosec", Request("/inference", picture, png)),
-        _mosec("mosec, batch 16, wait 1 ms", Request("/inference", picture, png), PEER_BATCH="16", PEER_WAIT_MS="1"),
-        _mosec("mosec, 2 workers", Request("/inference", picture, png), PEER_WORKERS="2"),
+        _plain("FastAPI, raw", "serve_fastapi.py", Request("/raw", picture, PNG), "/docs"),
+        _plain("bare ASGI, raw", "serve_asgi.py", Request("/", picture, PNG), "/"),
+    ]
+
+
+def _batching_servers(picture: bytes) -> list[Contestant]:
+    """Frameworks made to serve models."""
+    return [
+        _mosec("mosec", Request("/inference", picture, PNG)),
+        _mosec("mosec, batch 16, wait 1 ms", Request("/inference", picture, PNG), PEER_BATCH="16", PEER_WAIT_MS="1"),
+        _mosec("mosec, 2 workers", Request("/inference", picture, PNG), PEER_WORKERS="2"),
         _mosec(
             "mosec, 2 workers, batch 16, wait 1 ms",
-            Request("/inference", picture, png),
+            Request("/inference", picture, PNG),
             PEER_WORKERS="2",
             PEER_BATCH="16",
             PEER_WAIT_MS="1",
@@ -127,12 +144,12 @@ def contestants(picture: bytes) -> list[Contestant]:
             "LitServe, 2 workers, batch 16, wait 2 ms", picture, PEER_WORKERS="2", PEER_BATCH="16", PEER_WAIT_MS="2"
         ),
         _litserve("LitServe, 2 workers", picture, PEER_WORKERS="2"),
-        _bentoml("BentoML", Request("/encode", picture, png)),
-        _bentoml("BentoML, 2 workers", Request("/encode", picture, png), PEER_WORKERS="2"),
+        _bentoml("BentoML", Request("/encode", picture, PNG)),
+        _bentoml("BentoML, 2 workers", Request("/encode", picture, PNG), PEER_WORKERS="2"),
         Contestant(
             "Ray Serve",
             "Ray Serve",
-            Request("/encode", picture, png),
+            Request("/encode", picture, PNG),
             environment="ray",
             requirements=("ray[serve]",),
             command=("python", str(SERVERS / "serve_ray.py")),

@@ -56,7 +56,8 @@ from service.routes.generation import GENERATE, SEED_HEADER
 from service.routes.operations import ENDPOINTS as OPERATIONS
 from service.routes.scoring import SCORE
 from service.routes.service import Service
-from service.settings import Settings, origins_of, parse_api_keys
+from service.setting_values import origins_of, parse_api_keys
+from service.settings import Settings
 from service.telemetry.metric_files import hold
 from service.telemetry.metrics import Metrics
 from service.wire.inference_protocol import HEADER_LENGTH

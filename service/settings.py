@@ -5,24 +5,20 @@ docs/configuration.md is generated from this file (service/reference.py); a test
 
 from __future__ import annotations
 
-import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.codec.container import MOST_PICTURES
+from service.setting_values import are_installed, is_address, is_origin, origins_of, parse_api_keys
 
 PREFIX = "VQSERVE_"
 DAY_S = 86_400  # nothing is waited for longer: a clock cannot hold every number
 SHORTEST_WATCH_S = 0.1  # each look at a bundle's folder takes a thread of its own
 MOST_THREADS = 1024  # of a process; seven sessions of a model have as many each, up to eleven on a GPU
 LARGEST_GENERATE_BATCH = 4096  # at the start run, on CUDA, the powers of two up to it; on a CPU 1 to 64 and itself
-# As browsers send it, and it is compared letter by letter: a host in small letters, and no port that the scheme has.
-_ORIGIN = re.compile(r"(?!http:.*:80$|https:.*:443$)[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["float32", "tf32", "fp16"]
 
@@ -251,11 +247,11 @@ class Settings(BaseSettings):
     @field_validator("otlp_endpoint")
     @classmethod
     def _can_be_used(cls, value: str) -> str:
-        if value and not _is_address(value):
+        if value and not is_address(value):
             raise ValueError(
                 "must be a URL with a host, without blanks and without the /v1/traces behind it: http://localhost:4318"
             )
-        if value and not _installed("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
+        if value and not are_installed("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
             raise ValueError("OpenTelemetry is not installed: pip install '.[otel]' in the repository")
         return value
 
@@ -263,7 +259,7 @@ class Settings(BaseSettings):
     @classmethod
     def _origins(cls, value: str) -> str:
         for origin in origins_of(value):
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
+            if origin != "*" and not is_origin(origin):
                 raise ValueError(
                     f"{origin!r} is no origin: write https://host or https://host:port as browsers do, in small "
                     "letters and without the port that the scheme has, a * for a part of it or a / after it"
@@ -277,41 +273,3 @@ class Settings(BaseSettings):
         if text and not parse_api_keys(text):
             raise ValueError("holds no name:key pair; leave it empty where no key is to be asked")
         return value
-
-
-def origins_of(text: str) -> list[str]:
-    """Of `VQSERVE_CORS_ORIGINS`, without blanks."""
-    return [origin.strip() for origin in text.split(",") if origin.strip()]
-
-
-def _is_address(url: str) -> bool:
-    """http or https, with a host, a port that is a number if there is one, and an end to which a path can be added.
-    A blank in it is taken by nobody, and `urlsplit` drops some of them."""
-    try:
-        parts = urlsplit(url)
-        whole = parts.path.rstrip("/").endswith("/v1/traces") or parts.query or parts.fragment
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        return usable and not whole and not re.search(r"\s", url)
-    except ValueError:  # of the port, or of the brackets of an IPv6 address
-        return False
-
-
-def _installed(*modules: str) -> bool:
-    try:
-        return all(find_spec(module) for module in modules)
-    except ModuleNotFoundError:  # not even the parent package
-        return False
-
-
-def parse_api_keys(text: str) -> dict[str, bytes]:
-    """`"alice:s3cret-key,bob:hunter2-key"` -> name to key. The message of an error shows no key."""
-    keys: dict[str, bytes] = {}
-    for position, pair in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
-        name, colon, key = (word.strip() for word in pair.partition(":"))  # a header's value comes without blanks too
-        if not (name and colon and len(key) >= 8 and key.isprintable()) or name in keys:
-            raise ValueError(
-                f"entry {position} must be name:key, each name once, a key of at least 8 characters, a comma before "
-                "another, also on a new line"
-            )
-        keys[name] = key.encode()
-    return keys

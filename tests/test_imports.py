@@ -22,7 +22,7 @@ FROM_SERVICE = {
 }
 LAYERS = {  # the packages of each, and the modules that stand alone
     "service": (
-        "errors stopping bundle",
+        "errors stopping setting_values bundle",
         "call threads codec pictures wire",
         "settings telemetry",
         "inference process",
@@ -33,7 +33,16 @@ LAYERS = {  # the packages of each, and the modules that stand alone
         "app",
         "reference __main__",
     ),
-    "training": ("arguments errors printing", "config", "data models", "runs", "report", "fit", "compare", "__main__"),
+    "training": (
+        "arguments errors printing config_faults",
+        "config",
+        "data models",
+        "runs",
+        "report",
+        "fit",
+        "compare",
+        "__main__",
+    ),
     "export": (
         "graphs",
         "sessions target reference_sampler cuda_coverage device_parity",

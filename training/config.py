@@ -6,14 +6,14 @@ unknown one, the nearest valid name.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from training.config_faults import explain
 from training.errors import TrainingError
 
 
@@ -225,7 +225,7 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(problem["loc"], problem) for problem in error.errors())) from error
+        raise ConfigError("; ".join(explain(RunConfig, problem) for problem in error.errors())) from error
 
 
 PLACE_OF_DATA = ("data.source", "data.root")  # which may move: the digest tells whether it is the same data
@@ -268,63 +268,3 @@ def _set(values: dict[str, Any], sections: Iterable[str], last: str, value: obje
         values[section] = dict(inner)  # a copy: a YAML anchor may have put `inner` into other sections too
         values = values[section]
     values[last] = value
-
-
-def _explain(location: tuple[int | str, ...], problem: Mapping[str, Any]) -> str:
-    key = _key_at(location)
-    if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])  # our own check, which names its keys
-    if problem["type"] == "extra_forbidden":
-        return f"{key} is unknown; {_nearest_names(location)}"
-    if problem["type"] == "model_type":
-        one, null = f"{key}.{_names_at(location)[0]}", ", or null for none" if key == "prior" else ""
-        return f"{key} is a section: give its keys, such as {one}{null}; got {problem['input']!r}"
-    if problem["type"] == "tuple_type":
-        return f"{key}: Input should be a list, such as [8, 8, 8], got {problem['input']!r}"
-    return f"{key}: {problem['msg']}, got {problem['input']!r}"
-
-
-def _key_at(location: tuple[int | str, ...]) -> str:
-    """Dotted, without what pydantic appends for each kind of value that a key may have, such as "int"."""
-    section: type[BaseModel] | None = RunConfig
-    parts = []
-    for part in location:
-        if section is not None or isinstance(part, int):
-            parts.append(str(part))
-        field = section.model_fields.get(str(part)) if section else None
-        section = _section_in(field.annotation) if field else None
-    return ".".join(parts)
-
-
-def _nearest_names(location: tuple[int | str, ...]) -> str:
-    """The keys of this very name in other sections; else the name of this section that is spelt most alike."""
-    *above, name = map(str, location)
-    elsewhere = [key for key in _keys_below(RunConfig) if key.rpartition(".")[2] == name]
-    if len(elsewhere) > 1:
-        return f"the nearest names are {', '.join(elsewhere)}"
-    near = difflib.get_close_matches(name, _names_at(location[:-1]), n=1, cutoff=0)
-    return f"the nearest name is {''.join(elsewhere) or '.'.join([*above, *near])}"
-
-
-def _keys_below(section: type[BaseModel], above: str = "") -> Iterator[str]:
-    """The dotted keys of a section and of those in it."""
-    for name, field in section.model_fields.items():
-        yield above + name
-        inner = _section_in(field.annotation)
-        if inner is not None:
-            yield from _keys_below(inner, f"{above}{name}.")
-
-
-def _names_at(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = RunConfig
-    for part in location:
-        inner = _section_in(section.model_fields[str(part)].annotation)
-        assert inner is not None
-        section = inner
-    return list(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a key with this annotation holds, if it holds one."""
-    options = getattr(annotation, "__args__", (annotation,))
-    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)

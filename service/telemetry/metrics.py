@@ -85,6 +85,16 @@ class Metrics(Declarations):
         super().__init__()
         self.models: dict[str, ModelMetrics] = {}
         self.configured_workers = workers
+        self._declare_requests()
+        self._declare_work()
+        self._declare_faults()
+        self.generation = GenerationMetrics(self)
+        self.model_collector = _ModelCollector(self)
+        self.registry.register(self.model_collector)
+        self.declared += _COMPUTED
+        self._page, self._credit_s, self._asked_at = b"", _RENDERING_BURST_S, 0.0
+
+    def _declare_requests(self) -> None:
         self.requests = self.counter(
             "requests",
             "Answered requests; the status of a stream that ended with an error is that of the error.",
@@ -94,6 +104,14 @@ class Metrics(Declarations):
         self.request_seconds = self.histogram(
             "request_duration_seconds", "From the request's headers to the last byte of the answer.", "route"
         )
+        self.in_flight = self.gauge("requests_in_flight", "Requests inside the service.")
+        self.received = self.counter("received_bytes", "Bytes of request bodies.")
+        self.sent = self.counter("sent_bytes", "Bytes of answer bodies.")
+        self.refused = self.counter(
+            "refused_requests", "Requests without a result, by the slug of the problem type.", "reason"
+        )
+
+    def _declare_work(self) -> None:
         self.stage_seconds = self.histogram(
             "stage_duration_seconds", f"One stage of a request: {', '.join(STAGES)}.", "model", "stage"
         )
@@ -103,7 +121,6 @@ class Metrics(Declarations):
         self.picture_pixels = self.histogram(
             "picture_pixels", "Pixels of the pictures that were encoded.", "model", buckets=PIXEL_BUCKETS
         )
-        self.in_flight = self.gauge("requests_in_flight", "Requests inside the service.")
         self.queued = self.gauge("queued_pictures", "Pictures or code grids that wait for an engine.", "model")
         self.queued_work = self.gauge(
             "queued_work",
@@ -113,11 +130,8 @@ class Metrics(Declarations):
         self.overloaded = self.gauge(
             "overloaded", "Queues that are kept short, because more is asked for some time than can be answered."
         )
-        self.received = self.counter("received_bytes", "Bytes of request bodies.")
-        self.sent = self.counter("sent_bytes", "Bytes of answer bodies.")
-        self.refused = self.counter(
-            "refused_requests", "Requests without a result, by the slug of the problem type.", "reason"
-        )
+
+    def _declare_faults(self) -> None:
         self.reloads = self.counter(
             "reloads", "Reloads of a bundle, by outcome: swapped or failed.", "model", "outcome"
         )
@@ -128,11 +142,6 @@ class Metrics(Declarations):
         self.worker_deaths = self.counter(
             "worker_deaths", "Workers that have died, of several; each is counted when another serves in its place."
         )
-        self.generation = GenerationMetrics(self)
-        self.model_collector = _ModelCollector(self)
-        self.registry.register(self.model_collector)
-        self.declared += _COMPUTED
-        self._page, self._credit_s, self._asked_at = b"", _RENDERING_BURST_S, 0.0
 
     def open_model(self, manifest: Manifest, provider: str) -> ModelMetrics:
         """The metrics of one version of a model; they take the place of those of the version before. Where that was the

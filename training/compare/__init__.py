@@ -71,11 +71,7 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     yardstick = Yardstick(config, data, classifier)
     systems, guided = {}, {}
     for name, variant in to_train.items():
-        run_folder = folder / name
-        if not _is_finished(run_folder, variant):
-            fit(variant, run_folder, resume=True)
-        seed_everything(config.trainer.seed, verbose=False)
-        run = load_run(run_folder)
+        run = _trained(variant, folder / name)
         systems[name] = measure_system(run, data, yardstick, folder / f"samples-{name}.png")
         if run.prior is not None:
             guided[name] = asdict(measure_samples(sampler(run, data, GUIDANCE), yardstick))
@@ -93,6 +89,14 @@ def compare(config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
     }
     write_json(folder / COMPARE_FILE, result)
     return result
+
+
+def _trained(config: RunConfig, folder: Path) -> Run:
+    """Of this folder, where it is finished; the seed is set again for what is drawn from it."""
+    if not _is_finished(folder, config):
+        fit(config, folder, resume=True)
+    seed_everything(config.trainer.seed, verbose=False)
+    return load_run(folder)
 
 
 def _is_finished(folder: Path, config: RunConfig) -> bool:

@@ -21,7 +21,8 @@ from service.errors import BodyTooLarge, problem_type
 from service.pictures import images
 from service.pictures.images import LARGEST_SIDE
 from service.routes.requests import read_optional_body
-from service.settings import Settings, parse_api_keys
+from service.setting_values import parse_api_keys
+from service.settings import Settings
 from tests.conftest import PICTURES
 from tests.service import bad_inputs as bad
 
