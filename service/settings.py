@@ -186,6 +186,9 @@ class Settings(BaseSettings):
     api_keys: SecretStr = Field(
         SecretStr(""), description="`name:key` pairs, comma-separated. Empty: no key is asked. Names go to the log."
     )
+    require_api_keys: bool = Field(
+        False, description="Start only where `VQSERVE_API_KEYS` holds a key, and not as an open service."
+    )
     cors_origins: str = Field(
         "", description="Origins that browsers may call from, comma-separated, or *. Empty: none."
     )
@@ -272,4 +275,12 @@ class Settings(BaseSettings):
         text = value.get_secret_value()
         if text and not parse_api_keys(text):
             raise ValueError("holds no name:key pair; leave it empty where no key is to be asked")
+        return value
+
+    @field_validator("require_api_keys")
+    @classmethod
+    def _has_keys(cls, value: bool, info: ValidationInfo) -> bool:
+        keys = info.data.get("api_keys")  # None where they are wrong themselves
+        if value and keys is not None and not keys.get_secret_value():
+            raise ValueError(f"{PREFIX}API_KEYS is empty: everybody could call this service")
         return value

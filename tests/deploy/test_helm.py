@@ -16,6 +16,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from service.settings import Settings
 
@@ -140,9 +141,12 @@ def test_kubernetes_waits_longer_than_the_service_drains() -> None:
 
 def test_settings_reach_the_service_as_it_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = environment_of(render(*EVERYTHING))
-    environment.pop("VQSERVE_API_KEYS")
+    environment["VQSERVE_API_KEYS"] = ""  # a Secret that is empty left the service open
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match="VQSERVE_API_KEYS is empty"):
+        Settings()
+    monkeypatch.setenv("VQSERVE_API_KEYS", "shop:first-key-1")
     settings = Settings()
     assert settings.max_body_bytes == 33554432
     assert settings.cors_origins == "https://a,https://b"
@@ -252,7 +256,7 @@ def test_a_start_may_take_as_long_as_a_reload() -> None:
     assert probe["periodSeconds"] * probe["failureThreshold"] >= Settings.model_fields["reload_deadline_s"].default
 
 
-DECIDED_BY_THE_CHART = ["PORT", "DEVICE", "DRAIN_S", "GRACE_S", "API_KEYS"]
+DECIDED_BY_THE_CHART = ["PORT", "DEVICE", "DRAIN_S", "GRACE_S", "API_KEYS", "REQUIRE_API_KEYS"]
 
 
 def test_the_chart_knows_every_setting_and_refuses_a_misspelt_one() -> None:

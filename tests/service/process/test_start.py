@@ -44,6 +44,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("VQSERVE_BUNDLES", "VQSERVE_PORT", "VQSERVE_HOST"):
         monkeypatch.setenv(name, "to be restored")
         monkeypatch.delenv(name)
+    monkeypatch.setenv("VQSERVE_PORT", "0")  # 8000 may be somebody's
     monkeypatch.setattr(start, "serve", lambda settings: None)
     monkeypatch.setattr(logging.config, "dictConfig", lambda config: None)
     yield
@@ -58,6 +59,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             ("VQSERVE_API_KEYS", nothing, "VQSERVE_API_KEYS: holds no name:key pair; leave it empty where no key is")
             for nothing in (",", " ", "\n", " , \n,")
         ),
+        ("VQSERVE_REQUIRE_API_KEYS", "true", "VQSERVE_REQUIRE_API_KEYS: VQSERVE_API_KEYS is empty"),
         ("VQSERVE_BUNDLES", "nowhere", "cannot start: nowhere/manifest.json does not exist: make a bundle with"),
         ("VQSERVE_BUNDLES", "m" * 300, f"cannot start: {'m' * 300}/manifest.json cannot be read: File name too long"),
         (
