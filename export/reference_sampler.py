@@ -1,7 +1,8 @@
-"""The oracle of the row sampler: one full teacher-forced forward a pixel, then inverse-CDF sampling in plain numpy.
+"""The oracle of the samplers: a teacher-forced forward of the rows so far for each pixel, then inverse-CDF sampling in
+plain numpy.
 
 In: any function from codes and labels to integer logits. Out: the codes that the exported sampler must draw from the
-same uniforms, bit for bit. Slow on purpose: h * w forwards. It is also the naive loop that benchmarks compare to.
+same uniforms, bit for bit. Slow on purpose: h * w forwards. `export.verify_prior` compares every sampler with it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ FORBIDDEN = {
 }
 FROM_SERVICE = {
     "training": ("service.bundle", "service.pictures.pixels"),
-    "export": ("service.bundle", "service.codec", "service.prior.shear"),
+    "export": ("service.bundle", "service.prior.shear"),
 }
 LAYERS = {  # the packages of each, and the modules that stand alone
     "service": (

@@ -92,7 +92,7 @@ class AutoencoderConfig(_Section):
     """Encoder and decoder, and which of the systems of `training.models.autoencoders` is made of them."""
 
     system: Literal["ae", "vae", "cvae", "vqvae"] = "vqvae"
-    channels: int = Field(default=128, ge=2)  # of the encoder's widest layers
+    channels: int = Field(default=128, ge=2)  # of the encoder's last layers; those before have 32 at least
     decoder_channels: int | None = Field(default=None, ge=2)  # None: as many as the encoder
     residual_blocks: int = Field(
         default=2, ge=0, le=5

@@ -20,6 +20,7 @@ from torch import Tensor
 from training.config import OF_CODEBOOK, OF_GRID, AutoencoderConfig, ConfigError, RunConfig, differing_keys
 from training.data import DataSet, Split, Stream, load_data, would_read_run
 from training.models.autoencoders import VQVAE
+from training.models.building import System, build_autoencoder, build_prior
 from training.models.limits import require_exportable
 from training.models.prior import PixelCNN
 from training.report import draw_reconstructions, sheet_of_samples, write_report
@@ -30,10 +31,7 @@ from training.runs import (
     METRICS_FILE,
     PRIOR_FILE,
     PROGRESS_FILE,
-    System,
     begin_progress,
-    build_autoencoder,
-    build_prior,
     hold_folder,
     load_weights,
     read_config,

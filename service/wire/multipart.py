@@ -1,4 +1,5 @@
-"""multipart/form-data. In: a complete body and its Content-Type. Out: the bytes of each file part named `img`.
+"""multipart/form-data. In: a complete body and its Content-Type. Out: the bytes of each part named `img`,
+whether or not it has a file name.
 
 The parser of the `multipart` package does the work, called directly: the body is bounded and in memory already, so
 there is no temporary file and no task to wait for.

@@ -20,8 +20,9 @@ from training.config import ConfigError, RunConfig
 from training.data import Batch, DataError, DataSet, Split, Stream, load_data
 from training.fit import fit, fit_autoencoder, fit_prior
 from training.models.autoencoders import VQVAE
+from training.models.building import build_autoencoder, build_prior
 from training.report import draw_reconstructions, draw_samples
-from training.runs import begin_progress, build_autoencoder, build_prior, read_json, save_weights
+from training.runs import begin_progress, read_json, save_weights
 from training.runs.jobs import AutoencoderJob, Job, PriorJob, StageData
 
 WORDS = (

@@ -27,22 +27,12 @@ from training.config import AutoencoderConfig, ConfigError, RunConfig
 from training.data import DataSet, load_data, to_unit
 from training.fit import fit, require_own_folder, require_place
 from training.models.autoencoders import VAE, VQVAE
+from training.models.building import build_autoencoder, build_prior
 from training.models.limits import require_exportable
 from training.report import LIBRARIES
 from training.report.evaluation import BOUND, sample_codes
 from training.report.sheets import sheet, write_png
-from training.runs import (
-    AUTOENCODER_FILE,
-    METRICS_FILE,
-    PRIOR_FILE,
-    Run,
-    build_autoencoder,
-    build_prior,
-    hold_folder,
-    load_run,
-    read_json,
-    write_json,
-)
+from training.runs import AUTOENCODER_FILE, METRICS_FILE, PRIOR_FILE, Run, hold_folder, load_run, read_json, write_json
 
 COMPARE_FILE = "compare.json"
 SAMPLE_BATCH = 250

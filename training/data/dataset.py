@@ -1,7 +1,8 @@
 """What every reader returns: splits of uint8 pictures with labels, and the fixed rules that make the splits.
 
 In: pictures as one tensor (N, C, H, W) or as `Ragged` pictures of different sizes, labels, and a name for each picture.
-Out: `DataSet`, whose train, validation and test splits depend on nothing but the names of the pictures.
+Out: `DataSet`, whose splits depend on nothing but the names of the pictures and the fractions of the configuration, or
+on the test split that the source has.
 """
 
 from __future__ import annotations

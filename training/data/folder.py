@@ -48,7 +48,7 @@ def read_folder(folder: Path, *, grey: bool, smallest_side: int, shorter_side: i
     """Decode every picture once, which finds the corrupt ones, and keep up to `memory_mib` of them decoded."""
     parts = split_folders(folder)
     _tell_of_parts(folder, parts)
-    decode = partial(_decode, grey=grey, smallest_side=smallest_side, shorter_side=shorter_side)
+    decode = partial(decode_picture, grey=grey, smallest_side=smallest_side, shorter_side=shorter_side)
     skipped: list[str] = []
     files = [_files_of(part, skipped) for part in parts]
     budget = _Budget(memory_mib * 2**20)
@@ -82,7 +82,7 @@ def split_files(folder: Path, test_fraction: float, crop: int = 1) -> tuple[list
         DataError: it holds no pictures.
     """
     parts = split_folders(folder)
-    decode = partial(_decode, grey=False, smallest_side=crop, shorter_side=None)
+    decode = partial(decode_picture, grey=False, smallest_side=crop, shorter_side=None)
     kept = [_decode_all(picture_files(part), decode, _Budget(0), skipped=[])[0] for part in parts]
     if not all(kept):
         raise DataError(f"{folder} holds no pictures that can be decoded: put some there")
@@ -194,16 +194,13 @@ def _leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: int | None) -> Tensor:
-    """One picture as (C, H, W) uint8, upright, scaled to `shorter_side` and never smaller than `smallest_side`.
+def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: int | None) -> _Decoded:
+    """One picture as (C, H, W) uint8, upright, scaled to `shorter_side` and never smaller than `smallest_side`; and
+    whether it was smaller.
 
     Raises:
         one of UNREADABLE: it cannot be decoded; ValueError: it is animated, or would be enlarged more than 4 times.
     """
-    return _decode(path, grey=grey, smallest_side=smallest_side, shorter_side=shorter_side)[0]
-
-
-def _decode(path: Path, *, grey: bool, smallest_side: int, shorter_side: int | None) -> _Decoded:
     with Image.open(path, formats=tuple(set(FORMATS.values()))) as opened:
         if is_animated(opened):  # the service refuses it
             raise ValueError("animated: save one frame of it as a picture")

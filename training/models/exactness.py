@@ -32,7 +32,8 @@ class ExactnessError(TrainingError):
 
 
 def _sums(linear: FixedPointLinear, largest_input: int) -> Tensor:
-    """(outputs,) in units of 1/128 of an activation unit: sum |w| * max |a| with w in integers."""
+    """(outputs,): sum |w| * max |a| with w in integers, so in 1/128 of the unit of `largest_input`: behind a gate
+    that is 1/64 of an activation unit."""
     integers = (linear.quantized_weight().cpu().double() * WEIGHT_SCALE).abs()  # not every device has float64
     return integers.sum(0) * largest_input
 

@@ -41,7 +41,8 @@ def _halvings(downsampling: int) -> int:
 class Encoder(nn.Module):
     """Images (B,C,H,W) in [0,1] -> latents (B,D,h,w), h = H / downsampling.
 
-    Each halving is a strided 4x4 convolution; the widest layers run on the smallest grid, where they are cheap.
+    Each halving is a strided 4x4 convolution. The widest layers run on the smallest grid, where they are cheap, if
+    `channels` is 32 or more: no halving has fewer.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Decoder(nn.Module):
     """Latents (B,D,h,w) -> images (B,C,H,W), nominally in [0,1], not clamped (the loss must see how far outside).
 
     Each doubling is a 3x3 convolution and a pixel shuffle (sub-pixel convolution, arXiv:1609.05158), which on a CPU
-    costs less than a transposed convolution and leaves no checkerboard.
+    costs less than a transposed convolution.
     """
 
     def __init__(

@@ -3,7 +3,8 @@
 In: codes int64 (B,h,w), labels int64 (B,). Out: integer logits float32 (B,h,w,K) for each position, given the codes
 before it in raster order; one unit is 1/64 nat.
 
-Every activation is an integer held in float32, every weight a multiple of 2^-7 of magnitude below 1. Products and sums
+Every activation is an integer held in float32, or behind a gate a multiple of 1/64; every weight is a multiple of 2^-7
+of magnitude below 1. Products and sums
 are then multiples of a power of two, and while they stay below 2^24 of those units float32 adds them without rounding,
 so in any order: any batch, thread count, device or library gives the same bits (integer networks: Balle, Johnston and
 Minnen, ICLR 2019; `training.models.exactness` proves the bound for trained weights). Rounding happens only where
@@ -71,7 +72,8 @@ def guided_logits(labelled: Tensor, unlabelled: Tensor, guidance: float) -> Tens
 
 
 class FixedPointLinear(nn.Module):
-    """y = x @ W + b on integers x: W a multiple of 1/128, b of 1/128, y a multiple of 1/128 (exact, not yet rounded).
+    """y = x @ W + b, exact and not yet rounded. W and b are multiples of 1/128, so y is one of 1/128 where x is
+    integers, and of 1/8192 for the gates of 1/64 that `GatedLayer.out` takes.
 
     `weight` and `bias` are the float shadows that the optimiser moves, in real units (1.0 is 64 activation units).
     Most layers take their bias from the label instead.
@@ -103,7 +105,7 @@ def gate(x: Tensor) -> Tensor:
 
 
 class GatedLayer(nn.Module):
-    """stream + round(out(gate(taps(stream) + conditioning))), clipped to the stream's range."""
+    """stream + round(out(gate(taps(stream) + conditioning) / 64)), clipped to the stream's range."""
 
     def __init__(self, channels: int, taps: int) -> None:
         super().__init__()

@@ -161,10 +161,10 @@ class VectorQuantizer(nn.Module):
         if self.training and self.step < self.start_step:
             self.step.add_(1)
             return self._unquantized(latents)
-        if self.training:
-            self._initialise(rows.detach())
-        elif not self.initialised:  # a validation before the codebook has started
-            return self._unquantized(latents)
+        if not self.initialised:
+            if not self.training:  # a validation before the codebook has started
+                return self._unquantized(latents)
+            self._initialise(gather_over_ranks(rows.detach()))
         codes, errors = nearest(rows.detach(), self.codebook, self.offsets())
         vectors = _grid(self.codebook[codes], latents)
         loss, metrics = self._loss(latents.float(), vectors)
@@ -188,11 +188,8 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _initialise(self, rows: Tensor) -> None:
         """Data-dependent start: the codebook is `codebook_size` well-spread latents of the first batch."""
-        if self.initialised:
-            return
-        vectors = from_first_rank(spread_sample(gather_over_ranks(rows), self.codebook_size))
-        self.codebook.data.copy_(vectors)
-        self.cluster_size.fill_(gather_over_ranks(rows).shape[0] / self.codebook_size)
+        self.codebook.data.copy_(from_first_rank(spread_sample(rows, self.codebook_size)))
+        self.cluster_size.fill_(len(rows) / self.codebook_size)
         self.initialised.fill_(True)
 
     def _track(self, rows: Tensor, codes: Tensor, errors: Tensor, counts: Tensor) -> None:
@@ -247,8 +244,6 @@ class EMAQuantizer(VectorQuantizer):
         self.cluster_sum.copy_(self.codebook * self.cluster_size[:, None])
 
     def _initialise(self, rows: Tensor) -> None:
-        if self.initialised:
-            return
         super()._initialise(rows)
         self.cluster_sum.copy_(self.codebook * self.cluster_size[:, None])
 

@@ -50,7 +50,7 @@ class FiniteScalarQuantizer(nn.Module):
         self.register_buffer("strides", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]))
 
     def bounded(self, latents: Tensor) -> Tensor:
-        """(B,D,h,w) -> tanh, in (-1,1): the codebook's vectors are `levels` even steps of each number."""
+        """(B,D,h,w) -> tanh, in [-1,1]: the codebook has `levels` even steps of each number, both ends too."""
         return torch.tanh(latents.float())
 
     @property

@@ -26,6 +26,7 @@ from service.bundle.fields import Quality
 from training.config import RunConfig
 from training.data import DataError, DataSet, Split, licence_of, load_to_measure, tiles, to_unit
 from training.models.autoencoders import VQVAE
+from training.models.building import System
 from training.models.prior import PixelCNN
 from training.models.quantizers import VectorQuantizer
 from training.report.evaluation import (
@@ -40,7 +41,7 @@ from training.report.evaluation import (
     sample_codes,
 )
 from training.report.sheets import interleave, sheet, write_png
-from training.runs import METRICS_FILE, PROGRESS_FILE, Run, System, load_run, read_json, write_json
+from training.runs import METRICS_FILE, PROGRESS_FILE, Run, load_run, read_json, write_json
 from training.runs.callbacks import Sheet
 
 COLUMNS, ROWS = 8, 2  # of a sheet of reconstructions: pictures in a row, and rows of them

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from training.data import Batch, Split, to_unit
 from training.models.autoencoders import VAE, VQVAE
+from training.models.building import System
 from training.models.frequencies import frequency_table
 from training.models.prior import UNITS_PER_NAT, PixelCNN, guided_logits
 from training.models.quantizers import perplexity
-from training.runs import System
 
 BATCH_SIZE, PIXELS_A_BATCH = 250, 250 * 128 * 128  # whichever is reached first
 DISTANCES_A_BATCH = 1 << 26  # of the quantizer: K a code, 4 bytes each

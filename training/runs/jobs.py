@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from training.config import StageConfig
 from training.data import Batch, Split, Stream, to_unit
 from training.models.autoencoders import VQVAE
+from training.models.building import System
 from training.models.exactness import prove_exact
 from training.models.prior import EXACT_LIMIT, PixelCNN
 from training.models.quantizers import VectorQuantizer
-from training.runs import System
 
 
 def learning_rate_factor(step: int, stage: StageConfig) -> float:

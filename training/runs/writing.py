@@ -9,7 +9,7 @@ from pathlib import Path
 from training.errors import TrainingError
 
 GO_ON = "go on with --resume"
-AGAIN = "run the command again"
+AGAIN = "run the command again, fit with --resume"
 
 
 class WriteError(TrainingError):

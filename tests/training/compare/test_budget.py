@@ -12,8 +12,8 @@ from training import compare as comparison
 from training.compare import count_parameters, on_one_device, variants
 from training.config import AutoencoderConfig
 from training.data import load_data
+from training.models.building import build_autoencoder, build_prior
 from training.models.prior import PixelCNN
-from training.runs import build_autoencoder, build_prior
 
 
 @pytest.mark.parametrize("devices", ["auto", "1"])

@@ -25,8 +25,9 @@ from training.compare.yardstick import Yardstick
 from training.config import ConfigError, RunConfig
 from training.data import DataSet, Split, load_data
 from training.models.autoencoders import VAE
+from training.models.building import build_autoencoder, build_prior
 from training.report.evaluation import BOUND, bound
-from training.runs import build_autoencoder, build_prior, load_run, read_json, write_json
+from training.runs import load_run, read_json, write_json
 
 SYSTEMS = ("ae", "vae", "vae-large", "cvae", "cvae-large", "vqvae-gradient", "vqvae-ema", "vqvae-fsq")
 FEW_STEPS = (

@@ -29,7 +29,8 @@ from training.compare.yardstick import Fidelity, Yardstick
 from training.config import AutoencoderConfig, ConfigError, RunConfig
 from training.data import DataSet, Split
 from training.models.autoencoders import VAE, Autoencoder
-from training.runs import Run, build_autoencoder, load_run, read_json
+from training.models.building import build_autoencoder
+from training.runs import Run, load_run, read_json
 
 # the yardstick
 

@@ -164,7 +164,7 @@ def unusual_pictures(folder: Path) -> list[Path]:
 def test_training_decodes_every_picture_as_the_service_does(tmp_path: Path, channels: int) -> None:
     """Alpha was thrown away and 16 bits were clipped to white: the model was served other pixels than it had seen."""
     for path in unusual_pictures(tmp_path):
-        found = decode_picture(path, grey=channels == 1, smallest_side=1, shorter_side=None)
+        found, _ = decode_picture(path, grey=channels == 1, smallest_side=1, shorter_side=None)
         spec = PictureSpec(height=8, width=8, channels=channels, any_size=True, multiple_of=1)
         served = to_picture(open_picture(path.read_bytes(), max_pixels=1000), spec, "exact").pixels
         assert np.array_equal(found.permute(1, 2, 0).numpy(), served), path.name
@@ -185,7 +185,7 @@ def test_a_phones_jpeg_of_two_pictures_is_its_first(tmp_path: Path) -> None:
     first.save(tmp_path / "two.jpg", format="MPO", save_all=True, append_images=[second])
     first.save(tmp_path / "one.jpg", format="JPEG")
     one, two = (
-        decode_picture(tmp_path / f"{name}.jpg", grey=False, smallest_side=1, shorter_side=None)
+        decode_picture(tmp_path / f"{name}.jpg", grey=False, smallest_side=1, shorter_side=None)[0]
         for name in ("one", "two")
     )
     assert torch.equal(one, two)

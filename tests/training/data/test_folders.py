@@ -107,7 +107,7 @@ def test_a_picture_may_be_enlarged_four_times_and_no_more(tmp_path: Path, shorte
     side = 8 * MOST_ENLARGED
     options = {"grey": False, "smallest_side": 1 if shorter_side else side, "shorter_side": shorter_side}
     Image.fromarray(noise((8, 10, 3))).save(tmp_path / "enough.png")
-    assert decode_picture(tmp_path / "enough.png", **options).shape == (3, side, 10 * MOST_ENLARGED)
+    assert decode_picture(tmp_path / "enough.png", **options)[0].shape == (3, side, 10 * MOST_ENLARGED)
     Image.fromarray(noise((7, 10, 3))).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match="10x7 would be enlarged more than 4 times to have 32 pixels"):
         decode_picture(tmp_path / "small.png", **options)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.training.conftest import tiny_config
+from training.models.building import build_autoencoder
 from training.models.context_model import REACH, CausalConv, ContextModel, scale_gradient
 from training.models.scalar_quantizer import FiniteScalarQuantizer
-from training.runs import build_autoencoder
 
 LEVELS = (5, 3)
 
@@ -41,6 +41,12 @@ def test_a_digit_is_predicted_from_earlier_codes_and_from_the_digits_before_it()
         assert here.tolist() == [earlier < d for earlier in range(3)]
         flat = x.grad.abs().sum((0, 1)).flatten()
         assert flat[: 2 * 6 + 3].sum() > 0 and flat[2 * 6 + 4 :].sum() == 0
+
+
+def test_the_border_is_told_from_a_code_of_zeros() -> None:
+    torch.manual_seed(0)
+    (found,) = ContextModel((3,))(torch.zeros(1, 1, 6, 6))
+    assert not torch.allclose(found[0, :, 0, 0], found[0, :, 3, 3])
 
 
 def test_the_digits_are_distributions() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from training.models.prior import (
     round_half_even,
     shift,
 )
-from training.report.evaluation import sample_codes
 
 K = 6
 
@@ -170,23 +168,3 @@ def test_streams_embeddings_and_the_hidden_layer_stay_in_their_ranges() -> None:
         layer.out.weight.copy_(torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
         gates = torch.full((1, 4), 1e4)  # both open: an update of about 127 outwards
         assert layer(stream, stream, gates).tolist() == stream.tolist()
-
-
-def test_a_sample_of_a_wide_grid_takes_no_more_work_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each code was a forward over the whole width: ten minutes for a grid of 4 x 1028."""
-    prior, sizes = PixelCNN(8, channels=8, vertical_layers=2, horizontal_layers=2, head_channels=16), []
-    rows, columns = PixelCNN.down_rows, PixelCNN.along_rows
-
-    def down(self: PixelCNN, embedded: torch.Tensor, *others: Any) -> Any:
-        sizes.append((embedded.shape[1], "rows"))
-        return rows(self, embedded, *others)
-
-    def along(self: PixelCNN, embedded: torch.Tensor, *others: Any) -> Any:
-        sizes.append((embedded.shape[1] * embedded.shape[2], "columns"))
-        return columns(self, embedded, *others)
-
-    monkeypatch.setattr(PixelCNN, "down_rows", down)
-    monkeypatch.setattr(PixelCNN, "along_rows", along)
-    sample_codes(prior, torch.zeros(1, dtype=torch.int64), 6, 40, torch.Generator())
-    assert max(sizes) == (2 * 2 + 2, "columns")
-    assert [size for size, what in sizes if what == "rows"] == [1, 2, 3, 4, 4, 4]

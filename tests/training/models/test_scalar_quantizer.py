@@ -91,3 +91,12 @@ def test_the_gradient_is_finite_where_some_codes_are_too_far_to_count() -> None:
     z = torch.full((1, 2, 2, 2), -9.0, requires_grad=True)
     FiniteScalarQuantizer((64, 64), usage_weight=1.0)(z).loss.backward()
     assert z.grad is not None and z.grad.isfinite().all()
+
+
+def test_under_mixed_precision_usage_and_rate_are_those_of_float32() -> None:
+    torch.manual_seed(0)
+    quantizer = FiniteScalarQuantizer((8, 8, 8), usage_weight=1.0, context_rate_weight=1.0)
+    latents = torch.randn(4, 3, 8, 8)
+    expected = quantizer(latents).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer(latents).loss, expected)

@@ -15,6 +15,7 @@ from tests.training.models.test_autoencoders import networks
 from training.config import AutoencoderConfig
 from training.data import Split
 from training.models.autoencoders import VAE, VQVAE, Autoencoder
+from training.models.building import build_autoencoder
 from training.models.prior import PixelCNN
 from training.models.quantizers import EMAQuantizer
 from training.report import evaluation
@@ -31,7 +32,6 @@ from training.report.evaluation import (
     reconstruct,
     sample_codes,
 )
-from training.runs import build_autoencoder
 
 LABELS = torch.tensor([0, 1, 2, 0, 2])
 
@@ -290,3 +290,23 @@ def test_no_code_is_drawn_without_a_code_that_it_depends_on(monkeypatch: pytest.
     whole = prior(codes, labels).flatten(1, 2)
     assert len(asked) == 72
     assert all(torch.equal(logits, whole[:, index]) for index, logits in enumerate(asked))
+
+
+def test_a_sample_of_a_wide_grid_takes_no_more_work_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each code was a forward over the whole width: ten minutes for a grid of 4 x 1028."""
+    prior, sizes = PixelCNN(8, channels=8, vertical_layers=2, horizontal_layers=2, head_channels=16), []
+    rows, columns = PixelCNN.down_rows, PixelCNN.along_rows
+
+    def down(self: PixelCNN, embedded: torch.Tensor, *others: Any) -> Any:
+        sizes.append((embedded.shape[1], "rows"))
+        return rows(self, embedded, *others)
+
+    def along(self: PixelCNN, embedded: torch.Tensor, *others: Any) -> Any:
+        sizes.append((embedded.shape[1] * embedded.shape[2], "columns"))
+        return columns(self, embedded, *others)
+
+    monkeypatch.setattr(PixelCNN, "down_rows", down)
+    monkeypatch.setattr(PixelCNN, "along_rows", along)
+    sample_codes(prior, torch.zeros(1, dtype=torch.int64), 6, 40, torch.Generator())
+    assert max(sizes) == (2 * 2 + 2, "columns")
+    assert [size for size, what in sizes if what == "rows"] == [1, 2, 3, 4, 4, 4]

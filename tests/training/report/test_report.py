@@ -23,11 +23,12 @@ from training import report
 from training.config import AutoencoderConfig, QuantizerConfig
 from training.data import DataSet, Split, load_data
 from training.models.autoencoders import VQVAE, Autoencoder
+from training.models.building import build_autoencoder
 from training.models.prior import PixelCNN
 from training.models.scalar_quantizer import FiniteScalarQuantizer
 from training.report import draw_reconstructions, draw_samples, measure
 from training.report.evaluation import bound
-from training.runs import build_autoencoder, load_run
+from training.runs import load_run
 
 
 def numbered(count: int, labels: int = 3) -> Split:

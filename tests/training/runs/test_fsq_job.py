@@ -7,8 +7,8 @@ import torch
 
 from tests.training.conftest import tiny_config
 from training.models.autoencoders import VQVAE
+from training.models.building import build_autoencoder
 from training.models.scalar_quantizer import FiniteScalarQuantizer
-from training.runs import build_autoencoder
 from training.runs.jobs import AutoencoderJob
 
 

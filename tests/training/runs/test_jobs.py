@@ -34,15 +34,10 @@ from training.config import ConfigError, StageConfig
 from training.data import Split, load_data, tiles
 from training.fit import fit
 from training.models.autoencoders import VQVAE
+from training.models.building import build_autoencoder
 from training.models.prior import PixelCNN, guided_logits
 from training.report.evaluation import encode_all, histogram, sample_codes
-from training.runs import (
-    AUTOENCODER_FILE,
-    PRIOR_FILE,
-    build_autoencoder,
-    load_run,
-    stages,
-)
+from training.runs import AUTOENCODER_FILE, PRIOR_FILE, load_run, stages
 from training.runs.jobs import learning_rate_factor
 
 # what a run leaves behind

@@ -14,20 +14,10 @@ from tests.training.conftest import numbered
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, QuantizerConfig
 from training.data import DataSet
 from training.models.autoencoders import VAE, VQVAE
+from training.models.building import build_autoencoder, build_prior, build_quantizer
 from training.models.quantizers import EMAQuantizer, GradientQuantizer
 from training.models.scalar_quantizer import FiniteScalarQuantizer
-from training.runs import (
-    begin_progress,
-    build_autoencoder,
-    build_prior,
-    build_quantizer,
-    load_run,
-    load_weights,
-    read_json,
-    save_weights,
-    write_json,
-    write_seconds,
-)
+from training.runs import begin_progress, load_run, load_weights, read_json, save_weights, write_json, write_seconds
 
 PICTURE = (3, 16, 24)
 DATA = DataSet(numbered(3), numbered(1), numbered(1), (), (), PICTURE, "d")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from tests.training.conftest import tiny_config
 from training.config import StageConfig
+from training.models.building import build_autoencoder
 from training.models.prior import PixelCNN
-from training.runs import build_autoencoder
 from training.runs.callbacks import LogSheet, Reseed, StopAtNaN, Stopwatch, TrainingDiverged
 from training.runs.jobs import AutoencoderJob, PriorJob
 

@@ -11,6 +11,12 @@ from training.models.frequencies import frequency_table
 from training.models.prior import EMBEDDING_LIMIT, EXACT_LIMIT, STREAM_LIMIT, PixelCNN
 
 
+@pytest.fixture
+def prior() -> PixelCNN:
+    torch.manual_seed(0)
+    return PixelCNN(24, 3, channels=12, vertical_layers=3, horizontal_layers=2, head_channels=20)
+
+
 def test_every_layer_is_bounded(prior: PixelCNN) -> None:
     bounds = partial_sum_bounds(prior)
     layers = {name.rsplit(".", 1)[0] for name, _ in prior.named_parameters() if name.endswith("weight")}

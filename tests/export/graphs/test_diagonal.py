@@ -16,7 +16,7 @@ from export.reference_sampler import Controls, Known, sample
 from export.verify_prior import sample_diagonally, sample_rows
 from service.bundle.fields import DIAGONAL_GRAPHS, GraphName
 from tests.export.conftest import TABLE, K
-from tests.export.test_prior_graphs import CONFIGURATIONS, inputs, sessions, torch_logits
+from tests.export.graphs.test_prior_graphs import CONFIGURATIONS, inputs, sessions, torch_logits
 from training.models.frequencies import frequency_table
 from training.models.prior import PixelCNN
 
