@@ -11,9 +11,8 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from time import perf_counter
 
 from prometheus_client import Counter, Histogram
@@ -22,7 +21,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.bundle import BundleError
-from service.call import Call, RequestIds, Stage, call_of, noted_stages, remember
+from service.call import Call, RequestIds, Stage, call_of, noted_stages, remember, server_timing
 from service.errors import (
     SHUTTING_DOWN,
     TOOK_TOO_LONG,
@@ -109,7 +108,7 @@ class Observe:
                 message["headers"] = [*message["headers"], *extra]
                 if asked and call.stages:
                     message["headers"].append((b"server-timing", server_timing(call.stages)))
-            elif not silent:
+            elif not (silent or call.client_left or status == ClientClosed.status):
                 sent_bytes += len(message.get("body", b""))
             await send(message)
 
@@ -173,14 +172,6 @@ def _one_sentence(send: Send) -> Send:
         await send(message)
 
     return send_short
-
-
-def server_timing(stages: Sequence[Stage]) -> bytes:
-    """`read;dur=0.02, run;dur=1.31`: milliseconds by stage, in the order of their first start (W3C Server Timing)."""
-    seconds: dict[str, float] = {}
-    for name, started, ended in sorted(stages, key=itemgetter(1)):
-        seconds[name] = seconds.get(name, 0.0) + ended - started
-    return ", ".join(f"{name};dur={1e3 * one:.3f}" for name, one in seconds.items()).encode()
 
 
 class Problems:

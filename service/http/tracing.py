@@ -88,14 +88,16 @@ class Trace:
             child.end(round((epoch_s + ended) * 1e9))
 
     def _end(self, span: Span, scope: Scope, status: int) -> None:
-        route = self._routes.of(scope)
+        route, call = self._routes.of(scope), call_of(scope)
         span.update_name(f"{scope['method']} {route}")
-        attributes = {"http.route": route, "url.path": scope["path"], "vqserve.request_id": call_of(scope).request_id}
+        attributes = {"http.route": route, "url.path": scope["path"], "vqserve.request_id": call.request_id}
         span.set_attributes(attributes)
         span.set_attribute("http.request.method", scope["method"])
         span.set_attribute("http.response.status_code", status)
-        if status >= 500:
+        failed = call.failed_status or status  # of an event stream that ended with an error after its 200
+        if failed >= 500:
             span.set_status(StatusCode.ERROR)
+            span.set_attribute("error.type", str(failed))
         span.end()
 
     def _flush_before_the_end(self, send: Send) -> Send:

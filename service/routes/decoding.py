@@ -74,7 +74,7 @@ async def decode(request: Request) -> Response:
     query = read_query(request, ("model", "tile"))
     model = service.models.get(query.get("model"))
     started = perf_counter()
-    body = await read_body(request, service)
+    body = await read_body(request, service, model.metrics.observe_stage)
     came = perf_counter()
     if bare_type(request.headers.get("content-type", "")) == containers.MEDIA_TYPE:
         model = _model_of_container(service, body, model, chosen="model" in query)

@@ -60,7 +60,7 @@ async def encode(request: Request) -> Response:
         model.engine.refuse_early()
     observe_stage = model.metrics.observe_stage
     started = perf_counter()
-    body = await read_body(request, service)
+    body = await read_body(request, service, observe_stage)
     read = perf_counter()
     upload = await read_upload(request, service, model, body, fit_of(query.get("fit")))
     decoded = perf_counter()
@@ -129,10 +129,11 @@ async def encode_pictures(request: Request, model: Model, pictures: Sequence[Pic
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for position, picture in enumerate(pictures):
         by_shape.setdefault(picture.pixels.shape, []).append(position)
-        model.metrics.picture_pixels.observe(picture.pixels.shape[0] * picture.pixels.shape[1])
     groups = [[pictures[position].pixels for position in positions] for positions in by_shape.values()]
     arrays = [np.stack(same) if len(same) > 1 else same[0][None] for same in groups]
     results = await finish(model.engine.encode_all(arrays), request)
+    for picture in pictures:
+        model.metrics.picture_pixels.observe(picture.pixels.shape[0] * picture.pixels.shape[1])
     ordered: list[Codes] = [np.empty(0, np.int64)] * len(pictures)
     for positions, codes in zip(by_shape.values(), results, strict=True):
         for position, one in zip(positions, codes, strict=True):

@@ -90,9 +90,9 @@ def _labels(manifest: Manifest) -> Tensor:
 async def _encode(request: Request, service: Service, model: Model, asked: InferRequest) -> Arrays:
     pictures = checked_pictures(_input(asked, "images"), service, model)
     count, height, width, _ = pictures.shape
+    (codes,) = await finish([model.engine.encode(pictures)], request)
     for _ in range(count):
         model.metrics.picture_pixels.observe(height * width)
-    (codes,) = await finish([model.engine.encode(pictures)], request)
     return {"codes": codes}
 
 

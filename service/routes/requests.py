@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from time import perf_counter
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
@@ -43,9 +44,18 @@ def read_query(request: Request, allowed: Collection[str]) -> dict[str, str]:
     return query
 
 
-async def read_body(request: Request, service: Service) -> bytes:
-    """As `read_optional_body`. Raises MalformedRequest as well: there is nothing in it."""
-    body = await read_optional_body(request, service)
+async def read_body(
+    request: Request, service: Service, on_failure: Callable[[str, float, float], None] | None = None
+) -> bytes:
+    """As `read_optional_body`. `on_failure` is called with "read" and when it began and ended where the body was not
+    read whole, be it for the deadline. Raises MalformedRequest as well: there is nothing in it."""
+    started = perf_counter()
+    try:
+        body = await read_optional_body(request, service)
+    except BaseException:
+        if on_failure is not None:
+            on_failure("read", started, perf_counter())
+        raise
     if not body:
         raise MalformedRequest("The body is empty; send what this route takes in it, to /generate at least {}.")
     return body
@@ -76,7 +86,6 @@ async def read_optional_body(request: Request, service: Service) -> bytes:
         body = bytes(block)
     if len(body) > max_bytes:
         raise BodyTooLarge(f"At most {max_bytes} bytes a request.")
-    service.metrics.received.inc(len(body))
     return body
 
 
@@ -85,6 +94,7 @@ async def _next_chunk(request: Request, service: Service) -> tuple[bytes, bool]:
     if message["type"] == "http.disconnect":
         raise ClientClosed("The client left before the body was complete.")
     chunk: bytes = message.get("body", b"")
+    service.metrics.received.inc(len(chunk))
     service.take_in(call_of(request.scope), len(chunk))
     return chunk, message.get("more_body", False)
 

@@ -104,9 +104,9 @@ class Metrics(Declarations):
         self.request_seconds = self.histogram(
             "request_duration_seconds", "From the request's headers to the last byte of the answer.", "route"
         )
-        self.in_flight = self.gauge("requests_in_flight", "Requests inside the service.")
-        self.received = self.counter("received_bytes", "Bytes of request bodies.")
-        self.sent = self.counter("sent_bytes", "Bytes of answer bodies.")
+        self.in_flight = self.gauge("requests_in_flight", "Requests inside the service, the one for /metrics included.")
+        self.received = self.counter("received_bytes", "Bytes of request bodies that were read.")
+        self.sent = self.counter("sent_bytes", "Bytes of answer bodies, without those to clients that had left.")
         self.refused = self.counter(
             "refused_requests", "Requests without a result, by the slug of the problem type.", "reason"
         )
@@ -116,7 +116,11 @@ class Metrics(Declarations):
             "stage_duration_seconds", f"One stage of a request: {', '.join(STAGES)}.", "model", "stage"
         )
         self.batch_pictures = self.histogram(
-            "batch_pictures", "Pictures or code grids in one run.", "model", "stage", buckets=COUNT_BUCKETS
+            "batch_pictures",
+            "Pictures or code grids that ran together; more than VQSERVE_MAX_BATCH, of one request, count as one run.",
+            "model",
+            "stage",
+            buckets=COUNT_BUCKETS,
         )
         self.picture_pixels = self.histogram(
             "picture_pixels", "Pixels of the pictures that were encoded.", "model", buckets=PIXEL_BUCKETS

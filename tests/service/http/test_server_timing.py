@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from service.call import Stage, noted_stages
-from service.http.middleware import server_timing
+from service.call import Stage, noted_stages, server_timing
 from service.routes.decoding import read_codes
 from tests.conftest import PICTURES
 
@@ -25,6 +24,12 @@ MakeClient = Callable[..., TestClient]
 def test_stages_come_in_their_order_and_a_repeated_one_is_summed() -> None:
     stages = [("run", 0.010, 0.012), ("read", 0.001, 0.0015), ("run", 0.020, 0.021)]
     assert server_timing(stages) == b"read;dur=0.500, run;dur=3.000"
+
+
+def test_what_overlaps_within_a_stage_counts_once() -> None:
+    """Pictures of several sizes run at once: a request of 976 ms had runs of 1,207 ms."""
+    stages = [("run", 0.010, 0.030), ("run", 0.040, 0.050), ("run", 0.012, 0.020), ("run", 0.025, 0.035)]
+    assert server_timing(stages) == b"run;dur=35.000"
 
 
 @pytest.mark.parametrize("inline_ms", [0, 100])

@@ -21,7 +21,10 @@ from starlette.testclient import TestClient
 from service.http import tracing
 from service.settings import Settings
 from tests.conftest import PICTURES, Tiny, running
+from tests.service.conftest import Generating
+from tests.service.prior.test_generation_faults import EVENTS, slow_down
 from tests.service.serving import serving
+from tests.service.telemetry.test_partial_requests import DEADLINE_MS, ask
 
 DIGIT = (PICTURES / "digit_7.png").read_bytes()
 PNG = {"content-type": "image/png"}
@@ -130,7 +133,34 @@ def test_a_failed_request_is_a_span_with_its_status(traced: Settings, exported: 
     wrong, refused = (span for span in exported.get_finished_spans() if span.name in ("POST /encode", "GET /models"))
     assert wrong.attributes is not None
     assert wrong.attributes["http.response.status_code"] == 422
+    assert refused.attributes is not None
     assert (wrong.status.is_ok, refused.status.is_ok) == (True, False)
+    assert ("error.type" in wrong.attributes, refused.attributes["error.type"]) == (False, "503")
+
+
+def test_a_stream_that_ends_with_an_error_is_a_span_with_one(
+    generating: Generating, exported: InMemorySpanExporter
+) -> None:
+    """Its 200 was sent before: metrics and the log had a 504, the span none."""
+    settings = Settings(**generating.settings, otlp_endpoint="http://collector:4318", request_deadline_ms=300)
+    with running(settings) as client:
+        slow_down(client.app, 0.1)  # of seven rows
+        answer = client.post("/generate", json={}, headers=EVENTS)
+    assert "event: error" in answer.text
+    span = by_name(exported)["POST /generate"]
+    assert span.attributes is not None
+    assert (answer.status_code, span.attributes["http.response.status_code"]) == (200, 200)
+    assert (span.status.is_ok, span.attributes["error.type"]) == (False, "504")
+
+
+def test_a_slow_upload_is_a_child_of_its_span(traced: Settings, exported: InMemorySpanExporter) -> None:
+    """Nothing in the trace of a 504 said where its time had gone."""
+    with running(traced.model_copy(update={"request_deadline_ms": DEADLINE_MS})) as client:
+        assert ask(client, "/encode", [b"a part"])[0] == 504
+    spans = by_name(exported)
+    assert set(spans) == {"read", "POST /encode"}
+    assert spans["read"].start_time is not None and spans["read"].end_time is not None
+    assert spans["read"].end_time - spans["read"].start_time > (DEADLINE_MS - 20) * 1e6
 
 
 def test_a_trace_that_is_not_sampled_costs_no_span(
@@ -154,7 +184,7 @@ def test_without_the_setting_neither_sdk_nor_exporter_is_imported(tiny: Tiny, mo
 def test_the_setting_needs_a_url_and_the_extra(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError, match="must be a URL"):
         Settings(**tiny.settings, otlp_endpoint="localhost:4318")
-    monkeypatch.setattr("service.settings.find_spec", lambda module: None)
+    monkeypatch.setattr("service.setting_values.find_spec", lambda module: None)
     with pytest.raises(ValidationError, match=r"pip install '\.\[otel\]'"):
         Settings(**tiny.settings, otlp_endpoint="http://localhost:4318")
 

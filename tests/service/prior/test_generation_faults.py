@@ -127,6 +127,10 @@ def test_a_client_that_leaves_frees_its_slots_within_one_row(generating: Generat
         leave.set()
         await request
         assert counted(app) == {"499": 1}
+        *read, last = sent
+        assert last.startswith(b"event: error")
+        sent_bytes = app.state.service.metrics.registry.get_sample_value("vqserve_sent_bytes_total")
+        assert sent_bytes == len(b"".join(read))  # the last event reached nobody
         assert scheduler_of(app).samples_inside == 0
         go.set()
         while scheduler_of(app)._driving:
