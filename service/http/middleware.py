@@ -86,9 +86,6 @@ class Observe:
         self._ids = RequestIds()
         self._seconds: dict[str, Histogram] = {}
         self._requests: dict[tuple[str, int], Counter] = {}
-        # Begin at 0: otherwise several processes in succession, each of which ends after two scrapes, all show 1, and
-        # VqserveRestarts sees no reset.
-        metrics.requests.labels("/metrics", "200")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

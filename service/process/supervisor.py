@@ -17,7 +17,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socket
-from time import monotonic
+from time import monotonic, time
 
 from uvicorn.config import STARTUP_FAILURE, Config
 from uvicorn.server import Server
@@ -60,13 +60,20 @@ class Worker(Process):
     again_at: float | None = None  # once it is gone: when another takes its place, by `monotonic`
 
     def __init__(
-        self, config: Config, sockets: list[socket], place: int = 0, failures: int = 0, deaths: int = 0
+        self,
+        config: Config,
+        sockets: list[socket],
+        place: int = 0,
+        failures: int = 0,
+        deaths: int = 0,
+        started: float | None = None,
     ) -> None:
         """`place`: among the workers, from 0; no two have the same at a time. `failures`: how many were in it that
-        never served, in a row. `deaths`: how many died in it that no worker has counted yet."""
+        never served, in a row. `deaths`: how many died in it that no worker has counted yet. `started`: Unix time at
+        which the supervisor was."""
         self._hears, self._says = Pipe(duplex=False)
         super().__init__(config, sockets)
-        self.place, self.failures, self.deaths = place, failures, deaths
+        self.place, self.failures, self.deaths, self.started = place, failures, deaths, started
         self._answers_by: float | None = None  # for the first time, once it was asked
         self._has_answered = False
 
@@ -101,7 +108,7 @@ class Worker(Process):
         """In the process of the worker, until it ends."""
         global _untold_deaths
         _untold_deaths = self.deaths
-        take_place(self.place)
+        take_place(self.place, self.started)
         tell_why_it_ends()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # at the end of a terminal the supervisor has it too
         super().target(sockets)
@@ -138,6 +145,7 @@ class Supervisor(Multiprocess):
         signal.signal(signal.SIGHUP, hangup)  # uvicorn's would start all workers anew, deaf to SIGTERM meanwhile
         self._metrics_folder = metrics_folder
         self._has_served = False  # any worker, ever
+        self._started_at = time()
 
     def init_processes(self) -> None:
         for _ in range(self.processes_num):
@@ -200,7 +208,7 @@ class Supervisor(Multiprocess):
         """None where the system has no process, memory or descriptor for one. An exception would end the supervision:
         Python then waits for the workers that are left, deaf to SIGTERM."""
         try:
-            worker = Worker(self.config, self.sockets, place, failures, deaths)
+            worker = Worker(self.config, self.sockets, place, failures, deaths, self._started_at)
             try:
                 worker.start()
             except OSError:

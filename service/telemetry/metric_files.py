@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ _OF_THE_LIVING = ("gauge_live*_{}.db", "codes_*_{}.bin", "*_{}.new")
 _RESERVED = {"counter": 1 << 16, "gauge_livesum": 1 << 16, "histogram": 1 << 18}
 
 _place = 0  # of this process among the workers
+_started: float | None = None  # Unix time at which their supervisor was
 
 
 class CountsError(OSError):
@@ -84,16 +86,23 @@ def _remove_abandoned(folder: Path) -> None:
         os.close(descriptor)
 
 
-def take_place(place: int) -> None:
+def take_place(place: int, started: float | None = None) -> None:
     """In a worker, before it counts: its files are named by its place among the workers, and who takes the place of a
     dead one counts on in them. Named by processes, each death left its files, until the folder, which may lie in
-    memory, was full; and a page of metrics, which adds all of them up, held the event loop for longer and longer."""
-    global _place
-    _place = place
+    memory, was full; and a page of metrics, which adds all of them up, held the event loop for longer and longer.
+
+    `started`: the Unix time at which the supervisor was."""
+    global _place, _started
+    _place, _started = place, started
 
 
 def place() -> int:
     return _place
+
+
+def service_start() -> float:
+    """Unix time: of several workers that of their supervisor, else now."""
+    return time.time() if _started is None else _started
 
 
 def reserve(folder: Path) -> None:

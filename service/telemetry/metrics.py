@@ -27,7 +27,7 @@ from service.bundle.manifest import Manifest
 from service.call import Stage, noted_stages
 from service.telemetry.declarations import Declarations, Declared
 from service.telemetry.generation_metrics import GenerationMetrics
-from service.telemetry.metric_files import SHARED_METRICS, place, reserve
+from service.telemetry.metric_files import SHARED_METRICS, place, reserve, service_start
 from service.telemetry.traffic import CodeTraffic, divergence_bits, perplexity
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,6 +47,12 @@ class Ran(Protocol):
 
 _COMPUTED = (
     Declared("vqserve_configured_workers", "gauge", (), "Processes that are to serve: VQSERVE_WORKERS."),
+    Declared(
+        "vqserve_start_time_seconds",
+        "gauge",
+        (),
+        "Unix time at which the service was started: of several workers their supervisor.",
+    ),
     Declared(
         "vqserve_model_info", "gauge", ("model", "version", "provider", "family"), "1 for each model that is served."
     ),
@@ -85,6 +91,7 @@ class Metrics(Declarations):
         super().__init__()
         self.models: dict[str, ModelMetrics] = {}
         self.configured_workers = workers
+        self.started = service_start()
         self._declare_requests()
         self._declare_work()
         self._declare_faults()
@@ -221,18 +228,20 @@ class ModelMetrics:
 
 
 class _ModelCollector(Collector):
-    """What is computed when it is asked for: how many processes should serve, which models run where, and what their
-    traffic looks like."""
+    """What is computed when it is asked for: how many processes should serve, since when, which models run where, and
+    what their traffic looks like."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        workers, info, spread, drift = (GaugeMetricFamily(one.name, one.text, labels=one.labels) for one in _COMPUTED)
+        families = [GaugeMetricFamily(one.name, one.text, labels=one.labels) for one in _COMPUTED]
+        workers, start, info, spread, drift = families
         workers.add_metric((), self._metrics.configured_workers)
+        start.add_metric((), self._metrics.started)
         for name, model in self._metrics.models.items():
             manifest, counts = model.manifest, model.traffic.counts()
             info.add_metric((name, manifest.version, model.provider, manifest.family), 1)
             spread.add_metric((name,), perplexity(counts))
             drift.add_metric((name,), divergence_bits(counts, manifest.code_histogram))
-        yield from (workers, info, spread, drift)
+        yield from families

@@ -96,6 +96,7 @@ def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
             httpx.get(f"{address}/unknown")
         counted = 'vqserve_requests_total{route="other",status="404"}'
         until(lambda: shown(address, counted) == 20)  # each is counted when its answer has been sent
+        (started,) = {shown(address, "vqserve_start_time_seconds") for _ in range(20)}  # of both
         (tmp_path / "tiny" / "decoder.onnx").rename(tmp_path / "kept")
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(logged(tmp_path, "ended with status 3 before it served")) >= 2, 30)
@@ -110,6 +111,7 @@ def test_what_a_dead_worker_leaves_is_removed(tmp_path: Path) -> None:
         until(lambda: shown(address, "vqserve_worker_deaths_total") == 1 + len(logged(tmp_path, "before it served")))
         assert places_with(tmp_path, "*_*.db") == places_with(tmp_path, "codes_*.bin") == {0, 1}
         assert shown(address, counted) == 20
+        assert {shown(address, "vqserve_start_time_seconds") for _ in range(20)} == {started}, "a death is no restart"
 
 
 def test_a_worker_without_a_folder_to_count_in_says_so(tmp_path: Path) -> None:
