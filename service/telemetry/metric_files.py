@@ -25,7 +25,7 @@ _PREFIX, _HELD = "vqserve-metrics-", ".held"
 # writing is not whole. Whoever takes its place goes on with its other counts.
 _OF_THE_LIVING = ("gauge_live*_{}.db", "codes_*_{}.bin", "*_{}.new")
 # Those of prometheus_client, with bytes for every route and a few models. It makes a file that is full twice as large.
-_RESERVED = {"counter": 1 << 16, "gauge_livesum": 1 << 16, "histogram": 1 << 18}
+_RESERVED = {"counter": 1 << 16, "gauge_livesum": 1 << 16, "histogram": 1 << 19}
 
 _place = 0  # of this process among the workers
 _started: float | None = None  # Unix time at which their supervisor was
