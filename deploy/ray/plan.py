@@ -34,7 +34,7 @@ class Job(BaseModel):
     version: str
     fit: Literal["exact", "resize", "pad"]
     pictures_per_shard: int
-    max_pixels: int  # of one picture: a larger one is refused
+    max_pixels: int = 0  # of one picture: a larger one is refused. 0: of a job that an earlier version began
     pictures: int = 0
     shards: int = 0
 
@@ -65,7 +65,8 @@ def _refuse(error: OSError) -> None:
 
 
 def plan(job: Job, out: Path) -> Job:
-    """The job with its counts: the one that is in `out` already, or a new one.
+    """The job with its counts: the one that is in `out` already, with the limit of pixels that it began with, or a new
+    one.
 
     Raises:
         PlanError: `out` holds another job, or there is no picture.
@@ -73,9 +74,10 @@ def plan(job: Job, out: Path) -> Job:
     path = out / JOB_FILE
     if path.exists():
         known = _known(path)
-        if known != job.model_copy(update={"pictures": known.pictures, "shards": known.shards}):
+        kept = {"pictures": known.pictures, "shards": known.shards, "max_pixels": known.max_pixels}
+        if known != job.model_copy(update=kept):
             raise PlanError(f"{out} holds another job ({known}): use another folder, or the same arguments to go on")
-        return known
+        return known if known.max_pixels else known.model_copy(update={"max_pixels": job.max_pixels})
     (out / "plan").mkdir(parents=True, exist_ok=True)
     counts = _write_lists(pictures_under(Path(job.source)), job.pictures_per_shard, out)
     if not counts:

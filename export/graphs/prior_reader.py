@@ -106,4 +106,4 @@ def _parameter(values: NDArray[Any], like: nn.Parameter) -> nn.Parameter:
     """Raises ValueError for another shape."""
     if values.shape != like.shape:
         raise ValueError(f"weights of the shape {values.shape} where {tuple(like.shape)} is needed")
-    return nn.Parameter(torch.from_numpy(np.ascontiguousarray(values, np.float32)))
+    return nn.Parameter(torch.from_numpy(np.array(values, np.float32)))

@@ -259,9 +259,26 @@ def test_an_unfinished_plan_is_made_again(tmp_path: Path) -> None:
     assert plan(a_job(tmp_path / "in"), tmp_path / "out") == job
 
 
-@pytest.mark.parametrize(
-    "change", [{"version": "w"}, {"fit": "pad"}, {"pictures_per_shard": 5}, {"source": "other"}, {"max_pixels": 9}]
-)
+def test_a_job_goes_on_with_the_limit_of_pixels_that_it_began_with(tmp_path: Path) -> None:
+    """It was refused as another job."""
+    write_pictures(tmp_path / "in", 4)
+    job = a_job(tmp_path / "in")
+    begun = plan(job, tmp_path / "out")
+    assert plan(job.model_copy(update={"max_pixels": 9}), tmp_path / "out") == begun
+    assert begun.max_pixels == job.max_pixels > 9
+
+
+def test_a_job_of_a_version_that_wrote_no_limit_goes_on(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 4)
+    job = a_job(tmp_path / "in")
+    begun = plan(job, tmp_path / "out")
+    earlier = json.loads((tmp_path / "out" / JOB_FILE).read_bytes())
+    del earlier["max_pixels"]
+    (tmp_path / "out" / JOB_FILE).write_text(json.dumps(earlier))
+    assert plan(job, tmp_path / "out") == begun
+
+
+@pytest.mark.parametrize("change", [{"version": "w"}, {"fit": "pad"}, {"pictures_per_shard": 5}, {"source": "other"}])
 def test_another_job_in_the_same_folder_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     write_pictures(tmp_path / "in", 4)
     job = a_job(tmp_path / "in")
