@@ -38,6 +38,7 @@ class AsyncClient:
         headers, timeout = connection.key_header(key, auth), connection.timeout(timeout_s)
         self._retries = connection.require_retries(retries)
         self._places = asyncio.Semaphore(connection.MOST_AT_ONCE)
+        self._streams = asyncio.Semaphore(connection.MOST_AT_ONCE - 1)
         with connection.from_environment():
             self._http = httpx.AsyncClient(
                 base_url=base_url,
@@ -103,7 +104,7 @@ class AsyncClient:
         says why.
         """
         operation, events = operations.stream(model, wanted), Events()
-        async with self._places:
+        async with self._streams, self._places:
             response = await self._send(operation, stream=True)
             response.encoding = "utf-8"  # of every event stream, whatever its header says
             try:

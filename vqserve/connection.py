@@ -14,10 +14,13 @@ from vqserve.retries import Retries
 TIMEOUT_S = 60.0
 LONGEST_S = 86400.0  # a socket takes no number of seconds, however large
 LARGEST_PORT = 65535
-MOST_AT_ONCE = 100  # calls of one client
+# Calls of one client. Streams take one place less, since a stream waits for the calls in its own loop: were every place
+# a stream's, none of these calls would find one.
+MOST_AT_ONCE = 100
+KEPT_ALIVE = 20  # connections without a call
 # The asyncio client counts its calls itself: a pool of httpx that is full gives a free place to a call that has been
 # cancelled meanwhile, and never takes it back.
-UNCOUNTED = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+UNCOUNTED = httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_ALIVE)
 OF_ONE_PROCESS = "a client does not go to another process: make one there, as in the initializer of a pool"
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -37,9 +38,11 @@ class Client:
         base_url, auth = connection.base_url(url), connection.login(url)
         headers, timeout = connection.key_header(key, auth), connection.timeout(timeout_s)
         self._retries = connection.require_retries(retries)
+        self._streams = threading.Semaphore(connection.MOST_AT_ONCE - 1)
+        limits = httpx.Limits(max_connections=connection.MOST_AT_ONCE, max_keepalive_connections=connection.KEPT_ALIVE)
         with connection.from_environment():
             self._http = httpx.Client(
-                base_url=base_url, auth=auth, headers=headers, timeout=timeout, transport=transport
+                base_url=base_url, auth=auth, headers=headers, timeout=timeout, transport=transport, limits=limits
             )
 
     def encode(
@@ -97,14 +100,15 @@ class Client:
         says why.
         """
         operation, events = operations.stream(model, wanted), Events()
-        response = self._send(operation, stream=True)
-        response.encoding = "utf-8"  # of every event stream, whatever its header says
-        try:
-            for line in response.iter_lines():
-                yield from events.feed(line)
-            events.finish()
-        finally:
-            response.close()
+        with self._streams:
+            response = self._send(operation, stream=True)
+            response.encoding = "utf-8"  # of every event stream, whatever its header says
+            try:
+                for line in response.iter_lines():
+                    yield from events.feed(line)
+                events.finish()
+            finally:
+                response.close()
 
     def score(
         self,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image
 from tests.client.conftest import serving
 from tests.conftest import PICTURES, Tiny
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
-from vqserve import AsyncClient, Client, Generation, ProblemError, Row
+from vqserve import AsyncClient, Client, Generation, ProblemError, Row, connection
 from vqserve.command_line import main
 
 DIGITS = [PICTURES / f"digit_{n}.png" for n in (0, 1, 7)]
@@ -65,6 +67,59 @@ def test_a_stream_shows_the_pictures_so_far_where_asked(url: str) -> None:
 def test_a_refused_stream_is_a_problem(url: str) -> None:
     with Client(url) as client, pytest.raises(ProblemError, match="label"):
         list(client.stream(label=99))
+
+
+def test_a_call_in_the_loop_of_a_stream_finds_a_connection(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams took all of them, and the calls in their loops waited without end."""
+    monkeypatch.setattr(connection, "MOST_AT_ONCE", 2)
+
+    async def together() -> None:
+        async with AsyncClient(url) as client:
+
+            async def stream(seed: int) -> int:
+                return len([await client.models() async for _ in client.stream(seed=seed)])
+
+            assert await asyncio.gather(*map(stream, range(4))) == [8] * 4
+
+    asyncio.run(asyncio.wait_for(together(), 30))
+    counts: list[int] = []
+    with Client(url) as client:
+
+        def stream(seed: int) -> None:
+            counts.append(len([client.models() for _ in client.stream(seed=seed)]))
+
+        threads = [threading.Thread(target=stream, args=(seed,), daemon=True) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(15)
+    assert counts == [8] * 4
+
+
+@pytest.mark.parametrize("wanted", [{}, {"label": 99}])
+def test_a_stream_that_ends_early_makes_room_for_the_next(
+    url: str, wanted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MOST_AT_ONCE", 2)
+
+    async def one_after_another() -> None:
+        async with AsyncClient(url) as client:
+            for _ in range(3):
+                with suppress(ProblemError):
+                    async for _ in client.stream(**wanted):
+                        break
+            waiting = asyncio.create_task(anext(client.stream()))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            assert len([one async for one in client.stream()]) == 8
+
+    asyncio.run(asyncio.wait_for(one_after_another(), 60))
+    with Client(url) as client:
+        for _ in range(3):
+            with suppress(ProblemError):
+                next(client.stream(**wanted))
+        assert len(list(client.stream())) == 8
 
 
 def test_known_codes_are_kept(url: str) -> None:
