@@ -111,8 +111,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         image.info["exif"] = exif
     if image.width * image.height > max_pixels:
         raise PictureTooLarge(f"{image.width}x{image.height} is more than {max_pixels} pixels; make it smaller.")
-    if max(image.size) > LARGEST_SIDE:
-        raise PictureTooLarge(f"{image.width}x{image.height} has more than {LARGEST_SIDE} pixels a side; cut it.")
+    check_side(image.width, image.height)
     if is_animated(image):
         raise NotAPicture("The picture is animated; send one frame of it.")
     if image.format == "JPEG" and has_more_scans(data, MOST_SCANS):
@@ -121,6 +120,12 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     if image.format == "BMP" and any(tile.codec_name == "bmp_rle" for tile in image.tile):
         raise NotAPicture("The BMP is run-length encoded; save it as a PNG.")
     return image
+
+
+def check_side(width: int, height: int) -> None:
+    """Raises PictureTooLarge."""
+    if max(width, height) > LARGEST_SIDE:
+        raise PictureTooLarge(f"{width}x{height} has more than {LARGEST_SIDE} pixels a side; cut it.")
 
 
 def _unreadable(error: Exception) -> NotAPicture:

@@ -151,6 +151,7 @@ def checked_pictures(array: NDArray[Any], service: Service, model: Model) -> ima
     count, height, width, _ = array.shape
     check_count(service, count)
     check_pixels(service, count, height, width)
+    images.check_side(width, height)  # a decoded picture may be longer
     if images.target_size(width, height, spec) != (width, height):
         raise WrongPictureSize(images.wrong_size(width, height, spec))
     return array

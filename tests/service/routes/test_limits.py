@@ -23,6 +23,7 @@ from service.pictures.images import LARGEST_SIDE
 from service.routes.requests import read_optional_body
 from service.setting_values import parse_api_keys
 from service.settings import Settings
+from service.wire.inference_protocol import HEADER_LENGTH
 from tests.conftest import PICTURES
 from tests.service import bad_inputs as bad
 
@@ -151,6 +152,25 @@ def test_the_side_of_an_uploaded_picture(client: TestClient, over: int, status: 
     assert answer.status_code == status
     if status == 413:
         assert slug_of(answer) == problem_type("picture-too-large")
+
+
+@AROUND
+@pytest.mark.parametrize("upright", [True, False])
+def test_the_side_of_an_array(client: TestClient, over: int, status: int, upright: bool) -> None:
+    """It had no limit, and /encode refused the PNG that came back."""
+    longest = (LARGEST_SIDE + over) // 4 * 4  # what the model takes
+    pixels = np.zeros((1, longest, 4, 3) if upright else (1, 4, longest, 3), np.uint8)
+    tensor = {"name": "images", "shape": pixels.shape, "datatype": "UINT8"}
+    head = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": pixels.size}}]}).encode()
+    of_tensors = {HEADER_LENGTH: str(len(head))}
+    for answer in (
+        client.post("/encode?model=tiny_colour", content=bad.npy(pixels), headers=NPY),
+        client.post("/v2/models/tiny_colour.encode/infer", content=head + pixels.tobytes(), headers=of_tensors),
+    ):
+        assert answer.status_code == status
+        if status == 413:
+            assert slug_of(answer) == problem_type("picture-too-large")
+            assert f"has more than {LARGEST_SIDE} pixels a side" in answer.json()["detail"]
 
 
 def scale_of(name: str) -> int:
