@@ -22,7 +22,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 
 from service import __version__
@@ -54,6 +55,7 @@ from service.routes.encoding import ENCODE
 from service.routes.endpoints import Endpoint, Handler, openapi
 from service.routes.generation import GENERATE, SEED_HEADER
 from service.routes.operations import ENDPOINTS as OPERATIONS
+from service.routes.operations import show_model
 from service.routes.scoring import SCORE
 from service.routes.service import Service
 from service.setting_values import origins_of, parse_api_keys
@@ -95,9 +97,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.router.routes[:0] = [Route(e.path, e.handler, methods=[e.method], name=e.name) for e in ENDPOINTS]
     app.router.routes += playground.routes()
+    app.router.default = or_no_model(app.router.default)
     document = openapi(ENDPOINTS, TITLE, __version__, DESCRIPTION, ALWAYS_OPEN)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
+
+
+def or_no_model(no_route: ASGIApp) -> ASGIApp:
+    """As `no_route`, but GET of a name with a slash, or of none, asks for a model that there is not."""
+    route = Route("/models/{name:path}", show_model)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        match, found = route.matches(scope)
+        if match is not Match.FULL:  # by another method it is no route
+            await no_route(scope, receive, send)
+            return
+        scope.update(found)
+        await route.handle(scope, receive, send)
+
+    return answer
 
 
 def open_metrics(workers: int) -> Metrics:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
 
+from service.errors import problem_type
 from tests.conftest import PICTURES, Tiny
 from tests.tiny_bundle import CODEBOOK_SIZE, oracle_codes, oracle_pixels
 
@@ -171,6 +172,30 @@ def test_models_and_probes(client: TestClient) -> None:
     assert [(model["name"], model["default"]) for model in models] == [("tiny", True), ("tiny_colour", False)]
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("a%2Fb", "a/b"), ("", ""), ("tiny/", "tiny/"), ("tiny/reload/", "tiny/reload/")]
+)
+def test_a_name_with_a_slash_is_of_no_model(client: TestClient, path: str, name: str) -> None:
+    """It was no such route."""
+    answer = client.get(f"/models/{path}")
+    assert (answer.status_code, answer.json()["type"]) == (404, problem_type("unknown-model"))
+    assert answer.json()["detail"] == f"No model {name!r}; there are tiny, tiny_colour."
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "slug"),
+    [
+        ("POST", "/models/a%2Fb", "unknown-route"),
+        ("POST", "/models/tiny/reload/", "unknown-route"),
+        ("GET", "/models/tiny/reload", "method-not-allowed"),
+        ("POST", "/models/tiny", "method-not-allowed"),
+        ("GET", "/v2/models/a/b", "unknown-route"),
+    ],
+)
+def test_what_else_is_no_route_stays_none(client: TestClient, method: str, path: str, slug: str) -> None:
+    assert client.request(method, path).json()["type"] == problem_type(slug)
 
 
 def test_metrics_count_what_happened(client: TestClient, digit: bytes) -> None:
