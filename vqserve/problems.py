@@ -122,5 +122,5 @@ def problem_of_event(fields: dict[str, Any]) -> VqserveError:
         request_id = str(fields["instance"]).removeprefix(REQUEST)
         status, kind = int(fields["status"]), str(fields["type"] or NO_TYPE)
         return ProblemError(status, kind, str(fields["title"] or ""), str(fields["detail"] or ""), request_id)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):  # 1e999 overflows
         return UnexpectedAnswerError(f"the stream ended with an unknown error: {fields}")

@@ -49,7 +49,8 @@ def test_a_stream_gives_rows_and_then_the_generation(asynchronous: bool) -> None
 def test_a_stream_that_breaks_off_is_an_error(asynchronous: bool) -> None:
     with pytest.raises(UnexpectedAnswerError, match="before its last event"):
         stream(events(*ROWS), asynchronous)
-    for unknown in ({"detail": "half a problem"}, ["no problem"]):
+    endless = {"instance": "x", "status": float("inf"), "type": "t", "title": "no problem", "detail": ""}
+    for unknown in ({"detail": "half a problem"}, ["no problem"], endless):  # the last was an OverflowError
         with pytest.raises(UnexpectedAnswerError, match=r"unknown error: .*problem"):
             stream(events(*ROWS, ("error", unknown)), asynchronous)
 
