@@ -22,6 +22,13 @@ from vqserve.retries import RETRIED_ERRORS, Retries
 T = TypeVar("T")
 
 
+async def _refuse_redirect(response: httpx.Response) -> None:
+    """Before httpx reads where it leads, which may be no URL. Raises ProblemError."""
+    if response.has_redirect_location:
+        await response.aread()
+        raise problem_of(response)
+
+
 class AsyncClient:
     """One connection pool to one service. `key` is an API key; `transport` replaces the network, for tests."""
 
@@ -47,6 +54,7 @@ class AsyncClient:
                 timeout=timeout,
                 transport=transport,
                 limits=connection.UNCOUNTED,
+                event_hooks={"response": [_refuse_redirect]},
             )
 
     async def encode(

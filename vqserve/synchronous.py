@@ -23,6 +23,13 @@ from vqserve.retries import RETRIED_ERRORS, Retries
 T = TypeVar("T")
 
 
+def _refuse_redirect(response: httpx.Response) -> None:
+    """Before httpx reads where it leads, which may be no URL. Raises ProblemError."""
+    if response.has_redirect_location:
+        response.read()
+        raise problem_of(response)
+
+
 class Client:
     """One connection pool to one service. `key` is an API key; `transport` replaces the network, for tests."""
 
@@ -42,7 +49,13 @@ class Client:
         limits = httpx.Limits(max_connections=connection.MOST_AT_ONCE, max_keepalive_connections=connection.KEPT_ALIVE)
         with connection.from_environment():
             self._http = httpx.Client(
-                base_url=base_url, auth=auth, headers=headers, timeout=timeout, transport=transport, limits=limits
+                base_url=base_url,
+                auth=auth,
+                headers=headers,
+                timeout=timeout,
+                transport=transport,
+                limits=limits,
+                event_hooks={"response": [_refuse_redirect]},
             )
 
     def encode(

@@ -16,7 +16,7 @@ import pytest
 
 from tests.client.scripted import DONE, MODELS, scripted
 from tests.conftest import PICTURES
-from vqserve import AsyncClient, Client, VqserveError, connection
+from vqserve import AsyncClient, Client, ProblemError, VqserveError, connection
 from vqserve.command_line import main
 from vqserve.problems import problem_of
 
@@ -198,6 +198,16 @@ def test_a_redirect_says_where_it_leads(location: str, shown: str) -> None:
     error = problem_of(httpx.Response(302, text="<html>", headers={"Location": location}))
     advice = "and redirects are not followed: pass the service's own URL"
     assert str(error) == f"302 Found: it leads to {shown}, {advice}"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("location", ["http://xn--é/", "http://xn--a/", "http://localhost:80a0/"])
+def test_a_redirect_to_what_is_no_url_is_a_refusal(location: str, asynchronous: bool) -> None:
+    """It was a network that fails, after four attempts, or a UnicodeError."""
+    transport, seen = scripted(httpx.Response(301, headers=[(b"Location", location.encode())]))
+    with pytest.raises(ProblemError, match=f"301 Moved Permanently: it leads to {location}, and redirects"):
+        ask_for_models("http://x", transport, asynchronous)
+    assert len(seen) == 1
 
 
 def test_the_page_of_another_server_is_one_line() -> None:
