@@ -12,6 +12,8 @@ from vqserve.connection import LONGEST_S, TIMEOUT_S
 from vqserve.files import STANDARD
 
 FITS = ("exact", "resize", "pad")
+WHOLE = r"[+-]?[0-9]+"  # Python also reads `1_0`, ` 5` and the digits of other scripts, which the service refuses
+NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 NAMES_OF_STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 Command = Callable[[argparse.Namespace], None]
@@ -85,11 +87,11 @@ def _add_special(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_wishes(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--n", type=int, default=1, help="how many (default: 1)")
+    command.add_argument("--n", type=whole, default=1, help="how many (default: 1)")
     command.add_argument("--label", type=label, help="number or name of the label")
-    command.add_argument("--seed", type=int, help="reproduces the pictures; part of the file names")
+    command.add_argument("--seed", type=whole, help="reproduces the pictures; part of the file names")
     command.add_argument("--temperature", type=number, help="below 1 safer, above 1 wilder (default: 1)")
-    command.add_argument("--top-k", type=int, help="draw from the so many most likely codes only")
+    command.add_argument("--top-k", type=whole, help="draw from the so many most likely codes only")
     command.add_argument("--top-p", type=number, help="draw from the most likely codes that reach this probability")
     command.add_argument("--guidance", type=number, help="how far to push towards the label, 1 to 8; 1.5 is clear")
 
@@ -122,16 +124,22 @@ def folder(text: str) -> Path:
 
 
 def label(text: str) -> int | str:
-    """A number where it is one, else a name, which only the model knows. `1_0` is a name, though Python reads 10."""
-    return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else text
+    """A number where it is one, else a name, which only the model knows. `1_0` is a name."""
+    return int(text) if re.fullmatch(WHOLE, text) else text
+
+
+def whole(text: str) -> int:
+    """Raises ArgumentTypeError."""
+    if not re.fullmatch(WHOLE, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
 
 
 def number(text: str) -> float:
-    """Raises ArgumentTypeError for what JSON cannot carry: words, `nan` and `inf`."""
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
+    """Raises ArgumentTypeError for what JSON cannot carry: words, `nan`, and what no float holds."""
+    if not re.fullmatch(NUMBER, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
     return value

@@ -57,6 +57,25 @@ def test_an_empty_name_is_no_model(capsys: pytest.CaptureFixture[str]) -> None:
         assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--n", "--seed", "--top-k", "--temperature", "--top-p", "--guidance", "--timeout"])
+@pytest.mark.parametrize("given", ["1_0", " 5", "5 ", "٣", "³", "0x5", "five", "", "+", ".", "1e", "nan", "inf"])
+def test_what_only_python_reads_is_no_number(option: str, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`1_0` was 10, and `٣` was 3."""
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", "--url", "http://127.0.0.1:9", option, given])
+    kind = "whole number" if option in ("--n", "--seed", "--top-k") else "number"
+    assert ended.value.code == 2 and f"argument {option}: {given!r} is no {kind}\n" in capsys.readouterr().err
+
+
+def test_numbers_are_read_as_they_are_written() -> None:
+    values = {"--temperature": (".5", 0.5), "--top-p": ("+1.", 1.0), "--guidance": ("15e-1", 1.5)}
+    numbers = {**values, "--seed": ("0123", 123), "--n": ("+4", 4), "--top-k": ("-1", -1), "--timeout": ("2E1", 20.0)}
+    arguments = [one for option, (text, _) in numbers.items() for one in (option, text)]
+    read = vars(parse(parser(None, SUMMARIES), ["generate", *arguments]))
+    for option, (_, value) in numbers.items():
+        assert read[option[2:].replace("-", "_")] == value
+
+
 def test_every_option_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
     """Three of `generate` had their name alone."""
     for command in SUMMARIES:
