@@ -17,5 +17,7 @@ if __name__ == "__main__":
         from service.process.command_line import main
 
         main()
+    except ModuleNotFoundError as missing:
+        sys.exit(f"cannot start: {missing}: pip install '.[service,cpu]' in the repository, or '.[service,gpu]'")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
@@ -104,3 +106,13 @@ def test_the_gpu_check_needs_no_torch() -> None:
     ours = {name for name in theirs if name.split(".")[0] == "export"}
     assert not {name.split(".")[0] for name in theirs} & {"torch", "training"}
     assert ours == {"export.device_parity"}
+
+
+def test_the_pinned_versions_are_among_those_that_are_admitted() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(line) for line in sum(project["optional-dependencies"].values(), project["dependencies"])]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    assert len(asked) > 30
+    for one in asked:
+        assert one.specifier.contains(pinned[one.name]), one

@@ -20,9 +20,15 @@ import sys
 from pathlib import Path
 
 from training.arguments import folder_named
-from training.config import RunConfig, load_config
 from training.errors import TrainingError
-from training.printing import status_of
+from training.printing import INSTALL, status_of
+
+try:
+    from training.config import RunConfig, load_config
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"error: {missing}: {INSTALL}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +40,28 @@ def test_a_reader_that_has_left_is_no_traceback(arguments: list[str]) -> None:
 
 def test_the_status_is_that_of_the_command() -> None:
     assert status_of(lambda: 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("package", "without", "said"),
+    [
+        ("service", "uvicorn", "'.[service,cpu]'"),
+        ("service", "onnxruntime", "'.[service,cpu]'"),
+        ("training", "yaml", "'.[training]'"),
+        ("training", "lightning", "'.[training]'"),
+        ("export", "onnx", "'.[training]'"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named(package: str, without: str, said: str, tmp_path: Path) -> None:
+    """It was a traceback."""
+    code = f"import runpy, sys; sys.modules[{without!r}] = None; runpy.run_module({package!r}, run_name='__main__')"
+    of_each = {
+        "service": [],
+        "training": ["fit", "--config", "training/configs/tiny.yaml", "--out", str(tmp_path / "run")],
+        "export": [str(tmp_path), str(tmp_path / "bundle")],
+    }
+    command = [sys.executable, "-c", code, *of_each[package]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert without in line and f"pip install {said} in the repository" in line
