@@ -102,7 +102,11 @@ class ShardEncoder:
         self._codec = codec_model(self._bundle, maker.open)
 
     def encode(self, job: Job, out: Path, shard: int) -> Shard:
-        """Encode the pictures of one list and write the shard's files, the index last."""
+        """Encode the pictures of one list and write the shard's files, the index last.
+
+        Raises:
+            OSError: a picture could not be read, whatever it is, or a file not written; the same job goes on later.
+        """
         names: list[str] = json.loads(list_path(out, shard).read_bytes())
         refused: list[Refused] = []
         opened = self._open_all(job, names, refused)
@@ -125,7 +129,7 @@ class ShardEncoder:
             try:
                 image = open_picture(_read(Path(job.source) / name), job.max_pixels)
                 picture = to_picture(image, self._bundle.manifest.picture, job.fit)
-            except (OSError, NotAPicture, PictureTooLarge, WrongPictureSize) as error:
+            except (NotAPicture, PictureTooLarge, WrongPictureSize) as error:
                 refused.append(Refused(picture=utf8(name), reason=utf8(str(error))))
             else:
                 yield Opened(name, picture)
@@ -182,7 +186,11 @@ def read_index(out: Path, shard: int) -> Shard:
 
 
 def _read(path: Path) -> bytes:
-    """Raises OSError, and NotAPicture for a pipe, whose end may never come."""
-    if path.exists() and not path.is_file():
-        raise NotAPicture("It is no file.")
-    return path.read_bytes()
+    """Raises NotAPicture for what is gone, may not be read, or is a pipe, whose end may never come. OSError where the
+    disk fails, as one on a network may: that says nothing of the picture, which would be left out for good."""
+    try:
+        if path.exists() and not path.is_file():
+            raise NotAPicture("It is no file.")
+        return path.read_bytes()
+    except (FileNotFoundError, PermissionError) as error:
+        raise NotAPicture(str(error)) from error

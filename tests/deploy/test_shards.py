@@ -222,6 +222,28 @@ def test_a_pipe_is_refused_and_a_picture_by_the_limit_of_its_job(tmp_path: Path,
     assert sorted(item.reason[:21] for item in shard.refused) == ["28x28 is more than 78", "It is no file."]
 
 
+def test_a_disk_that_fails_refuses_no_picture(
+    tmp_path: Path, bundle: tuple[Path, Weights], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a disk on the network was gone, all pictures were written down as refused, for good."""
+    write_pictures(tmp_path / "in", 2)
+    job, read = plan(a_job(tmp_path / "in"), tmp_path / "out"), Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.suffix == ".png":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        with pytest.raises(OSError, match="Stale"):
+            encode_all(bundle[0], job, tmp_path / "out")
+    assert missing(job, tmp_path / "out") == list(range(job.shards))
+    (tmp_path / "in/0/0000.png").unlink()
+    shards = encode_all(bundle[0], job, tmp_path / "out")
+    assert [item.picture for shard in shards for item in shard.refused] == ["0/0000.png"]
+
+
 def test_a_finished_shard_is_not_done_again(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:
     write_pictures(tmp_path / "in", 10)
     out = tmp_path / "out"
