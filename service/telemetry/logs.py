@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import orjson
 
 from service.errors import utf8
+from service.telemetry.log_handler import StandardError
 
 FIELDS = "fields"  # the `extra` key whose dictionary goes into the line
 
@@ -36,7 +37,7 @@ def log_config(level: str) -> dict[str, object]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JsonFormatter}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
+        "handlers": {"stderr": {"()": StandardError, "formatter": "json", "stream": "ext://sys.stderr"}},
         # Pillow's debug lines are what callers' pictures say of themselves: where they were taken, and who is on them.
         "loggers": {"PIL": {"level": "INFO" if level == "debug" else level.upper()}},
         "root": {"handlers": ["stderr"], "level": level.upper()},
