@@ -38,7 +38,7 @@ T = TypeVar("T")
 _RESTART_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # the last one again and again while the device is missing
 _MODEL_OF_QUERY = re.compile(rb"(?:^|&)model=([^&]*)")
 _FOLLOW_OTHER_WORKERS_S = 0.5
-_AGAIN_S = 10.0  # after a look that took too long, or a reload that did not lead to what another worker serves
+_AGAIN_S = 10.0  # after a look that hung or failed, or a reload that did not lead to what another worker serves
 
 
 @dataclass(frozen=True)
@@ -273,6 +273,8 @@ class Models:
             await asyncio.sleep(_FOLLOW_OTHER_WORKERS_S)
             told = self._told.told(name)
             if told in (self._served[name], None):
+                if name in self._told.unread:
+                    await asyncio.sleep(_AGAIN_S)
                 continue
             with suppress(Exception):  # as above
                 await self.reload(name)

@@ -29,6 +29,7 @@ def stamp_of(folder: Path) -> Stamp | None:
 class ServedStamps:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+        self.unread: set[str] = set()  # the models of which the last read has failed
 
     @property
     def shared(self) -> bool:
@@ -47,16 +48,23 @@ class ServedStamps:
             log.error("other workers are not told of the reload of %s: %s", name, error)
 
     def told(self, name: str) -> Stamp | None:
-        """What was told last, by whichever worker; None where nothing was."""
+        """What was told last, by whichever worker; None where nothing was, or it cannot be read: the log says so once,
+        until it can be read again."""
         if self._folder is None:
             return None
         try:
-            modified, inode = self._file(self._folder, name).read_text(encoding="ascii").split()
+            text = self._file(self._folder, name).read_text(encoding="ascii")
         except FileNotFoundError:
-            return None
+            text = ""
         except OSError as error:
-            log.error("what other workers serve of %s cannot be read: %s", name, error)
+            if name not in self.unread:
+                log.error("what other workers serve of %s cannot be read: %s", name, error)
+            self.unread.add(name)
             return None
+        self.unread.discard(name)
+        if not text:
+            return None
+        modified, inode = text.split()
         return int(modified), int(inode)
 
     @staticmethod

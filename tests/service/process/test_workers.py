@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from copy import copy
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from service.process.shared_port import SharedPort
 from service.registry.served_stamps import ServedStamps
@@ -172,3 +177,33 @@ def test_what_one_process_has_told_the_others_read(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ServedStamps(tmp_path / "missing").tell("a", (5, 7))
     assert "other workers are not told of the reload of a" in caplog.text
+
+
+def test_what_cannot_be_read_is_logged_once_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the limit of open files it was two lines a second of each worker and model."""
+    stamps = ServedStamps(tmp_path)
+    stamps.tell("a", (5, 7))
+    for _ in range(2):
+        with monkeypatch.context() as full:
+            full.setattr(Path, "read_text", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+            assert [stamps.told(name) for name in ("a", "a", "b")] == [None] * 3
+        assert stamps.told("a") == (5, 7)
+        assert stamps.told("b") is None
+    said = "what other workers serve of {} cannot be read: [Errno 24] Too many open files"
+    assert caplog.messages == [said.format(name) for name in ("a", "b", "a", "b")]
+
+
+def test_after_a_failed_read_a_worker_looks_again_later(
+    make_client: Callable[..., TestClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an open file was to be had now and then, the line came as often."""
+    models = make_client().app.state.service.models  # type: ignore[attr-defined]
+    models._told = ServedStamps(tmp_path)
+    monkeypatch.setattr("service.registry.models._FOLLOW_OTHER_WORKERS_S", 0.01)
+    with monkeypatch.context() as full:
+        full.setattr(Path, "read_text", reads := Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(models._follow("tiny"), 0.5))
+    assert reads.call_count == 1
