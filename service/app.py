@@ -77,7 +77,7 @@ COMPANIONS: Mapping[str, OpenCompanion] = {GENERATOR: open_generator}
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The app for these settings; by default those of the environment."""
     settings = settings or Settings()
-    metrics = open_metrics(settings.workers)
+    metrics = open_metrics(settings.workers, len(settings.bundles))
     door = door_of(settings, metrics)
     app = FastAPI(
         title=TITLE,
@@ -118,10 +118,10 @@ def or_no_model(no_route: ASGIApp) -> ASGIApp:
     return answer
 
 
-def open_metrics(workers: int) -> Metrics:
+def open_metrics(workers: int, models: int) -> Metrics:
     """Ends the process where one of several workers cannot count: its folder is full or gone."""
     try:
-        metrics = Metrics(workers)
+        metrics = Metrics(workers, models)
         if metrics.shared_folder is not None:
             hold(metrics.shared_folder)  # a worker may outlive the supervisor
     except OSError as error:

@@ -24,8 +24,9 @@ _PREFIX, _HELD = "vqserve-metrics-", ".held"
 # Nothing of a dead worker is in flight any more, nobody would halve its counts of codes again, and what it was just
 # writing is not whole. Whoever takes its place goes on with its other counts.
 _OF_THE_LIVING = ("gauge_live*_{}.db", "codes_*_{}.bin", "*_{}.new")
-# Those of prometheus_client, with bytes for every route and a few models. It makes a file that is full twice as large.
-_RESERVED = {"counter": 1 << 16, "gauge_livesum": 1 << 16, "histogram": 1 << 19}
+# Those of prometheus_client: bytes for every route with every status, and for each model with a name of 64 letters.
+# It makes a file that is full twice as large.
+_RESERVED = {"counter": (96 << 10, 2 << 10), "gauge_livesum": (8 << 10, 1 << 10), "histogram": (192 << 10, 88 << 10)}
 
 _place = 0  # of this process among the workers
 _started: float | None = None  # Unix time at which their supervisor was
@@ -105,19 +106,20 @@ def service_start() -> float:
     return time.time() if _started is None else _started
 
 
-def reserve(folder: Path) -> None:
+def reserve(folder: Path, models: int) -> None:
     """Write the files of this process whole before prometheus_client opens them. It would leave holes in them, and on a
-    full disk the first count in a hole is a bus error: all workers died of it while they served.
+    full disk the first count in a hole is a bus error: all workers died of it while they served. So they did with five
+    models, whose counts took more than was written for any number of them.
 
     Raises:
         CountsError: there is no room, or no folder.
     """
-    for kind, size in _RESERVED.items():
+    for kind, (of_routes, of_a_model) in _RESERVED.items():
         path = folder / f"{kind}_{_place}.db"
         written = path.with_suffix(".new")  # another worker may make its page now, and cannot read a part of one
         try:
             if not path.exists():
-                written.write_bytes(bytes(size))
+                written.write_bytes(bytes(of_routes + models * of_a_model))
                 written.replace(path)
         except OSError as error:
             with suppress(OSError):

@@ -74,8 +74,8 @@ _COMPUTED = (
 class Metrics(Declarations):
     """One registry a process. With several workers prometheus_client keeps the values in files of a shared folder."""
 
-    def __init__(self, workers: int = 1) -> None:
-        """`workers`: how many processes are to serve.
+    def __init__(self, workers: int = 1, models: int = 1) -> None:
+        """`workers`: how many processes are to serve. `models`: how many each will, for which the files have room.
 
         Raises:
             OSError: mostly a CountsError: the shared folder takes no files.
@@ -86,7 +86,7 @@ class Metrics(Declarations):
         # By default prometheus_client chooses at its import, and names files by process.
         values.ValueClass = MutexValue
         if self.shared_folder is not None:
-            reserve(self.shared_folder)
+            reserve(self.shared_folder, models)
             values.ValueClass = MultiProcessValue(place)  # type: ignore[no-untyped-call]
         super().__init__()
         self.models: dict[str, ModelMetrics] = {}

@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from service.app import open_service
+from service.app import ENDPOINTS, open_service, routes_of
+from service.bundle import load_bundles
+from service.errors import PROBLEMS
+from service.http.middleware import OTHER
 from service.settings import Settings
 from service.telemetry.metric_files import CountsError, hold, reserve, shared_folder, take_place
 from service.telemetry.metrics import Metrics
 from service.telemetry.traffic import CodeTraffic
+from service.threads import LARGE, PRIOR, SMALL
 from tests.conftest import PICTURES, Tiny
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -97,7 +101,7 @@ def test_a_file_that_is_being_made_is_no_part_of_a_page(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Path, "write_bytes", no_room)
     with pytest.raises(CountsError, match="No space left on device"):
-        reserve(tmp_path)
+        reserve(tmp_path, 1)
     assert [b"vqserve_model_info" in page for page in begun] == [True]
     assert not [*tmp_path.glob("*_1.*")]
 
@@ -171,8 +175,33 @@ def test_each_version_that_was_served_before_leaves_no_file(tmp_path: Path) -> N
 def test_files_have_no_holes_and_those_of_a_dead_worker_are_counted_on(tmp_path: Path) -> None:
     """On a full disk the first count in a hole of a file was a bus error: all workers died while they served."""
     (tmp_path / "counter_0.db").write_bytes(b"counted")
-    reserve(tmp_path)
+    reserve(tmp_path, 1)
     sizes = {path.name.rpartition("_")[0]: path.stat().st_size for path in tmp_path.iterdir()}
-    assert sizes == {"counter": 7, "gauge_livesum": 1 << 16, "histogram": 1 << 19}
+    assert sizes == {"counter": 7, "gauge_livesum": 9 << 10, "histogram": 280 << 10}
     with pytest.raises(CountsError, match=f"{tmp_path}/gone takes none: No such file or directory"):
-        reserve(tmp_path / "gone")
+        reserve(tmp_path / "gone", 1)
+
+
+@pytest.mark.parametrize("models", [1, 6, 20])
+def test_files_have_room_for_all_that_is_counted(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: int
+) -> None:
+    """From five models on a file became twice as large while the service served, by a hole: see above."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    metrics, (bundle,) = Metrics(models=models), load_bundles([tiny.grey])
+    before = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert len(before) == 3
+    for n in range(models):
+        name = f"{n:064}"  # none is longer
+        metrics.open_model(bundle.manifest.model_copy(update={"name": name}), "cpu")
+        metrics.generation.of(name)
+    statuses = {200, *(problem.status for problem in PROBLEMS)}
+    for route in {OTHER, *routes_of(ENDPOINTS).values()}:
+        metrics.request_seconds.labels(route)
+        for status in statuses:
+            metrics.requests.labels(route, str(status))
+    for problem in PROBLEMS:
+        metrics.refused.labels(problem.slug)
+    for size in (SMALL, LARGE, PRIOR):
+        metrics.queued_work.labels(size)
+    assert {path.name: path.stat().st_size for path in tmp_path.glob("*.db")} == before
