@@ -99,7 +99,7 @@ def serve(settings: Settings) -> None:
         sys.exit(_refused(settings, error))
     for listener in listeners:
         log.info("%d workers on %s port %d", settings.workers, *listener.getsockname()[:2])
-    supervisor = Supervisor(config, listeners, Path(os.environ[SHARED_METRICS]))
+    supervisor = Supervisor(config, listeners, Path(os.environ[SHARED_METRICS]), settings.drain_s)
     supervisor.run()
     if supervisor.failed_to_start:
         sys.exit(STARTUP_FAILURE)

@@ -33,6 +33,7 @@ _START_AGAIN_S = 5.0
 _MOST_FAILURES = 3  # of one place, while no worker has ever served
 _DIES_S = 1.0  # its pipe is closed a moment before it is gone
 _BEGINS_S = 60.0  # until it answers at all: Python imports first what it is made of
+_ENDS_S = 8.0  # after drain and grace: the last spans may take five; the chart gives ten until all are killed
 _untold_deaths = 0  # in the process of a worker
 
 
@@ -58,6 +59,7 @@ class Worker(Process):
     """One process that serves, as the supervisor sees it."""
 
     again_at: float | None = None  # once it is gone: when another takes its place, by `monotonic`
+    _ends_by: float | None = None  # once it was asked to end
 
     def __init__(
         self,
@@ -67,15 +69,17 @@ class Worker(Process):
         failures: int = 0,
         deaths: int = 0,
         started: float | None = None,
+        drain_s: float = 0.0,
     ) -> None:
         """`place`: among the workers, from 0; no two have the same at a time. `failures`: how many were in it that
         never served, in a row. `deaths`: how many died in it that no worker has counted yet. `started`: Unix time at
-        which the supervisor was."""
+        which the supervisor was. `drain_s`: how long it serves on when it is asked to end."""
         self._hears, self._says = Pipe(duplex=False)
         super().__init__(config, sockets)
         self.place, self.failures, self.deaths, self.started = place, failures, deaths, started
         self._answers_by: float | None = None  # for the first time, once it was asked
         self._has_answered = False
+        self._ends_within_s = drain_s + (config.timeout_graceful_shutdown or 0) + _ENDS_S
 
     @property
     def has_served(self) -> bool:
@@ -113,8 +117,19 @@ class Worker(Process):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # at the end of a terminal the supervisor has it too
         super().target(sockets)
 
+    def terminate(self) -> None:
+        self._ends_by = monotonic() + self._ends_within_s
+        super().terminate()
+
+    def join(self) -> None:
+        """Wait for the end that it was asked for. One that does not come to it, as after SIGSTOP, is killed: it was
+        waited for without end."""
+        self.process.join(None if self._ends_by is None else max(0.0, self._ends_by - monotonic()))
+        if self.exitcode is None:
+            log.error("worker %s %s at the end", self.pid, self.bury())
+
     def close_pipes(self) -> None:
-        """Of one that could not be started; only the garbage collector would."""
+        """Of one that is gone or could not be started; only the garbage collector would."""
         for end in (self._hears, self._says, self.parent_conn, self.child_conn):
             end.close()
 
@@ -138,20 +153,19 @@ class Supervisor(Multiprocess):
     processes: list[Worker]  # type: ignore[assignment]  # nothing else is put into it here
     failed_to_start = False  # `run` has ended because no worker has ever served
 
-    def __init__(self, config: Config, sockets: list[socket], metrics_folder: Path) -> None:
-        """`metrics_folder`: where the workers keep what they count."""
+    def __init__(self, config: Config, sockets: list[socket], metrics_folder: Path, drain_s: float) -> None:
+        """`metrics_folder`: where the workers keep what they count. `drain_s`: how long they serve on after SIGTERM."""
         hangup = signal.getsignal(signal.SIGHUP)
         super().__init__(config, sockets)
         signal.signal(signal.SIGHUP, hangup)  # uvicorn's would start all workers anew, deaf to SIGTERM meanwhile
-        self._metrics_folder = metrics_folder
+        self._metrics_folder, self._drain_s = metrics_folder, drain_s
         self._has_served = False  # any worker, ever
         self._started_at = time()
 
     def init_processes(self) -> None:
         for _ in range(self.processes_num):
             if not self._add():
-                self.failed_to_start = True
-                self.should_exit.set()
+                self._give_up()
                 return
 
     def handle_ttin(self) -> None:
@@ -180,26 +194,42 @@ class Supervisor(Multiprocess):
                 if not alive:
                     self._bury(worker)
             if worker.again_at is not None and monotonic() >= worker.again_at:
-                worker.again_at = monotonic() + _START_AGAIN_S  # where there is no process for another now
-                self.processes[index] = self._started(index, worker.failures, worker.deaths) or worker
+                self._replace(index, worker)
+
+    def _replace(self, index: int, worker: Worker) -> None:
+        """By another, or try again after a pause. That there is none counts as a failure: where the dead were all of
+        it, the service neither served nor ended."""
+        another = self._started(index, worker.failures, worker.deaths)
+        if another is not None:
+            self.processes[index] = another
+            return
+        worker.failures += 1
+        worker.again_at = monotonic() + _START_AGAIN_S
+        if not self._has_served and worker.failures >= _MOST_FAILURES:
+            log.error("no worker has ever served, and none can be started; the service ends")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self.failed_to_start = True
+        self.should_exit.set()
 
     def _bury(self, worker: Worker) -> None:
         """Another takes the place of one that has served at once, of any other after a pause. None does where no worker
         has ever served and there is no reason to hope: then the service ends."""
-        how = worker.bury()
+        how, has_served = worker.bury(), worker.has_served
+        worker.close_pipes()
         if worker.exitcode == -signal.SIGBUS:  # their files are mapped into memory
             log.error("a bus error comes of a full disk: the workers count in files in %s", self._metrics_folder)
         forget_worker(self._metrics_folder, worker.place)
-        if worker.has_served:
+        if has_served:
             log.error("worker %s %s; another takes its place", worker.pid, how)
             worker.failures, worker.deaths, worker.again_at = 0, 1, monotonic()
             return
         worker.failures += 1
         worker.deaths += 1
-        if not self._has_served and (worker.exitcode == STARTUP_FAILURE or worker.failures == _MOST_FAILURES):
+        if not self._has_served and (worker.exitcode == STARTUP_FAILURE or worker.failures >= _MOST_FAILURES):
             log.error("worker %s %s before it served, and no other ever has; the service ends", worker.pid, how)
-            self.failed_to_start = True
-            self.should_exit.set()
+            self._give_up()
             return
         log.error("worker %s %s before it served; another is tried in %g s", worker.pid, how, _START_AGAIN_S)
         worker.again_at = monotonic() + _START_AGAIN_S
@@ -208,7 +238,7 @@ class Supervisor(Multiprocess):
         """None where the system has no process, memory or descriptor for one. An exception would end the supervision:
         Python then waits for the workers that are left, deaf to SIGTERM."""
         try:
-            worker = Worker(self.config, self.sockets, place, failures, deaths, self._started_at)
+            worker = Worker(self.config, self.sockets, place, failures, deaths, self._started_at, self._drain_s)
             try:
                 worker.start()
             except OSError:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +33,7 @@ from service.process import supervisor
 from service.process.command_line import main
 
 supervisor._START_AGAIN_S = {pause_s}
+supervisor._ENDS_S = {ends_s}
 if __name__ == "__main__":
     main(sys.argv[1:])
 elif {dies}:
@@ -41,11 +42,19 @@ elif {dies}:
 
 
 @contextmanager
-def two_workers(folder: Path, pause_s: float, dies: bool = False) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def two_workers(
+    folder: Path, pause_s: float = 0.1, ends_s: float = 8.0, dies: bool = False, **given: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A service of `folder`/tiny, and its address; its log is `folder`/log, its temporary files are in `folder`."""
     write_tiny_bundle(folder / "tiny", "tiny")
-    (folder / "serves.py").write_text(_SERVES.format(pause_s=pause_s, dies=dies))
-    variables = {"VQSERVE_WORKERS": "2", "VQSERVE_DEVICE": "cpu", "VQSERVE_THREADS": "1", "VQSERVE_DRAIN_S": "0"}
+    (folder / "serves.py").write_text(_SERVES.format(pause_s=pause_s, ends_s=ends_s, dies=dies))
+    variables = {
+        "VQSERVE_WORKERS": "2",
+        "VQSERVE_DEVICE": "cpu",
+        "VQSERVE_THREADS": "1",
+        "VQSERVE_DRAIN_S": "0",
+        **given,
+    }
     environment = {**os.environ, **variables, "TMPDIR": str(folder), "PYTHONPATH": str(Path.cwd())}
     port = free_port()
     command = [sys.executable, str(folder / "serves.py"), "--bundle", str(folder / "tiny"), "--port", str(port)]
@@ -143,6 +152,54 @@ def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
         until(lambda: shown(address, "vqserve_worker_deaths_total") == 1)
         process.terminate()
         assert process.wait(30) == 0
+
+
+def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    """The supervisor waited for it without end, deaf to SIGTERM."""
+    with two_workers(tmp_path, ends_s=0.5, VQSERVE_GRACE_S="1") as (process, address):
+        until(lambda: listeners(address) == 2, 60)
+        stopped = workers_of(process.pid)[0]
+        os.kill(stopped, signal.SIGSTOP)
+        process.terminate()
+        try:
+            assert process.wait(30) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(stopped, signal.SIGCONT)
+    assert logged(tmp_path, f"worker {stopped} did not answer and was killed at the end")
+
+
+def test_a_service_without_a_worker_that_can_be_started_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It neither served nor ended: each attempt was logged, and counted as no failure."""
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.processes = [SimpleNamespace(again_at=0.0, failures=0, deaths=1)]  # type: ignore[list-item]
+    supervisor._has_served, supervisor.should_exit = True, threading.Event()
+    monkeypatch.setattr(supervisor_of_workers, "_START_AGAIN_S", 0.0)
+    monkeypatch.setattr(supervisor, "_started", lambda *_: None)
+    for _ in range(9):  # others may serve
+        supervisor.keep_subprocess_alive()
+    assert not supervisor.should_exit.is_set()
+    supervisor.processes[0].failures, supervisor._has_served = 0, False
+    for _ in range(3):
+        assert not supervisor.should_exit.is_set()
+        supervisor.keep_subprocess_alive()
+    assert supervisor.should_exit.is_set() and supervisor.failed_to_start
+    assert caplog.messages == ["no worker has ever served, and none can be started; the service ends"]
+
+
+def test_a_dead_worker_keeps_no_descriptors(tmp_path: Path) -> None:
+    """Until another took its place: where they were short none could be started."""
+    worker = Worker(Config("service.app:create_app"), [])
+    gone = SimpleNamespace(pid=1, exitcode=-signal.SIGKILL, join=lambda timeout=None: None, kill=lambda: None)
+    worker.process = gone  # type: ignore[assignment]
+    worker._says.send_bytes(b"serves")
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor._metrics_folder = tmp_path
+    supervisor._bury(worker)
+    assert worker.deaths == 1 and worker.again_at is not None, "it has served"
+    assert all(end.closed for end in (worker._hears, worker._says, worker.parent_conn, worker.child_conn))
 
 
 def test_a_worker_that_takes_long_to_begin_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
