@@ -62,6 +62,7 @@ from service.setting_values import origins_of, parse_api_keys
 from service.settings import Settings
 from service.telemetry.metric_files import hold
 from service.telemetry.metrics import Metrics
+from service.threads import require_threads
 from service.wire.inference_protocol import HEADER_LENGTH
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ DESCRIPTION = "A learned image codec and generator (VQ-VAE + PixelCNN prior) beh
 ENDPOINTS: tuple[Endpoint, ...] = (ENCODE, DECODE, GENERATE, SCORE, *openinference.ENDPOINTS, *OPERATIONS)
 # What pages of VQSERVE_CORS_ORIGINS may read, besides what every browser shows.
 EXPOSED_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing", SEED_HEADER, HEADER_LENGTH)
+_RESOLVERS = 4  # threads in which libuv resolves VQSERVE_HOST; where it cannot start them it aborts the process
 COMPANIONS: Mapping[str, OpenCompanion] = {GENERATOR: open_generator}
 
 
@@ -211,7 +213,10 @@ def _log_served(models: Models) -> None:
 
 def open_service(settings: Settings, metrics: Metrics) -> Service:
     try:
-        return Service(settings, Models(settings, metrics, COMPANIONS), metrics)
+        service = Service(settings, Models(settings, metrics, COMPANIONS), metrics)
+        if settings.workers == 1:  # of several the supervisor has resolved the address
+            require_threads(_RESOLVERS)
+        return service
     except START_FAULTS as error:  # on a line of its own, without a traceback
         log.critical("cannot start: %s", error)
         raise

@@ -32,13 +32,30 @@ class NoThread(Exception):
         super().__init__(f"{error}: allow more threads (pids) or memory")
 
 
+def require_threads(threads: int) -> None:
+    """Raises NoThread where so many more cannot be started now: for what ends the process without a line then."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="required") as executor:
+        _start_all(executor, threads)
+
+
+def _start_all(executor: ThreadPoolExecutor, threads: int) -> None:
+    """Now: later there may be none to be had, and work would wait for good."""
+    all_there = threading.Barrier(threads)  # an executor starts no other while one is idle
+    try:
+        for _ in range(threads):
+            executor.submit(all_there.wait)
+    except RuntimeError as error:
+        all_there.abort()  # those that wait would keep the process from ending
+        raise NoThread(error) from error
+
+
 class Pool:
     """`most_waiting` calls at most wait for a thread, about `most_pixels` together, or those of one request."""
 
     def __init__(self, name: str, threads: int, most_waiting: int, most_pixels: int, waiting: Gauge) -> None:
         """Raises NoThread where they cannot be started."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-work")
-        self._start(threads)
+        _start_all(self._executor, threads)
         self._most_waiting, self._most_pixels = most_waiting, most_pixels
         self._gauge = waiting
         self._lock = threading.Lock()
@@ -71,16 +88,6 @@ class Pool:
         for stop in self._stops:
             stop.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
-
-    def _start(self, threads: int) -> None:
-        """All of them: later there may be none to be had, and work would wait for good."""
-        all_there = threading.Barrier(threads)  # an executor starts no other while one is idle
-        try:
-            for _ in range(threads):
-                self._executor.submit(all_there.wait)
-        except RuntimeError as error:
-            all_there.abort()  # those that wait would keep the process from ending
-            raise NoThread(error) from error
 
     def _why_full(self, calls: int, pixels: int) -> str | None:
         """Which limit so much more would exceed, and the setting that moves it; None where there is room."""

@@ -403,14 +403,16 @@ def test_what_the_device_lacks_is_one_line_of_the_log(
     assert caplog.messages == ["cannot start: VQSERVE_DEVICE=cuda: there is none"]
 
 
+@pytest.mark.parametrize("name", [LARGE, "required_3"])
 def test_a_start_without_a_thread_is_one_line_of_the_log(
-    monkeypatch: pytest.MonkeyPatch, tiny: Tiny, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, tiny: Tiny, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """It was a traceback, with which the log did not say what prevents the start."""
+    """It was a traceback, with which the log did not say what prevents the start. Without those in which the server
+    resolves its address it was SIGABRT, and no line at all."""
     starts = threading.Thread.start
 
     def none_left(thread: threading.Thread) -> None:
-        if thread.name.startswith(LARGE):
+        if thread.name.startswith(name):
             raise RuntimeError("can't start new thread")
         starts(thread)
 
