@@ -9,7 +9,6 @@ import argparse
 import errno
 import logging.config
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from pydantic_core import ErrorDetails
 from uvicorn.config import STARTUP_FAILURE
 
 from service.bundle import BundleError, load_bundles
+from service.process.descriptors import OF_A_START, raise_limit
 from service.process.ending import end_at_hangup, tell_why_it_ends
 from service.process.shared_port import SharedPort, addresses_of
 from service.process.supervisor import Supervisor
@@ -35,6 +35,7 @@ from service.telemetry.metric_files import SHARED_METRICS, shared_folder
 
 log = logging.getLogger("service.main")
 APP = "service.app:create_app"
+_OF_A_WORKER = 8  # descriptors, in the supervisor: it has five, and some more while it starts one
 _OTHER_DESCRIPTORS = 256  # files, pipes, and connections that are idle or wait to be refused
 _ADVICE = {  # of what refuses an address
     errno.EADDRINUSE: ": another process has this port; stop it, or choose another port with --port",
@@ -170,13 +171,8 @@ def _refused(settings: Settings, error: OSError) -> str:
 
 
 def _raise_descriptor_limit(settings: Settings) -> None:
-    """Every connection takes a descriptor, also an idle one. Beyond the limit the kernel closes new ones, and no line
-    says so."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most == resource.RLIM_INFINITY:
-        return
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    needed = settings.max_concurrent_requests + _OTHER_DESCRIPTORS
+    fewest = OF_A_START + _OF_A_WORKER * settings.workers + len(settings.bundles)
+    most, needed = raise_limit(fewest), settings.max_concurrent_requests + _OTHER_DESCRIPTORS
     if most < needed:
         log.warning(
             "the limit of open files (ulimit -Hn) is %d, and %sMAX_CONCURRENT_REQUESTS=%d needs %d: connections beyond "

@@ -307,6 +307,31 @@ def test_too_few_files_are_logged(
     assert len(said) == warned
 
 
+@pytest.mark.parametrize(("workers", "fewest"), [(1, 41), (2, 49), (64, 545)])
+def test_fewer_files_than_a_start_needs_end_it(
+    monkeypatch: pytest.MonkeyPatch, tiny: Tiny, workers: int, fewest: int
+) -> None:
+    """Several workers died one after the other, and none could be started again."""
+    monkeypatch.setenv("VQSERVE_WORKERS", str(workers))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: None)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, fewest))
+    start.main(["--bundle", str(tiny.grey)])
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, fewest - 1))
+    said = rf"^cannot start: the limit of open files \(ulimit -Hn\) is {fewest - 1}: raise it to {fewest} or far more$"
+    with pytest.raises(SystemExit, match=said):
+        start.main(["--bundle", str(tiny.grey)])
+
+
+def test_a_start_with_hardly_a_file_is_one_sentence(tiny: Tiny) -> None:
+    """It was a traceback of the imports, of the event loop or of the server, or SIGABRT."""
+    limited = ["sh", "-c", 'ulimit -n "$0"; exec "$@"']
+    command = [sys.executable, "-m", "service", "--bundle", str(tiny.grey), "--port", "0"]
+    for most in ("6", "8", "16"):
+        done = subprocess.run([*limited, most, *command], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert done.stderr.startswith(f"cannot start: the limit of open files (ulimit -Hn) is {most}: raise it")
+
+
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="needs an onnxruntime without CUDA")
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_cuda_that_is_not_there_ends_the_command_with_a_sentence(tiny: Tiny, workers: str) -> None:
