@@ -12,10 +12,12 @@ RUN python -m compileall -q /app/service
 
 FROM python:3.11-slim-bookworm
 # NVIDIA_*: what the container toolkit hands in. VQSERVE_DEVICE=cuda: refuse to start where CUDA does not really run.
-ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 VQSERVE_HOST=0.0.0.0 VQSERVE_PORT=8000 \
+ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1 \
+    VQSERVE_HOST=0.0.0.0 VQSERVE_PORT=8000 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility VQSERVE_DEVICE=cuda
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
+COPY LICENSE NOTICE ./
 # Owned by the service's user: a volume mounted here begins with these bundles, and the training job replaces them in it.
 COPY --chown=10001:10001 models models
 COPY docker/healthcheck.py healthcheck.py

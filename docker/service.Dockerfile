@@ -12,9 +12,11 @@ RUN python -m compileall -q /app/service
 
 FROM python:3.11-slim-bookworm
 # The root file system may be read-only: nothing is written at run time, not even bytecode.
-ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 VQSERVE_HOST=0.0.0.0 VQSERVE_PORT=8000
+ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1 \
+    VQSERVE_HOST=0.0.0.0 VQSERVE_PORT=8000
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
+COPY LICENSE NOTICE ./
 # Owned by the service's user: a volume mounted here begins with these bundles, and the training job replaces them in it.
 COPY --chown=10001:10001 models models
 COPY docker/healthcheck.py healthcheck.py

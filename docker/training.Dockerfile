@@ -8,9 +8,10 @@ COPY pyproject.toml constraints.txt ./
 RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt ".[training]"
 
 FROM python:3.11-slim-bookworm
-ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
+COPY LICENSE NOTICE ./
 COPY service service
 COPY training training
 COPY export export

@@ -159,9 +159,9 @@ def _write_whole(target: Path, data: bytes) -> None:
     part = target.with_name(f".vqserve-{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as stream:
+            if there:
+                shutil.copymode(target, part)  # before there is anything to read in it
             stream.write(data)
-        if there:
-            shutil.copymode(target, part)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

@@ -3,15 +3,16 @@
     serve run deploy.ray.serve:application max_replicas=8
     serve run deploy.ray.serve:application max_replicas=8 gpus_per_replica=0.25
 
-In: the arguments below, and VQSERVE_* of the process that starts it, which every replica gets. Bundle paths are those
-of the replicas' machines. Out: the routes of docs/api.md on Ray Serve's HTTP port; the service's limits hold for each
-replica, and one replica is one process (VQSERVE_WORKERS does not apply).
+In: the arguments below, and VQSERVE_* of the process that starts it, whose values every replica gets. Bundle paths
+are those of the replicas' machines. Out: the routes of docs/api.md on Ray Serve's HTTP port; the service's limits hold
+for each replica, and one replica is one process (VQSERVE_WORKERS does not apply).
 """
 
 from __future__ import annotations
 
 import logging.config
-import os
+from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,14 +35,6 @@ class Arguments(BaseModel):
     target_requests: float = Field(32.0, gt=0)
 
 
-def build_app() -> FastAPI:
-    """Called on the replica: an app holds sessions and is not sent over the wire. Its process is the only worker."""
-    settings = Settings(workers=1)
-    logging.config.dictConfig(log_config(settings.log_level))
-    return create_app(settings)
-
-
-@serve.ingress(build_app)
 class Replica:
     """Ray replaces a replica whose `check_health` raises, and sends it no requests."""
 
@@ -53,20 +46,41 @@ class Replica:
             raise RuntimeError(reason)
 
 
-def application(arguments: Arguments) -> Application:
-    settings = Settings()
-    # Ray limits no replica to its CPUs: each would have a thread for every CPU of its machine.
-    defaults = {"VQSERVE_THREADS": str(max(1, int(arguments.cpus_per_replica)))} if not settings.threads else {}
+def build_app(settings: Settings) -> FastAPI:
+    """Called on the replica: an app holds sessions and is not sent over the wire."""
+    logging.config.dictConfig(log_config(settings.log_level))
+    return create_app(settings)
+
+
+def replica_of(settings: Settings) -> Callable[..., Any]:
+    """With these settings, which travel in the pickled class: the environment of an actor, API keys and all, would
+    stand in Ray's logs and in its state API."""
+
+    def build() -> FastAPI:
+        return build_app(settings)
+
+    served: Callable[..., Any] = serve.ingress(build)(Replica)
+    return served
+
+
+def settings_of(arguments: Arguments) -> Settings:
+    """Those of this process's environment, for a replica. Ray limits none to its CPUs: each would have a thread for
+    every CPU of its machine. Its process is the only worker."""
+    given = Settings()
+    changed: dict[str, object] = {"workers": 1, "threads": given.threads or max(1, int(arguments.cpus_per_replica))}
     if arguments.gpus_per_replica:
-        defaults["VQSERVE_DEVICE"] = "cuda"
-    variables = {name: value for name, value in os.environ.items() if name.startswith("VQSERVE_")}
+        changed["device"] = "cuda"
+    return given.model_copy(update=changed)
+
+
+def application(arguments: Arguments) -> Application:
+    settings = settings_of(arguments)
     deployment = serve.deployment(
-        Replica,
+        replica_of(settings),
         name="vqserve",
         ray_actor_options={
             "num_cpus": arguments.cpus_per_replica,
             "num_gpus": arguments.gpus_per_replica,
-            "runtime_env": {"env_vars": variables | defaults},
         },
         autoscaling_config={
             "min_replicas": arguments.min_replicas,

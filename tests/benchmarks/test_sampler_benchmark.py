@@ -16,7 +16,7 @@ from export.graphs.prior_graphs import PriorGraphWriter
 from export.reference_sampler import Controls
 from export.verify_prior import sample_rows
 from tests.export.conftest import loud
-from tests.export.test_prior_graphs import sessions
+from tests.export.graphs.test_prior_graphs import sessions
 from training.models.frequencies import frequency_table
 from training.models.prior import FixedPointLinear, PixelCNN
 

@@ -257,7 +257,10 @@ def _commit() -> str | None:
     file = Path(__file__)
     try:
         _git(file.parent, "ls-files", "--error-unmatch", file.name)  # else the checkout is that of another project
-        return _git(file.parent, "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty")
+        commit = _git(file.parent, "rev-parse", "HEAD")
+        # `describe --dirty` would lock the index, and whoever commits at this moment would be refused
+        changed = _git(file.parent, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+        return f"{commit}-dirty" if changed else commit
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -19,8 +19,8 @@ from service.prior.effort import MOST_TOGETHER, choose_codes
 from service.stopping import Stopped, stoppable
 from tests.conftest import Tiny
 from tests.service import bad_inputs as bad
-from tests.service.codec.test_effort import PixelLatents, noise
 from tests.service.inference.test_engine import Shapes, Slow, engine_of
+from tests.service.prior.test_effort import PixelLatents, noise
 from tests.service.serving import busy, until
 from tests.tiny_bundle import oracle_codes, oracle_pixels
 

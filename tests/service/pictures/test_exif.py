@@ -139,7 +139,7 @@ def assert_same_pixels(client: TestClient, path: Path, data: bytes, sound: bytes
     """Both sides read `data` as they read `sound`."""
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(sound))).convert("L"))
     path.write_bytes(data)
-    trained = decode_picture(path, grey=True, smallest_side=1, shorter_side=None)
+    trained = decode_picture(path, grey=True, smallest_side=1, shorter_side=None)[0]
     assert np.array_equal(trained[0].numpy(), expected)
     answers = [client.post("/encode", content=one, headers={"content-type": "image/png"}) for one in (data, sound)]
     assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
