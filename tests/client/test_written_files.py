@@ -112,6 +112,21 @@ def test_a_result_is_whole_or_not_there(error: BaseException, tmp_path: Path, mo
         assert str(raised.value) == f"{target} cannot be written: No space left on device: {advice}"
 
 
+def test_a_protected_file_is_so_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All could read what will replace it, until it was whole."""
+    target, modes, write = tmp_path / "private.png", list[tuple[int, int]](), shutil.copymode
+    target.write_bytes(b"before")
+    target.chmod(0o600)
+
+    def noting(given: Path, part: Path) -> None:
+        write(given, part)
+        modes.append((part.stat().st_mode & 0o777, part.stat().st_size))
+
+    monkeypatch.setattr(outputs.shutil, "copymode", noting)
+    outputs._write_whole(target, b"after")
+    assert (modes, target.read_bytes(), target.stat().st_mode & 0o777) == ([(0o600, 0)], b"after", 0o600)
+
+
 def test_a_full_disk_says_which_file(where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", *where, str(DIGITS[0]), "-o", "/dev/full"]) == 1
     assert "/dev/full cannot be written: No space left on device" in capsys.readouterr().err
