@@ -108,8 +108,9 @@ def _covers(kernel: tuple[int, int, dict[str, list[str]]], version: int, bound: 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="List the nodes that have no kernel on onnxruntime's CUDA provider.")
-    parser.add_argument("graphs", nargs="+", type=Path, metavar="MODEL.onnx")
-    paths = parser.parse_args(arguments).graphs
+    parser.add_argument("graphs", nargs="+", type=Path, metavar="MODEL.onnx", help="or the folder of a bundle")
+    given = parser.parse_args(arguments).graphs
+    paths = [graph for path in given for graph in sorted(path.glob("*.onnx")) or [path]]
     missing = [(path, node) for path in paths for node in _uncovered_in(path)]
     for path, node in missing:
         print(f"{path}: {node}")

@@ -275,3 +275,39 @@ def test_a_setting_that_the_chart_decides_is_refused(name: str) -> None:
     done = helm("template", "vqserve", str(CHART), "--set-string", f"settings.VQSERVE_{name}=1")
     assert done.returncode != 0
     assert f"VQSERVE_{name}" in done.stderr
+
+
+def test_names_that_look_like_other_values_stay_names() -> None:
+    """A release `on` had the label true, which Kubernetes refuses; a Secret `123` was a number."""
+    values = ("--set-string", "apiKeysSecret=123,runtimeClassName=1e3")
+    done = helm("template", "on", str(CHART), *values)
+    deployment = next(one for one in yaml.safe_load_all(done.stdout) if one and one["kind"] == "Deployment")
+    assert deployment["metadata"]["labels"]["app.kubernetes.io/instance"] == "on"
+    pod = deployment["spec"]["template"]["spec"]
+    secrets = [one["valueFrom"] for one in pod["containers"][0]["env"] if "valueFrom" in one]
+    assert secrets == [{"secretKeyRef": {"name": "123", "key": "api-keys"}}]
+    assert pod["runtimeClassName"] == "1e3"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("autoscaling=null", "autoscaling"),  # was a nil pointer
+        ("drainSeconds=null", "drainSeconds"),  # was an empty setting
+        ("podDisruptionBudget.maxUnavailable=150%", "maxUnavailable"),
+        ("rollingUpdate.maxUnavailable=101%", "maxUnavailable"),
+    ],
+)
+def test_a_value_that_kubernetes_would_refuse_is_named(value: str, said: str) -> None:
+    done = helm("template", "vqserve", str(CHART), "--set", value)
+    assert done.returncode != 0
+    assert said in done.stderr and "nil pointer" not in done.stderr
+
+
+def test_the_notes_ask_with_a_key_where_one_is_needed() -> None:
+    told = [
+        helm("install", "vqserve", str(CHART), "--dry-run=client", *more).stdout
+        for more in ((), ("--set", "apiKeysSecret=keys"))
+    ]
+    assert ["Authorization: Bearer KEY" in notes for notes in told] == [False, True]
+    assert all("curl " in notes for notes in told)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from export.cuda_coverage import main, uncovered
 from service.bundle.fields import GraphName
+from tests.training.conftest import ROOT
 
 FLOATS = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 4])
 RESULT = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 4])
@@ -45,6 +46,11 @@ def test_the_command_checks_something_or_says_what_it_cannot_read(
     for path in (tmp_path / f"{name}.onnx" for name in ("no", "missing", "empty", "nope")):
         with pytest.raises(SystemExit, match=f"^error: {path} cannot be read as a graph: "):
             main([str(path)])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SystemExit, match=f"^error: {tmp_path / 'none'} cannot be read as a graph: "):
+        main([str(tmp_path / "none")])
+    assert main([str(ROOT / "models/mnist")]) == 0  # a folder's name was no graph
+    assert "11 graphs: every node has" in capsys.readouterr().out
 
 
 def test_a_type_without_a_kernel_is_found() -> None:

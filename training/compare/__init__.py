@@ -5,11 +5,13 @@ with every number, and a sheet of samples a system. A second call goes on where 
 
 The autoencoders have the same steps and nearly the same number of parameters; only `vqvae-fsq` has fewer, since FSQ has
 no codebook and its latents one number a level. The VQ-VAEs have a trained prior on top; so `vae-large` and `cvae-large`
-get as many parameters and steps as a VQ-VAE and its prior have together.
+get as many parameters and steps as a VQ-VAE and its prior have together. The latent vectors of a VAE are linear in all
+of a picture's codes: of larger pictures each has more parameters than that, which the log says.
 """
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -33,6 +35,8 @@ from training.report import LIBRARIES
 from training.report.evaluation import BOUND, sample_codes
 from training.report.sheets import sheet, write_png
 from training.runs import AUTOENCODER_FILE, METRICS_FILE, PRIOR_FILE, Run, hold_folder, load_run, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 COMPARE_FILE = "compare.json"
 SAMPLE_BATCH = 250
@@ -187,7 +191,11 @@ def _nearest(variants: Sequence[RunConfig], data: DataSet, parameters: int) -> R
         return _parameters(variant.autoencoder, data)
 
     above = bisect_left(variants, parameters, key=size)
-    return min(variants[max(0, above - 1) : above + 1], key=lambda variant: abs(size(variant) - parameters))
+    best = min(variants[max(0, above - 1) : above + 1], key=lambda variant: abs(size(variant) - parameters))
+    if not 0.8 < size(best) / parameters < 1.25:
+        system, most = best.autoencoder.system, f"{size(best):,} parameters, not about {parameters:,}"
+        logger.warning("%s of these pictures has %s: they are not compared at one budget", system, most)
+    return best
 
 
 def _parameters(config: AutoencoderConfig, data: DataSet) -> int:

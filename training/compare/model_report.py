@@ -75,7 +75,13 @@ def write_page(result: dict[str, Any], docs: Path) -> None:
     page = docs / PAGE
     before, after = _around_section(page)
     with written_whole(page, AGAIN) as partial:
-        partial.write_text(f"{before}{START}\n{section(result)}{END}{after}", encoding="utf-8")
+        text = _without_dead_links(section(result), docs)
+        partial.write_text(f"{before}{START}\n{text}{END}{after}", encoding="utf-8")
+
+
+def _without_dead_links(text: str, docs: Path) -> str:
+    """Only the words of a link to a page that does not lie beside this one, as in a folder of one's own."""
+    return re.sub(r"\[([^]]+)\]\(([a-z-]+\.md)\)", lambda link: link[0 if (docs / link[2]).exists() else 1], text)
 
 
 def _around_section(page: Path) -> tuple[str, str]:
@@ -137,8 +143,7 @@ def _budget(result: dict[str, Any]) -> str:
         f"parameters, `vqvae-ema` with its codebook {vqvae['parameters']:,}; the levels of `vqvae-fsq` make "
         f"{fsq_codes:,} codes{others}. The trainings took "
         f"{_duration(sum(system['seconds'] for system in systems.values()))} in all, with torch "
-        f"{result['libraries']['torch']}: what a prior reaches that is trained for longer stands in "
-        "[the benchmarks](benchmarks.md)."
+        f"{result['libraries']['torch']}."
     )
 
 

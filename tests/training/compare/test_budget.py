@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
-from tests.training.conftest import tiny_config
+from tests.training.conftest import ROOT, tiny_config
 from training import compare as comparison
 from training.compare import count_parameters, on_one_device, variants
-from training.config import AutoencoderConfig
+from training.config import AutoencoderConfig, load_config
 from training.data import load_data
 from training.models.building import build_autoencoder, build_prior
 from training.models.prior import PixelCNN
@@ -60,3 +61,14 @@ def test_no_other_width_is_nearer_to_the_budget(monkeypatch: pytest.MonkeyPatch)
         assert is_nearest(name, whole + prior, "channels", 8)
         assert found[name].autoencoder.decoder_channels is None  # it grows with the encoder
         assert found[name].trainer.autoencoder.steps == 50 + 30
+
+
+def test_what_cannot_have_the_budget_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Of larger pictures the latent vectors of a VAE alone have more, and the page compared all the same."""
+    config = load_config(ROOT / "training/configs/compare.yaml")
+    small, large = (SimpleNamespace(picture=(1, side, side), label_names=["0", "1"]) for side in (28, 256))
+    variants(config, cast(Any, small))
+    expected = "vae of these pictures has"
+    assert not any(expected in message for message in caplog.messages)
+    variants(config, cast(Any, large))
+    assert any(expected in message and message.endswith("not compared at one budget") for message in caplog.messages)
