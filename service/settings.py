@@ -156,7 +156,11 @@ class Settings(BaseSettings):
         1.0, ge=0, le=100, description="Work that is estimated to be shorter runs on the event loop, without a thread."
     )
     engine_stall_s: float = Field(
-        60.0, gt=0, le=DAY_S, description="One run of a network that takes longer turns /readyz to 503."
+        60.0,
+        gt=0,
+        le=DAY_S,
+        description="One run of a network that takes longer turns /readyz to 503. Not one on the event loop "
+        "(`VQSERVE_INLINE_MS`): where that hangs, nothing is answered, and only SIGKILL ends the process.",
     )
     on_engine_death: Literal["restart", "exit"] = Field(
         "restart",

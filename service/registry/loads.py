@@ -12,6 +12,8 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import suppress
+from functools import partial
 from typing import Generic, TypeVar
 
 from service.threads import NoThread
@@ -30,11 +32,17 @@ T = TypeVar("T")
 
 
 class Loads(Generic[T]):
-    """`run` and `close` belong to the event loop. `close_late` gets, in another thread, what is there after all."""
+    """`run` and `close` belong to the event loop. `close_late` gets, in another thread, what is there after all; then
+    `on_late` is called on the event loop."""
 
-    def __init__(self, deadline_s: float, close_late: Callable[[T], None] = lambda loaded: None) -> None:
+    def __init__(
+        self,
+        deadline_s: float,
+        close_late: Callable[[T], None] = lambda loaded: None,
+        on_late: Callable[[], None] = lambda: None,
+    ) -> None:
         self._deadline_s = deadline_s
-        self._close_what_is_late = close_late
+        self._close_what_is_late, self._on_late = close_late, on_late
         self._running: set[Future[T]] = set()
         self._given_up: set[Future[T]] = set()
 
@@ -63,17 +71,19 @@ class Loads(Generic[T]):
             self._running.discard(done)
             if future.cancel():  # not done: its deadline has passed, or the service ends
                 self._given_up.add(done)
-                done.add_done_callback(self._close_late)
+                done.add_done_callback(partial(self._close_late, asyncio.get_running_loop()))
 
     def close(self) -> None:
         """Wait for the loads that may still end soon."""
         wait(self._running, _ENDS_S)
 
-    def _close_late(self, done: Future[T]) -> None:
+    def _close_late(self, loop: asyncio.AbstractEventLoop, done: Future[T]) -> None:
         self._given_up.discard(done)
         log.warning("a load that was given up has ended")
         if done.exception() is None:
             self._close_what_is_late(done.result())
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(self._on_late)
 
 
 def _call(load: Callable[[], T], done: Future[T]) -> None:

@@ -61,7 +61,6 @@ class Models:
         self._by_name: dict[str, Model] = {}
         self._folders: dict[str, Path] = {}
         self._reloads: dict[str, Reload] = {}
-        self._loads = Loads[Model](settings.reload_deadline_s, lambda model: model.close("It was loaded too late."))
         self._looks: dict[str, Loads[Stamp | None]] = {}  # one each, so that no folder waits for another's disk
         self._looking: dict[str, asyncio.Lock] = {}  # a thread at a time, however many ask for a reload
         self._dead: dict[str, Bundle] = {}  # of each name the last that has died
@@ -70,6 +69,9 @@ class Models:
         self._told = ServedStamps(metrics.shared_folder)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._replaced = Replaced(settings.request_deadline_ms / 1e3 + 1)
+        self._loads = Loads[Model](
+            settings.reload_deadline_s, lambda model: model.close("It was loaded too late."), self._replaced.add
+        )
         stamps = [stamp_of(folder) for folder in settings.bundles]  # before they are read: a later change is seen
         bundles = load_bundles(settings.bundles)
         self._maker = session_maker(settings, bundles[0].graph_path("decoder"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
-from service.inference.windows import CORE, MARGIN, WHOLE, run_in_windows, windows
+from service.inference.windows import CORE, MARGIN, WHOLE, run_in_parts, run_in_windows, windows
 from tests.conftest import Tiny
 from tests.tiny_bundle import oracle_codes, oracle_pixels
 from training.models.networks import Decoder, Encoder
@@ -68,6 +68,20 @@ def test_small_pictures_run_whole() -> None:
     for size in (1, CORE, WHOLE):
         run_in_windows(run, np.zeros((2, size, size)), scale_in=1, scale_out=1)
     assert calls == [(2, size, size) for size in (1, CORE, WHOLE)]
+
+
+@pytest.mark.parametrize("kept", [1, 0, 3])
+def test_a_run_that_gives_other_than_it_was_given_is_no_result(kept: int) -> None:
+    """One row stood for all pictures of a part, and the answer was 200."""
+
+    def short(pixels: NDArray[Any]) -> NDArray[Any]:
+        return np.resize(pixels, (kept, *pixels.shape[1:]))
+
+    said = f"a run of 2 pictures gave {kept}"
+    with pytest.raises(ValueError, match=said):
+        run_in_parts(short, np.arange(4).reshape(4, 1), 2)
+    with pytest.raises(ValueError, match=said):
+        run_in_windows(short, np.zeros((2, WHOLE + 1, 4)), scale_in=1, scale_out=1)
 
 
 def test_a_large_picture_goes_through_the_service_in_windows(client: TestClient, tiny: Tiny) -> None:

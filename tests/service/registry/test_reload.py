@@ -150,13 +150,16 @@ def test_a_load_that_hangs_is_given_up(make_client: MakeClient, own_bundle: Path
 
 
 def test_what_is_loaded_too_late_is_closed(make_client: MakeClient, own_bundle: Path) -> None:
+    """And freed: it stayed in memory until another reload had ended."""
     client = make_client(bundles=(own_bundle,), reload_deadline_s=0.2)
-    models = client.app.state.service.models  # type: ignore[attr-defined]
+    models, freed = client.app.state.service.models, list[str]()  # type: ignore[attr-defined]
+    models._loads._on_late = lambda: freed.append("it will be")
     opens, late, slow = models._open, list[Any](), slow_reloads(client)
     slow.opens = lambda bundle: late.append(opens(bundle)) or late[0]  # type: ignore[func-returns-value]
     assert client.post("/models/tiny/reload").status_code == 503
     slow.gate.set()
     until(lambda: bool(late) and late[0].why_not_ready() == "It was loaded too late.")
+    until(lambda: freed == ["it will be"])
     assert client.get("/readyz").status_code == 200
 
 
