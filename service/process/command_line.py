@@ -26,7 +26,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from service.bundle import BundleError, load_bundles
 from service.process.descriptors import OF_A_START, raise_limit
-from service.process.ending import end_at_hangup, tell_why_it_ends
+from service.process.ending import end_after_ctrl_c, end_at_hangup, tell_why_it_ends
 from service.process.shared_port import SharedPort, addresses_of
 from service.process.supervisor import Supervisor
 from service.settings import PREFIX, Settings
@@ -89,8 +89,8 @@ def serve(settings: Settings) -> None:
     end_at_hangup()
     if settings.workers == 1:
         tell_why_it_ends()
-        uvicorn.run(APP, **options)
-        return
+        uvicorn.run(APP, **options)  # after SIGTERM it does not come back
+        end_after_ctrl_c()
     config = uvicorn.Config(APP, **options)
     try:
         # Elsewhere than on Linux the kernel does not deal connections to all the sockets of a port.

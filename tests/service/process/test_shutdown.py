@@ -162,6 +162,30 @@ def test_the_end_waits_for_no_thread_also_in_a_container(first: bool) -> None:
     assert done.returncode == (128 + signal.SIGTERM if first else -signal.SIGTERM)
 
 
+_HANGS_WHILE_IT_SERVES = """
+import threading
+from service.process.command_line import main
+
+threading.Thread(target=threading.Event().wait).start()
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+def test_the_end_waits_for_no_thread_after_it_has_served(tiny: Tiny, number: signal.Signals, status: int) -> None:
+    """After Ctrl-C it waited for a run that hung, and a second one showed a traceback."""
+    port = str(free_port())
+    variables = {**os.environ, "VQSERVE_BUNDLES": str(tiny.grey), "VQSERVE_DEVICE": "cpu", "VQSERVE_PORT": port}
+    process = subprocess.Popen([sys.executable, "-c", _HANGS_WHILE_IT_SERVES], env=variables, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 60)
+        process.send_signal(number)
+        assert process.wait(20) == status
+    finally:
+        process.kill()
+        process.wait(30)
+
+
 _READS = """
 import os, runpy, signal
 from service import bundle
