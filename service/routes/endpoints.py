@@ -95,6 +95,7 @@ def openapi(
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": description},
+        "servers": [{"url": ".", "description": "beside this document"}],  # a proxy may have added a path
         "security": _SECURITY,
         "paths": paths,
         "components": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urljoin
 
 import pytest
 from fastapi.openapi.models import OpenAPI
@@ -48,6 +49,13 @@ def test_openapi_is_valid_and_has_every_route(client: TestClient) -> None:
     assert len(set(ids)) == len(ids)
     references = set(re.findall(r"#/components/schemas/(\w+)", client.get("/openapi.json").text))
     assert references <= set(document["components"]["schemas"])
+
+
+def test_servers_are_beside_the_openapi_file(client: TestClient) -> None:
+    """Behind a proxy that adds a path, "Try it out" of /docs asked outside of that."""
+    (server,) = client.get("/openapi.json").json()["servers"]
+    beside = urljoin("https://example.org/pictures/openapi.json", server["url"])
+    assert beside == "https://example.org/pictures/"
 
 
 def test_the_docs_page_answers(client: TestClient) -> None:
