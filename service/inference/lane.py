@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from service.call import Stage
 from service.inference.batch_limits import BatchLimits
+from service.inference.windows import of_all
 from service.stopping import stoppable
 
 Array = NDArray[Any]
@@ -154,17 +155,14 @@ class Lane:
         """One result or exception for each item. A batch that fails is tried item by item: a bad one fails alone."""
         try:
             if stop is not None:
-                return [stoppable(partial(self._checked, batch[0].array), stop)()]
+                return [stoppable(partial(self._run, batch[0].array), stop)()]
             if len(batch) == 1:
-                return [self._checked(batch[0].array)]
-            results = self._checked(np.concatenate([item.array for item in batch]))
+                return [self._run(batch[0].array)]
+            results = self._run(np.concatenate([item.array for item in batch]))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers, or they wait forever
             return [error] if len(batch) == 1 else [self._outcomes([item])[0] for item in batch]
         ends = np.cumsum([len(item.array) for item in batch])
         return list(np.split(results, ends[:-1]))
 
-    def _checked(self, array: Array) -> Array:
-        results = self.run(array)
-        if len(results) != len(array):
-            raise ValueError(f"a run of {len(array)} pictures gave {len(results)}")
-        return results
+    def _run(self, array: Array) -> Array:
+        return of_all(array, self.run(array))

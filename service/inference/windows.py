@@ -60,7 +60,7 @@ def run_in_windows(
     for window in windows(grid):
         check_stop()
         given = batch[:, *_scaled(window.seen, scale_in)]
-        found = _all_of(given, run(np.ascontiguousarray(given)))[:, *window.kept_in_seen(scale_out)]
+        found = of_all(given, run(np.ascontiguousarray(given)))[:, *window.kept_in_seen(scale_out)]
         if result is None:
             shape = (len(batch), grid[0] * scale_out, grid[1] * scale_out, *found.shape[3:])
             result = np.empty(shape, found.dtype)
@@ -77,7 +77,7 @@ def run_in_parts(run: Callable[[NDArray[Any]], NDArray[Any]], batch: NDArray[Any
     for start in range(0, len(batch), most):
         check_stop()
         part = batch[start : start + most]
-        found = _all_of(part, run(part))
+        found = of_all(part, run(part))
         if result is None:
             result = np.empty((len(batch), *found.shape[1:]), found.dtype)
         result[start : start + most] = found
@@ -85,7 +85,7 @@ def run_in_parts(run: Callable[[NDArray[Any]], NDArray[Any]], batch: NDArray[Any
     return result
 
 
-def _all_of(given: NDArray[Any], found: NDArray[Any]) -> NDArray[Any]:
+def of_all(given: NDArray[Any], found: NDArray[Any]) -> NDArray[Any]:
     """What was found, of each picture: one row would be taken for that of all. Raises ValueError."""
     if len(found) != len(given):
         raise ValueError(f"a run of {len(given)} pictures gave {len(found)}")
