@@ -220,18 +220,12 @@ def _check_header(model: CodecModel, header: Header, limits: Limits) -> tuple[tu
     if header.pictures > limits.max_pictures:
         text = f"the container has {header.pictures} pictures, the limit is {limits.max_pictures}"
         raise OverLimitError(text, of_pictures=True)
-    if limits.max_pixels is not None and _fewest_pixels(model, size) > limits.max_pixels:
+    if limits.max_pixels is not None and size[0] * size[1] > limits.max_pixels:
         text = f"a picture of {size[1]}x{size[0]} is more than {limits.max_pixels} pixels"
         raise OverLimitError(text, of_pictures=False)
     if count > limits.max_codes:
         raise OverLimitError(f"the container has {count} codes, the limit is {limits.max_codes}", of_pictures=False)
     return size, grid
-
-
-def _fewest_pixels(model: CodecModel, size: tuple[int, int]) -> int:
-    """Of the picture that was sent: it may have been enlarged to whole codes, by less than one a side."""
-    height, width = (max(1, side - model.multiple_of + 1) for side in size)
-    return height * width
 
 
 def _has_labels(model: CodecModel) -> bool:

@@ -121,7 +121,8 @@ def read_infer(body: bytes, json_bytes: int) -> InferRequest:
         if given.data is not None:
             raise InvalidParameter(f"Input {given.name!r} has both data and binary_data_size; leave one out.")
         if type(size) is not int or not 0 <= size <= len(rest):
-            raise MalformedRequest(f"Input {given.name!r}: binary_data_size must be at most the bytes that follow.")
+            follow = f"a whole number, at most the {len(rest)} bytes that follow"
+            raise MalformedRequest(f"Input {given.name!r}: binary_data_size must be {follow}.")
         inputs[given.name], rest = _array_of_bytes(given, rest[:size]), rest[size:]
     if len(rest):
         raise MalformedRequest(f"{len(rest)} bytes follow the tensors; their sizes must add up to the body.")

@@ -42,7 +42,9 @@ def read_npy(body: bytes) -> NDArray[Any]:
         dtype = np.dtype(header[1].decode("ascii"))
     except TypeError as error:
         raise MalformedRequest(f"The .npy header announces a type that no array can have: {error}.") from error
-    if dtype.hasobject or header[2] == b"True":
+    if dtype.hasobject:
+        raise MalformedRequest("The array holds Python objects; send one of numbers.")
+    if header[2] == b"True":
         raise MalformedRequest("Send a plain array in C order: numpy.save(file, numpy.ascontiguousarray(array)).")
     if math.prod(shape) * dtype.itemsize != len(body) - end:
         raise MalformedRequest(f"The .npy header announces {shape} of {dtype}, the body has another number of bytes.")

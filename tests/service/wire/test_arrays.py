@@ -33,6 +33,19 @@ def test_an_array_of_another_type_or_shape_is_named(client: TestClient, array: N
     assert said in response.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.array([{}], object), "The array holds Python objects; send one of numbers."),
+        (np.zeros((2, 28, 28, 1), np.uint8, "F"), "numpy.ascontiguousarray"),
+    ],
+)
+def test_the_advice_of_a_refused_array_helps(array: NDArray[Any], said: str) -> None:
+    """An array of objects was to be made contiguous, and was refused again."""
+    with pytest.raises(MalformedRequest, match=said):
+        read_npy(bad.npy(array))
+
+
 @pytest.mark.parametrize("shape", ["(1, 2, 3)", "(1,2,3)", "(1,2,3,)", "(1, 2,3, )"])
 def test_the_shape_of_an_array_may_be_written_without_spaces(shape: str) -> None:
     """Writers in other languages leave out what NumPy puts after a comma; "(1,2,3)" alone was refused."""

@@ -28,7 +28,7 @@ def read(tensor: dict[str, Any], tail: bytes = b"", **more: Any) -> InferRequest
             InvalidParameter,
             "both data and binary_data_size",
         ),
-        ({"parameters": {"binary_data_size": True}}, {}, MalformedRequest, "binary_data_size must be"),
+        ({"parameters": {"binary_data_size": True}}, {}, MalformedRequest, "binary_data_size must be a whole number"),
         ({"data": [1, 2], "shape": [True, 2]}, {}, MalformedRequest, r"shape\.0"),
         ({"data": [1, 2], "shape": ["2"]}, {}, MalformedRequest, r"shape\.0"),
         ({"data": [1, 2], "shape": [2.0]}, {}, MalformedRequest, r"shape\.0"),
