@@ -34,10 +34,9 @@ def open_generator(
     bundle: Bundle, settings: Settings, maker: SessionMaker, metrics: Metrics, on_death: OnDeath
 ) -> Scheduler | None:
     """None where the bundle has no prior."""
-    bound = metrics.generation.of(bundle.manifest.name)
     if bundle.manifest.prior is None:
-        bound.slots.set(0)  # a bundle before it may have had some; without the series no autoscaler scales down
         return None
+    bound = metrics.generation.of(bundle.manifest.name)
     slots = slots_of(settings, maker)
     # twice as many places, for those that pause: see service.prior.turns.choose
     sampler = RowSampler(bundle, maker, slots, places=2 * slots, warm=False)

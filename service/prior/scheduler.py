@@ -64,6 +64,7 @@ class Scheduler:
         filled_beside_others: int | None = None,
     ) -> None:
         self._sampler = sampler
+        self.slots = sampler.max_batch
         self._filled_beside_others = filled_beside_others or sampler.max_batch
         self._max_samples = max_samples
         self._stall_s = stall_s
@@ -79,7 +80,6 @@ class Scheduler:
         self._busy_since: float | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="sampler")
         self._executor.submit(int)  # starts the thread: later there may be none to be had
-        metrics.slots.set(sampler.max_batch)
 
     def in_its_thread(self, call: Callable[[], None]) -> None:
         """Run `call` in the thread that draws, and wait for it; raises what it raises."""

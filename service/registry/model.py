@@ -21,14 +21,20 @@ from service.telemetry.metrics import Metrics, ModelMetrics
 _NOT_OPENED = "Another part of the model could not be opened."
 
 
-class Companion(Protocol):
-    """Something else that is opened with a model and closed with it, such as its generator."""
+class Part(Protocol):
+    """What is opened with a model and closed with it."""
 
     def why_not_ready(self) -> str | None:
         """Why it takes no work, if it does not."""
 
     def close(self, reason: str) -> None:
         """`reason` is for those whose requests are not answered any more."""
+
+
+class Companion(Part, Protocol):
+    """A part beside the engine, such as the model's generator."""
+
+    slots: int  # samples that one call of it advances
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,16 @@ class Model:
 
     def why_not_ready(self) -> str | None:
         """Why the engine or a companion takes no work, if one does not."""
-        parts = (self.engine, *self.companions.values())
-        return next((reason for part in parts if (reason := part.why_not_ready())), None)
+        return next((reason for part in self._parts if (reason := part.why_not_ready())), None)
 
     def close(self, reason: str) -> None:
         """`reason` is for those whose requests are not answered any more."""
-        for part in (self.engine, *self.companions.values()):
+        for part in self._parts:
             part.close(reason)
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        return (self.engine, *self.companions.values())
 
 
 OnDeath = Callable[[], None]

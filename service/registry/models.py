@@ -202,6 +202,8 @@ class Models:
         if stamp is not None:
             self._told.tell(name, stamp)
         self._metrics.models[name] = model.metrics
+        slots = sum(companion.slots for companion in model.companions.values())
+        self._metrics.generation.of(name).slots.set(slots)  # also 0: without the series no autoscaler scales down
         model.metrics.traffic.forget_other_versions()
 
     def _on_death(self, bundle: Bundle) -> None:

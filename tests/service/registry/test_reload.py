@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from service.registry.served_stamps import stamp_of
 from service.telemetry.logs import JsonFormatter
 from service.threads import NoThread
 from tests.service.serving import until
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 
 MakeClient = Callable[..., TestClient]
 
@@ -161,6 +162,30 @@ def test_what_is_loaded_too_late_is_closed(make_client: MakeClient, own_bundle: 
     until(lambda: bool(late) and late[0].why_not_ready() == "It was loaded too late.")
     until(lambda: freed == ["it will be"])
     assert client.get("/readyz").status_code == 200
+
+
+def test_slots_are_those_of_what_is_served(make_client: MakeClient, tmp_path: Path) -> None:
+    """A bundle without a prior that was loaded too late took the slots of the one that went on serving."""
+    write_tiny_bundle(tmp_path / "tiny", "tiny", prior=tiny_prior(0))
+    client = make_client(bundles=(tmp_path / "tiny",), reload_deadline_s=0.2)
+
+    def slots() -> float:
+        (found,) = re.findall(r'^vqserve_generate_slots{model="tiny"} (.+)$', client.get("/metrics").text, re.M)
+        return float(found)
+
+    served = slots()
+    assert served > 0
+    write_tiny_bundle(tmp_path / "tiny", "tiny")
+    models = client.app.state.service.models  # type: ignore[attr-defined]
+    opens, late, slow = models._open, list[Any](), slow_reloads(client)
+    slow.opens = lambda bundle: late.append(opens(bundle)) or late[0]  # type: ignore[func-returns-value]
+    assert client.post("/models/tiny/reload").status_code == 503
+    slow.gate.set()
+    until(lambda: bool(late))
+    assert slots() == served
+    models._loads._deadline_s = 60
+    assert client.post("/models/tiny/reload").status_code == 200
+    assert slots() == 0
 
 
 def test_a_load_that_hangs_does_not_keep_the_process_from_ending() -> None:
@@ -424,6 +449,8 @@ def test_a_reload_that_fails_half_way_leaves_nothing_open(make_client: MakeClien
     closed: list[str] = []
 
     class Part:
+        slots = 0
+
         def why_not_ready(self) -> None: ...
 
         def close(self, reason: str) -> None:
