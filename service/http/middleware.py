@@ -55,6 +55,8 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+# Else a cache in front may keep what one caller got with a key, and give it to others.
+NO_STORE = (b"cache-control", b"no-store")
 # W3C Trace Context: version ff is forbidden, version 00 ends with the flags, later ones may go on.
 _TRACEPARENT = re.compile(
     rb"(?:(?=.{55}$)00|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
@@ -102,9 +104,11 @@ class Observe:
             nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *extra]
+                headers = message["headers"] = [*message["headers"], *extra]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append(NO_STORE)
                 if asked and call.stages:
-                    message["headers"].append((b"server-timing", server_timing(call.stages)))
+                    headers.append((b"server-timing", server_timing(call.stages)))
             elif not (silent or call.client_left or status == ClientClosed.status):
                 sent_bytes += len(message.get("body", b""))
             await send(message)

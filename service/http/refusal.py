@@ -30,7 +30,7 @@ from service.errors import (
     problem_body,
 )
 from service.http.head_bounds import LARGEST_HEAD, MOST_HEADERS, Unbegun
-from service.http.middleware import OTHER, SECURITY_HEADERS, full
+from service.http.middleware import NO_STORE, OTHER, SECURITY_HEADERS, full
 from service.http.upgrades import FRAMING
 from service.inference.overload import WHY_SHORT, Door
 from service.telemetry.logs import FIELDS
@@ -46,7 +46,9 @@ _TELLING = re.compile(  # headers that decide where the request ends, what becom
     rb"\r\n(content-length|transfer-encoding|expect|upgrade|connection|x-request-id)[ \t]*:[ \t]*([^\r\n]*)", re.I
 )
 _HEAD_END = b"\r\n\r\n"
-_FIXED = b"".join(b"%b: %b\r\n" % pair for pair in (*SECURITY_HEADERS, (b"content-type", MEDIA_TYPE.encode())))
+_FIXED = b"".join(
+    b"%b: %b\r\n" % pair for pair in (*SECURITY_HEADERS, NO_STORE, (b"content-type", MEDIA_TYPE.encode()))
+)
 
 
 class EarlyRefusal:

@@ -43,7 +43,7 @@ class EventStream(Response):
         on_end: Callable[[], object] = lambda: None,
     ) -> None:
         # x-accel-buffering: nginx would otherwise hold events back.
-        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no", **headers})
+        super().__init__(headers={"x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         self._request = request
         self._events = events

@@ -30,6 +30,7 @@ def test_a_file_that_the_browser_has_is_not_sent_again(client: TestClient) -> No
         for known in (tag, f'"other", W/{tag}', "*"):
             again = client.get(path, headers={"if-none-match": known})
             assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+            assert again.headers["cache-control"] == "no-cache"
         assert client.get(path, headers={"if-none-match": '"other"'}).status_code == 200
 
 

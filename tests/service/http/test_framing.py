@@ -95,7 +95,7 @@ def test_a_request_of_http_1_1_names_its_host_once(
     ("sent", "status"),
     [(b"GET /healthz HTTP/1.1\r\n", b"200"), (b"nothing\r\n", b"400"), (b"GET /healthz HTTP/1.1\r\nPadding: ", b"431")],
 )
-def test_every_answer_has_its_date(address: tuple[str, int], sent: bytes, status: bytes) -> None:
+def test_every_answer_has_its_date_and_no_cache_keeps_it(address: tuple[str, int], sent: bytes, status: bytes) -> None:
     """Those of the protocol itself had none."""
     end = b"p" * (1 << 20) if status == b"431" else HOST + b"Connection: close\r\n\r\n"
     head = answer(address, sent + end).partition(b"\r\n\r\n")[0]
@@ -124,6 +124,7 @@ def test_http_1_0_has_no_answer_before_the_answer(address: tuple[str, int]) -> N
 def test_what_is_broken_takes_no_answer_of_the_request_before_it(address: tuple[str, int], behind: bytes) -> None:
     """Regression: that got a 400 about a body that it did not have, with the id of the second, or nothing at all."""
     asked = post("/generate", b'{"n": 64}', "Content-Type: application/json", "X-Request-ID: first", "Accept: */*")
+    assert head.count(b"\r\ncache-control: no-store") == 1
     received = answer(address, asked + behind)
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200") and b"x-request-id: first" in head

@@ -96,7 +96,7 @@ def test_the_head_of_a_stream_does_not_wait_for_its_end(address: tuple[str, int]
     with socket.create_connection(address) as connection:
         connection.sendall(asked)
         first = connection.recv(1 << 20)
-        assert first.startswith(b"HTTP/1.1 200")
+        assert first.startswith(b"HTTP/1.1 200") and b"\r\ncache-control: no-store\r\n" in first
         assert b"event: done" not in first
         received = first
         while not received.endswith(b"0\r\n\r\n"):

@@ -290,6 +290,13 @@ def test_every_answer_has_the_security_headers(client: TestClient) -> None:
         assert response.headers["x-frame-options"] == "DENY"
 
 
+def test_no_cache_keeps_an_answer(client: TestClient) -> None:
+    """Regression: one in front gave what a caller had got with a key to others, and an old /readyz to a balancer."""
+    paths = ("/readyz", "/models", "/nope", "/metrics", "/openapi.json", "/docs", "/encode")
+    answers = [*map(client.get, paths), client.post("/encode", content=DIGIT, headers=PNG)]
+    assert {answer.headers["cache-control"] for answer in answers} == {"no-store"}
+
+
 def test_cors_is_off_by_default_and_by_origin_when_on(make_client: MakeClient) -> None:
     origin = {"origin": "https://example.org"}
     assert "access-control-allow-origin" not in make_client().get("/healthz", headers=origin).headers
