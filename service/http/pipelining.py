@@ -27,7 +27,7 @@ _AUTHORITY_ALONE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+(?=\?|$)")
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w:.~!$&'()*+,;=-]+\])(?::[0-9]*)?")
 
 
-class _HostError(Exception):
+class _HeadError(Exception):
     """Stops the parser."""
 
 
@@ -73,6 +73,8 @@ class Pipelining(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         alone = _AUTHORITY_ALONE.match(self.url)
+        if b"#" in self.url:  # RFC 9112, 3.2
+            raise _HeadError
         if alone is not None:  # `http://host?x=1` has the path / (RFC 9112, 3.2.2)
             self.url = b"%b/%b" % (alone[0], self.url[alone.end() :])
         hosts = [value for name, value in self.headers if name == b"host"]
@@ -80,7 +82,7 @@ class Pipelining(HttpToolsProtocol):
             self.expect_100_continue = False  # such a client takes that for the answer (RFC 9110, 10.1.1)
             hosts = hosts or [b""]  # it need not name one
         if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):  # RFC 9112, 3.2
-            raise _HostError
+            raise _HeadError
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:

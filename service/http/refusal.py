@@ -174,7 +174,7 @@ class Heads:
 
     def malformed(self, headers: Headers) -> bytes:
         """A 400."""
-        text = "The head is none of HTTP/1.1: check its method, its one Host, and how it frames the body."
+        text = "The head is none of HTTP/1.1: check its method, its target, its one Host, and how it frames the body."
         return self._answer(MalformedRequest(text), headers)
 
     def malformed_body(self, scope: Scope, headers: Headers) -> bytes:

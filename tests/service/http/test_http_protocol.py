@@ -329,9 +329,13 @@ def test_an_upgrade_with_a_body_of_nothing_is_complete(address: tuple[str, int])
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("target", ["CONNECT a:1", "GET http://a:99999/", "GET http://", "GET http://[::1/"])
+@pytest.mark.parametrize(
+    "target",
+    ["CONNECT a:1", "GET http://a:99999/", "GET http://", "GET http://[::1/", "GET /metrics#x", "GET http://a#x"],
+)
 def test_a_target_that_is_none_gets_400(address: tuple[str, int], target: str) -> None:
-    """The connection ended without an answer, and with a traceback in the log."""
+    """The connection ended without an answer, and with a traceback in the log; and with a fragment a target got by the
+    rule of a proxy for its path."""
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(f"{target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert everything(connection).startswith(b"HTTP/1.1 400")
