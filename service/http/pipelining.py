@@ -2,8 +2,9 @@
 
 In: the bytes of a connection. Out: at most `MOST_PIPELINED` requests wait for their turn, and the one whose turn it is
 hears that its client has left: uvicorn tells only the newest. Of what waits little is read, and none begins while the
-client does not read the answers before. Also here: HTTP/1.0, which has no chunks for answers of unknown length and no
-`100 Continue`, HTTP/1.1, which has one `Host`, and targets in absolute form without a path.
+client does not read the answers before. A request that is answered before it has come whole is the connection's last.
+Also here: HTTP/1.0, which has no chunks for answers of unknown length and no `100 Continue`, HTTP/1.1, which has one
+`Host`, targets in absolute form without a path, and those with a fragment, which are none.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ class Pipelining(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
-        alone = _AUTHORITY_ALONE.match(self.url)
         if b"#" in self.url:  # RFC 9112, 3.2
             raise _HeadError
+        alone = _AUTHORITY_ALONE.match(self.url)
         if alone is not None:  # `http://host?x=1` has the path / (RFC 9112, 3.2.2)
             self.url = b"%b/%b" % (alone[0], self.url[alone.end() :])
         hosts = [value for name, value in self.headers if name == b"host"]
@@ -98,7 +99,7 @@ class Pipelining(HttpToolsProtocol):
                     self.tasks.add(task)
                 self._has_begun(cycle)
                 if not cycle.disconnected:
-                    await answering(scope, receive, send)
+                    await answering(scope, receive, _closing(send, cycle))
             except asyncio.CancelledError:  # at the end; uvicorn would wait until the client reads a 500
                 cycle.disconnected = True
                 self.transport.abort()
@@ -121,6 +122,17 @@ class Pipelining(HttpToolsProtocol):
             if cycle is self.cycle and not self._within:
                 self.scope.clear()  # type: ignore[attr-defined]
                 self.headers, self.url = [], b""
+
+
+def _closing(send: ASGISendCallable, cycle: RequestResponseCycle) -> ASGISendCallable:
+    """`send`, whose answer says that the connection ends where the request has not come whole (RFC 9110, 10.1.1)."""
+
+    async def send_last(message: ASGISendEvent) -> None:
+        if cycle.more_body and not cycle.response_started:
+            cycle.keep_alive = False
+        await send(message)
+
+    return send_last
 
 
 def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:

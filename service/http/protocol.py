@@ -4,9 +4,8 @@ In: what the app sends, in two messages at least. Out: one system call for an an
 two, of which the first wakes the client for a head without a body. Streams go out at the next turn of the event loop.
 When too many requests are inside, the protocol refuses the next one itself (`service.http.refusal`), and always a
 request whose URL and headers are too large or too slow: uvicorn would collect them without end, and so it would
-requests that come before their turn (`service.http.pipelining`). Nor does it wait without end for the rest of a request
-that has its answer, or for a client to read one (`service.http.unread`); how a connection ends whose client still sends
-says `service.http.lingering`.
+requests that come before their turn (`service.http.pipelining`). Nor does it wait without end for a client to read an
+answer (`service.http.unread`); how a connection ends whose client still sends says `service.http.lingering`.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class OnePacket(Upgrades):
     _unfinished_bytes = 0  # that came since a head or a piece of a body was complete; the parser keeps a header whole
     _begun = 0  # messages of the newest read
     _overrun = False  # too many requests wait: no more are read, and the connection ends with the answers that are due
-    # runs while a head is awaited that did not come whole, or the rest of a request that has its answer
+    # runs while a head is awaited that did not come whole, or the body of a request that is refused here
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -95,8 +94,6 @@ class OnePacket(Upgrades):
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]
         self._unread.watch(self.transport)
-        if self._within and not self._deaf:
-            self._await_head()
         waited = bool(self.pipeline)
         super().on_response_complete()
         if waited:
@@ -199,7 +196,7 @@ class OnePacket(Upgrades):
 
     def _refuse_slow_head(self) -> None:
         """Without an answer ends, as an idle connection does later, one that has said nothing since it was made, sends
-        empty lines, or a body that nobody waits for any more."""
+        empty lines, or the body of a request that is refused here."""
         self._head_timer = None
         self._heads.unbegun.forget(self)
         if self.transport.is_closing() or self._deaf:
@@ -247,7 +244,7 @@ class OnePacket(Upgrades):
             return
         self._unfinished_bytes = 0
         self._await_no_head()
-        self._unset_keepalive_if_required()  # an answer before its request's end may have begun it in this read
+        self._unset_keepalive_if_required()  # a refusal may have begun it in this read
         self._interrupted = self.parser.should_upgrade() and has_body(self.headers)
         self._refusing = self._why_to_be_refused()
         if self._refusing is not None:
@@ -281,12 +278,8 @@ class OnePacket(Upgrades):
         self._unfinished_bytes = 0
         if self._refusing is None:
             super().on_message_complete()
-            if self._is_idle() and not (self._deaf or self.transport.is_closing()):
-                # It had its answer before its end, which has stopped the timer that then began.
-                self._unset_keepalive_if_required()
-                self.timeout_keep_alive_task = self.loop.call_later(
-                    self.timeout_keep_alive, self.timeout_keep_alive_handler
-                )
+            if not self.parser.should_keep_alive():  # a trailer may say so, too: the parser reads nothing more
+                self.cycle.keep_alive = False
             return
         reason, self._refusing = self._refusing, None
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"

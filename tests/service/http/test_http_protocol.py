@@ -219,18 +219,6 @@ def test_an_idle_connection_lives_as_long_as_the_setting_says(brief: tuple[str, 
         assert 1 < time.monotonic() - began < 4.5
 
 
-def test_a_request_lives_longer_than_an_idle_connection_does(generating: Generating) -> None:
-    """The time of an idle connection began with the end of a body whose request had its answer, and the request that
-    came with this end in one read was cut off."""
-    with serving(*generating.folders, VQSERVE_KEEP_ALIVE_S="0.3", VQSERVE_MAX_WAIT_MS="1000") as (_, url):
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            connection.sendall(post("/nowhere", b"12345", "Content-Type: image/png")[:-2])
-            assert connection.recv(65536).startswith(b"HTTP/1.1 404")
-            connection.sendall(b"45" + post("/encode", DIGIT, "Content-Type: image/png"))
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-
-
 @pytest.mark.parametrize("first", [b"", head(100)], ids=["a new connection", "one that has been answered"])
 def test_a_head_that_takes_too_long_gets_408(hasty: tuple[str, int], first: bytes) -> None:
     """Regression: a byte now and then kept a connection, and what it had sent, for ever."""
@@ -351,19 +339,6 @@ def test_empty_lines_do_not_keep_a_connection(hasty: tuple[str, int]) -> None:
         assert time.monotonic() - began < 3  # idle ones end after 5 s
 
 
-def test_the_rest_of_a_request_that_has_its_answer_is_not_awaited_for_ever(hasty: tuple[str, int]) -> None:
-    start = b"POST /encode?model=none HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
-    with socket.create_connection(hasty, timeout=10) as connection:
-        connection.sendall(start)
-        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
-        began = time.monotonic()
-        with suppress(ConnectionError):
-            while time.monotonic() - began < 5:
-                connection.sendall(b"x")
-                time.sleep(0.05)
-        assert time.monotonic() - began < 3
-
-
 @pytest.fixture(scope="module")
 def keyed(generating: Generating) -> Iterator[str]:
     with serving(*generating.folders, VQSERVE_API_KEYS="someone:a-secret-key", VQSERVE_MAX_BODY_BYTES="9000000") as (
@@ -384,6 +359,8 @@ def keyed(generating: Generating) -> Iterator[str]:
 def test_a_client_that_sends_on_reads_its_refusal(keyed: str, path: str, key: str, size: int, status: int) -> None:
     """Python's urllib asks for the end of the connection and sends all before it reads: it saw a reset."""
     headers = {"Content-Type": "image/png", "X-API-Key": key}
+    for _ in range(3):  # httpx asks for no end
+        assert httpx.post(keyed + path, content=bytes(size), headers=headers, timeout=20).json()["status"] == status
     with pytest.raises(HTTPError) as refused:
         urlopen(Request(keyed + path, bytes(size), headers), timeout=20)  # noqa: S310 - our own server
     with refused.value as answer:
@@ -407,20 +384,23 @@ def test_a_slow_sender_reads_its_refusal_too_and_who_never_ends_is_cut_off(
         assert time.monotonic() - began < 4
 
 
-def test_a_request_that_ends_after_its_answer_leaves_an_idle_connection(brief: tuple[str, int]) -> None:
-    """It had no timer any more: the connection stayed for ever."""
-    with socket.create_connection(brief, timeout=20) as connection:
-        connection.sendall(b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
-        connection.sendall(b"x" * 10)
-        connection.sendall(head(100))
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")  # it can be used
-        connection.sendall(b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
-        connection.sendall(b"x" * 10)
-        began = time.monotonic()
+@pytest.mark.parametrize("expects", ["", "Expect: 100-continue"])
+def test_a_request_that_ends_after_its_answer_is_the_last(address: tuple[str, int], expects: str) -> None:
+    """The connection stayed, and no client was told: where one asks before it sends, Apache made a 500 of it."""
+    request = post("/nope", b"x" * 10, *filter(None, [expects]))
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(request[:-10])
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 404") and b"\r\nconnection: close\r\n" in answer
+        with suppress(ConnectionError):
+            connection.sendall(request[-10:] + head(100))
         assert everything(connection) == b""
-        assert 1 < time.monotonic() - began < 4.5
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(request + head(100))  # it came whole
+        answers = b""
+        while not answers.endswith(b'{"status":"ok"}'):
+            answers += connection.recv(65536)
+        assert answers.startswith(b"HTTP/1.1 404") and b"connection: close" not in answers
 
 
 def test_a_refused_request_whose_body_never_comes_is_not_awaited(generating: Generating) -> None:

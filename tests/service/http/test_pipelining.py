@@ -294,6 +294,27 @@ async def test_a_client_that_has_fallen_silent_is_not_waited_for(monkeypatch: py
 
 
 @pytest.mark.asyncio
+async def test_the_rest_of_a_request_that_has_its_answer_is_not_awaited_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    monkeypatch.setattr("service.http.lingering._LINGER_S", 0.1)
+    monkeypatch.setattr("service.http.protocol.MOST_LINGER_S", 0.5)
+    async with answering(app) as address, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 404")
+        with pytest.raises(ConnectionError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.asyncio
 async def test_a_pipelined_client_that_leaves_is_noticed_by_the_request_that_is_answered() -> None:
     """Only the newest one, which had not begun, heard of it: the work went on to its end or its deadline."""
     paths, heard = [], asyncio.Event()
