@@ -14,16 +14,20 @@ from service.bundle import MANIFEST_FILE
 
 log = logging.getLogger(__name__)
 
-Stamp = tuple[int, int]  # st_mtime_ns and st_ino: another one where a manifest has been written again
+Stamp = tuple[int, ...]  # another one where a manifest has been written again
 
 
 def stamp_of(folder: Path) -> Stamp | None:
-    """Changes when the bundle's manifest is written again; None while it cannot be seen."""
+    """Changes when the bundle's manifest is written again; None while it cannot be seen.
+
+    Its ctime, which nobody can set, is a part of it: `cp -a`, tar and rsync give a manifest the time of its source, and
+    one that is removed first may even have the inode of the one before.
+    """
     try:
         state = (folder / MANIFEST_FILE).stat()
     except OSError:  # it is just being replaced, or a network disk does not answer
         return None
-    return state.st_mtime_ns, state.st_ino
+    return state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_size
 
 
 class ServedStamps:
@@ -42,7 +46,7 @@ class ServedStamps:
             return
         written = self._folder / f"{name}.{os.getpid()}.served.new"
         try:
-            written.write_text("{} {}".format(*stamp), encoding="ascii")
+            written.write_text(" ".join(map(str, stamp)), encoding="ascii")
             written.replace(self._file(self._folder, name))
         except OSError as error:
             log.error("other workers are not told of the reload of %s: %s", name, error)
@@ -62,10 +66,7 @@ class ServedStamps:
             self.unread.add(name)
             return None
         self.unread.discard(name)
-        if not text:
-            return None
-        modified, inode = text.split()
-        return int(modified), int(inode)
+        return tuple(map(int, text.split())) or None
 
     @staticmethod
     def _file(folder: Path, name: str) -> Path:

@@ -78,6 +78,21 @@ def test_without_a_watch_only_what_was_asked_for_is_reloaded_by_all(own_bundle: 
         until(lambda: versions(address) == {after})
 
 
+def test_a_version_with_the_time_of_the_one_before_reaches_all_workers(own_bundle: Path) -> None:
+    """As `cp -p`, tar and `rsync --inplace` may leave it: what one worker told was what the other served already, and
+    it served the old version for good."""
+    with serving(own_bundle, **TWO) as (_, address):
+        until(lambda: all(answers(f"{address}/readyz") for _ in range(12)))
+        manifest = own_bundle / "manifest.json"
+        (before,), state = versions(address), manifest.stat()
+        write_tiny_bundle(own_bundle, "tiny", seed=1)
+        os.utime(manifest, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert manifest.stat().st_ino == state.st_ino
+        after = httpx.post(f"{address}/models/tiny/reload").json()["version"]
+        until(lambda: versions(address) == {after})
+        assert after != before
+
+
 def test_a_worker_that_cannot_start_again_leaves_the_other_serving(own_bundle: Path) -> None:
     with serving(own_bundle, **TWO) as (process, address):
         until(lambda: listeners(address) == 2, 60)
@@ -168,14 +183,14 @@ def test_several_workers_on_any_port_have_the_same_on_each_address(monkeypatch: 
 def test_what_one_process_has_told_the_others_read(tmp_path: Path) -> None:
     one, other, alone = ServedStamps(tmp_path), ServedStamps(tmp_path), ServedStamps(None)
     assert other.told("a") is None
-    one.tell("a", (5, 7))
-    alone.tell("a", (6, 8))
-    assert other.told("a") == (5, 7)
+    one.tell("a", (5, 7, 9, 11))
+    alone.tell("a", (6, 8, 9, 11))
+    assert other.told("a") == (5, 7, 9, 11)
     assert other.told("b") is None and alone.told("a") is None
 
 
 def test_a_folder_that_cannot_be_written_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ServedStamps(tmp_path / "missing").tell("a", (5, 7))
+    ServedStamps(tmp_path / "missing").tell("a", (5, 7, 9, 11))
     assert "other workers are not told of the reload of a" in caplog.text
 
 
@@ -184,12 +199,12 @@ def test_what_cannot_be_read_is_logged_once_until_it_can(
 ) -> None:
     """At the limit of open files it was two lines a second of each worker and model."""
     stamps = ServedStamps(tmp_path)
-    stamps.tell("a", (5, 7))
+    stamps.tell("a", (5, 7, 9, 11))
     for _ in range(2):
         with monkeypatch.context() as full:
             full.setattr(Path, "read_text", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
             assert [stamps.told(name) for name in ("a", "a", "b")] == [None] * 3
-        assert stamps.told("a") == (5, 7)
+        assert stamps.told("a") == (5, 7, 9, 11)
         assert stamps.told("b") is None
     said = "what other workers serve of {} cannot be read: [Errno 24] Too many open files"
     assert caplog.messages == [said.format(name) for name in ("a", "b", "a", "b")]

@@ -370,6 +370,16 @@ def test_a_reload_that_was_asked_for_is_not_done_again_by_the_watch(make_client:
     assert 'vqserve_reloads_total{model="tiny",outcome="swapped"} 1.0' in client.get("/metrics").text
 
 
+def test_the_watch_sees_what_only_the_ctime_tells_and_loads_it_once(make_client: MakeClient, own_bundle: Path) -> None:
+    """A folder that `rm -rf` and `cp -a` had put in the place of another was never loaded: on ext4 its manifest may
+    have the inode of the one before. Other rights look the same, and must not be loaded again and again."""
+    client = make_client(bundles=str(own_bundle), watch_bundles_s=0.1)
+    (own_bundle / "manifest.json").chmod(0o600)
+    until(lambda: reloads(client)["swapped"] == 1)
+    time.sleep(0.5)
+    assert reloads(client) == {"failed": 0, "swapped": 1}
+
+
 def test_the_watch_goes_on_after_a_disk_that_did_not_answer(
     make_client: MakeClient, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
