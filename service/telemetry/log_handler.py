@@ -1,5 +1,5 @@
-"""Lines that wait for nobody. In: log records. Out: their lines on standard error, but for those that nobody reads,
-which are left out; once somebody reads again, a line says how many.
+"""Lines that wait for nobody. In: log records. Out: their lines on standard error, but for those that nobody reads, or
+for which the disk has no room, which are left out; once there is room again, a line says how many.
 
 A pipe holds 64 KiB, and a write to one that is full waits for its reader. The event loop waited with it: /healthz did
 not answer any more, and neither SIGTERM nor Ctrl-C ended the service.
@@ -13,6 +13,7 @@ import select
 import stat
 from typing import TextIO
 
+_UNREAD = "nobody read them"
 _PATIENCE_MS = 250  # with a reader that is only busy: once, until it reads again
 
 
@@ -48,17 +49,17 @@ class StandardError(logging.StreamHandler[TextIO]):
         if self._rest:
             self._rest = self._rest[outlet.write(self._rest, patience_ms) :]
         if not self._rest:
-            text = self._told() + line
+            text = self._told(outlet) + line
             if taken := outlet.write(text, patience_ms):
                 self._missing, self._rest = 0, text[taken:]
                 return
         self._missing += 1
 
-    def _told(self) -> bytes:
+    def _told(self, outlet: Outlet) -> bytes:
         if not self._missing:
             return b""
-        said = "%d lines of the log are missing: nobody read them"
-        return self._line(logging.LogRecord(__name__, logging.WARNING, "", 0, said, (self._missing,), None))
+        said, values = "%d lines of the log are missing: %s", (self._missing, outlet.why)
+        return self._line(logging.LogRecord(__name__, logging.WARNING, "", 0, said, values, None))
 
     def _line(self, record: logging.LogRecord) -> bytes:
         return (self.format(record) + self.terminator).encode()
@@ -66,6 +67,8 @@ class StandardError(logging.StreamHandler[TextIO]):
 
 class Outlet:
     """A descriptor of others too, which is written to without waiting for its reader."""
+
+    why = _UNREAD  # the last bytes that were not taken were not
 
     def __init__(self, descriptor: int) -> None:
         again = _opened_again(descriptor)
@@ -99,7 +102,10 @@ class Outlet:
             # where there is room at all, there is for so much; not always in a terminal
             return os.write(self._descriptor, data[: select.PIPE_BUF]) if self._room.poll(0) else 0
         except (BlockingIOError, BrokenPipeError):  # of a named pipe the reader may come back
-            return 0
+            self.why = _UNREAD
+        except OSError as error:  # of a file on a full disk: lines were torn, and none was counted
+            self.why = error.strerror or str(error)
+        return 0
 
 
 def _outlet_of(stream: TextIO | None) -> Outlet | None:

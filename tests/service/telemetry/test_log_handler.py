@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -180,6 +181,29 @@ def test_of_a_named_pipe_the_reader_may_come_back(tmp_path: Path, capsys: pytest
     log.say("read")
     assert messages(log.read()) == ["1 lines of the log are missing: nobody read them", "read"]
     assert capsys.readouterr().err == ""
+    log.close()
+
+
+def test_lines_without_room_on_the_disk_are_counted_and_none_is_torn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What there was room for stayed half a line, which the next one was written behind; how many were lost no line
+    said. A limit of a file's size is here what a full disk is elsewhere."""
+    log = Log(os.open(tmp_path / "log", os.O_RDONLY | os.O_CREAT), os.open(tmp_path / "log", os.O_WRONLY))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        for n in range(20):
+            log.say(f"{n} {'x' * 200}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "log").stat().st_size == 2000
+    log.say("there is room")
+    log.say("the last")
+    *first, told, again, last = messages(log.read())
+    assert [line.split()[0] for line in first] == [str(n) for n in range(len(first))]
+    assert told == f"{20 - len(first)} lines of the log are missing: File too large"
+    assert (again, last, capsys.readouterr().err) == ("there is room", "the last", "")
     log.close()
 
 
