@@ -128,7 +128,17 @@ def reserve(folder: Path, models: int) -> None:
 
 
 def forget_worker(folder: Path, place: int) -> None:
-    """Remove what only a worker that lives may have there, of one that has ended."""
-    for pattern in _OF_THE_LIVING:
-        for path in folder.glob(pattern.format(place)):
+    """Remove what only a worker that lives may have there, of one that has ended. What cannot be removed is left: on a
+    disk that had failed, and is read-only since, the error ended the supervision, which was deaf to SIGTERM then."""
+    left, refused = list[Path](), list[OSError]()
+    try:
+        left = [path for pattern in _OF_THE_LIVING for path in folder.glob(pattern.format(place))]
+    except OSError as error:
+        refused.append(error)
+    for path in left:
+        try:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            refused.append(error)
+    if refused:
+        log.warning("what a worker has left in %s cannot be removed: %s", folder, refused[0].strerror)

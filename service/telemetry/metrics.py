@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from prometheus_client import (
     generate_latest,
     values,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.values import MultiProcessValue, MutexValue
@@ -189,7 +189,7 @@ class Metrics(Declarations):
     def _render_all(self, folder: Path) -> bytes:
         """Of all the workers together."""
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+        registry.register(_CountedByAll(folder))
         registry.register(self.model_collector)
         return generate_latest(registry)
 
@@ -225,6 +225,20 @@ class ModelMetrics:
                 item.stages += [("queue", item.queued_at, started), ("run", started, started + seconds)]
         self._stages["run"].observe(seconds)
         self._batch[stage].observe(sum(len(item.array) for item in items))
+
+
+class _CountedByAll(Collector):
+    """What all workers have counted. prometheus_client would look for their files by the folder's name as a pattern: in
+    one with brackets, as `TMPDIR` may name it, it found none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        """Raises OSError where there is no folder."""
+        files = [str(path) for path in self._folder.iterdir() if path.suffix == ".db"]
+        found: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return found
 
 
 class _ModelCollector(Collector):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from service.bundle import load_bundles
 from service.errors import PROBLEMS
 from service.http.middleware import OTHER
 from service.settings import Settings
-from service.telemetry.metric_files import CountsError, hold, reserve, shared_folder, take_place
+from service.telemetry.metric_files import CountsError, forget_worker, hold, reserve, shared_folder, take_place
 from service.telemetry.metrics import Metrics
 from service.telemetry.traffic import CodeTraffic
 from service.threads import LARGE, PRIOR, SMALL
@@ -106,6 +107,20 @@ def test_a_file_that_is_being_made_is_no_part_of_a_page(tmp_path: Path, monkeypa
     assert not [*tmp_path.glob("*_1.*")]
 
 
+def test_a_folder_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `TMPDIR` has brackets the page had no counter. Without the folder there is no page, rather than one of no
+    worker."""
+    folder = tmp_path / "tmp[1]"
+    folder.mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    metrics = Metrics()
+    metrics.sent.inc(7)
+    assert b"vqserve_sent_bytes_total 7.0" in metrics.render()
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError):
+        metrics.render()
+
+
 def test_another_users_folder_is_left(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = killed(temporary)
     monkeypatch.setattr(os, "geteuid", lambda: left.stat().st_uid + 1)
@@ -170,6 +185,32 @@ def test_each_version_that_was_served_before_leaves_no_file(tmp_path: Path) -> N
     other.add(np.array([2]))
     assert other.counts().tolist() == [0, 0, 1, 0]
     assert CodeTraffic("m", "v" * 12, 4, tmp_path).counts().tolist() == [0] * 4
+
+
+def test_what_cannot_be_removed_ends_no_supervision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a disk that was read-only since it had failed, the supervisor's loop ended with a traceback: no worker was
+    replaced any more, and it was deaf to SIGTERM."""
+    plain, kept = Path.unlink, {"gauge_livesum_0.db", "codes_m_v_0.bin"}
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        if path.name in kept:
+            raise OSError(errno.EROFS, "Read-only file system")
+        plain(path, missing_ok)
+
+    def unreadable(folder: Path, pattern: str) -> list[Path]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for name in (*kept, "codes_o_v_0.bin"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(Path, "unlink", read_only)
+    forget_worker(tmp_path, 0)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    monkeypatch.setattr(Path, "glob", unreadable)
+    forget_worker(tmp_path, 0)
+    said = f"what a worker has left in {tmp_path} cannot be removed: "
+    assert caplog.messages == [f"{said}Read-only file system", f"{said}Input/output error"]
 
 
 def test_files_have_no_holes_and_those_of_a_dead_worker_are_counted_on(tmp_path: Path) -> None:
