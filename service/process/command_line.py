@@ -6,8 +6,10 @@ In: options and `VQSERVE_*` variables; an option wins over its variable. Out: a 
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import logging.config
+import multiprocessing
 import os
 import signal
 import socket
@@ -102,8 +104,10 @@ def serve(settings: Settings) -> None:
         log.info("%d workers on %s port %d", settings.workers, *listener.getsockname()[:2])
     supervisor = Supervisor(config, listeners, Path(os.environ[SHARED_METRICS]), settings.drain_s)
     supervisor.run()
-    if supervisor.failed_to_start:
-        sys.exit(STARTUP_FAILURE)
+    status = STARTUP_FAILURE if supervisor.failed_to_start else 0
+    if multiprocessing.active_children():  # which cannot be killed, and multiprocessing would wait for them at the end
+        atexit.register(os._exit, status)
+    sys.exit(status)
 
 
 def read_settings(**given: Any) -> Settings:

@@ -134,12 +134,15 @@ class Worker(Process):
             end.close()
 
     def bury(self) -> str:
-        """Kill it if it hangs. Out: how it has ended."""
+        """Kill it if it hangs. Out: how it has ended, or that it has not: nothing ends a process while a disk does not
+        answer it, and the supervision waited with it, deaf to SIGTERM."""
         self.process.join(_DIES_S)
         hangs = self.exitcode is None
         self.kill()
-        self.process.join()
-        status = self.exitcode or 0
+        self.process.join(_DIES_S)
+        status = self.exitcode
+        if status is None:
+            return "did not answer and cannot be killed"
         if hangs:
             return "did not answer and was killed"
         if status < 0:

@@ -34,6 +34,8 @@ from service.process.command_line import main
 
 supervisor._START_AGAIN_S = {pause_s}
 supervisor._ENDS_S = {ends_s}
+if not {kills}:  # as while its disk does not answer
+    supervisor.Worker.kill = lambda worker: None
 if __name__ == "__main__":
     main(sys.argv[1:])
 elif {dies}:
@@ -43,11 +45,11 @@ elif {dies}:
 
 @contextmanager
 def two_workers(
-    folder: Path, pause_s: float = 0.1, ends_s: float = 8.0, dies: bool = False, **given: str
+    folder: Path, pause_s: float = 0.1, ends_s: float = 8.0, dies: bool = False, kills: bool = True, **given: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A service of `folder`/tiny, and its address; its log is `folder`/log, its temporary files are in `folder`."""
     write_tiny_bundle(folder / "tiny", "tiny")
-    (folder / "serves.py").write_text(_SERVES.format(pause_s=pause_s, ends_s=ends_s, dies=dies))
+    (folder / "serves.py").write_text(_SERVES.format(pause_s=pause_s, ends_s=ends_s, dies=dies, kills=kills))
     variables = {
         "VQSERVE_WORKERS": "2",
         "VQSERVE_DEVICE": "cpu",
@@ -167,6 +169,27 @@ def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
             with suppress(ProcessLookupError):
                 os.kill(stopped, signal.SIGCONT)
     assert logged(tmp_path, f"worker {stopped} did not answer and was killed at the end")
+
+
+def test_a_worker_that_cannot_be_killed_is_not_waited_for(tmp_path: Path) -> None:
+    """The supervisor did, while it served and at the end: no other was replaced, and SIGTERM was not heard."""
+    with two_workers(tmp_path, ends_s=0.5, kills=False, VQSERVE_GRACE_S="1") as (process, address):
+        until(lambda: listeners(address) == 2, 60)
+        first, second = workers_of(process.pid)
+        try:
+            os.kill(first, signal.SIGSTOP)
+            said = f"worker {first} did not answer and cannot be killed; another takes its place"
+            until(lambda: bool(logged(tmp_path, said)), 30)
+            until(lambda: listeners(address) == 3, 30)
+            os.kill(second, signal.SIGSTOP)
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            for stopped in (first, second):
+                with suppress(ProcessLookupError):
+                    os.kill(stopped, signal.SIGKILL)
+    assert logged(tmp_path, f"worker {second} did not answer and cannot be killed at the end")
+    assert not [*tmp_path.glob("vqserve-metrics-*")]
 
 
 def test_a_service_without_a_worker_that_can_be_started_ends(
