@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import ssl
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, Unpack
@@ -27,6 +29,16 @@ async def _refuse_redirect(response: httpx.Response) -> None:
     if response.has_redirect_location:
         await response.aread()
         raise problem_of(response)
+
+
+@contextmanager
+def _broken_tls(request: httpx.Request) -> Iterator[None]:
+    """Around what a connection sends and receives: httpx's asyncio network lets the errors of `ssl` through, where the
+    blocking one raises httpx's own."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise httpx.ReadError(str(error), request=request) from error
 
 
 class AsyncClient:
@@ -116,9 +128,10 @@ class AsyncClient:
             response = await self._send(operation, stream=True)
             response.encoding = "utf-8"  # of every event stream, whatever its header says
             try:
-                async for line in response.aiter_lines():
-                    for value in events.feed(line):
-                        yield value
+                with _broken_tls(response.request):
+                    async for line in response.aiter_lines():
+                        for value in events.feed(line):
+                            yield value
                 events.finish()
             finally:
                 await response.aclose()
@@ -164,12 +177,14 @@ class AsyncClient:
         attempt = 0
         while True:
             attempt += 1
+            request = operation.request(self._http)
             response: httpx.Response | None = None
             try:
-                response = await self._http.send(operation.request(self._http), stream=stream)
-                if response.is_success:
-                    return response
-                await response.aread()
+                with _broken_tls(request):
+                    response = await self._http.send(request, stream=stream)
+                    if response.is_success:
+                        return response
+                    await response.aread()
             except RETRIED_ERRORS:
                 pause_s = self._retries.pause_s(attempt, None)
                 if pause_s is None:
