@@ -22,6 +22,8 @@ KEPT_ALIVE = 20  # connections without a call
 # cancelled meanwhile, and never takes it back.
 UNCOUNTED = httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_ALIVE)
 OF_ONE_PROCESS = "a client does not go to another process: make one there, as in the initializer of a pool"
+# The service compresses nothing, and a page of another server may be small only until it is read.
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
 
 

@@ -84,10 +84,18 @@ def problem_of(response: httpx.Response) -> ProblemError:
     )
 
 
+def leave_compressed(response: httpx.Response) -> None:
+    """For an answer that is no success, before it is read: of 1 MB of gzip, 2 GB were read to show 200 characters."""
+    if not response.is_success:
+        response.headers.pop("content-encoding", None)
+
+
 def _of_another_server(response: httpx.Response) -> str:
-    """Where a redirect leads, without its query, which may hold a secret; else the beginning of the page, in a line."""
+    """Where a redirect leads, without its query, which may hold a secret; else the beginning of the page, in a line, or
+    nothing of one that is no text."""
     if not response.has_redirect_location:
-        return " ".join(_text(response).split())[:200]
+        words = " ".join(_text(response).split())[:200]
+        return "" if re.search(r"[\x00-\x1f]", words) else words
     target = response.headers["location"].partition("?")[0]
     return f"it leads to {without_userinfo(target)}, and redirects are not followed: pass the service's own URL"
 

@@ -17,14 +17,15 @@ from vqserve import connection, operations
 from vqserve.answers import Encoded, Generation, ModelInfo, Row, Score
 from vqserve.events import Events
 from vqserve.operations import Number, Operation, Packing, Picture, Wanted, WantedRows, Whole
-from vqserve.problems import problem_of
+from vqserve.problems import leave_compressed, problem_of
 from vqserve.retries import RETRIED_ERRORS, Retries
 
 T = TypeVar("T")
 
 
-def _refuse_redirect(response: httpx.Response) -> None:
-    """Before httpx reads where it leads, which may be no URL. Raises ProblemError."""
+def _before_reading(response: httpx.Response) -> None:
+    """Before httpx looks where a redirect leads, which may be no URL. Raises ProblemError."""
+    leave_compressed(response)
     if response.has_redirect_location:
         response.read()
         raise problem_of(response)
@@ -51,11 +52,11 @@ class Client:
             self._http = httpx.Client(
                 base_url=base_url,
                 auth=auth,
-                headers=headers,
+                headers=connection.UNCOMPRESSED | headers,
                 timeout=timeout,
                 transport=transport,
                 limits=limits,
-                event_hooks={"response": [_refuse_redirect]},
+                event_hooks={"response": [_before_reading]},
             )
 
     def encode(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.client.scripted import MODELS, scripted
+from tests.client.test_connection import ask_for_models
 from vqserve import Client, ProblemError, VqserveError
 from vqserve.command_line import main
 from vqserve.events import Events
@@ -38,6 +41,23 @@ def test_a_charset_that_is_none_for_text(charset: str) -> None:
     assert "nothing..." in str(problem_of(page))
     latin = httpx.Response(403, content=b"acc\xe8s", headers={"Content-Type": "text/html; charset=iso-8859-1"})
     assert str(problem_of(latin)) == "403 Forbidden: accès"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_refusal_is_left_as_compressed_as_it_came(asynchronous: bool) -> None:
+    """Of 1 MB of gzip, 2 GB were read to show 200 characters. A success that a proxy has compressed is read."""
+    bomb, compressed = gzip.compress(b"a" * 10_000_000), {"Content-Encoding": "gzip"}
+    models = gzip.compress(json.dumps(MODELS).encode())
+    redirect = {"Location": "http://y", **compressed}
+    refusals = [httpx.Response(404, stream=httpx.ByteStream(bomb), headers=compressed)]
+    refusals.append(httpx.Response(302, stream=httpx.ByteStream(bomb), headers=redirect))
+    transport, seen = scripted(*refusals, httpx.Response(200, stream=httpx.ByteStream(models), headers=compressed))
+    for said in ("404 Not Found", "302 Found: it leads to http://y, .*"):
+        with pytest.raises(ProblemError, match=f"^{said}$"):
+            ask_for_models("http://x", transport, asynchronous)
+    assert [refusal.content for refusal in refusals] == [bomb, bomb]
+    ask_for_models("http://x", transport, asynchronous)
+    assert {request.headers["accept-encoding"] for request in seen} == {"identity"}
 
 
 def test_a_problem_of_many_brackets_counts_by_its_status() -> None:
