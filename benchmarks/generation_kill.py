@@ -61,7 +61,7 @@ class Report:
 async def kill(address: str, pid: int, requests: int, samples: int) -> Report:
     """Streams of `samples` samples, every second one closed after its first row, against a server process."""
     limits = httpx.Limits(max_connections=AT_ONCE)
-    async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits, trust_env=False) as client:
         await asyncio.gather(*(_stream(client, seed, samples, leave=seed % 2 == 1) for seed in range(AT_ONCE)))
         before = await settled(client, pid)
         cancelled = await _metric(client, "generate_cancelled_samples_total")

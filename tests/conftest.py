@@ -21,6 +21,10 @@ from tests.tiny_bundle import Weights, write_tiny_bundle
 PICTURES = Path(__file__).parent / "fixtures" / "pictures"
 DEVICE = os.environ.get("VQSERVE_TEST_DEVICE", "cpu")  # "cuda" on a GPU machine: CONTRIBUTING.md
 
+# The servers of the tests are here: a proxy that the environment names would be asked for them, also by other programs.
+for name in [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")]:
+    del os.environ[name]
+
 # Random examples take the time that a busy machine gives them: a test that hangs is ended by pytest-timeout.
 hypothesis_settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("busy machine")

@@ -66,7 +66,7 @@ async def _until(
 ) -> Usage:
     """Mixed load until `end`, then a quiet moment, and what the server uses in it. The clients' sockets are closed."""
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
-    async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits, trust_env=False) as client:
         mix = await Mix.open(client, bundle)
         work = [asyncio.create_task(_ask(mix, end, number, statuses)) for number in range(clients)]
         while time.monotonic() < end:

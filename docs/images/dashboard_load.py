@@ -46,7 +46,8 @@ class Kind:
 
 
 async def apply(url: str, seconds: float) -> Counter[int]:
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=256)) as client:
+    limits = httpx.Limits(max_connections=256)
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits, trust_env=False) as client:
         return await _Load(client, await kinds(client), seconds).run()
 
 

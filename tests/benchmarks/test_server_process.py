@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.server_process import ServerDidNotStart, free_port, process_tree, running, usage_of
+from benchmarks.server_process import ServerDidNotStart, answers, free_port, process_tree, running, usage_of
 
 # Burns half a CPU second, holds 5 files, and answers on the port with Python's own server.
 SERVER = """
@@ -47,6 +47,14 @@ def test_a_server_that_ends_at_once_is_reported_with_its_output() -> None:
     command = [sys.executable, "-c", "raise SystemExit('no model here')"]
     with pytest.raises(ServerDidNotStart, match="no model here"), running(command, free_port(), "/", {}):
         pass
+
+
+def test_no_proxy_is_asked_for_a_server_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server was there, and after 90 seconds it `did not answer`."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    port = free_port()
+    with running([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)], port, "/", {}) as server:
+        assert answers(server.url)
 
 
 def test_a_process_that_is_gone_uses_nothing() -> None:
