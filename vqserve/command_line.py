@@ -31,7 +31,7 @@ from PIL import Image
 
 from vqserve.answers import Encoded, Pixels, Score
 from vqserve.backends import Backend, backend_of, url_of
-from vqserve.connection import by_proxy
+from vqserve.connection import proxies_set
 from vqserve.files import (
     CONTAINER_SUFFIX,
     PICTURE_SUFFIXES,
@@ -74,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         let_go_of_standard_output()
         return READER_LEFT
     except httpx.TimeoutException as error:
-        say(f"{without_userinfo(url_of(options))}{by_proxy(url_of(options))}: {in_words_of_options(error)}")
+        say(f"{without_userinfo(url_of(options))}{proxies_set()}: {in_words_of_options(error)}")
     except httpx.HTTPError as error:
-        say(f"no answer from {without_userinfo(url_of(options))}{by_proxy(url_of(options))}: {error}")
+        say(f"no answer from {without_userinfo(url_of(options))}{proxies_set()}: {error}")
     except (VqserveError, MemoryError) as error:
         say(in_words_of_options(error))
     except (OSError, Image.DecompressionBombError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 import httpx
 
@@ -56,14 +56,15 @@ def base_url(url: str) -> str:
     return str(parts.copy_with(userinfo=b"")) if parts.userinfo else url
 
 
-def by_proxy(url: str) -> str:
-    """For messages on a service that does not answer, since it may be the proxy that does not: the one that the
-    environment names for this URL, without its password, or nothing."""
-    parts, proxies = httpx.URL(url), getproxies()
-    proxy = proxies.get(parts.scheme, proxies.get("all"))
-    if not proxy or proxy_bypass(parts.host):
+def proxies_set() -> str:
+    """For messages on a service that does not answer, or not as one, since it may be a proxy that does not: the
+    settings that httpx reads, without passwords, or nothing. It does not tell whom it asks, and reads NO_PROXY in its
+    own way."""
+    found = getproxies()
+    if not any(found.get(kind) for kind in ("http", "https", "all")):
         return ""
-    return f", by the proxy {without_userinfo(proxy)} of {parts.scheme.upper()}_PROXY or ALL_PROXY"
+    kinds = [kind for kind in ("http", "https", "all", "no") if found.get(kind)]
+    return f" (with {', '.join(f'{kind.upper()}_PROXY={without_userinfo(found[kind])}' for kind in kinds)})"
 
 
 def login(url: str) -> httpx.BasicAuth | None:
@@ -115,5 +116,6 @@ def from_environment() -> Iterator[None]:
         fix = "pip install 'httpx[socks]', or unset it"
         raise VqserveError(f"one of the variables {VARIABLES} names a SOCKS proxy: {fix}") from None
     except (httpx.InvalidURL, OSError, ValueError):
-        fix = "a proxy is as http://host:3128, a certificate a file"
-        raise VqserveError(f"one of the variables {VARIABLES} cannot be used: {fix}") from None
+        fix = "a proxy is as http://host:3128, a certificate a file, NO_PROXY a list of hosts"
+        ipv6 = "an IPv6 address in it without brackets and /length"
+        raise VqserveError(f"one of the variables {VARIABLES} cannot be used: {fix}, {ipv6}") from None

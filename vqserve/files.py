@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 
+from vqserve.connection import proxies_set
 from vqserve.problems import NO_TYPE, OF_ONE_FILE, FileError, ProblemError, VqserveError
 from vqserve.progress import say
 
@@ -79,7 +80,8 @@ def _is_of_the_file(error: Fault) -> bool:
 
 
 def in_words_of_options(error: Fault) -> str:
-    """The service advises in words of its URL, httpx in those of Python, and a MemoryError has none."""
+    """The service advises in words of its URL, httpx in those of Python, and a MemoryError has none. What another
+    server says may be a proxy's refusal."""
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
     if isinstance(error, httpx.ConnectTimeout):
@@ -89,7 +91,7 @@ def in_words_of_options(error: Fault) -> str:
     words = str(error)
     for of_url, of_options in IN_OPTIONS.items():
         words = words.replace(of_url, of_options)
-    return words
+    return words + (proxies_set() if isinstance(error, ProblemError) and error.type == NO_TYPE else "")
 
 
 def named_files(names: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[Path]:

@@ -169,6 +169,8 @@ def test_an_empty_query_is_refused_as_any() -> None:
         ("HTTP_PROXY", "foo:secret"),
         ("HTTPS_PROXY", "ftp://me:secret@localhost"),
         ("SSL_CERT_FILE", "/nope/secret"),
+        ("NO_PROXY", "[::1]"),
+        ("NO_PROXY", "localhost,fe80::/10"),
     ],
 )
 def test_variables_that_cannot_be_used_are_named(
@@ -183,6 +185,8 @@ def test_variables_that_cannot_be_used_are_named(
     assert main(["info", "--url", "http://127.0.0.1:9"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"vqserve: {said}") and name in line and "secret" not in line
+    if name == "NO_PROXY":  # a host in brackets is one of a URL
+        assert "NO_PROXY a list of hosts, an IPv6 address in it without brackets and /length" in line
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.client.conftest import KEY
 from tests.client.scripted import MODELS, scripted
 from tests.client.test_connection import ask_for_models
+from tests.conftest import PICTURES
 from vqserve import Client, ProblemError, VqserveError
 from vqserve.command_line import main
 from vqserve.events import Events
@@ -85,22 +87,42 @@ def test_names_that_are_no_text_are_refused(capsys: pytest.CaptureFixture[str]) 
         assert " URL" in line
 
 
-def test_a_proxy_that_does_not_answer_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The refusal named the service, which nobody had asked."""
+def test_a_proxy_that_is_set_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The refusal named the service, which nobody had asked, or a proxy that httpx had not asked: it reads NO_PROXY in
+    its own way."""
     made = Client
     monkeypatch.setattr("vqserve.backends.Client", lambda *given, **more: made(*given, **more, retries=Retries(1)))
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
     for name in ("HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://me:secret@127.0.0.1:9")
         assert main(["info", "--url", "http://codes.example.org"]) == 1
-        said = capsys.readouterr().err
-        assert "codes.example.org, by the proxy http://127.0.0.1:9 of HTTP_PROXY or ALL_PROXY: " in said
-        assert "secret" not in said
+        said = f"no answer from http://codes.example.org (with {name}=http://127.0.0.1:9): "
+        assert said in capsys.readouterr().err
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         assert main(["info", "--url", "http://127.0.0.1:9"]) == 1
-        assert "proxy" not in capsys.readouterr().err
-        monkeypatch.delenv("NO_PROXY")
+        said = f"no answer from http://127.0.0.1:9 (with {name}=http://127.0.0.1:9, NO_PROXY=127.0.0.1): "
+        assert said in capsys.readouterr().err
         monkeypatch.delenv(name)
+        monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert main(["info", "--url", "http://127.0.0.1:9"]) == 1
+    assert "PROXY" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "refused"), [("http://a.example.org", "503 Service Unavailable: ours"), ("", "No such")]
+)
+def test_a_refusal_of_another_server_names_the_proxy(
+    url: str, refused: str, server_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing said that it may be the proxy's. The service's own has no need of it."""
+    page = httpx.Response(503, text="ours", headers={"Retry-After": "99"})
+    if url:
+        made, (transport, _) = Client, scripted(page, page)
+        monkeypatch.setattr("vqserve.backends.Client", lambda *given, **more: made(*given, **more, transport=transport))
+    monkeypatch.setenv("HTTP_PROXY", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for command in (["info"], ["encode", str(PICTURES / "digit_7.png"), "-o", "-"]):
+        assert main([*command, "--url", url or server_url, "--key", KEY, "--model", "other"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        ends = " (with HTTP_PROXY=http://127.0.0.1:9, NO_PROXY=127.0.0.1)"
+        assert refused in line and line.endswith(ends) == bool(url)
