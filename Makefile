@@ -35,7 +35,10 @@ train: $(DEV)/installed ## fit CONFIG=training/configs/mnist.yaml into runs/mnis
 	$(DEV)/bin/python -m training fit --config $(CONFIG) --out runs/$(RUN) --resume
 	$(DEV)/bin/python -m export runs/$(RUN) $(BUNDLE)
 
-bench: $(DEV)/installed ## measure this machine: sampler, load, rate and distortion; one JSON line each
+bench: $(DEV)/installed ## measure this machine: sampler, load, rate and distortion; one JSON line each; needs wrk, h2load and data/mnist
+	@command -v wrk >/dev/null && command -v h2load >/dev/null && test -d data/mnist || \
+	  { echo "make bench needs wrk, h2load (apt-get install wrk nghttp2-client)" \
+    "and data/mnist (make train fetches it)" >&2; exit 1; }
 	$(DEV)/bin/python -m benchmarks.sampler
 	$(DEV)/bin/python -m benchmarks.load
 	$(DEV)/bin/python -m benchmarks.rate_distortion data/mnist --out runs/rate_distortion
@@ -74,9 +77,12 @@ $(SERVE)/installed: EXTRAS = service,$(PROVIDER)
 $(RAY)/installed: EXTRAS = service,cpu,training,ray,test
 $(GPU)/installed: EXTRAS = service,gpu,gpu-check
 
+VERSION := 'import sys; print(*sys.version_info[:2])'
+
 %/installed: pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "vqserve needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@[ "$$($*/bin/python -c $(VERSION) 2>&1)" = "$$($(PYTHON) -c $(VERSION))" ] || rm -rf $*  # another Python's
 	$(PYTHON) -m venv $*
 	$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $@
