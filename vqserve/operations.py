@@ -31,6 +31,7 @@ Query = str | Whole | Number | bool | None
 
 JSON, NPY, CONTAINER, PNG = "application/json", "application/x-npy", "application/vnd.vqserve.codes", "image/png"
 EVENTS = "text/event-stream"
+CODES_ALONE = "pass the codes alone: encoded.codes"
 CONTAINER_START, PNG_START = b"\xf6Q", b"\x89PNG\r\n\x1a\n"  # of every such file
 
 
@@ -173,7 +174,7 @@ def model(name: str) -> Operation[ModelInfo]:
 def _whole_numbers(codes: ArrayLike) -> NDArray[Any]:
     """As they are: a conversion would make codes of what the service refuses."""
     if isinstance(codes, Encoded):
-        raise TypeError("pass the codes alone: encoded.codes")
+        raise TypeError(CODES_ALONE)
     if isinstance(codes, bytes | Path):  # a container, whose bytes NumPy would take for text
         raise TypeError("pass codes, or a container to decompress")
     grids = np.asarray(codes)
@@ -227,9 +228,13 @@ def _params(query: Mapping[str, Query]) -> dict[str, str]:
 
 def _plain(value: Any) -> Any:
     """As JSON has it: numbers and arrays of NumPy, which the answers of this client hold, are not."""
+    if isinstance(value, Encoded):
+        raise TypeError(CODES_ALONE)
+    if isinstance(value, np.floating):  # also a longdouble, which `tolist` leaves
+        return float(value)
     if isinstance(value, np.generic | np.ndarray):
         listed = value.tolist()
-        return _plain(listed) if value.dtype.hasobject else listed  # an array of objects may hold numbers of NumPy
+        return listed if value.dtype.kind in "biu" else _plain(listed)  # one of objects may hold numbers of NumPy
     if isinstance(value, Mapping):
         return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

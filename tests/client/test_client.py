@@ -213,6 +213,9 @@ def test_codes_are_passed_without_what_surrounds_them(server_url: str) -> None:
         assert client.decode(encoded.codes).shape == (1, 28, 28, 1)
         with pytest.raises(TypeError, match=r"encoded\.codes"):
             client.decode(encoded)  # type: ignore[arg-type]
+        for known in (encoded, {"codes": encoded, "mask": encoded.codes > 0}):  # it was `not JSON serializable`
+            with pytest.raises(TypeError, match=r"^pass the codes alone: encoded\.codes$"):
+                client.generate(known=known)  # type: ignore[typeddict-item,arg-type]
 
 
 @pytest.mark.parametrize("name", ["tiny?x=/../", "../healthz", "a/b", "..", "."])

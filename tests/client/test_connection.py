@@ -125,12 +125,12 @@ def test_numbers_and_arrays_of_numpy_are_sent_as_json() -> None:
         client.generate(seed=np.int64(3), n=np.int32(1), temperature=np.float32(0.5), known=known)
         client.generate(known={"codes": known, "mask": mask})
         client.generate(known=[list(known[0]), [None, None]])
-        client.generate(known=some)
-        client.compress(DIGIT, label=np.int64(3), effort=np.float32(0.5))
+        client.generate(known=some, top_p=np.longdouble(0.5))
+        client.compress(DIGIT, label=np.int64(3), effort=np.longdouble(0.5))
     assert json.loads(seen[0].content) == {"seed": 3, "n": 1, "temperature": 0.5, "known": [[1, 2], [3, 4]]}
     assert json.loads(seen[1].content)["known"] == {"codes": [[1, 2], [3, 4]], "mask": [[True, False], [False, True]]}
     assert json.loads(seen[2].content)["known"] == [[1, 2], [None, None]]
-    assert json.loads(seen[3].content)["known"] == [[1, None], [None, 4]]
+    assert json.loads(seen[3].content) == {"known": [[1, None], [None, 4]], "top_p": 0.5}
     assert dict(seen[4].url.params) == {"label": "3", "effort": "0.5"}
 
 
