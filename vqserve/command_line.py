@@ -54,6 +54,7 @@ if TYPE_CHECKING:  # the header needs the service's modules, which online only `
     from service.codec.container import Header
 
 _MOST_LISTED = 100
+_MOST_LOOKED_FOR = 1024  # drawn pictures, as many as a bundle draws at once
 INTERRUPTED, READER_LEFT = 130, 141  # 128 and the signal, as of other programs: SIGINT, SIGPIPE
 
 
@@ -112,6 +113,8 @@ def decode(options: argparse.Namespace) -> None:
     output = Output.of(options, one and len(results) <= 1, inputs)
     output.require_png("decode")
     output.places(results)
+    for path in inputs:
+        output.require_folder_of(path)
     taken: dict[str, Path] = {}
     with backend_of(options) as backend, Files(len(inputs)) as files:
         for path in Progress(inputs, "decode"):
@@ -146,8 +149,8 @@ def generate(options: argparse.Namespace) -> None:
     given = {name: value for name, value in wishes.items() if value is not None}
     output = Output.of(options, single=options.n <= 1)
     output.require_png("generate")
-    if options.seed is not None:  # where its first picture is there, it is refused before they are drawn
-        _places_of_drawn(output, options.seed, 1)
+    if options.seed is not None:  # where one of its pictures is there, it is refused before they are drawn
+        _places_of_drawn(output, options.seed, min(options.n, _MOST_LOOKED_FOR))
     with backend_of(options) as backend:
         if options.label is not None:
             given["label"] = _number_of(options.label, backend)

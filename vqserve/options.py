@@ -14,6 +14,7 @@ from vqserve.files import STANDARD
 FITS = ("exact", "resize", "pad")
 WHOLE = r"[+-]?[0-9]+"  # Python also reads `1_0`, ` 5` and the digits of other scripts, which the service refuses
 NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+NAMES_OF_STANDARD_INPUT = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 NAMES_OF_STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 Command = Callable[[argparse.Namespace], None]
@@ -41,7 +42,7 @@ def parse(whole: argparse.ArgumentParser, arguments: Sequence[str] | None) -> ar
     if others and not (known and "inputs" in options):
         whole.error(f"unrecognized arguments: {' '.join(others)}")
     try:
-        more = [named(other) for other in others[:end] + others[end + 1 :]]
+        more = [source(other) for other in others[:end] + others[end + 1 :]]
     except argparse.ArgumentTypeError as error:
         whole.error(f"argument INPUT: {error}")
     if more:
@@ -53,7 +54,7 @@ def _add_common(command: argparse.ArgumentParser, name: str) -> None:
     if name != "generate":
         some = "*" if name == "info" else "+"
         command.add_argument(
-            "inputs", nargs=some, type=named, metavar="INPUT", help="file, folder, or - for standard input"
+            "inputs", nargs=some, type=source, metavar="INPUT", help="file, folder, or - for standard input"
         )
     where = command.add_mutually_exclusive_group()
     where.add_argument("--url", help="a running service (default: $VQSERVE_URL)")
@@ -101,6 +102,11 @@ def named(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("the name is empty: write . for the current folder")
     return text
+
+
+def source(text: str) -> str:
+    """As `named`. Standard input is `-` by any name: its result was to be a file beside /dev/stdin."""
+    return STANDARD if text in NAMES_OF_STANDARD_INPUT else named(text)
 
 
 def place(text: str) -> str:

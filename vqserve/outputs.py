@@ -20,6 +20,7 @@ from vqserve.problems import VqserveError
 from vqserve.progress import clear_line
 
 OTHER_PICTURES = (*PICTURE_SUFFIXES[1:], ".gif", ".tif", ".tiff", ".avif", ".heic", ".jxl")  # than PNG
+OPEN_FILES = ("/dev/fd/", "/proc/")
 SEVERAL = "several results do not fit standard output: pass a folder with --output"
 Identity = tuple[int, int]  # of a file, whatever it is called: its device and its number there
 
@@ -87,8 +88,14 @@ class Output:
                 raise VqserveError(SEVERAL)
             return None
         if self.name is None:
+            self.require_folder_of(source)
             return source.with_name(name)
         return Path(self.name) if self.is_file else Path(self.name) / name
+
+    def require_folder_of(self, source: Path) -> None:
+        """Raises VqserveError where the result goes beside it, and it is a pipe of the shell, as <(command) is."""
+        if self.name is None and str(source).startswith(OPEN_FILES):
+            raise VqserveError(f"{source} is in no folder: name a file, a folder or - for its result with --output")
 
     def require_free(self, target: Path, *, named: bool = True) -> None:
         """Raises VqserveError where an input is there, or nobody named the file that is, such as the original picture.

@@ -68,6 +68,27 @@ def test_nothing_is_in_a_file(inside: str, tmp_path: Path, capsys: pytest.Captur
         assert line == f"vqserve: {file}{inside} cannot be written: {file} is no folder: {advice}"
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
+def test_standard_input_has_several_names(name: str, where: list[str], tmp_path: Path) -> None:
+    """What was encoded of /dev/stdin was to be a file beside it, which cannot be there."""
+    command = [sys.executable, "-m", "vqserve"]
+    picture = DIGITS[0].read_bytes()
+    encoded = subprocess.run([*command, "encode", *where, name], input=picture, capture_output=True, check=True).stdout
+    assert encoded.startswith(b"\xf6Q")
+    subprocess.run([*command, "decode", *where, name, "-o", f"{tmp_path}/back/"], input=encoded, check=True)
+    assert (tmp_path / "back" / "stdin.png").is_file()
+
+
+@pytest.mark.parametrize("command", ["encode", "encode --together", "decode"])
+def test_beside_a_pipe_there_is_no_place(command: str) -> None:
+    """It was written only after the work, where it could not be: `/dev/fd/63.vqc cannot be written`."""
+    line = f"{sys.executable} -m vqserve {command} --url http://127.0.0.1:9 <(echo x)"
+    ran = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    said = " is in no folder: name a file, a folder or - for its result with --output\n"
+    assert ran.returncode == 1 and ran.stderr.startswith("vqserve: /dev/fd/") and ran.stderr.endswith(said)
+    assert len(ran.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_standard_output_has_several_names(
     name: str, where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -158,6 +179,8 @@ def test_drawn_pictures_do_not_replace_earlier_ones(
     assert main(["generate", *drawing, "--seed", "7", "--label", "4", "--force"]) == 0
     assert picture.read_bytes() != three
     picture.rename(tmp_path / "seed7-001.png")
-    assert main(["generate", *drawing, "--seed", "7", "--n", "2"]) == 1
+    for count in ("2", "1000000000000"):  # which were drawn before it was seen
+        assert main(["generate", "--url", "http://127.0.0.1:9", "--seed", "7", "--n", count]) == 1
+        assert "seed7-001.png is there already" in capsys.readouterr().err
     assert not picture.exists()
     assert main(["generate", *drawing, "--seed", "7", "-o", "one.png"]) == 0 and (tmp_path / "one.png").is_file()
