@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, Unpack
@@ -20,6 +21,7 @@ from vqserve.events import Events
 from vqserve.operations import Number, Operation, Packing, Picture, Wanted, WantedRows, Whole
 from vqserve.problems import leave_compressed, problem_of
 from vqserve.retries import RETRIED_ERRORS, Retries
+from vqserve.scopes import in_scope
 
 T = TypeVar("T")
 
@@ -130,12 +132,13 @@ class AsyncClient:
             response.encoding = "utf-8"  # of every event stream, whatever its header says
             try:
                 with _broken_tls(response.request):
-                    async for line in response.aiter_lines():
+                    lines = response.aiter_lines()
+                    while (line := await in_scope(partial(anext, lines, None))) is not None:
                         for value in events.feed(line):
                             yield value
                 events.finish()
             finally:
-                await response.aclose()
+                await in_scope(response.aclose)
 
     async def score(
         self,
@@ -179,13 +182,10 @@ class AsyncClient:
         while True:
             attempt += 1
             request = operation.request(self._http)
-            response: httpx.Response | None = None
             try:
-                with _broken_tls(request):
-                    response = await self._http.send(request, stream=stream)
-                    if response.is_success:
-                        return response
-                    await response.aread()
+                response = await in_scope(partial(self._sent, request, stream), httpx.Response.aclose)
+                if response.is_success:
+                    return response
             except RETRIED_ERRORS:
                 pause_s = self._retries.pause_s(attempt, None)
                 if pause_s is None:
@@ -195,3 +195,11 @@ class AsyncClient:
                 if pause_s is None:
                     raise problem_of(response)
             await asyncio.sleep(pause_s)
+
+    async def _sent(self, request: httpx.Request, stream: bool) -> httpx.Response:
+        """The answer; one that is no success has been read."""
+        with _broken_tls(request):
+            response = await self._http.send(request, stream=stream)
+            if not response.is_success:
+                await response.aread()
+        return response
