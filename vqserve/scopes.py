@@ -1,7 +1,8 @@
 """Work of httpx that may be cancelled. In: a call of it. Out: what it gives, or nothing of it stays behind.
 
-httpcore, below httpx, cleans up after a cancelled request under shields of anyio. They hold against a scope of anyio,
-not against `asyncio.timeout` or `Task.cancel`: connections stayed in its pool for good, and pictures that had been sent.
+httpcore, below httpx, cleans up after a cancelled request under shields of anyio. They hold against a scope of
+anyio, not against `asyncio.timeout` or `Task.cancel`: connections stayed in its pool for good, and pictures that had
+been sent.
 """
 
 from __future__ import annotations
