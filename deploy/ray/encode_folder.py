@@ -42,8 +42,13 @@ class Worker:
         self._job, self._out = job, out
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        shard = self._encoder.encode(self._job, self._out, int(row["id"]))
-        return {"id": shard.shard, "encoded": shard.encoded, "node": ray.get_runtime_context().get_node_id()}
+        """A shard that failed is a row too: raised, the error was a traceback and ended the other shards."""
+        node = ray.get_runtime_context().get_node_id()
+        try:
+            shard = self._encoder.encode(self._job, self._out, int(row["id"]))
+        except (OSError, PlanError) as error:
+            return {"id": row["id"], "encoded": 0, "node": node, "failed": utf8(str(error))}
+        return {"id": shard.shard, "encoded": shard.encoded, "node": node, "failed": ""}
 
 
 def encode_folder(job: Job, bundle: Path, out: Path, settings: Settings, workers: int, gpus: float = 0.0) -> Job:
@@ -76,7 +81,8 @@ def _encode(todo: list[int], job: Job, bundle: Path, out: Path, settings: Settin
         num_gpus=gpus or None,
     )
     for row in done.iter_rows():
-        print(f"shard {row['id']}: {row['encoded']} pictures on node {row['node']}", file=sys.stderr)
+        said, why = ("failed", f": {row['failed']}") if row["failed"] else (f"{row['encoded']} pictures", "")
+        print(f"shard {row['id']}: {said} on node {row['node']}{why}", file=sys.stderr)
 
 
 def summary(job: Job, out: Path, seconds: float) -> dict[str, object]:

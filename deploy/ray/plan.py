@@ -40,10 +40,17 @@ class Job(BaseModel):
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """The file is there as a whole or not at all, also when two workers write it or one is killed."""
+    """The file is there as a whole or not at all, also when two workers write it, one is killed, or the power fails:
+    what had its name before its bytes were on the disk was an empty file then."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    try:
+        with part.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def pictures_under(folder: Path) -> Iterator[str]:
@@ -113,4 +120,13 @@ def index_path(out: Path, shard: int) -> Path:
 
 
 def missing(job: Job, out: Path) -> list[int]:
-    return [shard for shard in range(job.shards) if not index_path(out, shard).exists()]
+    return [shard for shard in range(job.shards) if not _is_whole(index_path(out, shard))]
+
+
+def _is_whole(index: Path) -> bool:
+    """Of an earlier version, a power cut may have left an empty file."""
+    try:
+        json.loads(index.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True

@@ -10,7 +10,9 @@ Pixels are held for a few pictures at a time: what a shard keeps until its end a
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from deploy.ray.plan import Job, index_path, list_path, write_whole
+from deploy.ray.plan import Job, PlanError, index_path, list_path, write_whole
 from service import codec
 from service.bundle import load_bundle
 from service.errors import NotAPicture, PictureTooLarge, WrongPictureSize, utf8
@@ -35,6 +37,7 @@ RUN_PICTURES = 64  # pictures in one run of the encoder: what the service takes 
 # Pixels that are open together. The encoders of models/ take up to 430 bytes for each while they run: 0.9 GB. A larger
 # picture is a group of its own and runs in windows; 1,024 digits of models/mnist are one group.
 GROUP_PIXELS = 1 << 21
+OF_THE_NAME = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)  # of links that lead nowhere, on any disk
 CONTAINER_CODES = codec.DEFAULT_LIMITS.max_codes
 Codes = NDArray[Any]  # in the smallest type that holds a code, since a shard keeps all of its codes until its end
 
@@ -105,8 +108,10 @@ class ShardEncoder:
         """Encode the pictures of one list and write the shard's files, the index last.
 
         Raises:
+            PlanError: the bundle is not that of the job, which may have been replaced since, or on this node only.
             OSError: a picture could not be read, whatever it is, or a file not written; the same job goes on later.
         """
+        self._require_version(job)
         names: list[str] = json.loads(list_path(out, shard).read_bytes())
         refused: list[Refused] = []
         opened = self._open_all(job, names, refused)
@@ -123,11 +128,20 @@ class ShardEncoder:
         write_whole(index_path(out, shard), result.model_dump_json().encode())
         return result
 
+    def _require_version(self, job: Job) -> None:
+        """Shards of two versions lay in one folder, and no bundle could decode them all."""
+        found = self._bundle.manifest.version
+        if found != job.version:
+            raise PlanError(
+                f"{self._bundle.folder} is version {found[:12]} now, and the job began with {job.version[:12]}: bring "
+                "that one back"
+            )
+
     def _open_all(self, job: Job, names: Sequence[str], refused: list[Refused]) -> Iterator[Opened]:
         """One after the other, as they are asked for; what cannot be opened is added to `refused`."""
         for name in names:
             try:
-                image = open_picture(_read(Path(job.source) / name), job.max_pixels)
+                image = open_picture(_read(Path(job.source), name), job.max_pixels)
                 picture = to_picture(image, self._bundle.manifest.picture, job.fit)
             except (NotAPicture, PictureTooLarge, WrongPictureSize) as error:
                 refused.append(Refused(picture=utf8(name), reason=utf8(str(error))))
@@ -185,12 +199,27 @@ def read_index(out: Path, shard: int) -> Shard:
     return Shard.model_validate_json(index_path(out, shard).read_bytes())
 
 
-def _read(path: Path) -> bytes:
+def _read(source: Path, name: str) -> bytes:
     """Raises NotAPicture for what is gone, may not be read, or is a pipe, whose end may never come. OSError where the
-    disk fails, as one on a network may: that says nothing of the picture, which would be left out for good."""
+    disk fails, as one on a network may, or is not there: that says nothing of the picture, which would be left out for
+    good."""
+    path = source / name
     try:
         if path.exists() and not path.is_file():
             raise NotAPicture("It is no file.")
         return path.read_bytes()
     except (FileNotFoundError, PermissionError) as error:
+        if not _is_there(source, path.parent):
+            raise
         raise NotAPicture(str(error)) from error
+    except OSError as error:
+        if error.errno not in OF_THE_NAME:
+            raise
+        raise NotAPicture(str(error)) from error
+
+
+def _is_there(source: Path, folder: Path) -> bool:
+    """Whether `folder` can be looked into, and the pictures' disk has not left an empty folder in its place. OSError
+    where `source` cannot be listed."""
+    with os.scandir(source) as inside:
+        return any(inside) and os.access(folder, os.R_OK | os.X_OK)

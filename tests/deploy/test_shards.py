@@ -80,9 +80,13 @@ def a_job(source: Path, fit: str = "exact", pictures_per_shard: int = 4) -> Job:
     return Job.model_validate(given | {"max_pixels": 1 << 20})
 
 
+def of_bundle(job: Job, bundle: Path) -> Job:
+    return job.model_copy(update={"version": load_bundle(bundle).manifest.version})
+
+
 def encode_all(bundle: Path, job: Job, out: Path) -> list[Shard]:
     (out / "shards").mkdir(exist_ok=True)
-    encoder = ShardEncoder(bundle, Settings(threads=1, device="cpu"))
+    encoder, job = ShardEncoder(bundle, Settings(threads=1, device="cpu")), of_bundle(job, bundle)
     return [encoder.encode(job, out, shard) for shard in missing(job, out)]
 
 
@@ -138,7 +142,7 @@ def encode_noting(bundle: Path, source: Path, out: Path) -> tuple[Shard, list[tu
     (out / "shards").mkdir()
     encoder = ShardEncoder(bundle, Settings(threads=1, device="cpu"))
     encoder._session = runs = Runs(encoder._session)
-    return encoder.encode(job, out, 0), runs.shapes
+    return encoder.encode(of_bundle(job, bundle), out, 0), runs.shapes
 
 
 def test_small_pictures_run_64_together(tmp_path: Path, bundle: tuple[Path, Weights]) -> None:

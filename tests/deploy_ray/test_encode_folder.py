@@ -68,3 +68,22 @@ def test_the_same_command_goes_on(tmp_path: Path, two_nodes: TwoNodes, capfd: py
     answer = capfd.readouterr()
     assert [shard for shard, _ in PROGRESS.findall(answer.err)] == ["2"]
     assert json.loads(answer.out.strip().splitlines()[-1])["encoded"] == 40
+
+
+def test_a_shard_that_fails_ends_no_other(
+    tmp_path: Path, two_nodes: TwoNodes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It was a traceback of Ray's of 64 lines, and the shards that could be written were not begun."""
+    write_tiny_bundle(tmp_path / "bundle")
+    write_pictures(tmp_path / "in", 40)
+    in_the_way = tmp_path / "out/shards/000001-0.vqc"
+    in_the_way.mkdir(parents=True)
+    words = [str(tmp_path / "in"), str(tmp_path / "out"), "--bundle", str(tmp_path / "bundle")]
+    assert main([*words, "--pictures-per-shard", "10"]) == 2
+    answer = capfd.readouterr().err
+    assert re.search(r"^shard 1: failed on node \w+: .*Is a directory: .*000001-0\.vqc", answer, re.MULTILINE)
+    assert sorted(shard for shard, _ in PROGRESS.findall(answer)) == ["0", "2", "3"]
+    assert answer.endswith("error: 1 shards are missing, the first is 1: run the same command again\n")
+    assert "RayTaskError" not in answer
+    in_the_way.rmdir()
+    assert main([*words, "--pictures-per-shard", "10"]) == 0
