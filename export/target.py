@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from service.bundle import MANIFEST_FILE
@@ -97,7 +97,14 @@ def _reason(error: OSError) -> str:
 
 
 def replace_bundle(bundle_folder: Path, folder: Path, previous: Path) -> None:
-    """Put `folder` in the place of a bundle, which is back there if that fails or is interrupted."""
+    """Put `folder` in the place of a bundle, which is back there if that fails or is interrupted.
+
+    All of it is on the disk first: after a power cut its files were empty, and the older bundle was gone.
+    """
+    for path in folder.iterdir():
+        _to_disk(path)
+    with suppress(OSError):  # some network disks can do so with files only
+        _to_disk(folder)
     try:
         if bundle_folder.exists():
             bundle_folder.rename(previous)
@@ -105,3 +112,11 @@ def replace_bundle(bundle_folder: Path, folder: Path, previous: Path) -> None:
     finally:
         if previous.exists() and not bundle_folder.exists():
             previous.rename(bundle_folder)
+
+
+def _to_disk(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -189,3 +189,39 @@ def test_a_bundle_that_the_service_would_refuse_is_a_message(
     assert command.main([str(finished_run), str(tmp_path / "bundle")]) == 1
     assert capsys.readouterr().err.startswith("error: codes.height")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut its files were empty, and the older bundle was gone."""
+    target, new, previous = tmp_path / "bundle", tmp_path / "new", tmp_path / "previous"
+    for folder in (target, new):
+        folder.mkdir()
+        for name in ("decoder.onnx", "manifest.json"):
+            (folder / name).write_text(folder.name)
+    done: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def noting_sync(number: int) -> None:
+        sync(number)
+        done.append(Path(f"/proc/self/fd/{number}").readlink().name)
+
+    def noting_rename(path: Path, to: Path) -> None:
+        done.append(f"{path.name} -> {to.name}")
+        rename(path, to)
+
+    monkeypatch.setattr("os.fsync", noting_sync)
+    monkeypatch.setattr(Path, "rename", noting_rename)
+    replace_bundle(target, new, previous)
+    assert sorted(done[:2]) == ["decoder.onnx", "manifest.json"]
+    assert done[2:] == ["new", "bundle -> previous", "new -> bundle"]
+
+
+def test_a_disk_that_cannot_sync_a_folder_takes_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "new").mkdir()
+
+    def invalid(_: int) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("os.fsync", invalid)
+    replace_bundle(tmp_path / "bundle", tmp_path / "new", tmp_path / "previous")
+    assert (tmp_path / "bundle").is_dir()

@@ -6,6 +6,7 @@ the TensorBoard log of the training.
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import warnings
@@ -35,10 +36,12 @@ from training.runs.callbacks import (
 )
 from training.runs.checkpoints import require_checkpoint
 from training.runs.jobs import Job, StageData
+from training.runs.writing import GO_ON, cannot_write
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS = "checkpoints"  # the folder of them, in that of a run
+CHECKPOINTS, LOGS = "checkpoints", "logs"  # their folders, in that of a run
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 def run_stage(
@@ -73,7 +76,7 @@ def run_stage(
 
 def _fit(trainer: Trainer, job: Job, data: StageData, checkpoint: Path, resume_from: Path | None) -> None:
     """Raises SystemExit where the process is told to end, with the status of that signal. Raises ConfigError where the
-    memory is too small."""
+    memory is too small, WriteError where a file cannot be written."""
     stage = checkpoint.stem
     advice = f"lower trainer.{stage}.batch_size, or the channels of its network"
     with warnings.catch_warnings(), told_of_memory(f"for the stage {stage}: {advice}"):
@@ -86,6 +89,11 @@ def _fit(trainer: Trainer, job: Job, data: StageData, checkpoint: Path, resume_f
         warnings.filterwarnings("ignore", r"`broadcast_buffers` is deprecated")
         try:
             trainer.fit(job, data, ckpt_path=resume_from, weights_only=True)
+        except OSError as error:
+            if error.errno not in OF_THE_DISK:
+                raise
+            logs = checkpoint.parents[1] / LOGS  # TensorBoard's error names no file, and nobody else's comes here
+            raise cannot_write(Path(error.filename or logs), error, GO_ON) from error
         except SIGTERMException as ended:  # a SystemExit of status 0: whoever waits would take the run for finished
             if trainer.local_rank:
                 raise  # Lightning kills the first process of a machine when another one ends with a failure
@@ -180,7 +188,7 @@ def _trainer(
         max_epochs=-(-stage.steps // stage.validate_every),
         gradient_clip_val=stage.gradient_clip or None,
         log_every_n_steps=job.log_every,
-        logger=TensorBoardLogger(folder, "logs", name),
+        logger=TensorBoardLogger(folder, LOGS, name),
         callbacks=[
             stopwatch,
             Reseed(settings.seed),

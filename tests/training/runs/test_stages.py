@@ -20,6 +20,7 @@ from training.runs import stages
 from training.runs.callbacks import TrainingDiverged
 from training.runs.jobs import AutoencoderJob, Job, PriorJob, StageData
 from training.runs.stages import checkpoint_of, run_stage
+from training.runs.writing import WriteError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches .1. is smaller than the logging")
 STEPS = StageConfig(steps=5, batch_size=2, validate_every=2)
@@ -178,3 +179,14 @@ def test_a_nan_at_any_step_is_seen_before_a_sheet_is_drawn_or_weights_are_writte
     if step > 2:
         saved = torch.load(checkpoint_of("slope", tmp_path), weights_only=True)["state_dict"]
         assert all(torch.isfinite(tensor).all() for tensor in saved.values())
+
+
+def test_a_log_for_which_there_is_no_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`[Errno 28] No space left on device` was all that was said."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._AsyncWriter.write", full)
+    with pytest.raises(WriteError, match=rf"^{tmp_path}/logs cannot be written \(No space .*go on with --resume$"):
+        run(Slope(STEPS), tmp_path)

@@ -74,3 +74,23 @@ def test_an_interrupted_file_leaves_nothing(tmp_path: Path) -> None:
         beside.write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut the checkpoint was an empty file, and the one before it was gone."""
+    done: list[tuple[str, bytes]] = []
+    sync, rename = os.fsync, Path.replace
+
+    def noting_sync(number: int) -> None:
+        sync(number)
+        done.append(("on the disk", Path(f"/proc/self/fd/{number}").read_bytes()))
+
+    def noting_rename(path: Path, target: Path) -> None:
+        done.append(("renamed", path.read_bytes()))
+        rename(path, target)
+
+    monkeypatch.setattr("os.fsync", noting_sync)
+    monkeypatch.setattr(Path, "replace", noting_rename)
+    with written_whole(tmp_path / "a", "run it again") as beside:
+        beside.write_text("whole")
+    assert done == [("on the disk", b"whole"), ("renamed", b"whole")]
