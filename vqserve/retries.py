@@ -50,19 +50,29 @@ class Retries:
             return None
         doublings = min(attempt - 1, 1000)  # a float holds no 2**1024, and many attempts are allowed
         longest = min(self.max_pause_s, self.first_pause_s * 2.0**doublings)
-        # a date may have passed by the clock here, or soon: all attempts would be gone at once
+        # a date may have passed, or soon: all attempts would be gone at once
         return max(asked or 0.0, float(longest * random.uniform(0.5, 1.0)))
 
 
 def retry_after_s(response: httpx.Response) -> float | None:
-    """Seconds, from a number or an HTTP date; None where the header is absent or neither."""
+    """Seconds, from a number or an HTTP date; None where the header is absent or neither. A date is by the clock of who
+    answered: by that of this machine, which may go wrong, it had passed or was hours away."""
     value = response.headers.get("retry-after", "").strip()
     if value.isdecimal():
         return float(value)
+    moment = _moment(value)
+    if moment is None:
+        return None
+    now = _moment(response.headers.get("date", "")) or datetime.now(UTC)
+    return max(0.0, (moment - now).total_seconds())
+
+
+def _moment(value: str) -> datetime | None:
+    """None for what is no HTTP date."""
     try:
         moment = parsedate_to_datetime(value)
     except (OverflowError, TypeError, ValueError):  # a year of ten digits overflows
         return None
     if moment.tzinfo is None:  # "-0000" in the header: UTC of unknown origin
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return moment

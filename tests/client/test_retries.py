@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from email.utils import formatdate
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from tests.client.scripted import MODELS, scripted
 from vqserve import AsyncClient, Client, ProblemError, Retries
+from vqserve.retries import retry_after_s
 
 
 @pytest.fixture
@@ -111,3 +114,14 @@ def test_a_retry_after_that_has_passed_is_the_usual_pause(value: str, low: float
     """Of a date that has passed by the client's clock, all attempts were gone at once."""
     pause = Retries().pause_s(1, httpx.Response(429, headers={b"Retry-After": value.encode("latin-1")}))
     assert pause is not None and low <= pause <= high
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, -60, 0, 3600])
+def test_a_date_is_counted_from_that_of_the_answer(ahead_s: int) -> None:
+    """By a clock that goes wrong it had passed, or was too far away to wait."""
+    now = time.time() + ahead_s
+    asked = {"Retry-After": formatdate(now + 5, usegmt=True)}
+    answer = httpx.Response(503, headers=asked | {"Date": formatdate(now, usegmt=True)})
+    assert (retry_after_s(answer), Retries().pause_s(1, answer)) == (5.0, 5.0)
+    for date in ({}, {"Date": "nonsense"}):
+        assert retry_after_s(httpx.Response(503, headers=asked | date)) == pytest.approx(max(0, ahead_s + 5), abs=2)
