@@ -45,7 +45,7 @@ from vqserve.files import (
 )
 from vqserve.operations import Wanted
 from vqserve.options import Command, parse, parser
-from vqserve.outputs import Output, let_go_of_standard_output, print_json, write
+from vqserve.outputs import Output, let_go_of_standard_output, print_json
 from vqserve.problems import FileError, VqserveError, without_userinfo
 from vqserve.progress import Progress, say
 from vqserve.together import encode_together
@@ -98,7 +98,7 @@ def encode(options: argparse.Namespace) -> None:
     with backend_of(options) as backend, Files(len(inputs)) as files:
         for path, target in Progress(list(zip(inputs, targets, strict=True)), "encode"):
             with files.one(path):
-                write(target, _encode_one(backend, read(path), options))
+                output.write(target, _encode_one(backend, read(path), options))
 
 
 def _encode_one(backend: Backend, picture: bytes, options: argparse.Namespace) -> bytes:
@@ -124,7 +124,7 @@ def decode(options: argparse.Namespace) -> None:
                     output = Output.of(options, len(pictures) == 1, inputs)
                 targets = output.places([(path, name) for name in _picture_names(path, len(pictures))], taken)
                 for target, pixels in zip(targets, pictures, strict=True):
-                    write(target, _png(pixels))
+                    output.write(target, _png(pixels))
 
 
 def _names_by_header(container: Path) -> list[str]:
@@ -157,7 +157,7 @@ def generate(options: argparse.Namespace) -> None:
         generation = backend.generate(cast(Wanted, given))
     targets = _places_of_drawn(output, generation.seed, len(generation.items))
     for target, item in zip(targets, generation.items, strict=True):
-        write(target, item.png)
+        output.write(target, item.png)
 
 
 def _places_of_drawn(output: Output, seed: int, count: int) -> list[Path | None]:

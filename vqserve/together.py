@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vqserve.backends import Backend, backend_of
 from vqserve.files import CONTAINER_SUFFIX, STANDARD, Files, read
-from vqserve.outputs import Output, write
+from vqserve.outputs import Output
 from vqserve.problems import FileError, ProblemError, TooLargeTogetherError, VqserveError
 from vqserve.progress import Progress, say
 
@@ -80,7 +80,7 @@ def _encode(group: Group, backend: Backend, output: Output, options: argparse.Na
             error.detail = group.with_name(error.detail)
             raise
         return _halves(group, output, "request")
-    write(group.target, container)
+    output.write(group.target, container)
     return ()
 
 

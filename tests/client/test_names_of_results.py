@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.client.conftest import DIGITS, expected
 from tests.conftest import Tiny
+from vqserve import outputs
 from vqserve.command_line import main
 
 
@@ -98,3 +99,65 @@ def test_a_container_of_standard_input_takes_no_other_ones_place(
     assert main(["decode", *where, str(container), "-", "-o", str(out), *force]) == 1
     assert f"{container} and - would both become {out}/stdin.png" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["stdin.png"]
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_two_results_that_differ_in_case_are_not_one(
+    where: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    force: list[str],
+) -> None:
+    """On a disk that takes them for one name, the second replaced the first, with status 0."""
+    for name, digit in zip(("x.png", "X.png", "y.png"), DIGITS, strict=False):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(digit.read_bytes())
+    out, write_whole = tmp_path / "out", outputs._write_whole
+
+    def in_one_case(target: Path, data: bytes) -> None:
+        write_whole(target, data)
+        if target.name == "X.vqc":
+            target.with_name("x.vqc").hardlink_to(target)
+
+    monkeypatch.setattr("vqserve.outputs._write_whole", in_one_case)
+    assert main(["encode", *where, f"{tmp_path}/in", "-o", str(out), *force]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"vqserve: {tmp_path}/in/x.png: {out}/x.vqc is there by now: rename the input if another one differs from it "
+        "in case only",
+        "vqserve: 1 of 3 files were refused",
+    ]
+    assert (out / "x.vqc").samefile(out / "X.vqc") and (out / "y.vqc").exists()
+    monkeypatch.undo()
+    assert main(["encode", *where, f"{tmp_path}/in", "-o", str(out), "--force"]) == 0  # what was there is replaced
+
+
+def test_one_name_that_is_too_long_is_one_refused_file(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None of the others was done either."""
+    long = tmp_path / "in" / f"{'a' * 251}.png"
+    long.parent.mkdir()
+    for path in (long, long.with_name("b.png")):
+        path.write_bytes(DIGITS[0].read_bytes())
+    out = tmp_path / "out"
+    assert main(["encode", *where, str(long.parent), "-o", str(out), "--codes"]) == 1
+    advice = "see to it, or name another place with --output"
+    assert capsys.readouterr().err.splitlines() == [
+        f"vqserve: {long}: {out}/{'a' * 251}.json cannot be written: File name too long: {advice}",
+        "vqserve: 1 of 2 files were refused",
+    ]
+    assert [path.name for path in out.iterdir()] == ["b.json"]
+
+
+def test_a_working_folder_that_was_deleted_is_told(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was `[Errno 2] No such file or directory` alone."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["encode", *where, str(DIGITS[0]), "-o", "x.vqc"]) == 1
+    advice = "see to it, or name another place with --output"
+    assert capsys.readouterr().err == f"vqserve: x.vqc cannot be written: No such file or directory: {advice}\n"
