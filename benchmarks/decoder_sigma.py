@@ -50,7 +50,7 @@ def page(result: Mapping[str, Any]) -> str:
         (
             "## The decoder's sigma of `vae` and `cvae`",
             f"`{result['command']}` on {machine_line(result['machine'])}. The systems of the "
-            "[model report](model-report.md), trained again by the same configuration. Sigma of p(x|z) is one learned "
+            "[model report](model-report.md), as `compare` trains them. Sigma of p(x|z) is one learned "
             "number. The logarithm of its square moves by about a learning rate a step, "
             f"{first['learning_rate']:g} at most, for {first['steps']:,} steps. The best sigma for the same encoder "
             "and means is the root of the MSE of sampled z (arXiv:2006.13202); the KL term is the same at both. MSE is "

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from training.config_faults import explain
 from training.errors import TrainingError
@@ -31,6 +32,15 @@ class _Section(BaseModel):
         if not isinstance(values, dict):
             return values
         return {name: value for name, value in values.items() if value is not None or not cls._is_section(name)}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`restart_every: yes` was 1: codes were restarted at each step."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and {int, float} & set(get_args(annotation) or (annotation,)):
+            raise PydanticCustomError("yes_or_no", "Input should be a number, not yes or no")
+        return value
 
     @classmethod
     def _is_section(cls, name: str) -> bool:
@@ -67,7 +77,7 @@ class QuantizerConfig(_Section):
     rate_weight: float = Field(default=0.0, ge=0)  # lambda of the entropy-constrained assignment
     usage_decay: float = Field(default=0.99, gt=0, lt=1)  # gamma, appendix A.1 of arXiv:1711.00937
     start_step: int = Field(default=200, ge=0)  # steps before the codebook starts from the encoder's latents
-    restart_every: int = Field(default=50, ge=0)  # steps; 0: no restarts
+    restart_every: int = Field(default=50, ge=0, lt=1 << 31)  # steps; 0: no restarts
     restart_below: float = Field(default=0.03, ge=0, lt=1)  # of the mean count since the last look
     restart_until: float = Field(default=0.75, ge=0, le=1)  # of the steps; a code restarted later could not settle
     levels: tuple[Annotated[int, Field(gt=1)], ...] = Field(default=(8, 8, 8), min_length=1)  # fsq only

@@ -14,6 +14,8 @@ from service.bundle.fields import LARGEST_CODEBOOK, LARGEST_TRAINED_SIDE, MOST_C
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, RunConfig
 from training.models.prior import state_shapes
 
+_MOST_OF_ONE_NUMBER = 128  # of 512, two codes in a thousand are not the nearest: their distances differ too little
+
 
 class Count(NamedTuple):
     """What a manifest counts, and how to have less of it."""
@@ -59,6 +61,9 @@ def _of_codebook(config: AutoencoderConfig) -> Iterator[Count]:
     if config.quantizer.kind == "fsq":
         size, dimension = math.prod(config.quantizer.levels), len(config.quantizer.levels)
         keys = "quantizer.levels", "quantizer.levels"
+    elif dimension == 1:
+        remedy = "raise autoencoder.dimension, or lower autoencoder.quantizer.codebook_size"
+        yield Count("the vectors of one number each", size, _MOST_OF_ONE_NUMBER, remedy)
     yield Count("the codebook's size", size, LARGEST_CODEBOOK, f"lower autoencoder.{keys[0]}")
     yield Count("the numbers of a code's vector", dimension, MOST_CHANNELS, f"lower autoencoder.{keys[1]}")
 

@@ -211,4 +211,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, content)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with written_whole(Path(path), GO_ON) as partial:
-            partial.write_bytes(content.getbuffer())
+            partial.write_bytes(content.getvalue())  # a view of it would outlive it where the writing fails

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import shutil
 import signal
 import warnings
 from collections.abc import Iterator
@@ -132,6 +134,9 @@ def _how_to_go_on(checkpoint: Path) -> str:
 def require_trainer(config: RunConfig) -> None:
     """Raises ConfigError where Lightning cannot train with `config.trainer` on this machine."""
     settings = config.trainer
+    compiler = os.environ.get("CXX", "g++")
+    if settings.compile and shutil.which(compiler) is None:
+        raise ConfigError(f"trainer.compile needs a C++ compiler, {compiler} is not there: install it, or leave it out")
     _quieten_lightning()
     try:
         trainer = Trainer(

@@ -398,7 +398,7 @@ def test_metrics_of_a_job() -> None:
         assert value(metrics, "samples_in_flight") == 3
         await sampler.rows(2)
         assert value(metrics, "busy_slots") == 3
-        assert value(metrics, "slots") == SLOTS
+        assert scheduler.slots == SLOTS
         assert value(metrics, "first_row_seconds_count") == 1
         await sampler.rows(H - 2)
         await future

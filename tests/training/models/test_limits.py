@@ -73,3 +73,11 @@ def test_a_comparison_is_not_begun_where_one_system_could_not_be_trained(tmp_pat
     with pytest.raises(ConfigError, match="codebook's size would be 81,920"):
         compare(config, tmp_path / "out", "")
     assert not (tmp_path / "out").exists()
+
+
+def test_many_codes_of_one_number_are_refused() -> None:
+    """A run of 512 was trained to its end, and the export then refused codes that were not the nearest."""
+    one = "autoencoder.dimension=1"
+    require_exportable(tiny_config(one, "autoencoder.quantizer.codebook_size=128"), (1, 28, 28))
+    with pytest.raises(ConfigError, match=r"vectors of one number each would be 129, .*: raise autoencoder\.dimension"):
+        require_exportable(tiny_config(one, "autoencoder.quantizer.codebook_size=129"), (1, 28, 28))

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_metrics_tell_where_the_model_came_from(tiny_run: Path) -> None:
     assert metrics["data"]["digest"] == data.digest
     assert metrics["data"]["labels"] == list("0123456789")
     assert sum(metrics["code_histogram"]) == len(data.train) * 49
-    assert metrics["libraries"]["torch"] == torch.__version__
+    assert metrics["libraries"]["torch"] == version("torch")  # without `+cpu`, which not every build says
 
 
 def test_training_lowers_the_error_and_uses_several_codes(tiny_run: Path) -> None:
