@@ -2,6 +2,6 @@
 
 import os
 
-__version__ = "0.11.0"
+__version__ = "0.12.0"
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is imported, or 1.32 reports to Microsoft
