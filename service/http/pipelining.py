@@ -99,7 +99,7 @@ class Pipelining(HttpToolsProtocol):
                     self.tasks.add(task)
                 self._has_begun(cycle)
                 if not cycle.disconnected:
-                    await answering(scope, receive, _closing(send, cycle))
+                    await answering(scope, receive, _closing(send, cycle) if cycle.more_body else send)
             except asyncio.CancelledError:  # at the end; uvicorn would wait until the client reads a 500
                 cycle.disconnected = True
                 self.transport.abort()
