@@ -1,16 +1,6 @@
 // Files that people open, paste or drop. In: what the browser tells of them. Out: calls of `load` with each.
 
-import { Problem } from "./api.js";
-import { byId, showProblem } from "./dom.js";
-
-/** A file, or a picture of another page, of which Firefox gives the address only and opens that in this page's place. */
-const bringsPicture = ({ target, dataTransfer: { types } }) =>
-  types.includes("Files") || (types.includes("text/uri-list") && !target.matches?.("input"));
-
-const ADDRESS_ONLY = {
-  title: "Only the address of a picture was dropped",
-  detail: "Save the picture and drop its file, or copy the picture and paste it.",
-};
+import { byId } from "./dom.js";
 
 export function onPictureFile(load) {
   byId("file").addEventListener("change", ({ target }) => {
@@ -26,7 +16,7 @@ export function onPictureFile(load) {
   });
   for (const type of ["dragenter", "dragover"]) {
     document.addEventListener(type, (event) => {
-      if (!bringsPicture(event)) return; // text that is dragged into a field
+      if (!event.dataTransfer.types.includes("Files")) return; // text that is dragged into a field
       event.preventDefault();
       byId("drop").classList.add("dropping");
     });
@@ -36,10 +26,9 @@ export function onPictureFile(load) {
   });
   document.addEventListener("drop", (event) => {
     byId("drop").classList.remove("dropping");
-    if (!bringsPicture(event)) return;
+    if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
     const [file] = event.dataTransfer.files;
     if (file) load(file); // none where another program has only promised one
-    else if (event.dataTransfer.types.includes("text/uri-list")) showProblem(new Problem(ADDRESS_ONLY));
   });
 }

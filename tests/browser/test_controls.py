@@ -7,12 +7,10 @@ from typing import Literal
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FloatRect, Page, expect
+from playwright.sync_api import FloatRect, Page, expect
 
 from service.prior.draws import SEED_LIMIT
 from tests.browser.arriving import COUNT_OPENED, DISPATCH
-from tests.browser.chromium import unchecked
-from tests.browser.conftest import Site
 from tests.browser.reading import line, pixels_of, saved, settle, shown_codes
 from tests.conftest import PICTURES
 
@@ -296,38 +294,3 @@ def test_a_seed_that_the_service_would_refuse_is_refused_by_its_field(page: Page
     assert not page.locator("#seed").evaluate("(field) => field.validity.valid")
     page.fill("#seed", str(SEED_LIMIT - 1))
     assert page.locator("#seed").evaluate("(field) => field.validity.valid")
-
-
-ADDRESS_DROPPED = """() => {
-    const transfer = new DataTransfer();
-    transfer.setData("text/uri-list", "http://127.0.0.1/picture.png");
-    const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
-    document.getElementById("drop").dispatchEvent(event);
-    return event.defaultPrevented;
-}"""
-
-
-def test_a_dropped_address_is_not_opened_in_place_of_the_page(page: Page) -> None:
-    """Regression: of a picture that is dragged from another page Firefox gives only this, and opened it."""
-    assert page.evaluate(ADDRESS_DROPPED)
-    expect(page.locator("#problem-title")).to_have_text("Only the address of a picture was dropped")
-
-
-OTHER_PIXELS = """
-for (const { prototype } of [CanvasRenderingContext2D, OffscreenCanvasRenderingContext2D]) {
-    const read = prototype.getImageData;
-    prototype.getImageData = function (...box) {
-        const image = read.apply(this, box);
-        for (let i = 0; i < image.data.length; i += 97) image.data[i] ^= 1;
-        return image;
-    };
-}"""
-
-
-def test_a_browser_that_gives_other_pixels_is_not_believed(browser: Browser, site: Site) -> None:
-    """Regression: a browser that resists fingerprinting gives made-up ones, which were encoded and saved."""
-    with unchecked(browser) as page:
-        page.add_init_script(OTHER_PIXELS)
-        page.goto(site.address)
-        page.set_input_files("#file", PHOTO)
-        expect(page.locator("#problem-title")).to_have_text("The browser hides pixels from the page")
