@@ -1,6 +1,15 @@
 // Files that people open, paste or drop. In: what the browser tells of them. Out: calls of `load` with each.
 
-import { byId } from "./dom.js";
+import { byId, showProblem } from "./dom.js";
+
+/** A file, or all that Firefox gives of a picture of another page: its address, which it would open in the place of this one. */
+const bringsPicture = ({ target, dataTransfer: { types } }) =>
+  types.includes("Files") || (types.includes("text/uri-list") && !target.matches?.("input, textarea"));
+
+const NO_FILE = {
+  title: "Only the address of a picture was dropped",
+  detail: "Save the picture and drop its file, or copy the picture and paste it.",
+};
 
 export function onPictureFile(load) {
   byId("file").addEventListener("change", ({ target }) => {
@@ -16,7 +25,7 @@ export function onPictureFile(load) {
   });
   for (const type of ["dragenter", "dragover"]) {
     document.addEventListener(type, (event) => {
-      if (!event.dataTransfer.types.includes("Files")) return; // text that is dragged into a field
+      if (!bringsPicture(event)) return; // text that is dragged into a field
       event.preventDefault();
       byId("drop").classList.add("dropping");
     });
@@ -26,9 +35,10 @@ export function onPictureFile(load) {
   });
   document.addEventListener("drop", (event) => {
     byId("drop").classList.remove("dropping");
-    if (!event.dataTransfer.types.includes("Files")) return;
+    if (!bringsPicture(event)) return;
     event.preventDefault();
     const [file] = event.dataTransfer.files;
-    if (file) load(file); // none where another program has only promised one
+    if (file) load(file);
+    else showProblem(NO_FILE); // nor where another program has only promised one
   });
 }

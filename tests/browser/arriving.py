@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-DISPATCH = """([kind, data, type]) => {
+DISPATCH = """([kind, data, type, id = "drop"]) => {
     const transfer = new DataTransfer();
     if (type === "file") transfer.items.add(new File([data], "x.txt", { type: "text/plain" }));
-    else transfer.setData("text/plain", data);
+    else transfer.setData(type === "address" ? "text/uri-list" : "text/plain", data);
     const event = kind === "paste"
         ? new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true })
         : new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true });
-    document.getElementById("drop").dispatchEvent(event);
+    document.getElementById(id).dispatchEvent(event);
     return event.defaultPrevented;
 }"""
 
