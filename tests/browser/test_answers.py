@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from tests.browser.chromium import unchecked
 from tests.browser.conftest import Site
 from tests.browser.reading import settle
+from tests.conftest import PICTURES
 
 LOST = "The service cannot be reached"
 UNREADABLE = "The answer cannot be read"
@@ -140,3 +141,36 @@ def test_a_message_of_the_browser_ends_with_one_period(page: Page) -> None:
     expect(page.locator("#problem-detail")).to_have_text(
         "The browser says: NetworkError at a resource. See whether the service runs, then try again."
     )
+
+
+# What each read gives in the place of what was drawn: as Tor Browser, and as Brave.
+NOISE = """(levels) => {
+    const { prototype } = OffscreenCanvasRenderingContext2D;
+    const { getImageData } = prototype;
+    prototype.getImageData = function (...given) {
+        const image = getImageData.apply(this, given);
+        for (let i = 0; i < image.data.length; i += 40) image.data[i] ^= levels;
+        return image;
+    };
+}"""
+
+
+def test_a_browser_that_hides_pixels_is_told(page: Page) -> None:
+    """Regression: with resistFingerprinting Firefox gave noise, which was encoded and saved without a word."""
+    settle(page)
+    page.evaluate(NOISE, 255)
+    page.set_input_files("#file", PICTURES / "ladybird_crop.jpg")
+    expect(page.locator("#problem-title")).to_have_text("The browser hides pixels from the page")
+    settle(page)
+    expect(page.locator("#fit-controls")).to_be_hidden()  # the picture is the one of before
+    page.click("#clear")
+    expect(page.locator("#problem-again")).to_be_visible()  # of the decoded picture: reading may be allowed now
+
+
+def test_a_browser_that_changes_pixels_by_one_level_is_taken(page: Page) -> None:
+    settle(page)
+    page.evaluate(NOISE, 1)
+    page.set_input_files("#file", PICTURES / "ladybird_crop.jpg")
+    expect(page.locator("#fit-controls")).to_be_visible()
+    settle(page)
+    expect(page.locator("#problem")).to_be_hidden()
