@@ -74,9 +74,10 @@ def test_nothing_is_wider_than_the_screen(browser: Browser, site: Site, width: i
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_facts_are_not_cut_where_letters_stand_wide(browser: Browser, site: Site) -> None:
-    """Regression: on a narrow phone, with the distances of WCAG 1.4.12, the decibels ended in three dots."""
-    with browsing(browser, site.address, width=320) as page:
+@pytest.mark.parametrize("width", [320, 1024])
+def test_facts_are_not_cut_where_letters_stand_wide(browser: Browser, site: Site, width: int) -> None:
+    """Regression: on a narrow phone, or beside three others, with the distances of WCAG 1.4.12, decibels were cut."""
+    with browsing(browser, site.address, width=width) as page:
         settle(page)
         page.evaluate(WIDE_LETTERS)
         for facts in page.locator("figcaption .facts").all():
