@@ -144,7 +144,7 @@ function authorization(key) {
   if (at < 0) return `Bearer ${key}`;
   const point = key.codePointAt(at).toString(16).toUpperCase().padStart(4, "0");
   const detail = `Its character ${at + 1} (U+${point}) cannot be sent in a header, which takes letters, digits and signs of ASCII.`;
-  throw new Problem({ title: "This API key cannot be sent", detail });
+  throw new Problem({ title: "This API key cannot be sent", detail, status: 400 }); // again it would be the same
 }
 
 /** A connection that fails is a Problem as well: the browser's own TypeError looks like a mistake in the page. */

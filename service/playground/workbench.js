@@ -76,7 +76,7 @@ export class Workbench extends EventTarget {
 
   /** The codes have changed: decode them again. `done`: what is said then. */
   async codesChanged(done = "Decoded again.") {
-    setStale(true, "decoded", "difference");
+    setStale(true, "decoded", "difference", "codec-lines");
     this.#allowRestore();
     await this.decodeLatest(done);
   }
@@ -225,14 +225,13 @@ export class Workbench extends EventTarget {
   }
 
   #put(code) {
-    if (!Number.isInteger(code)) {
+    if (!Number.isInteger(code) || code < 0 || code >= this.#model.codes.codebook_size) {
       showProblem(new Problem({ title: "Not a code", detail: `A code is a whole number from 0 to ${byId("code").max}.` }));
       this.#select(); // the code that the cell has
       return;
     }
     const { row, column } = this.grid.selected;
-    if (code >= 0 && code < this.#model.codes.codebook_size) this.grid.setCode(row, column, code);
-    else this.grid.codes[row][column] = code; // the service says what is wrong with it
+    this.grid.setCode(row, column, code);
     this.#select();
     this.codesChanged();
   }

@@ -15,6 +15,8 @@ from tests.conftest import PICTURES
 
 PHOTO = PICTURES / "ladybird_crop.jpg"
 
+REFUSAL = {"title": "Refused", "detail": "For now.", "status": 422}
+
 COUNT_CLIPS = """() => {
     Object.assign(window, { draws: 0, clips: 0 });
     const { clip } = CanvasRenderingContext2D.prototype;
@@ -66,7 +68,7 @@ def test_the_help_for_drawing_is_read_where_one_can_draw(page: Page) -> None:
     expect(page.locator("#pen")).to_be_hidden()
 
 
-@pytest.mark.parametrize("typed", ["3.5", ""])
+@pytest.mark.parametrize("typed", ["3.5", "", "16", "-1"])
 def test_what_is_no_code_is_told_and_not_kept(page: Page, typed: str) -> None:
     settle(page)
     before = page.input_value("#code")
@@ -78,11 +80,12 @@ def test_what_is_no_code_is_told_and_not_kept(page: Page, typed: str) -> None:
     assert page.input_value("#code") == before
 
 
-def test_a_code_that_the_service_refuses_can_be_restored(page: Page) -> None:
+def test_codes_that_the_service_refuses_can_be_restored(page: Page) -> None:
     """Regression: "Restore" waited for a decoded picture, which could not come."""
     settle(page)
     before = shown_codes(page)
-    page.fill("#code", "99")
+    page.route("**/decode*", lambda route: route.fulfill(status=422, json=REFUSAL), times=1)
+    page.fill("#code", str((int(page.input_value("#code")) + 1) % 16))
     page.keyboard.press("Enter")
     page.locator("#problem").wait_for()
     page.click("#restore")

@@ -63,6 +63,7 @@ def test_a_key_that_fails_is_not_kept(page: Page, key: str, title: str, detail: 
     expect(page.locator("#problem-title")).to_have_text(title)
     expect(page.locator("#problem-detail")).to_contain_text(detail)
     expect(page.locator("#problem")).to_be_visible()
+    expect(page.locator("#problem-again")).to_be_hidden()
     expect(page.locator("#key-form")).to_be_visible()
     assert page.evaluate("sessionStorage.length") == 0
     page.reload()

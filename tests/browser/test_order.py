@@ -216,16 +216,15 @@ def test_what_changed_codes_decode_to_is_waited_for_in_words(page: Page) -> None
     """Regression: on a slow network the picture of the codes before looked like theirs."""
     settle(page)
     held = hold(page, "**/decode*", most=1)
-    page.fill("#code", "16")  # which the service refuses
-    page.keyboard.press("Enter")
+    change_code(page)
     wait_for_requests(page, held)
-    for name in ("#decoded", "#difference"):
+    for name in ("#decoded", "#difference", "#codec-lines"):
         expect(page.locator(f".stale{name}")).to_have_count(1)
-    held[0].continue_()
+    held[0].fulfill(status=422, json={"title": "Refused", "detail": "For now.", "status": 422})
     page.locator("#problem").wait_for()
-    expect(page.locator(".stale")).to_have_count(0)
-    page.fill("#code", "3")
-    page.keyboard.press("Enter")
+    expect(page.locator(".stale")).to_have_count(1)
+    expect(page.locator(".stale#codec-lines")).to_have_count(1)  # they would send the codes of before
+    change_code(page)
     expect(page.locator("#problem")).to_be_hidden()
     settle(page)
     expect(page.locator(".stale")).to_have_count(0)

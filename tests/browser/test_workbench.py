@@ -205,7 +205,7 @@ def test_change_a_code_with_the_palette(page: Page) -> None:
 def test_a_code_that_the_model_does_not_have(page: Page) -> None:
     page.fill("#code", "16")
     page.keyboard.press("Enter")
-    expect(page.locator("#problem-detail")).to_contain_text("Codes must lie in 0..15")
+    expect(page.locator("#problem-detail")).to_have_text("A code is a whole number from 0 to 15.")
     page.fill("#code", "15")
     page.keyboard.press("Enter")
     expect(page.locator("#problem")).to_be_hidden()
