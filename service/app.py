@@ -18,10 +18,12 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
@@ -88,8 +90,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         middleware=middleware(settings, metrics, door),
         lifespan=partial(lifespan, settings=settings, metrics=metrics, door=door),
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_parameters={"url": "openapi.json"},  # in the place of /openapi.json: a proxy may add a path
         telemetry={
             "tracing": False,
             "metrics": False,
@@ -98,11 +100,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         exception_handlers={HTTPException: _raise_problem},
     )
     app.router.routes[:0] = [Route(e.path, e.handler, methods=[e.method], name=e.name) for e in ENDPOINTS]
-    app.router.routes += playground.routes()
+    app.router.routes += [*playground.routes(), Route("/docs", swagger_ui)]
     app.router.default = or_no_model(app.router.default)
     document = openapi(ENDPOINTS, TITLE, __version__, DESCRIPTION, ALWAYS_OPEN)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
+
+
+async def swagger_ui(request: Request) -> Response:
+    """FastAPI's page, beside the OpenAPI file: a proxy may add a path. Its icon is on a host that nobody has named."""
+    return get_swagger_ui_html(openapi_url="openapi.json", title=TITLE, swagger_favicon_url="data:,")
 
 
 def or_no_model(no_route: ASGIApp) -> ASGIApp:

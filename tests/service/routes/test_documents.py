@@ -58,8 +58,11 @@ def test_servers_are_beside_the_openapi_file(client: TestClient) -> None:
     assert beside == "https://example.org/pictures/"
 
 
-def test_the_docs_page_answers(client: TestClient) -> None:
-    assert client.get("/docs").status_code == 200
+def test_the_docs_page_asks_no_other_host_than_the_cdn(client: TestClient) -> None:
+    """It took its icon from FastAPI's."""
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert set(re.findall(r"https?://([^/]+)", page.text)) == {"cdn.jsdelivr.net"}
 
 
 def test_version_is_that_of_the_package() -> None:
