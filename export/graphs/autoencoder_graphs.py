@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 from torch import nn
 
@@ -67,25 +66,12 @@ def encode(graph: GraphBuilder, encoder: Encoder, images: str) -> str:
 def quantize(graph: GraphBuilder, vqvae: VQVAE, latents: str) -> str:
     """latents (B,h,w,D) -> codes int64 (B,h,w): argmin of ||e||^2 / 2 + offset / 2 - z.e, ties to the lowest index."""
     quantizer = vqvae.quantizer
-    if isinstance(quantizer, FiniteScalarQuantizer):
-        return _round(graph, quantizer, latents)
-    offsets = quantizer.offsets()
+    offsets = None if isinstance(quantizer, FiniteScalarQuantizer) else quantizer.offsets()
     norms = quantizer.codebook.square().sum(1)
     half = 0.5 * (norms if offsets is None else norms + offsets)
     products = graph.op("MatMul", latents, graph.constant(as_array(quantizer.codebook.T)))
     distances = graph.op("Sub", graph.constant(as_array(half)), products)  # (B,h,w,K)
     return graph.op("ArgMin", distances, axis=-1, keepdims=0, select_last_index=0)
-
-
-def _round(graph: GraphBuilder, quantizer: FiniteScalarQuantizer, latents: str) -> str:
-    """As `FiniteScalarQuantizer.assign`, of bounded latents: as differences of float32, the distances to the vectors of
-    a fine grid are too rough. Codes are below 2^24, which float32 adds exactly."""
-    steps, strides = (as_array(one.float()) for one in (quantizer.levels - 1, quantizer.strides))
-    inside = graph.op("Clip", latents, graph.scalar(-1), graph.scalar(1))
-    halves = graph.op("Div", graph.op("Add", inside, graph.scalar(1)), graph.scalar(2))
-    digits = graph.op("Round", graph.op("Mul", halves, graph.constant(steps)))
-    parts = graph.op("Mul", digits, graph.constant(strides))
-    return graph.cast(graph.op("ReduceSum", parts, graph.constant(np.array([-1])), keepdims=0), "int64")
 
 
 def decode(graph: GraphBuilder, vqvae: VQVAE, codes: str) -> str:

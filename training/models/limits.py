@@ -1,7 +1,8 @@
 """Whether what a config describes can become a bundle: told before the training, not by the export after it.
 
 In: a config and the shape of its pictures. Out: nothing, or a ConfigError. The limits are those of the manifest
-(docs/bundle-format.md), which the service keeps.
+(docs/bundle-format.md), which the service keeps, and that of float32: what lies too close in one number gets other
+codes from another order of its sums, and the export refuses more than a few.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from service.bundle.fields import LARGEST_CODEBOOK, LARGEST_TRAINED_SIDE, MOST_C
 from training.config import AutoencoderConfig, ConfigError, PriorConfig, RunConfig
 from training.models.prior import state_shapes
 
-_MOST_OF_ONE_NUMBER = 128  # of 512, two codes in a thousand are not the nearest: their distances differ too little
+MOST_IN_ONE_NUMBER = 64  # values; of 100 evenly spread ones, 1 of 10,000 latents may get another code
 
 
 class Count(NamedTuple):
@@ -33,12 +34,29 @@ def require_exportable(config: RunConfig, picture: tuple[int, int, int]) -> None
     """
     if config.autoencoder.system != "vqvae":
         return
+    _require_apart(config.autoencoder)
     for count in counts(config, picture):
         if count.found > count.most:
             raise ConfigError(
                 f"{count.what} would be {count.found:,}, and a bundle holds at most {count.most:,}, so the run could "
                 f"not be exported: {count.remedy}"
             )
+
+
+def _require_apart(config: AutoencoderConfig) -> None:
+    """Refused are codes that float32 cannot tell apart: one number for many of them."""
+    size, levels = config.quantizer.codebook_size, max(config.quantizer.levels)
+    if config.quantizer.kind == "fsq" and levels > MOST_IN_ONE_NUMBER:
+        raise ConfigError(
+            f"autoencoder.quantizer.levels has a number of {levels:,} levels, too fine for float32, so the run could "
+            f"not be exported: give each at most {MOST_IN_ONE_NUMBER}, and take more numbers for as many codes"
+        )
+    if config.quantizer.kind != "fsq" and config.dimension == 1 and size > MOST_IN_ONE_NUMBER:
+        raise ConfigError(
+            f"autoencoder.quantizer.codebook_size is {size:,}, and in one number float32 cannot tell so many codes "
+            "apart, so the run could not be exported: set autoencoder.dimension to 2 or more, or at most "
+            f"{MOST_IN_ONE_NUMBER} codes"
+        )
 
 
 def counts(config: RunConfig, picture: tuple[int, int, int]) -> Iterator[Count]:
@@ -61,9 +79,6 @@ def _of_codebook(config: AutoencoderConfig) -> Iterator[Count]:
     if config.quantizer.kind == "fsq":
         size, dimension = math.prod(config.quantizer.levels), len(config.quantizer.levels)
         keys = "quantizer.levels", "quantizer.levels"
-    elif dimension == 1:
-        remedy = "raise autoencoder.dimension, or lower autoencoder.quantizer.codebook_size"
-        yield Count("the vectors of one number each", size, _MOST_OF_ONE_NUMBER, remedy)
     yield Count("the codebook's size", size, LARGEST_CODEBOOK, f"lower autoencoder.{keys[0]}")
     yield Count("the numbers of a code's vector", dimension, MOST_CHANNELS, f"lower autoencoder.{keys[1]}")
 

@@ -53,6 +53,35 @@ def test_each_limit_of_the_manifest_is_kept_to_its_last_number(
         require_exportable(tiny_config(word if exceeds is None else word % exceeds), larger)
 
 
+@pytest.mark.parametrize(
+    ("fits", "exceeds", "said"),
+    [
+        (
+            "{kind: fsq, levels: [8, 64]}",
+            "{kind: fsq, levels: [8, 65]}",
+            r"levels has a number of 65 levels, .*most 64",
+        ),
+        (
+            "{start_step: 1, codebook_size: 64}",
+            "{start_step: 1, codebook_size: 65}",
+            r"size is 65, .*set autoencoder\.dimension to 2 or more",
+        ),
+        (
+            "{start_step: 1, codebook_size: 64, kind: gradient}",
+            "{start_step: 1, codebook_size: 65, kind: gradient}",
+            "at most 64 codes",
+        ),
+    ],
+)
+def test_codes_that_float32_cannot_tell_apart_are_refused(fits: str, exceeds: str, said: str) -> None:
+    """They were trained to the end, and the export then said of a code that "this is no rounding"."""
+    require_exportable(tiny_config("autoencoder.dimension=1", f"autoencoder.quantizer={fits}"), SMALL)
+    with pytest.raises(ConfigError, match=said):
+        require_exportable(tiny_config("autoencoder.dimension=1", f"autoencoder.quantizer={exceeds}"), SMALL)
+    wider = exceeds.replace("[8, 65]", "[8, 9, 8]")
+    require_exportable(tiny_config("autoencoder.dimension=2", f"autoencoder.quantizer={wider}"), SMALL)
+
+
 @pytest.mark.parametrize("word", ["autoencoder.system=vae", "prior=null"])
 def test_what_has_no_codes_or_no_prior_has_no_limits_of_theirs(word: str) -> None:
     picture = (1, 8, 4104) if "vae" in word else (1, 8, 4096)
@@ -73,11 +102,3 @@ def test_a_comparison_is_not_begun_where_one_system_could_not_be_trained(tmp_pat
     with pytest.raises(ConfigError, match="codebook's size would be 81,920"):
         compare(config, tmp_path / "out", "")
     assert not (tmp_path / "out").exists()
-
-
-def test_many_codes_of_one_number_are_refused() -> None:
-    """A run of 512 was trained to its end, and the export then refused codes that were not the nearest."""
-    one = "autoencoder.dimension=1"
-    require_exportable(tiny_config(one, "autoencoder.quantizer.codebook_size=128"), (1, 28, 28))
-    with pytest.raises(ConfigError, match=r"vectors of one number each would be 129, .*: raise autoencoder\.dimension"):
-        require_exportable(tiny_config(one, "autoencoder.quantizer.codebook_size=129"), (1, 28, 28))
