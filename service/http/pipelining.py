@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
@@ -26,6 +27,7 @@ MOST_PIPELINED = 16  # behind the one that is being answered; each is kept with 
 _AUTHORITY_ALONE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+(?=\?|$)")
 # of RFC 3986, 3.2.2: a name, also an empty one, or an address in brackets; and a port
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w:.~!$&'()*+,;=-]+\])(?::[0-9]*)?")
+_REST_COMES_S, _SHORT_REST = 0.05, 1 << 18  # how long, and for how many bytes, an answer waits for its request's rest
 
 
 class _HeadError(Exception):
@@ -99,7 +101,7 @@ class Pipelining(HttpToolsProtocol):
                     self.tasks.add(task)
                 self._has_begun(cycle)
                 if not cycle.disconnected:
-                    await answering(scope, receive, _closing(send, cycle) if cycle.more_body else send)
+                    await answering(scope, receive, _closing(receive, send, cycle) if cycle.more_body else send)
             except asyncio.CancelledError:  # at the end; uvicorn would wait until the client reads a 500
                 cycle.disconnected = True
                 self.transport.abort()
@@ -124,15 +126,29 @@ class Pipelining(HttpToolsProtocol):
                 self.headers, self.url = [], b""
 
 
-def _closing(send: ASGISendCallable, cycle: RequestResponseCycle) -> ASGISendCallable:
-    """`send`, whose answer says that the connection ends where the request has not come whole (RFC 9110, 10.1.1)."""
+def _closing(receive: ASGIReceiveCallable, send: ASGISendCallable, cycle: RequestResponseCycle) -> ASGISendCallable:
+    """`send`, whose answer says that the connection ends where the request has not come whole (RFC 9110, 10.1.1). What
+    is under way, as a body is that follows its head in a packet of its own, may come first."""
 
     async def send_last(message: ASGISendEvent) -> None:
         if cycle.more_body and not cycle.response_started:
-            cycle.keep_alive = False
+            await _let_it_come(receive, cycle)
+            cycle.keep_alive = cycle.keep_alive and not cycle.more_body
         await send(message)
 
     return send_last
+
+
+async def _let_it_come(receive: ASGIReceiveCallable, cycle: RequestResponseCycle) -> None:
+    """Wait for the rest of a short request, for a moment."""
+    if cycle.waiting_for_100_continue:  # it waits for us
+        return
+    came = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_REST_COMES_S):
+            while cycle.more_body and not cycle.disconnected and came <= _SHORT_REST:
+                message = await receive()
+                came += len(message["body"]) if message["type"] == "http.request" else 0
 
 
 def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:

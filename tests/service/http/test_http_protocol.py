@@ -403,6 +403,28 @@ def test_a_request_that_ends_after_its_answer_is_the_last(address: tuple[str, in
         assert answers.startswith(b"HTTP/1.1 404") and b"connection: close" not in answers
 
 
+def test_what_is_under_way_behind_its_head_comes_before_its_answer(address: tuple[str, int]) -> None:
+    """Regression: clients send head and body in two packets, and each refusal ended their connection."""
+    request = post("/nope", b"x" * 10)
+    with socket.create_connection(address, timeout=10) as connection:
+        for _ in range(3):
+            connection.sendall(request[:-10])
+            time.sleep(0.01)
+            connection.sendall(request[-10:])
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 404") and b"connection: close" not in answer
+
+
+def test_a_long_rest_is_not_awaited(address: tuple[str, int]) -> None:
+    start = b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n"
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(start + b"x" * 1_000_000)
+        began = time.monotonic()
+        answer = connection.recv(65536)
+        assert time.monotonic() - began < 1
+        assert answer.startswith(b"HTTP/1.1 404") and b"\r\nconnection: close\r\n" in answer
+
+
 def test_a_refused_request_whose_body_never_comes_is_not_awaited(generating: Generating) -> None:
     start = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 10\r\n\r\n"
     settings = {"VQSERVE_HEAD_TIMEOUT_S": "0.4", "VQSERVE_MAX_CONCURRENT_REQUESTS": "1"}
