@@ -13,6 +13,7 @@ from deploy.ray.plan import PlanError, index_path, missing, plan, write_whole
 from deploy.ray.shards import ShardEncoder, read_index
 from service.settings import Settings
 from tests.deploy.test_shards import a_job, encode_all, of_bundle, write_pictures
+from tests.power_cut import on_the_disk
 from tests.tiny_bundle import write_tiny_bundle
 
 
@@ -74,21 +75,11 @@ def test_a_job_keeps_to_the_version_that_it_began_with(tmp_path: Path, bundle: P
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power cut, whole names stood over empty files."""
-    done: list[tuple[str, bytes]] = []
-    sync, rename = os.fsync, Path.replace
-
-    def noting_sync(number: int) -> None:
-        sync(number)
-        done.append(("on the disk", Path(f"/proc/self/fd/{number}").read_bytes()))
-
-    def noting_rename(path: Path, target: Path) -> None:
-        done.append(("renamed", path.read_bytes()))
-        rename(path, target)
-
-    monkeypatch.setattr("os.fsync", noting_sync)
-    monkeypatch.setattr(Path, "replace", noting_rename)
+    done = on_the_disk(monkeypatch)
     write_whole(tmp_path / "a.json", b"whole")
-    assert done == [("on the disk", b"whole"), ("renamed", b"whole")]
+    content, name = done
+    partial = name.removesuffix(" -> a.json")
+    assert partial != name and content == f"{partial}: whole"
 
 
 def test_a_file_that_cannot_be_written_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from export import renew
 from export.build import build_bundle
 from export.target import ExportError, replace_bundle
 from service.bundle import BundleError, load_bundle
+from tests.power_cut import on_the_disk
 
 pytestmark = pytest.mark.usefixtures("unverified")
 
@@ -198,22 +199,10 @@ def test_a_bundle_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
         folder.mkdir()
         for name in ("decoder.onnx", "manifest.json"):
             (folder / name).write_text(folder.name)
-    done: list[str] = []
-    sync, rename = os.fsync, Path.rename
-
-    def noting_sync(number: int) -> None:
-        sync(number)
-        done.append(Path(f"/proc/self/fd/{number}").readlink().name)
-
-    def noting_rename(path: Path, to: Path) -> None:
-        done.append(f"{path.name} -> {to.name}")
-        rename(path, to)
-
-    monkeypatch.setattr("os.fsync", noting_sync)
-    monkeypatch.setattr(Path, "rename", noting_rename)
+    done = on_the_disk(monkeypatch)
     replace_bundle(target, new, previous)
-    assert sorted(done[:2]) == ["decoder.onnx", "manifest.json"]
-    assert done[2:] == ["new", "bundle -> previous", "new -> bundle"]
+    assert sorted(done[:2]) == ["decoder.onnx: new", "manifest.json: new"]
+    assert done[2:] == ["new: a folder", "bundle -> previous", "new -> bundle"]
 
 
 def test_a_disk_that_cannot_sync_a_folder_takes_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

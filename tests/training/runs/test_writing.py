@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.power_cut import on_the_disk
 from tests.training.conftest import noise
 from training.report.sheets import write_png
 from training.runs import save_weights, write_json
@@ -78,19 +79,7 @@ def test_an_interrupted_file_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power cut the checkpoint was an empty file, and the one before it was gone."""
-    done: list[tuple[str, bytes]] = []
-    sync, rename = os.fsync, Path.replace
-
-    def noting_sync(number: int) -> None:
-        sync(number)
-        done.append(("on the disk", Path(f"/proc/self/fd/{number}").read_bytes()))
-
-    def noting_rename(path: Path, target: Path) -> None:
-        done.append(("renamed", path.read_bytes()))
-        rename(path, target)
-
-    monkeypatch.setattr("os.fsync", noting_sync)
-    monkeypatch.setattr(Path, "replace", noting_rename)
+    done = on_the_disk(monkeypatch)
     with written_whole(tmp_path / "a", "run it again") as beside:
         beside.write_text("whole")
-    assert done == [("on the disk", b"whole"), ("renamed", b"whole")]
+    assert done == [f"{beside.name}: whole", f"{beside.name} -> a"]
