@@ -22,6 +22,11 @@ class ConfigError(TrainingError):
     """The configuration is not valid; the message names the key and says what to write instead."""
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """The annotation, what it is a union or a tuple of, and so on."""
+    return {annotation}.union(*map(_kinds, get_args(annotation)))
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -36,10 +41,11 @@ class _Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """`restart_every: yes` was 1: codes were restarted at each step."""
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and {int, float} & set(get_args(annotation) or (annotation,)):
-            raise PydanticCustomError("yes_or_no", "Input should be a number, not yes or no")
+        """`restart_every: yes` was a restart at each step."""
+        given = value if isinstance(value, list | tuple) else [value]
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        if any(isinstance(one, bool) for one in given) and not kinds.isdisjoint((int, float)):
+            raise PydanticCustomError("yes_or_no", "a number, not yes or no")
         return value
 
     @classmethod

@@ -134,7 +134,7 @@ def _read(config: DataConfig) -> Source:
     for problem in source.skipped:
         logger.warning("skipped %s", problem)
     if source.skipped:
-        logger.warning("skipped %d pictures in all", len(source.skipped))
+        logger.warning("pictures skipped in all: %d", len(source.skipped))
     return source
 
 

@@ -148,7 +148,7 @@ def _reason(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         if file.read(2) != b"PK":
             return "data.source is a folder of picture files, or a .npz"
-    too_large = isinstance(error, MemoryError) and not str(error).startswith("Parser")  # of a header, as Python 3.13
+    too_large = isinstance(error, MemoryError) and type(error) is not MemoryError  # numpy's; a deep header has Python's
     remedy = "with fewer pictures" if too_large else "with np.savez"
     return f"{str(error).partition(chr(10))[0] or type(error).__name__}: save it again {remedy}"
 

@@ -1,9 +1,9 @@
-"""A folder of picture files, of any size, with labels from its sub-folders.
+"""A folder of picture files, of any sizes, with labels from its sub-folders.
 
 In: a folder; with `train` and `test` sub-folders these are the splits, and what lies below them is the data. Out: a
 `Source` of ragged uint8 pictures, decoded as the service decodes them (`service.pictures.pixels`). A file that cannot
-be decoded, is animated, or would be enlarged beyond use is skipped and listed, never raised; so is a link to itself or
-to nothing.
+be decoded, is animated, too large for Pillow, or would be enlarged beyond use is skipped and listed, never raised; so
+is a link to itself or to nothing.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: 
     Raises:
         one of UNREADABLE: it cannot be decoded; ValueError: it is animated, or would be enlarged more than 4 times.
     """
-    with Image.open(path, formats=tuple(set(FORMATS.values()))) as opened:
+    with _opened(path) as opened:
         if is_animated(opened):  # the service refuses it
             raise ValueError("animated: save one frame of it as a picture")
         picture = to_pixels(opened, 1 if grey else 3)
@@ -217,6 +217,15 @@ def decode_picture(path: Path, *, grey: bool, smallest_side: int, shorter_side: 
     pixels = np.array(picture, dtype=np.uint8)
     channels_last = pixels if pixels.ndim == 3 else pixels[..., None]
     return torch.from_numpy(np.ascontiguousarray(channels_last.transpose(2, 0, 1))), smaller
+
+
+def _opened(path: Path) -> Image.Image:
+    """Of what is too large Pillow says that it "could be decompression bomb DOS attack"."""
+    try:
+        return Image.open(path, formats=tuple(set(FORMATS.values())))
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise ValueError(f"it has more than {most} megapixels: save it smaller") from error
 
 
 def _large_ones_too() -> warnings.catch_warnings[None]:

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,9 +135,6 @@ def _how_to_go_on(checkpoint: Path) -> str:
 def require_trainer(config: RunConfig) -> None:
     """Raises ConfigError where Lightning cannot train with `config.trainer` on this machine."""
     settings = config.trainer
-    compiler = os.environ.get("CXX", "g++")
-    if settings.compile and shutil.which(compiler) is None:
-        raise ConfigError(f"trainer.compile needs a C++ compiler, {compiler} is not there: install it, or leave it out")
     _quieten_lightning()
     try:
         trainer = Trainer(
@@ -152,6 +150,8 @@ def require_trainer(config: RunConfig) -> None:
         raise ConfigError(f"trainer.devices is {settings.devices}: there is no memory for so many") from error
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"trainer: {error}") from error
+    if settings.compile and trainer.strategy.root_device.type == "cpu":
+        _require_compiler()
     stages = {"autoencoder": settings.autoencoder}
     if config.prior is not None and config.autoencoder.system == "vqvae":
         stages["prior"] = settings.prior
@@ -161,6 +161,16 @@ def require_trainer(config: RunConfig) -> None:
                 f"trainer.{name}.batch_size {stage.batch_size} is not a multiple of the {trainer.world_size} "
                 "processes: change either"
             )
+
+
+def _require_compiler() -> None:
+    """`torch.compile` looks for it at the first step."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise ConfigError(
+            f"trainer.compile needs a C++ compiler, and there is no {compiler} here: install it, name another in CXX, "
+            "or set trainer.compile=false"
+        )
 
 
 def _quieten_lightning() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -120,8 +122,21 @@ def test_a_large_picture_is_read_without_a_warning_of_pillow(tmp_path: Path, mon
     data = loaded(tmp_path / "p", crop=16, memory_mib=0)
     assert data.skipped == () and data.train.images[0].shape == (3, 20, 24)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 24 // 2 - 1)
-    with pytest.raises(DataError, match=r"none of the 10 pictures .*decompression bomb"):
+    with pytest.raises(DataError, match=r"none of the 10 pictures .*png: it has more than 0 megapixels"):
         loaded(tmp_path / "p", crop=16)
+
+
+def test_a_picture_beyond_pillows_limit_is_skipped_in_our_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a photograph of 200 megapixels the log said that it "could be decompression bomb DOS attack"."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1024**3 // 12)  # as Pillow has it; the service takes it away
+    write_pictures(tmp_path / "p", 10)
+    path = tmp_path / "p" / "03.png"
+    content = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", 20_000, 10_000) + content[24:29]
+    path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+    assert loaded(tmp_path / "p").skipped == (f"{path}: it has more than 178 megapixels: save it smaller",)
 
 
 # names

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import tiny_config
-from training.config import RunConfig, StageConfig
+from training.config import ConfigError, RunConfig, StageConfig
 from training.data import Split, Stream, load_data
 from training.fit import fit_autoencoder, fit_prior
 from training.models.autoencoders import VQVAE
 from training.runs import AUTOENCODER_FILE, PRIOR_FILE, begin_progress
 from training.runs.jobs import StageData
+from training.runs.stages import require_trainer
 
 SHORT = [
     "autoencoder.quantizer.start_step=2",
@@ -34,6 +35,19 @@ def train(config: RunConfig, folder: Path) -> None:
     autoencoder = fit_autoencoder(config, data, folder)
     assert isinstance(autoencoder, VQVAE)
     fit_prior(config, data, autoencoder, folder)
+
+
+def test_a_run_that_cannot_be_compiled_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a traceback of torch, after the pictures had been read."""
+    config = tiny_config("trainer.compile=true", "trainer.accelerator=cpu")
+    monkeypatch.setenv("CXX", "true")  # a command that there is
+    require_trainer(config)
+    monkeypatch.setenv("CXX", "no-compiler")
+    with pytest.raises(
+        ConfigError, match=r"there is no no-compiler here: install it, .* or set trainer\.compile=false"
+    ):
+        require_trainer(config)
+    require_trainer(tiny_config("trainer.accelerator=cpu"))
 
 
 def test_a_compiled_run_compiles_both_stages_and_trains_the_same(

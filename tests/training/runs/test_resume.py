@@ -141,14 +141,6 @@ def test_lightning_prints_no_tips() -> None:
     assert not lightning.isEnabledFor(logging.INFO)
 
 
-def test_compiling_without_a_compiler_is_refused_before_the_pictures_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was a traceback of the first step."""
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ConfigError, match=r"trainer\.compile needs a C\+\+ compiler, no-such-compiler is not there"):
-        require_trainer(tiny_config("trainer.compile=true"))
-    require_trainer(tiny_config())
-
-
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_told_to_end_does_not_look_finished(tmp_path: Path, told: signal.Signals) -> None:
     """Lightning ends on SIGTERM with status 0, as if the run had come to its end, and on Ctrl-C with 1."""
