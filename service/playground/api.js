@@ -6,7 +6,7 @@ const KEY_NAME = "vqserve-key";
 const LONGEST_DETAIL = 200; // characters of an answer that is not the service's own
 const INVALID_CODES = "urn:vqserve:problem:invalid-codes";
 const TOO_MANY_PIXELS = "urn:vqserve:problem:picture-too-large";
-const UNKNOWN_MODEL = "urn:vqserve:problem:unknown-model";
+const OUTDATED = ["urn:vqserve:problem:unknown-model", "urn:vqserve:problem:wrong-picture-size"];
 const OF_ANOTHER_VERSION = /^version is .*, the codes would be decoded with '(\w+)'/; // in the service's words
 
 /** What the service answers instead of a result, in its own words (RFC 9457). */
@@ -136,8 +136,8 @@ async function call(path, { query, body, type, accept = "application/json", sign
   return { response, finish, started };
 }
 
-/** A model that is unknown now was in the list: it has been taken out since. */
-const refusal = (problem) => new (problem.type === UNKNOWN_MODEL ? Outdated : Problem)(problem);
+/** A model that is unknown now was in the list, and a picture has the size that stood there: they have changed since. */
+const refusal = (problem) => new (OUTDATED.includes(problem.type) ? Outdated : Problem)(problem);
 
 function authorization(key) {
   const at = key.search(NOT_IN_A_HEADER);

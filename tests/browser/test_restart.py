@@ -250,6 +250,25 @@ def test_a_model_that_is_served_no_longer_gives_way_to_another(browser: Browser,
         assert_all_of_its_own(page)
 
 
+def test_a_model_that_takes_pictures_of_another_size_now_can_be_taken(browser: Browser, site: Site) -> None:
+    """The picture was told to be wrong, and that was all."""
+
+    def shrink(route: Route) -> None:
+        listed = route.fetch().json()
+        listed["models"][0]["picture"] |= {"width": 14, "height": 14}
+        route.fulfill(json=listed)
+
+    with browsing(browser, site.address) as page:
+        page.route("**/models", shrink)
+        page.reload()
+        expect(page.locator("#problem-detail")).to_contain_text("14")
+        settle(page)
+        page.unroute("**/models")
+        page.get_by_role("button", name=AGAIN).click()
+        expect(page.locator("#picture-facts")).to_have_text("28 × 28")
+        assert_all_of_its_own(page)
+
+
 def rename(route: Route, name: str) -> None:
     listed = route.fetch().json()
     listed["models"][0]["name"] = name
