@@ -161,9 +161,10 @@ def problem_body(problem: Problem, request_id: str, protocol: bool = False) -> d
 
 
 def problem_response(problem: Problem, request_id: str, protocol: bool = False) -> Response:
-    """`protocol`: as in `problem_body`."""
-    body = problem_body(problem, request_id, protocol)
-    return Response(orjson.dumps(body), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
+    """`protocol`: as in `problem_body`; some of those clients read no errors of a type of their own."""
+    body = orjson.dumps(problem_body(problem, request_id, protocol))
+    media_type = "application/json" if protocol else MEDIA_TYPE
+    return Response(body, problem.status, headers=problem.headers, media_type=media_type)
 
 
 def internal_error() -> InternalError:

@@ -47,6 +47,7 @@ PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT = 8 << 20
 # table of 32 bytes for each.
 LARGEST_SIDE = 65_535
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", SIGNATURE, b"RIFF", b"BM")
+_BASE64 = (b"data:", b"iVBORw0K", b"/9j/", b"UklGR")  # a data URI, and what signatures become
 _DAMAGED = "The picture is damaged or cut off; send the whole file."
 _TOO_MANY_PARTS = "The picture has too many or too large segments or chunks; save it again without metadata."
 _TEXT_LIMITS = "MAX_TEXT_"  # what Pillow's message names when a text or all of them are too large
@@ -105,7 +106,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     except UNREADABLE as error:
         if data.startswith(_SIGNATURES):
             raise _unreadable(error) from error
-        raise NotAPicture("Send a PNG, JPEG, WebP or BMP picture; these bytes are none of them.") from error
+        raise NotAPicture(f"Send a PNG, JPEG, WebP or BMP picture; {_what_it_is(data)}.") from error
     forget_texts(image)
     if exif is not None:
         image.info["exif"] = exif
@@ -126,6 +127,15 @@ def check_side(width: int, height: int) -> None:
     """Raises PictureTooLarge."""
     if max(width, height) > LARGEST_SIDE:
         raise PictureTooLarge(f"{width}x{height} has more than {LARGEST_SIDE} pixels a side; cut it.")
+
+
+def _what_it_is(data: bytes) -> str:
+    """Of a file that is no picture: what beginners send."""
+    if not data:
+        return "this file is empty, perhaps as it had been read before"
+    if data.startswith(_BASE64):
+        return "this is base64, send the bytes that it stands for"
+    return "these bytes are none of them"
 
 
 def _unreadable(error: Exception) -> NotAPicture:

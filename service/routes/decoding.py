@@ -35,7 +35,7 @@ from service.inference import containers
 from service.pictures import images
 from service.registry.model import Model
 from service.routes.encoding import MODEL_QUERY
-from service.routes.endpoints import BINARY, Endpoint
+from service.routes.endpoints import BINARY, PNG_BY_DEFAULT, Endpoint
 from service.routes.requests import finish, read_body, read_json_here_or_in_thread, read_query
 from service.routes.service import Service, service_of
 from service.routes.uploads import INLINE_PIXELS, check_count, check_pixels
@@ -279,6 +279,7 @@ DECODE = Endpoint(
     path="/decode",
     handler=decode,
     summary="Codes to pictures",
+    description=PNG_BY_DEFAULT,
     query={**MODEL_QUERY, "tile": _TILE_SCHEMA},
     request={JSON: DecodeRequest, npy.MEDIA_TYPE: BINARY, containers.MEDIA_TYPE: BINARY},
     answer={**dict.fromkeys((*PICTURE_ANSWERS, npy.MEDIA_TYPE), BINARY), JSON: DecodeAnswer},

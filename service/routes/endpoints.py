@@ -39,6 +39,10 @@ _SECURITY_SCHEMES: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "Where VQSERVE_API_KEYS is set."},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "Instead of `Authorization`."},
 }
+PNG_BY_DEFAULT = (
+    "Where `Accept` does not say otherwise, a picture is a PNG file. Many clients generated from this document "
+    "read JSON only: let them send `Accept: application/json`."
+)
 _SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"key": []}]
 _HEADERS: dict[str, Any] = {
     "X-Request-ID": {"description": "The one that was sent, or a new one.", "schema": {"type": "string"}},
@@ -55,6 +59,7 @@ _EVERYWHERE = (
 @dataclass(frozen=True)
 class Endpoint:
     """`request` and `answer` give a schema by media type: a pydantic model, several of them, or a schema as it is.
+    Without an answer it only refuses.
 
     `headers` are those of a success, besides the request's id, as OpenAPI describes them, and `request_headers` those
     that mean something here only.
@@ -72,6 +77,8 @@ class Endpoint:
     headers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     request_headers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     tag: str = "codec"
+    description: str = ""
+    problem_types: Sequence[str] = (PROBLEM_TYPE,)
 
     @property
     def name(self) -> str:
@@ -112,15 +119,20 @@ def _operation(endpoint: Endpoint, is_open: bool) -> dict[str, Any]:
         "summary": endpoint.summary,
         "tags": [endpoint.tag],
         "parameters": _parameters(endpoint),
-        "responses": {"200": _success(endpoint), **_problems(endpoint, is_open)},
+        "responses": {**_success(endpoint), **_problems(endpoint, is_open)},
     }
+    if endpoint.description:
+        operation["description"] = endpoint.description
     if endpoint.request is not None:
         operation["requestBody"] = {"required": endpoint.needs_body, "content": _content(endpoint.request)}
     return operation
 
 
 def _success(endpoint: Endpoint) -> dict[str, Any]:
-    return {"description": "OK", "headers": {**_REQUEST_ID, **endpoint.headers}, "content": _content(endpoint.answer)}
+    if not endpoint.answer:
+        return {}
+    headers = {**_REQUEST_ID, **endpoint.headers}
+    return {"200": {"description": "OK", "headers": headers, "content": _content(endpoint.answer)}}
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
@@ -139,7 +151,7 @@ def _problems(endpoint: Endpoint, is_open: bool) -> dict[str, Any]:
         if is_open and problem in (Unauthorized, QueueFull):
             continue
         by_status.setdefault(problem.status, []).append(problem)
-    content = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model="ProblemAnswer")}}}
+    content = _content(dict.fromkeys(endpoint.problem_types, ProblemAnswer))
     return {
         str(status): {
             "description": "; ".join(f"{p.title} ({p.slug})" for p in problems),

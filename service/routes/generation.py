@@ -33,7 +33,7 @@ from service.prior.scheduler import Scheduler
 from service.registry.model import Model
 from service.routes import events
 from service.routes.encoding import MODEL_QUERY
-from service.routes.endpoints import BINARY, Endpoint
+from service.routes.endpoints import BINARY, PNG_BY_DEFAULT, Endpoint
 from service.routes.generation_request import GenerateRequest, Wanted, read_wanted
 from service.routes.requests import finish, read_body, read_query
 from service.routes.service import Service, service_of
@@ -41,6 +41,7 @@ from service.routes.uploads import INLINE_PIXELS
 from service.wire import npy
 from service.wire.generation_schemas import GenerateAnswer
 from service.wire.negotiate import JSON, answer_type, bare_type, unsupported
+from service.wire.schemas import LARGE
 
 PNG = "image/png"
 SEED_HEADER = "x-vqserve-seed"
@@ -174,6 +175,7 @@ GENERATE = Endpoint(
     path="/generate",
     handler=generate,
     summary="New pictures from the prior",
+    description=PNG_BY_DEFAULT,
     query=MODEL_QUERY,
     request={JSON: GenerateRequest},
     answer={PNG: BINARY, JSON: GenerateAnswer, npy.MEDIA_TYPE: BINARY, events.MEDIA_TYPE: {"type": "string"}},
@@ -181,6 +183,11 @@ GENERATE = Endpoint(
         *(MalformedRequest, UnknownModel, NotAcceptable, BodyTooLarge, UnsupportedMediaType),
         *(InvalidParameter, NoPrior, DeadlinePassed),
     ),
-    headers={"X-Vqserve-Seed": {"description": "The seed that reproduces the answer.", "schema": {"type": "integer"}}},
+    headers={
+        "X-Vqserve-Seed": {
+            "description": "The seed that reproduces the answer.",
+            "schema": {"type": "integer", **LARGE},
+        }
+    },
     tag="generation",
 )

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.errors import (
+    MEDIA_TYPE,
     BodyTooLarge,
     DeadlinePassed,
     InvalidCodes,
@@ -197,6 +198,7 @@ _INFER_BODY: dict[str, Any] = {JSON: InferenceBody, "application/octet-stream": 
 _INFER_HEADERS = {
     HEADER_LENGTH: {"description": "Where tensors follow the JSON: its bytes.", "schema": {"type": "integer"}}
 }
+_PROBLEM_TYPES = (JSON, MEDIA_TYPE)  # the second where HTTP itself was wrong
 _ONE = (UnknownModel,)
 _OPTIONAL_BODY = (MalformedRequest, BodyTooLarge, TooManyItems, UnsupportedMediaType, InvalidParameter)
 _INFER: tuple[type[Problem], ...] = (
@@ -206,7 +208,8 @@ _INFER: tuple[type[Problem], ...] = (
 
 
 def _endpoint(method: str, path: str, handler: Any, summary: str, **more: Any) -> Endpoint:
-    return Endpoint(method, f"{PREFIX}{path}", handler, summary, **{"answer": _ANY_OBJECT, "tag": "v2", **more})
+    defaults: dict[str, Any] = {"answer": _ANY_OBJECT, "tag": "v2", "problem_types": _PROBLEM_TYPES}
+    return Endpoint(method, f"{PREFIX}{path}", handler, summary, **(defaults | more))
 
 
 def _model_endpoints(path: str) -> tuple[Endpoint, ...]:
@@ -260,6 +263,7 @@ ENDPOINTS = (
         "/repository/models/{name}/unload",
         repository_unload,
         "Refused",
+        answer={},
         problems=(UnknownModel, InvalidParameter),
     ),
 )

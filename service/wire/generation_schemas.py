@@ -33,7 +33,9 @@ class ScoredPicture(_Answer):
     bits: float
     bits_per_code: float
     codes_shape: Shape
-    bits_by_label: list[float] | None = Field(None, description="With ?by_label=true: under each label in turn.")
+    bits_by_label: list[float] = Field(
+        default_factory=list, description="Under each label in turn; absent without ?by_label=true."
+    )
 
 
 class ScoreAnswer(ScoredPicture):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import time
@@ -243,6 +244,22 @@ def test_bad_input_gets_its_problem_and_the_service_goes_on(client: TestClient, 
 )
 def test_the_detail_says_what_to_change(client: TestClient, path: str, headers: dict[str, str], said: str) -> None:
     assert said in client.post(path, content=DIGIT, headers=headers).json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (b"", "this file is empty"),
+        (base64.b64encode(DIGIT), "this is base64"),
+        (b"data:image/png;base64," + base64.b64encode(DIGIT), "this is base64"),
+        (b"hello", "these bytes are none of them"),
+    ],
+    ids=["nothing", "base64", "a data URI", "text"],
+)
+def test_what_is_no_picture_is_told_what_it_is(client: TestClient, file: bytes, said: str) -> None:
+    answer = client.post("/encode", files={"img": file})
+    assert (answer.status_code, answer.json()["type"]) == (422, problem_type("not-a-picture"))
+    assert said in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("name", ["model", "version"])

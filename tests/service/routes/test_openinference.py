@@ -172,6 +172,7 @@ def test_bad_bodies(address: str, body: bytes, header: str | None, status: int) 
     response = httpx.post(f"http://{address}/v2/models/tiny.decode/infer", content=body, headers=headers)
     assert response.status_code == status, response.text
     assert (status == 200) != ("error" in response.json())
+    assert response.headers["content-type"] == "application/json"  # KServe's client reads no errors of another type
 
 
 def output(**options: Any) -> Any:

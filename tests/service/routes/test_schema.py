@@ -91,7 +91,11 @@ def test_a_generated_client_reads_what_it_is_answered() -> None:
     schemas = document["components"]["schemas"]
     request, answer = (schemas[name]["properties"]["seed"] for name in ("GenerateRequest", "GenerateAnswer"))
     assert request["anyOf"][0] == {"type": "integer", "format": "int64", "minimum": 0, "exclusiveMaximum": SEED_LIMIT}
-    assert answer["format"] == "int64"
+    generated = document["paths"]["/generate"]["post"]["responses"]["200"]
+    assert answer["format"] == generated["headers"]["X-Vqserve-Seed"]["schema"]["format"] == "int64"
+    by_label = schemas["ScoreAnswer"]["properties"]["bits_by_label"]  # a list or absent: null never comes
+    assert by_label["type"] == "array" and "bits_by_label" not in schemas["ScoreAnswer"]["required"]
+    assert "200" not in document["paths"]["/v2/repository/models/{name}/unload"]["post"]["responses"]
     for shape in (schemas["EncodeAnswer"]["properties"]["shape"], schemas["ScoreAnswer"]["properties"]["codes_shape"]):
         assert (shape["items"], shape["minItems"], shape["maxItems"]) == ({"type": "integer"}, 2, 2)
     for path in ("/encode", "/score"):
