@@ -141,7 +141,8 @@ def _closing(receive: ASGIReceiveCallable, send: ASGISendCallable, cycle: Reques
 
 async def _let_it_come(receive: ASGIReceiveCallable, cycle: RequestResponseCycle) -> None:
     """Wait for the rest of a short request, for a moment."""
-    if cycle.waiting_for_100_continue:  # it waits for us
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    if cycle.waiting_for_100_continue or task.cancelling():  # it waits for us; the server waits no longer
         return
     came = 0
     with suppress(TimeoutError):
