@@ -34,7 +34,8 @@ from service.bundle import Bundle
 from service.codec import Codes
 from service.codec.codec_model import CodecModel
 from service.codec.container import Mode
-from service.inference.prior_sessions import Session, codec_model
+from service.inference.prior_sessions import codec_model
+from service.inference.sessions import Session
 
 TOGETHER = 64
 LIMITS = codec.Limits(max_codes=1 << 24)

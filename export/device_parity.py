@@ -27,10 +27,10 @@ from service.codec.codec_model import CodecModel, LatentGraphs
 from service.codec.container import Mode
 from service.codec.container_errors import ContainerError
 from service.inference.batch_limits import buckets
-from service.inference.encoder import Runnable, open_encoder
+from service.inference.encoder import open_encoder
 from service.inference.engine import BATCH_ON_CUDA
 from service.inference.prior_sessions import codec_model
-from service.inference.sessions import CPU, SessionMaker
+from service.inference.sessions import CPU, Session, SessionMaker
 from service.prior.draws import Draw, uniforms
 from service.prior.sampling import RowSampler
 from service.settings import Settings
@@ -50,8 +50,8 @@ class Side:
 
     bundle: Bundle
     max_batch: int
-    encoder: Runnable
-    decoder: Runnable
+    encoder: Session
+    decoder: Session
     codec: CodecModel
     sampler: RowSampler | None
 

@@ -22,8 +22,8 @@ from service.codec.container import MOST_PICTURES
 from service.codec.container_errors import ContainerError
 from service.errors import Problem, problem_type
 from service.inference.graph_faults import faults_of
-from service.inference.prior_sessions import Session, codec_model
-from service.inference.sessions import CPU, GraphError, SessionMaker, cpu_limit
+from service.inference.prior_sessions import codec_model
+from service.inference.sessions import CPU, GraphError, Session, SessionMaker, cpu_limit
 from service.inference.windows import run_in_windows
 from service.pictures.images import FITS, open_picture, to_picture, write_picture
 from service.prior.effort import LARGEST_EFFORT, choose_codes

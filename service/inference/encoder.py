@@ -7,20 +7,14 @@ in float32. The latents between them stay on the device.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from service.bundle import Bundle
-from service.inference.sessions import CUDA, SessionMaker
+from service.inference.sessions import CUDA, Session, SessionMaker
 from service.settings import Settings
-
-
-class Runnable(Protocol):
-    """The part of `onnxruntime.InferenceSession` that the engine uses."""
-
-    def run(self, output_names: None, input_feed: dict[str, NDArray[Any]]) -> Any: ...
 
 
 class EncoderThenQuantizer:
@@ -29,7 +23,7 @@ class EncoderThenQuantizer:
     def __init__(self, encoder: ort.InferenceSession, quantizer: ort.InferenceSession, device: str) -> None:
         self._encoder, self._quantizer, self._device = encoder, quantizer, device
 
-    def run(self, output_names: None, input_feed: dict[str, NDArray[Any]]) -> Any:
+    def run(self, output_names: None, input_feed: Mapping[str, Any]) -> Any:
         """{"images": (B,H,W,C)} -> [codes (B,h,w)]. Bindings of its own a call: threads may share the sessions."""
         first, second = self._encoder.io_binding(), self._quantizer.io_binding()
         first.bind_cpu_input("images", input_feed["images"])
@@ -41,9 +35,9 @@ class EncoderThenQuantizer:
         return second.copy_outputs_to_cpu()
 
 
-def open_encoder(bundle: Bundle, settings: Settings, maker: SessionMaker) -> Runnable:
+def open_encoder(bundle: Bundle, settings: Settings, maker: SessionMaker) -> Session:
     if maker.provider != CUDA or settings.encoder_precision == "float32":
-        fused: Runnable = maker.open(bundle.graph_path("encoder_quantizer"))
+        fused: Session = maker.open(bundle.graph_path("encoder_quantizer"))
         return fused
     encoder = maker.open(bundle.graph_path("encoder"), settings.encoder_precision)
     return EncoderThenQuantizer(encoder, maker.open(bundle.graph_path("quantizer")), maker.device)

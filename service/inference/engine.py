@@ -22,12 +22,12 @@ from service.bundle.fields import GraphName
 from service.errors import NotReady
 from service.inference.batch_limits import BatchLimits, buckets
 from service.inference.batching import Batcher
-from service.inference.encoder import EncoderThenQuantizer, Runnable, open_encoder
+from service.inference.encoder import EncoderThenQuantizer, open_encoder
 from service.inference.graph_checks import require_array, require_codes
 from service.inference.graph_faults import faults_of
 from service.inference.lane import Array, Run
 from service.inference.overload import Overload
-from service.inference.sessions import CUDA, SessionMaker
+from service.inference.sessions import CUDA, Session, SessionMaker
 from service.inference.windows import run_in_parts, run_in_windows
 from service.settings import Settings
 from service.telemetry.metrics import ModelMetrics
@@ -138,12 +138,12 @@ class Engine:
         pixels: Pixels = run_in_windows(run, codes, scale_in=1, scale_out=self._scale)
         return pixels
 
-    def _in_parts(self, limits: BatchLimits, session: Runnable, name: str, array: Array) -> Array:
+    def _in_parts(self, limits: BatchLimits, session: Session, name: str, array: Array) -> Array:
         """As many runs as `limits` ask for: onnxruntime keeps the memory of the largest for as long as it is open, and
         where two lanes have run at once, that of both."""
         return run_in_parts(partial(self._call, session, name), array, limits.most_pictures(array.shape[1:]))
 
-    def _call(self, session: Runnable, name: str, array: Array) -> Any:
+    def _call(self, session: Session, name: str, array: Array) -> Any:
         """One run. On CUDA the batch is padded to a bucket that was warmed up, so that no shape is new to cuDNN."""
         count = len(array)
         bucket = next((size for size in self._buckets if size >= count), count)

@@ -6,18 +6,14 @@ must give the same integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 from service.bundle import Bundle
 from service.bundle.fields import GraphName
 from service.codec.codec_model import CodecModel, Pixels
 from service.codec.prior_coding import Codes, Floats, Logits
-
-
-class Session(Protocol):
-    def run(self, output_names: None, input_feed: Mapping[str, Any]) -> Any: ...
+from service.inference.sessions import Session
 
 
 class PriorSessions:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
@@ -46,6 +47,12 @@ class DeviceError(RuntimeError):
 
 class GraphError(RuntimeError):
     """onnxruntime refuses a graph; the message names its file, which onnxruntime does not know."""
+
+
+class Session(Protocol):
+    """The part of `onnxruntime.InferenceSession` that a graph without bindings needs."""
+
+    def run(self, output_names: None, input_feed: Mapping[str, Any]) -> Any: ...
 
 
 @dataclass(frozen=True)

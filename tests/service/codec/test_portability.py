@@ -24,7 +24,8 @@ from service.codec import decode, encode
 from service.codec.codec_model import CodecModel
 from service.codec.container import Mode
 from service.codec.prior_coding import IntegerPrior, PriorGraphs
-from service.inference.prior_sessions import PriorSessions, Session
+from service.inference.prior_sessions import PriorSessions
+from service.inference.sessions import Session
 from training.models.prior import HORIZONTAL_TAPS, PixelCNN
 
 K, LABELS, GRID = 24, 3, (5, 6)
