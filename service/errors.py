@@ -7,6 +7,7 @@ In: a `Problem`. Out: an `application/problem+json` response whose `type` is sta
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 import orjson
 from starlette.responses import Response
@@ -25,6 +26,11 @@ class Problem(Exception):
         super().__init__(detail)
         self.detail = detail
         self.headers = dict(headers or {})
+
+    @classmethod
+    def for_now(cls, detail: str) -> Self:
+        """With the header that says to come back in a second, which is long for what a process answers in one."""
+        return cls(detail, {"Retry-After": "1"})
 
 
 class MalformedRequest(Problem):
@@ -119,11 +125,6 @@ class InternalError(Problem):
 
 class NotReady(Problem):
     status, slug, title = 503, "not-ready", "The service is not ready"
-
-    @classmethod
-    def for_now(cls, detail: str) -> NotReady:
-        """With the header that says to come back in a second: a failed engine is being restarted."""
-        return cls(detail, {"Retry-After": "1"})
 
 
 class DeadlinePassed(Problem):

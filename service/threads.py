@@ -80,7 +80,7 @@ class Pool:
     def require_room(self, calls: int, pixels: int) -> None:
         """Raises QueueFull where `submit` would, of what is not late: before the work is done that they will need."""
         if self._waiting and (full := self._why_full(calls, pixels)):
-            raise QueueFull(f"{self._waiting} pictures are waiting for a thread, {full}", {"Retry-After": "1"})
+            raise QueueFull.for_now(f"{self._waiting} pictures are waiting for a thread, {full}")
 
     def close(self) -> None:
         """Stop what runs, wait for none of it, and take no more."""

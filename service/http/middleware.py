@@ -241,11 +241,6 @@ def http_problem(error: HTTPException) -> Problem:
     return MalformedRequest(str(error.detail))
 
 
-def full(reason: str) -> QueueFull:
-    """The door is closed; a second is long for what a process answers in a second."""
-    return QueueFull(reason, {"Retry-After": "1"})
-
-
 class Admission:
     """Lets in whom the door is open to, and nobody while the service drains."""
 
@@ -265,7 +260,7 @@ class Admission:
         reason = self._door.why_closed(self._inside, path, query)
         self._door.note(reason, path, query)
         if reason is not None:
-            raise full(reason)
+            raise QueueFull.for_now(reason)
         self._inside += 1
         try:
             await self._app(scope, receive, send)

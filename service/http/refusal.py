@@ -30,7 +30,7 @@ from service.errors import (
     problem_body,
 )
 from service.http.head_bounds import LARGEST_HEAD, MOST_HEADERS, Unbegun
-from service.http.middleware import NO_STORE, OTHER, SECURITY_HEADERS, full
+from service.http.middleware import NO_STORE, OTHER, SECURITY_HEADERS
 from service.http.upgrades import FRAMING
 from service.inference.overload import WHY_SHORT, Door
 from service.telemetry.logs import FIELDS
@@ -62,7 +62,7 @@ class EarlyRefusal:
         self._ids = RequestIds()
         self._reasons = metrics.refused.labels(QueueFull.slug)
         self._sent = metrics.sent
-        self._templates = {reason: _Template(full(reason)) for reason in (door.why_full, WHY_SHORT)}
+        self._templates = {reason: _Template(QueueFull.for_now(reason)) for reason in (door.why_full, WHY_SHORT)}
         self._routes: dict[bytes, tuple[Counter, Histogram]] = {
             path.encode(): (
                 metrics.requests.labels(route, str(QueueFull.status)),
@@ -120,7 +120,7 @@ class EarlyRefusal:
         if keep_alive:
             head, body = self._templates[reason].filled(request_id)
         else:
-            head, body = _head_and_body(full(reason), request_id, keep_alive=False)
+            head, body = _head_and_body(QueueFull.for_now(reason), request_id, keep_alive=False)
         self._door.note(reason, path.decode(), query)
         requests, seconds = self._routes[path]
         requests.inc()

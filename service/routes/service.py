@@ -50,7 +50,7 @@ class Service:
         most = self.settings.max_total_body_bytes
         if self.body_bytes > call.body_bytes and self.body_bytes + size > most:
             text = f"The bodies of all requests are more than {most} bytes (VQSERVE_MAX_TOTAL_BODY_BYTES)."
-            raise QueueFull(text, {"Retry-After": "1"})
+            raise QueueFull.for_now(text)
         self.body_bytes += size
         call.body_bytes += size
 

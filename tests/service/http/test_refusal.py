@@ -18,7 +18,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from service.app import early_refusal
-from service.http.middleware import full as full_process
+from service.errors import QueueFull
 from service.http.protocol import HEADS, REFUSAL, UNREAD, OnePacket
 from service.http.refusal import LARGEST_BODY, EarlyRefusal, Heads, _head_and_body
 from service.http.unread import UnreadAnswers
@@ -219,10 +219,11 @@ def test_a_request_that_came_whole_needs_no_parser(data: bytes, refused: bool) -
 @pytest.mark.parametrize("keep_alive", [True, False])
 def test_the_answer_is_the_same_however_it_is_made(keep_alive: bool) -> None:
     refusal = EarlyRefusal(Door(MOST), Metrics(), {"/encode": "/encode"})
-    expected = b"".join(_head_and_body(full_process(FULL), "my-id", keep_alive=keep_alive))
+    problem = QueueFull.for_now(FULL)
+    expected = b"".join(_head_and_body(problem, "my-id", keep_alive=keep_alive))
     assert refusal.answer(FULL, b"/encode", [(b"x-request-id", b"my-id")], keep_alive=keep_alive) == expected
     whole = refusal.of_whole(MOST, SMALL.replace(b"Host: x", b"X-Request-Id: my-id"))
-    assert whole == (expected if keep_alive else b"".join(_head_and_body(full_process(FULL), "my-id", keep_alive=True)))
+    assert whole == (expected if keep_alive else b"".join(_head_and_body(problem, "my-id", keep_alive=True)))
 
 
 def test_the_bytes_of_a_refusal_are_counted() -> None:
@@ -402,7 +403,7 @@ def test_what_an_overloaded_model_is_asked_is_refused_early() -> None:
     async def work() -> None:
         refusal = under_overload(4)
         given = SMALL.replace(b"Host: x", b"X-Request-Id: my-id")
-        expected = b"".join(_head_and_body(full_process(WHY_SHORT), "my-id", keep_alive=True))
+        expected = b"".join(_head_and_body(QueueFull.for_now(WHY_SHORT), "my-id", keep_alive=True))
         assert refusal.of_whole(0, given) == expected
         assert refusal.answer(WHY_SHORT, b"/encode", [(b"x-request-id", b"my-id")], keep_alive=True) == expected
         assert refusal.why(0, b"/encode?fit=pad", []) == WHY_SHORT
