@@ -54,17 +54,11 @@ class Offered:
 
 
 def open_loop(
-    host: str,
-    port: int,
-    request: Request,
-    per_second: float,
-    seconds: float,
-    limit_s: float = 60.0,
-    during: Callable[[float], None] = lambda elapsed_s: None,
+    host: str, port: int, request: Request, per_second: float, seconds: float, limit_s: float = 60.0
 ) -> Offered:
-    """Offer `per_second` for `seconds`, then wait at most `limit_s` for what is still open. `during` must be quick."""
+    """Offer `per_second` for `seconds`, then wait at most `limit_s` for what is still open."""
     # asyncio's own loop: uvloop's close() may hang when connections were aborted in its last turn
-    return asyncio.run(_Generator(host, port, encode(request, host, port), limit_s).offer(per_second, seconds, during))
+    return asyncio.run(_Generator(host, port, encode(request, host, port), limit_s).offer(per_second, seconds))
 
 
 def encode(request: Request, host: str, port: int) -> bytes:
@@ -101,7 +95,7 @@ class _Generator:
         self._answers: list[Answer] = []
         self._started = 0.0
 
-    async def offer(self, per_second: float, seconds: float, during: Callable[[float], None]) -> Offered:
+    async def offer(self, per_second: float, seconds: float) -> Offered:
         due = arrivals(per_second, seconds)
         late: list[float] = []
         self._started = perf_counter() + 0.05
@@ -111,7 +105,6 @@ class _Generator:
             late.append(-ahead)
             self._open[number] = due_s
             self._send(number)
-            during(due_s)
         end = perf_counter() + self._limit_s
         while self._open and perf_counter() < end:
             await asyncio.sleep(0.01)

@@ -30,12 +30,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Closed:
-    connections: int
     requests: int
     seconds: float
     p50_ms: float
     p99_ms: float
-    max_ms: float
     status_errors: int  # answers of 400 and above
     socket_errors: int
 
@@ -67,19 +65,17 @@ def closed_loop(url: str, request: Request, connections: int, seconds: float) ->
         )
     if done.returncode:
         raise RuntimeError(f"wrk failed: {done.stderr or done.stdout}")
-    return parse(done.stdout, connections)
+    return parse(done.stdout)
 
 
-def parse(output: str, connections: int) -> Closed:
+def parse(output: str) -> Closed:
     """The JSON line that wrk.lua writes at the end."""
     found = json.loads(output.strip().splitlines()[-1])
     return Closed(
-        connections=connections,
         requests=found["requests"],
         seconds=found["microseconds"] / 1e6,
         p50_ms=found["p50_us"] / 1e3,
         p99_ms=found["p99_us"] / 1e3,
-        max_ms=found["max_us"] / 1e3,
         status_errors=found["status_errors"],
         socket_errors=found["socket_errors"],
     )
