@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
-from benchmarks.server_process import our_server
+from benchmarks.server_process import our_server, usage_of
 
 EVENTS = {"accept": "text/event-stream"}
 AT_ONCE = 32  # connections
@@ -96,11 +96,10 @@ async def settled(client: httpx.AsyncClient, pid: int, seconds: float = 10) -> S
 
 
 async def _state(client: httpx.AsyncClient, pid: int) -> State:
-    status = Path(f"/proc/{pid}/status").read_text()
-    threads, memory = (int(re.search(rf"{key}:\s+(\d+)", status)[1]) for key in ("Threads", "VmRSS"))  # type: ignore[index]
+    usage = usage_of([pid])
     return State(
-        threads,
-        memory,
+        usage.threads,
+        usage.rss_bytes >> 10,
         await _metric(client, "generate_samples_in_flight"),
         await _metric(client, "generate_busy_slots"),
         await _metric(client, "requests_in_flight"),

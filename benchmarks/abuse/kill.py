@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.abuse.common import DIGIT, settle
 from benchmarks.open_loop import UNANSWERED, open_loop
 from benchmarks.report import goal
-from benchmarks.server_process import Server, our_server
+from benchmarks.server_process import Server, our_server, usage_of
 
 SIZES = {"seconds": (10.0, 30.0), "kills": (1, 5), "per_second": (100.0, 300.0)}
 WHAT = "VQSERVE_WORKERS=2, digits at a fixed rate; a worker is killed with SIGKILL, again after it has come back."
@@ -67,11 +67,7 @@ def kill_repeatedly(server: Server, kills: int, back_s: list[float]) -> None:
 
 def workers(server: Server) -> list[int]:
     """The processes with the most memory: the server's own process and multiprocessing's helper open no model."""
-    return sorted(set(server.pids()) - {server.pid}, key=_resident, reverse=True)[:2]
-
-
-def _resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return sorted(set(server.pids()) - {server.pid}, key=lambda pid: usage_of([pid]).rss_bytes, reverse=True)[:2]
 
 
 def prefixes(server: Server) -> set[str]:
