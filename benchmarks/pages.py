@@ -48,11 +48,6 @@ def _peers(found: Result) -> str:
     return peers_report.page({**found, "servers": servers})
 
 
-def _abuse() -> str:
-    paths = sorted(RESULTS.glob("abuse_*.json"))
-    return common.page({path.stem.removeprefix("abuse_"): result(path.stem) for path in paths})
-
-
 PAGES: dict[str, Callable[[Result], str]] = {
     "batch_sizes": batch_sizes.page,
     "decoder_sigma": decoder_sigma.page,
@@ -76,8 +71,8 @@ PAGES: dict[str, Callable[[Result], str]] = {
 
 def sections() -> dict[str, str]:
     """Every section by its name."""
-    gpu = gpu_page.page([result(name) for name in gpu_page.RESULTS])
-    return {**{name: page(result(name)) for name, page in PAGES.items()}, "abuse": _abuse(), "gpu": gpu}
+    gpu, abuse = gpu_page.page([result(name) for name in gpu_page.RESULTS]), common.page(common.recorded())
+    return {**{name: page(result(name)) for name, page in PAGES.items()}, "abuse": abuse, "gpu": gpu}
 
 
 def main() -> None:

@@ -40,16 +40,18 @@ def settle(server: Server, request: Request, seconds: float = 2.0) -> None:
 
 def write_record(name: str, result: dict[str, Any]) -> None:
     write_result(f"abuse_{name.replace('-', '_')}", result)
-    recorded = {
-        path.stem.removeprefix("abuse_"): json.loads(path.read_text()) for path in sorted(RESULTS.glob("abuse_*.json"))
-    }
-    write_section("abuse", page(recorded))
+    write_section("abuse", page(recorded()))
 
 
-def page(recorded: dict[str, dict[str, Any]]) -> str:
+def recorded() -> dict[str, dict[str, Any]]:
+    paths = sorted(RESULTS.glob("abuse_*.json"))
+    return {path.stem.removeprefix("abuse_"): json.loads(path.read_text()) for path in paths}
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
     """The section of docs/benchmarks.md, from every result that is there."""
     parts = ["## Faults and abuse"]
-    for name, result in recorded.items():
+    for name, result in results.items():
         parts.append(f"### {name.replace('_', ' ').capitalize()}\n\n{result['what']}")
         parts.append(f"`{result['command']}` on {machine_line(result['machine'])}.")
         parts.append(goal_table(result["goals"]))
