@@ -26,7 +26,7 @@ from onnx.reference import ReferenceEvaluator
 
 from benchmarks.picture_codecs import Vqserve
 from benchmarks.rate_distortion import MNIST_TEST, read_mnist, read_photos
-from benchmarks.report import RESULTS, command_line
+from benchmarks.report import RESULTS, command_line, write_result
 from benchmarks.torch_graphs import TorchGraphs
 from export.graphs.prior_reader import read_prior
 from service import codec
@@ -91,9 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures, codes = sum(len(one) for one, _ in grids), sum(one.size for one, _ in grids)
     result: dict[str, Any] = {"command": command, "model": manifest.name, "version": manifest.version}
     result |= {"pictures": pictures, "codes": codes, "configurations": rows}
-    options.out.mkdir(exist_ok=True)
-    target = options.out / f"portability_{manifest.name}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(f"portability_{manifest.name}", result, options.out)
     different = sum(row["codes_different"] + row["containers_different"] for row in rows)
     print(json.dumps({"pictures": pictures, "codes": codes, "configurations": len(rows), "different": different}))
     return 1 if different else 0

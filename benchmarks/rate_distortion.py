@@ -13,7 +13,6 @@ a section of docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -30,8 +29,9 @@ from benchmarks.picture_codecs import Coded, Point, Setting, Vqserve, lossless_p
 from benchmarks.plot import Line, svg
 from benchmarks.quality import Pixels, at_rate, bd_rate, mean_squared_error, ms_ssim, psnr_db
 from benchmarks.rate_distortion_report import PEERS, page, plot_name
-from benchmarks.report import RESULTS, command_line, write_section
+from benchmarks.report import RESULTS, command_line, write_result, write_section
 from service.pictures.pixels import to_pixels
+from training.data.arrays import parse_idx, read_bytes
 from training.data.folder import picture_files, split_files
 
 MNIST_TEST = "t10k-images-idx3-ubyte.gz"
@@ -84,9 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rows": [asdict(row) for row in rows],
         "comparisons": [one for section in sections(rows) for one in compare(of_section(rows, section))],
     }
-    options.out.mkdir(exist_ok=True)
-    target = options.out / f"rate_distortion_{name}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    target = write_result(f"rate_distortion_{name}", result, options.out)
     for section in sections(rows):
         plot = svg(f"{section} of {name}", "bits per pixel", "PSNR in dB", curves(of_section(rows, section)))
         (options.out / plot_name(name, section)).write_text(plot, encoding="utf-8")
@@ -154,8 +152,7 @@ def large(pictures: Sequence[Pixels]) -> bool:
 
 def read_mnist(path: Path) -> list[Pixels]:
     """(28,28,1) uint8 each."""
-    content = gzip.decompress(path.read_bytes())
-    return list(np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28, 1))
+    return list(parse_idx(read_bytes(path), path)[..., np.newaxis])
 
 
 def read_photos(folder: Path, held_out: float | None) -> list[Pixels]:
