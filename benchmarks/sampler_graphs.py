@@ -14,7 +14,6 @@ from onnx import helper
 
 from export.graphs.onnx_builder import GraphBuilder
 from export.graphs.prior_graphs import PriorGraphWriter
-from export.graphs.prior_parts import as_array, fold_gate
 from export.graphs.sampling_graph import Filters, draw_code, looked_up, numerators, scaled_total
 from training.models.prior import HORIZONTAL_TAPS
 
@@ -22,18 +21,9 @@ from training.models.prior import HORIZONTAL_TAPS
 def horizontal(graphs: PriorGraphWriter) -> onnx.ModelProto:
     """context (B,1,w,contexts), codes (B,1,w) -> logits int32 (B,1,w,K): column j depends on codes before j."""
     prior, graph = graphs.prior, GraphBuilder("prior_horizontal")
-    count = len(graphs.horizontal_layers)
-    context = graph.input("context", "float32", ("B", 1, "w", 2 * prior.channels * count))
+    context = graph.input("context", "float32", ("B", 1, "w", 2 * prior.channels * len(graphs.horizontal_layers)))
     codes = graph.input("codes", "int64", ("B", 1, "w"))
-    stream = graphs.shifted(graph, graphs.embed(graph, codes), axis=2)
-    for layer, conditioning in zip(graphs.horizontal_layers, graph.split(context, count, axis=-1), strict=True):
-        taps = [stream]
-        for _ in range(HORIZONTAL_TAPS - 1):
-            taps.append(graphs.shifted(graph, taps[-1], axis=2))
-        matrix = fold_gate(as_array(layer.taps.quantized_weight()))
-        product = graph.op("MatMul", graph.op("Concat", *taps, axis=-1), graph.constant(matrix))
-        stream = graphs.gated(graph, layer, stream, graph.op("Add", product, conditioning))
-    logits = graph.cast(graphs.head(graph, stream), "int32")
+    logits = graphs.horizontal(graph, graphs.embed(graph, codes), context)
     graph.output(logits, "logits", "int32", ("B", 1, "w", prior.codebook_size))
     return graph.model()
 

@@ -37,7 +37,13 @@ class PriorGraphWriter(PriorParts):
         biases = graph.split(self.label_biases(graph, labels, 0, count), count, axis=-1)
         for layer, bias in zip(self.vertical_layers, biases, strict=True):
             above = self.vertical(graph, layer, above, self.shifted(graph, above, axis=1), bias)
-        contexts = graph.split(self.context(graph, above, labels), len(self.horizontal_layers), axis=-1)
+        logits = self.horizontal(graph, embedded, self.context(graph, above, labels))
+        graph.output(logits, "logits", "int32", ("B", "h", "w", self.prior.codebook_size))
+        return graph.model()
+
+    def horizontal(self, graph: GraphBuilder, embedded: str, context: str) -> str:
+        """The horizontal stack over whole rows: embedded (B,h,w,C), context (B,h,w,N*2C) -> logits int32 (B,h,w,K)."""
+        contexts = graph.split(context, len(self.horizontal_layers), axis=-1)
         stream = self.shifted(graph, embedded, axis=2)
         for layer, conditioning in zip(self.horizontal_layers, contexts, strict=True):
             taps = [stream]
@@ -47,9 +53,7 @@ class PriorGraphWriter(PriorParts):
             weight = fixed_point(graph, matrix, fold_gate(self.scales))
             product = graph.op("MatMul", graph.op("Concat", *taps, axis=-1), weight)
             stream = self.gated(graph, layer, stream, graph.op("Add", product, conditioning))
-        logits = graph.cast(self.head(graph, stream), "int32")
-        graph.output(logits, "logits", "int32", ("B", "h", "w", self.prior.codebook_size))
-        return graph.model()
+        return graph.cast(self.head(graph, stream), "int32")
 
     def all(self, w: int, frequency_table: NDArray[np.int32]) -> dict[GraphName, onnx.ModelProto]:
         """Every graph that a bundle with this prior has; `w` is the width of its code grid."""
