@@ -5,17 +5,19 @@ In: its size. Out: a `Bundle` with what the samplers read: graphs and numbers of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, get_args
+from typing import Any
 
+import onnx
 import torch
 
-from export.build import prior_spec_of, tensor_specs
+from export.build import prior_spec_of, save_graph
 from export.graphs.diagonal_graph import diagonal, worthwhile
 from export.graphs.prior_graphs import PriorGraphWriter
-from service.bundle import Bundle, sha256_file
+from service.bundle import Bundle
 from service.bundle.fields import CodesSpec, GraphName, GraphSpec
 from service.bundle.manifest import Manifest
 from training.models.frequencies import frequency_table
@@ -51,7 +53,7 @@ def random_prior(size: PriorSize, seed: int = 0) -> PixelCNN:
 def write_prior(prior: PixelCNN, size: PriorSize, folder: Path) -> tuple[Bundle, dict[str, float]]:
     """The bundle, and the seconds that the export of each graph took."""
     graphs, table = PriorGraphWriter(prior), frequency_table(size.codebook_size).numpy()
-    writers = {
+    writers: dict[GraphName, Callable[[], onnx.ModelProto]] = {
         "prior": graphs.teacher_forced,
         "prior_row": lambda: graphs.row(size.width, table, filters=True),
         "prior_row_unfiltered": lambda: graphs.row(size.width, table, filters=False),
@@ -64,13 +66,9 @@ def write_prior(prior: PixelCNN, size: PriorSize, folder: Path) -> tuple[Bundle,
     specs: dict[str, GraphSpec] = {}
     seconds: dict[str, float] = {}
     for name, write in writers.items():
-        assert name in get_args(GraphName)
-        path, started = folder / f"{name}.onnx", perf_counter()
-        model = write()
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        started = perf_counter()
+        specs[name] = save_graph(folder, name, write())
         seconds[name] = perf_counter() - started
-        inputs = tensor_specs(model.graph.input)
-        specs[name] = GraphSpec(file=path.name, sha256=sha256_file(path), opset=18, inputs=inputs, outputs=())
     fields: dict[str, Any] = dict(
         name="random",
         codes=CodesSpec(height=size.height, width=size.width, codebook_size=size.codebook_size, dimension=1),
