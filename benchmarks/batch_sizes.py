@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -25,6 +26,7 @@ import numpy as np
 
 from benchmarks.report import command_line, machine, machine_line, table, write_result, write_section
 from benchmarks.server_process import usage_of
+from benchmarks.static_batching import plain_draw
 from service.bundle import Bundle, load_bundle
 from service.inference.sessions import CPU, SessionMaker
 from service.prior.draws import Draw
@@ -72,14 +74,6 @@ def opened(kind: type[RowSampler], bundle: Bundle, threads: int) -> tuple[float,
     return perf_counter() - started, sampler
 
 
-def plain_draw(bundle: Bundle, top_k: int | None = None) -> Draw:
-    prior, codes = bundle.manifest.prior, bundle.manifest.codes
-    assert prior is not None
-    grid, one = (codes.height, codes.width), np.float32(1)
-    nothing = np.zeros(grid, np.int64), np.zeros(grid, np.bool_)
-    return Draw(np.full(grid, 0.5, np.float32), prior.label_count, one, top_k or codes.codebook_size, one, *nothing)
-
-
 def unplanned(planned: RowSampler, bundle: Bundle, threads: int, draw: Draw) -> float:
     """The row time of one sample whose session has planned the memory of two, by that in `planned`."""
     both = (opened(TwoFirst, bundle, threads)[1], planned)
@@ -93,7 +87,7 @@ def unplanned(planned: RowSampler, bundle: Bundle, threads: int, draw: Draw) -> 
 def measure(folder: Path, threads: int) -> dict[str, Any]:
     bundle = load_bundle(folder)
     opened_s, sampler = opened(HardlyWarm, bundle, threads)
-    draw = plain_draw(bundle)
+    draw = plain_draw(bundle, np.full(sampler.grid, 0.5, np.float32))
     before = resident_bytes()
     first, padded = [], []
     for size in SIZES:
@@ -108,7 +102,7 @@ def measure(folder: Path, threads: int) -> dict[str, Any]:
         "largest_padded_by_exact": round(max(padded), 3),
         "grown_mb": round((resident_bytes() - before) / 1e6, 2),
         "unplanned_by_planned": round(unplanned(sampler, bundle, threads, draw), 3),
-        "unplanned_by_planned_filtered": round(unplanned(sampler, bundle, threads, plain_draw(bundle, 10)), 3),
+        "unplanned_by_planned_filtered": round(unplanned(sampler, bundle, threads, replace(draw, top_k=10)), 3),
         "opened_s": round(opened_s, 2),
         "opened_warm_s": round(opened(RowSampler, bundle, threads)[0], 2),
     }

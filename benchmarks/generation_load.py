@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks.generation_load_report import DEADLINE_FACTOR, Mix, OneMix, Result, page, plot, plot_name, table
 from benchmarks.report import RESULTS, command_line, machine, write_result, write_section
-from benchmarks.static_batching import StaticBatching, Submit, draw_all
+from benchmarks.static_batching import StaticBatching, Submit, draw_all, plain_draw
 from service.bundle import MANIFEST_FILE, Bundle, load_bundle
 from service.errors import QueueFull
 from service.inference.sessions import CPU, SessionMaker
@@ -111,18 +111,14 @@ def summarise(
 
 class Bench:
     def __init__(self, bundle: Bundle, slots: int, threads: int) -> None:
-        prior, codes = bundle.manifest.prior, bundle.manifest.codes
-        assert prior is not None
-        self._label, self._size = prior.label_count, codes.codebook_size
+        self._bundle = bundle
         self._maker = maker = SessionMaker(CPU, threads)
         whole = max(slots, *(mix.large for mix in MIXES))
         self.sampler = RowSampler(bundle, maker, slots, places=2 * slots)
         self.static_sampler = RowSampler(bundle, maker, whole, places=whole)
 
     def draw(self, seed: int) -> Draw:
-        grid, one = self.sampler.grid, np.float32(1)
-        known = np.zeros(grid, np.int64), np.zeros(grid, np.bool_)
-        return Draw(uniforms(seed, 0, grid), self._label, one, self._size, one, *known)
+        return plain_draw(self._bundle, uniforms(seed, 0, self.sampler.grid))
 
     def full_batches(self) -> float:
         """Samples a second, full batches back to back: what no mix of requests can reach."""

@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.static_batching import draw_all, plain_draw
 from service.bundle import Bundle
 from service.bundle.fields import GraphName
 from service.codec.prior_coding import frequencies
 from service.inference.sessions import SessionMaker
 from service.prior.diagonal import DiagonalSampler
-from service.prior.draws import Codes, Draw, Floats
+from service.prior.draws import Codes, Floats
 from service.prior.sampling import RowSampler, open_row_graph
 
 UNIFORM_UNITS = 1 << 24
@@ -88,32 +89,20 @@ class Variants:
         return self._rows_of(sampler)
 
     def _rows_of(self, sampler: RowSampler) -> Sample:
-        def sample(uniforms: Floats) -> Codes:
-            places = [sampler.open(self._draw(one)) for one in uniforms]
-            codes = np.stack([sampler.advance(places) for _ in range(self.grid[0])], axis=1)
-            for place in places:
-                sampler.close(place)
-            return codes
-
-        return sample
+        return lambda uniforms: draw_all(sampler, [plain_draw(self.bundle, one) for one in uniforms])
 
     def diagonal(self, max_batch: int, *, filters: bool) -> Sample:
         """The service's sampler for few samples, whatever the batch."""
         sampler = DiagonalSampler(self.bundle, self.maker, max_batch)
 
         def sample(uniforms: Floats) -> Codes:
-            places = np.array([sampler.open(self._draw(one), filtered=filters) for one in uniforms])
+            places = np.array([sampler.open(plain_draw(self.bundle, one), filtered=filters) for one in uniforms])
             codes = np.stack([sampler.advance(places) for _ in range(self.grid[0])], axis=1)
             for place in places:
                 sampler.close(int(place))
             return codes
 
         return sample
-
-    def _draw(self, uniforms: Floats) -> Draw:
-        size, one = self.bundle.manifest.codes.codebook_size, np.float32(1)
-        known = np.zeros(self.grid, np.int64), np.zeros(self.grid, np.bool_)
-        return Draw(uniforms, self.prior.label_count, one, size, one, *known)
 
     def pixel(self) -> Sample:
         context_of, pixel_of = self.session("prior_context"), self.session("prior_pixel")

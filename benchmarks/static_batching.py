@@ -1,6 +1,6 @@
 """Static batching of generation, to compare the service's scheduler with.
 
-In: jobs of one or more `Draw`s. Out: a future of each job's codes int64 (n,h,w).
+In: jobs of one or more `Draw`s. Out: a future of each job's codes int64 (n,h,w). Also here: the draw of every timing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from service.prior.draws import Codes, Draw
+from service.bundle import Bundle
+from service.prior.draws import Codes, Draw, Floats
 from service.prior.sampling import RowSampler
 
 Submit = Callable[[Sequence[Draw]], asyncio.Future[Codes]]
@@ -56,6 +57,14 @@ class StaticBatching:
             future.set_result(codes[start : start + len(draws)])
             start += len(draws)
         self._next()
+
+
+def plain_draw(bundle: Bundle, uniforms: Floats) -> Draw:
+    """Temperature 1, no label, no filter, nothing known."""
+    prior, one, grid = bundle.manifest.prior, np.float32(1), uniforms.shape
+    assert prior is not None
+    known = np.zeros(grid, np.int64), np.zeros(grid, np.bool_)
+    return Draw(uniforms, prior.label_count, one, bundle.manifest.codes.codebook_size, one, *known)
 
 
 def draw_all(sampler: RowSampler, draws: Sequence[Draw]) -> Codes:
