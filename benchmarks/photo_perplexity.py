@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from PIL import Image
 from benchmarks.picture_codecs import Vqserve
 from benchmarks.report import RESULTS, command_line, table, write_result, write_section
 from service.pictures.pixels import to_pixels
+from service.telemetry import traffic
 from training.data.folder import split_files
 
 SETS = 1000
@@ -71,9 +71,7 @@ def histogram(vqserve: Vqserve, path: Path) -> Counts:
 
 def perplexity(counts: Iterable[Counts]) -> float:
     """exp(entropy) of all counts (K,) together."""
-    total = np.sum(list(counts), axis=0)
-    share = total[total > 0] / total.sum()
-    return math.exp(-float((share * np.log(share)).sum()))
+    return traffic.perplexity(np.sum(list(counts), axis=0))
 
 
 def page(result: dict[str, Any]) -> str:
