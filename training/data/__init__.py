@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from training.config import DataConfig
 from training.data.arrays import CIFAR_ARCHIVE, IDX_PARTS, find_idx, read_cifar10, read_idx_folder, read_npz
 from training.data.dataset import (
     DataError,
@@ -28,9 +28,6 @@ from training.data.dataset import (
 from training.data.folder import read_folder, would_read
 from training.data.named import NAMED, read_named
 from training.data.stream import Batch, Stream, to_unit
-
-if TYPE_CHECKING:
-    from training.config import DataConfig
 
 __all__ = [
     "Batch",
