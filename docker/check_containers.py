@@ -107,8 +107,7 @@ def confined(compose: Compose) -> Facts:
     require(limits["Memory"] > 0 and limits["NanoCpus"] > 0 and limits["PidsLimit"] > 0, limits)
     require(limits["LogConfig"]["Config"]["max-size"] == "10m", limits["LogConfig"])
     require(limits["RestartPolicy"]["Name"] == "unless-stopped", limits["RestartPolicy"])
-    memory = container.facts["HostConfig"]["Memory"]
-    return {"uid": int(user), "memory_limit_bytes": memory, "cpus": limits["NanoCpus"] / 1e9}
+    return {"uid": int(user), "memory_limit_bytes": limits["Memory"], "cpus": limits["NanoCpus"] / 1e9}
 
 
 def loses_nothing_on_sigterm(compose: Compose) -> Facts:

@@ -164,7 +164,6 @@ class Client:
         attempt = 0
         while True:
             attempt += 1
-            response: httpx.Response | None = None
             try:
                 response = self._http.send(operation.request(self._http), stream=stream)
                 if response.is_success:

@@ -26,10 +26,9 @@ def width_of(codebook_size: int) -> int:
 
 
 def pack(codes: Codes, codebook_size: int) -> bytes:
-    """width_of(K) bits a code, most significant bit first, the last byte filled up with zeros."""
+    """(n,) codes -> width_of(K) bits a code, most significant bit first, the last byte filled up with zeros."""
     width = width_of(codebook_size)
-    flat = codes.reshape(-1)
-    return b"".join(_packed(flat[s : s + CODES_A_STEP], width) for s in range(0, flat.size, CODES_A_STEP))
+    return b"".join(_packed(codes[s : s + CODES_A_STEP], width) for s in range(0, len(codes), CODES_A_STEP))
 
 
 def _packed(codes: Codes, width: int) -> bytes:
