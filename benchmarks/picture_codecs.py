@@ -21,8 +21,8 @@ from pillow_jxl import JpegXLImagePlugin  # which registers JPEG XL with Pillow
 from benchmarks.quality import Pixels
 from service import codec
 from service.bundle import load_bundle
-from service.codec import Codes
 from service.codec.container import Mode
+from service.codec.prior_coding import Codes
 from service.inference.prior_sessions import codec_model
 from service.inference.sessions import CPU, SessionMaker
 from service.inference.windows import run_in_windows

@@ -31,9 +31,9 @@ from benchmarks.torch_graphs import TorchGraphs
 from export.graphs.prior_reader import read_prior
 from service import codec
 from service.bundle import Bundle
-from service.codec import Codes
 from service.codec.codec_model import CodecModel
 from service.codec.container import Mode
+from service.codec.prior_coding import Codes
 from service.inference.prior_sessions import codec_model
 from service.inference.sessions import Session
 

@@ -12,7 +12,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.codec.code_streams import decode_stream, decode_tiles, encode_stream, encode_tiles
 from service.codec.codec_model import CodecModel
@@ -28,9 +27,8 @@ from service.codec.container import (
     write_index,
 )
 from service.codec.container_errors import ChecksumError, HeaderError, OverLimitError, TileError, WrongModelError
+from service.codec.prior_coding import Codes
 from service.codec.tiles import Tile, bounds, grown, overlap, tiles_of
-
-Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

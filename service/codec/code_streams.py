@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.codec.codec_model import CodecModel
 from service.codec.container import Mode
-from service.codec.prior_coding import IntegerPrior, decode_group, intervals
+from service.codec.prior_coding import Codes, IntegerPrior, decode_group, intervals
 from service.codec.range_coder import RangeDecoder, RangeEncoder
 from service.codec.static_coding import pack, unpack
 from service.codec.tiles import Tile, groups_of, tiles_of
-
-Codes = NDArray[np.int64]
 
 
 def encode_stream(model: CodecModel, mode: Mode, codes: Codes, labels: Codes | None) -> bytes:
@@ -55,7 +52,7 @@ def encode_tiles(model: CodecModel, mode: Mode, codes: Codes, tiles: list[Tile])
 
 def group_intervals(
     prior: IntegerPrior, codes: Codes, tiles: list[Tile], labels: Codes | None
-) -> Iterator[tuple[list[Tile], NDArray[np.int64]]]:
+) -> Iterator[tuple[list[Tile], Codes]]:
     """Group by group: its tiles, and (B,h,w,3) cumulative, frequency, total of every code."""
     for group in groups_of(tiles):
         grids = np.stack([codes[tile.where] for tile in group])

@@ -6,19 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service import codec
 from service.codec.codec_model import CodecModel
 from service.codec.container import MEDIA_TYPE
 from service.codec.container_errors import ContainerError, OverLimitError, TileError
+from service.codec.prior_coding import Codes
 from service.errors import InvalidContainer, InvalidParameter, PictureTooLarge, TooManyItems
 from service.inference import windows
 from service.settings import Settings
 
 __all__ = ["MEDIA_TYPE", "announced", "model_prefix", "pack", "tile_pixels", "unpack", "unpack_tile"]
-
-Codes = NDArray[np.int64]
 
 
 def pack(model: CodecModel, codes: Codes, size: tuple[int, int], label: int | None, indexed: bool) -> bytes:

@@ -15,8 +15,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-Codes = NDArray[np.int64]
-Floats = NDArray[np.float32]
+from service.prior.draws import Codes, Floats
+
 Feeds = Mapping[str, NDArray[Any]]
 
 

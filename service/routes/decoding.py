@@ -33,6 +33,8 @@ from service.errors import (
 )
 from service.inference import containers
 from service.pictures import images
+from service.pictures.images import Pixels
+from service.prior.draws import Codes
 from service.registry.model import Model
 from service.routes.encoding import MODEL_QUERY
 from service.routes.endpoints import BINARY, PNG_BY_DEFAULT, Endpoint
@@ -48,9 +50,6 @@ ONE_ANSWERS = (*PICTURE_ANSWERS, npy.MEDIA_TYPE, JSON)
 SEVERAL_ANSWERS = (JSON, npy.MEDIA_TYPE)
 REQUESTS = (JSON, npy.MEDIA_TYPE, containers.MEDIA_TYPE)
 _AGAIN = "encode them again"
-
-Codes = NDArray[np.int64]
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +219,7 @@ def _telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
     return max(of_first_field, key=lambda one: [part for part in one["loc"] if isinstance(part, int)])
 
 
-def grids(sent: DecodeRequest) -> NDArray[np.int64]:
+def grids(sent: DecodeRequest) -> Codes:
     try:
         return np.array(sent.codes, np.int64)
     except ValueError as error:

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,6 +30,7 @@ from service.errors import (
 from service.inference import containers
 from service.pictures import images
 from service.pictures.images import Picture
+from service.prior.draws import Codes
 from service.prior.effort import LARGEST_EFFORT, choose_codes
 from service.registry.model import Model
 from service.routes.endpoints import BINARY, Endpoint
@@ -46,8 +46,6 @@ ANSWERS = (JSON, npy.MEDIA_TYPE, containers.MEDIA_TYPE)
 # `float` also reads Arabic digits, and 0_1. As in every pattern for what strangers send, no two repeats in succession
 # match the same characters: the time would grow with the square of their number.
 _NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-
-Codes = NDArray[np.int64]
 
 
 async def encode(request: Request) -> Response:

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -48,7 +47,6 @@ SEED_HEADER = "x-vqserve-seed"
 ANSWERS = (PNG, JSON, npy.MEDIA_TYPE, events.MEDIA_TYPE)
 
 T = TypeVar("T")
-Pixels = NDArray[np.uint8]
 
 
 async def generate(request: Request) -> Response:
@@ -149,13 +147,13 @@ async def _pictures(service: Service, model: Model, codes: Codes) -> list[str]:
     return await _in_thread_if_large(service, pixels, write)
 
 
-async def _in_thread_if_large(service: Service, pixels: Pixels, write: Callable[[], T]) -> T:
+async def _in_thread_if_large(service: Service, pixels: images.Pixels, write: Callable[[], T]) -> T:
     if pixels.size <= INLINE_PIXELS:
         return write()
     return await service.in_thread(write, pixels[..., 0].size, late=True)
 
 
-def sheet(pixels: Pixels) -> Pixels:
+def sheet(pixels: images.Pixels) -> images.Pixels:
     """(n,H,W,C) -> one picture of ceil(sqrt(n)) columns, row by row from the top left; what is left over is black."""
     count, height, width, channels = pixels.shape
     columns = math.ceil(math.sqrt(count))
