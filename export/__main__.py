@@ -16,12 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=folder_named, help="folder of a finished `python -m training fit`")
     parser.add_argument("bundle", type=folder_named, help="folder to write; an older bundle there is replaced")
     parser.add_argument("--data", help="where the run's pictures are now, if they are not at its data.source")
-    options = parser.parse_args(arguments)
-    try:
-        return _export(options)
-    except KeyboardInterrupt:
-        print("ended by Ctrl-C", file=sys.stderr)
-        return 128 + signal.SIGINT
+    return _export(parser.parse_args(arguments))
 
 
 def _export(options: argparse.Namespace) -> int:

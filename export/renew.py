@@ -17,12 +17,7 @@ from training.printing import status_of
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.renew", description=__doc__)
     parser.add_argument("bundle", type=folder_named, help="folder of a bundle, which is replaced as a whole")
-    folder = parser.parse_args(arguments).bundle
-    try:
-        return _renew(folder)
-    except KeyboardInterrupt:
-        print("ended by Ctrl-C", file=sys.stderr)
-        return 128 + signal.SIGINT
+    return _renew(parser.parse_args(arguments).bundle)
 
 
 def _renew(folder: Path) -> int:

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 
@@ -43,9 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (TrainingError, OSError) as error:  # the second of a folder that is not ours, or of a log
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("ended by Ctrl-C", file=sys.stderr)
-        return 128 + signal.SIGINT
     if metrics:
         print(json.dumps(metrics))
     return 0

@@ -1,4 +1,4 @@
-"""What a command prints for somebody who may stop reading, as `| head` does."""
+"""How a command ends for somebody who may stop reading, as `| head` does, or press Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ READER_LEFT = 128 + signal.SIGPIPE  # the status of other programs then
 
 
 def status_of(main: Callable[[], int]) -> int:
-    """Run a command to its end, its output included; returns its status, `READER_LEFT`, or 1 where the extra `training`
-    is not installed."""
+    """Run a command to its end, its output included; returns its status, that of the signal which ended it, or 1 where
+    the extra `training` is not installed."""
     try:
         try:
             return main()
@@ -23,6 +23,9 @@ def status_of(main: Callable[[], int]) -> int:
     except ModuleNotFoundError as missing:
         print(f"error: {missing}: {INSTALL}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("ended by Ctrl-C", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in its buffer
         return READER_LEFT

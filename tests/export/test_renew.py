@@ -28,6 +28,7 @@ from service.bundle.manifest import version_of
 from tests.tiny_bundle import CODEBOOK_SIZE, tiny_prior, write_tiny_bundle
 from training.models.frequencies import frequency_table
 from training.models.prior import PixelCNN
+from training.printing import status_of
 
 MNIST = Path(__file__).parents[2] / "models" / "mnist"
 OLD: tuple[GraphName, ...] = ("prior_row", "prior_row_guided", "prior_diagonal")
@@ -286,6 +287,6 @@ def test_ctrl_c_leaves_the_bundle_as_it_was(
 
     monkeypatch.setattr("export.renewal.replace_bundle", interrupted)
     files = digests(old)
-    assert main([str(old)]) == 130
+    assert status_of(lambda: main([str(old)])) == 130
     assert capsys.readouterr().err == "ended by Ctrl-C\n"
     assert digests(old) == files and [path.name for path in old.parent.iterdir()] == ["old"]

@@ -20,6 +20,7 @@ from tests.training.conftest import ROOT
 from training.models.autoencoders import VQVAE
 from training.models.networks import Decoder, Encoder
 from training.models.quantizers import EMAQuantizer
+from training.printing import status_of
 
 
 class Interrupted(ModuleType):
@@ -35,7 +36,7 @@ def test_ctrl_c_during_the_imports_is_no_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "export.target", Interrupted("export.target"))
-    assert command(folders) == 128 + signal.SIGINT
+    assert status_of(lambda: command(folders)) == 128 + signal.SIGINT
     assert capsys.readouterr().err == "ended by Ctrl-C\n"
 
 

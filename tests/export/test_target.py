@@ -17,6 +17,7 @@ from export.build import build_bundle
 from export.target import ExportError, replace_bundle
 from service.bundle import BundleError, load_bundle
 from tests.power_cut import on_the_disk
+from training.printing import status_of
 
 pytestmark = pytest.mark.usefixtures("unverified")
 
@@ -148,7 +149,7 @@ def test_ctrl_c_is_no_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("export.build.build_bundle", interrupted)
-    assert command.main([str(finished_run), str(tmp_path / "bundle")]) == 130
+    assert status_of(lambda: command.main([str(finished_run), str(tmp_path / "bundle")])) == 130
     assert capsys.readouterr().err == "ended by Ctrl-C\n"
 
 

@@ -37,6 +37,7 @@ from training.fit import fit
 from training.models.autoencoders import VQVAE
 from training.models.building import build_autoencoder
 from training.models.prior import PixelCNN, guided_logits
+from training.printing import status_of
 from training.report.evaluation import encode_all, histogram, sample_codes
 from training.runs import AUTOENCODER_FILE, PRIOR_FILE, load_run, stages
 from training.runs.jobs import learning_rate_factor
@@ -249,7 +250,7 @@ def test_ctrl_c_outside_of_the_training_is_no_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("training.fit.fit", interrupted)
-    assert main(["fit", "--config", str(TINY)]) == 130
+    assert status_of(lambda: main(["fit", "--config", str(TINY)])) == 130
     assert capsys.readouterr().err.endswith("ended by Ctrl-C\n")
 
 
