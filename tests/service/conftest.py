@@ -1,4 +1,4 @@
-"""Bundles that can generate: small PixelCNNs with random weights, exported as real ones are."""
+"""Bundles that can generate: small PixelCNNs with random weights, exported as real ones are; one to change."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ class Generating:
     @property
     def settings(self) -> dict[str, Any]:
         return {"bundles": self.folders, "device": DEVICE, "threads": 1}
+
+
+@pytest.fixture
+def own_bundle(tmp_path: Path) -> Path:
+    """One that a test may change."""
+    write_tiny_bundle(tmp_path / "tiny", "tiny")
+    return tmp_path / "tiny"
 
 
 @pytest.fixture(scope="session")

@@ -184,12 +184,6 @@ def test_concurrent_requests_above_the_limit_get_429(make_client: MakeClient) ->
     assert [a.status_code for a in answers] == [200, 200]
 
 
-@pytest.fixture
-def own_bundle(tmp_path: Path) -> Path:
-    write_tiny_bundle(tmp_path / "tiny", "tiny")
-    return tmp_path / "tiny"
-
-
 def test_reload_swaps_in_a_new_version(make_client: MakeClient, own_bundle: Path) -> None:
     client = make_client(bundles=(own_bundle,))
     old = client.get("/models/tiny").json()["version"]

@@ -22,12 +22,6 @@ from tests.tiny_bundle import write_tiny_bundle
 MakeClient = Callable[..., TestClient]
 
 
-@pytest.fixture
-def own_bundle(tmp_path: Path) -> Path:
-    write_tiny_bundle(tmp_path / "tiny", "tiny")
-    return tmp_path / "tiny"
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -28,12 +28,6 @@ from tests.tiny_bundle import write_tiny_bundle
 TWO = {"VQSERVE_WORKERS": "2"}
 
 
-@pytest.fixture
-def own_bundle(tmp_path: Path) -> Path:
-    write_tiny_bundle(tmp_path / "tiny", "tiny")
-    return tmp_path / "tiny"
-
-
 def versions(address: str) -> set[str]:
     """Of either worker, as far as new connections find both: 12 that do not have a probability of 1 in 2048."""
     return {httpx.get(f"{address}/models/tiny").json()["version"] for _ in range(12)}

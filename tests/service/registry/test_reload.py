@@ -30,12 +30,6 @@ from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 MakeClient = Callable[..., TestClient]
 
 
-@pytest.fixture
-def own_bundle(tmp_path: Path) -> Path:
-    write_tiny_bundle(tmp_path / "tiny", "tiny")
-    return tmp_path / "tiny"
-
-
 class Opening:
     """Opens a bundle's sessions when its gate is open."""
 
