@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -93,8 +94,7 @@ async def test_large_heads_that_wait_for_their_turn_end_the_connection_sooner() 
         asked += 1
         begun.set()
         await go_on.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
+        await Response()(scope, receive, send)
 
     large = b"GET / HTTP/1.1\r\nHost: x\r\nPadding: " + b"p" * (LARGEST_HEAD * 9 // 10) + b"\r\n\r\n"
     async with answering(app) as address, asyncio.timeout(10):
@@ -126,14 +126,10 @@ async def test_a_connection_that_has_ended_does_not_wait_for_the_garbage_collect
     """It and its transport kept each other, with up to 64 KiB that it had sent, and after a reset for as long as an
     idle one may live: 20,000 connections in succession took more than a container's gigabyte."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
-
     gc.collect()
     gc.disable()
     try:
-        async with answering(app) as address, asyncio.timeout(20):
+        async with answering(Response(status_code=404)) as address, asyncio.timeout(20):
             for _ in range(20):
                 reader, writer = await asyncio.open_connection(*address)
                 writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 65000\r\n\r\n" + bytes(60_000))
@@ -163,9 +159,7 @@ async def test_requests_that_never_begin_do_not_wait_for_the_garbage_collector(e
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if ends:
             await body_waits()
-            headers = [(b"content-length", b"0"), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": 503, "headers": headers})
-            await send({"type": "http.response.body"})
+            await Response(status_code=503, headers={"connection": "close"})(scope, receive, send)
         else:
             while (await receive())["type"] != "http.disconnect":
                 pass
@@ -194,11 +188,7 @@ async def test_requests_that_never_begin_do_not_wait_for_the_garbage_collector(e
 
 @pytest.mark.asyncio
 async def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
-
-    async with answering(app) as address, asyncio.timeout(10):
+    async with answering(Response()) as address, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection(*address)
         for _ in range(2):
             writer.write(b"GET /long HTTP/1.1\r\nHost: x\r\nPadding: pppp\r\n\r\n")
@@ -213,12 +203,8 @@ async def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
 async def test_heads_that_have_not_come_whole_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each was bounded, and held for a minute: a thousand took more than a gigabyte. The largest go."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
-
     monkeypatch.setattr("service.http.refusal.Unbegun", lambda: Unbegun(100_000))
-    async with answering(app) as address, asyncio.timeout(10):
+    async with answering(Response()) as address, asyncio.timeout(10):
         opened = [await asyncio.open_connection(*address) for _ in range(4)]
         for (_, writer), size in zip(opened, (10, 40_000, 30_000, 40_000), strict=True):
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nPadding: " + b"p" * size)
@@ -258,8 +244,7 @@ async def test_a_head_that_has_begun_to_come_outlives_the_answer_before_it() -> 
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await go_on.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
+        await Response()(scope, receive, send)
 
     async with answering(app) as address, asyncio.timeout(5):
         reader, writer = await asyncio.open_connection(*address)
@@ -277,13 +262,8 @@ async def test_a_head_that_has_begun_to_come_outlives_the_answer_before_it() -> 
 async def test_a_client_that_has_fallen_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answer ended the connection before its request did: it may send on, for half a minute, but not be silent."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-length", b"0"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body"})
-
     monkeypatch.setattr("service.http.lingering._LINGER_S", 0.1)
-    async with answering(app) as address, asyncio.timeout(5):
+    async with answering(Response(headers={"connection": "close"})) as address, asyncio.timeout(5):
         reader, writer = await asyncio.open_connection(*address)
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + bytes(10))
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
@@ -297,13 +277,9 @@ async def test_a_client_that_has_fallen_silent_is_not_waited_for(monkeypatch: py
 async def test_the_rest_of_a_request_that_has_its_answer_is_not_awaited_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
-
     monkeypatch.setattr("service.http.lingering._LINGER_S", 0.1)
     monkeypatch.setattr("service.http.protocol.MOST_LINGER_S", 0.5)
-    async with answering(app) as address, asyncio.timeout(5):
+    async with answering(Response(status_code=404)) as address, asyncio.timeout(5):
         reader, writer = await asyncio.open_connection(*address)
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 404")
@@ -344,9 +320,7 @@ async def test_an_answer_that_ends_the_connection_is_the_last_whatever_waits() -
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal asked
         asked += 1
-        headers = [(b"content-length", b"0"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body"})
+        await Response(status_code=503, headers={"connection": "close"})(scope, receive, send)
 
     async with answering(app) as address, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection(*address)

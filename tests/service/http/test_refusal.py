@@ -13,6 +13,7 @@ from threading import Thread
 from typing import BinaryIO, cast
 
 import pytest
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
@@ -323,8 +324,7 @@ async def test_a_request_lives_longer_than_an_idle_connection_does() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.1)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
+        await Response()(scope, receive, send)
 
     refusal = EarlyRefusal(Door(0), Metrics(), {"/encode": "/encode"})
     shared = {HEADS: Heads(10, Metrics()), UNREAD: UnreadAnswers(10), REFUSAL: refusal}
