@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from service.inference.windows import CORE, MARGIN, WHOLE, run_in_parts, run_in_windows, windows
 from tests.conftest import Tiny
+from tests.service.bad_inputs import npy
 from tests.tiny_bundle import oracle_codes, oracle_pixels
 from training.models.networks import Decoder, Encoder
 
@@ -87,10 +88,8 @@ def test_a_run_that_gives_other_than_it_was_given_is_no_result(kept: int) -> Non
 def test_a_large_picture_goes_through_the_service_in_windows(client: TestClient, tiny: Tiny) -> None:
     """The engine calls the graphs with windows only: the answer is the oracle's for the whole picture."""
     pixels = np.random.default_rng(2).integers(0, 256, (1, 400, 520, 3), np.uint8)
-    stream = io.BytesIO()
-    np.save(stream, pixels)
     headers = {"content-type": "application/x-npy", "accept": "application/x-npy"}
-    encoded = client.post("/encode?model=tiny_colour", content=stream.getvalue(), headers=headers)
+    encoded = client.post("/encode?model=tiny_colour", content=npy(pixels), headers=headers)
     codes = np.load(io.BytesIO(encoded.content))
     assert np.array_equal(codes, oracle_codes(pixels, tiny.colour_weights))
     decoded = client.post("/decode?model=tiny_colour", content=encoded.content, headers=headers)

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from service.errors import problem_type
 from tests.conftest import PICTURES, Tiny
+from tests.service.bad_inputs import npy
 from tests.service.serving import until
 from tests.tiny_bundle import CODEBOOK_SIZE, oracle_codes, oracle_pixels
 
@@ -27,12 +28,6 @@ def pixels_of(data: bytes) -> NDArray[np.uint8]:
     """(H,W,C) uint8, read by Pillow without the service's code."""
     pixels = np.asarray(Image.open(io.BytesIO(data)))
     return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def npy(array: NDArray[np.generic]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
 
 
 def test_encode_a_form_answers_the_documented_json(client: TestClient, tiny: Tiny, digit: bytes) -> None:
