@@ -99,7 +99,7 @@ def _reason(error: OSError) -> str:
 def replace_bundle(bundle_folder: Path, folder: Path, previous: Path) -> None:
     """Put `folder` in the place of a bundle, which is back there if that fails or is interrupted.
 
-    All of it is on the disk first: after a power cut its files were empty, and the older bundle was gone.
+    All of it is on the disk first: else a power cut might leave empty files, and no older bundle.
     """
     for path in folder.iterdir():
         _to_disk(path)

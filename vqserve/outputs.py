@@ -88,7 +88,7 @@ class Output:
 
     def write(self, target: Path | None, data: bytes) -> None:
         """As `write`. Raises FileError where a free place is one no longer: where a disk takes x and X for one name,
-        the first of two results was lost."""
+        the first of two results would be lost."""
         if target in self.free and os.path.exists(target):  # noqa: PTH110 - as in `places`
             raise FileError(f"{target} is there by now: rename the input if another one differs from it in case only")
         write(target, data)

@@ -33,7 +33,7 @@ from service.inference.windows import run_in_windows
 from service.pictures.images import Picture, open_picture, to_picture
 from service.settings import Settings
 
-RUN_PICTURES = 64  # pictures in one run of the encoder: what the service takes at most by default
+RUN_PICTURES = 64  # pictures in one run of the encoder: what the service takes at most on CUDA
 # Pixels that are open together. The encoders of models/ take up to 430 bytes for each while they run: 0.9 GB. A larger
 # picture is a group of its own and runs in windows; 1,024 digits of models/mnist are one group.
 GROUP_PIXELS = 1 << 21

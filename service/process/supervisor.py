@@ -135,7 +135,7 @@ class Worker(Process):
 
     def bury(self) -> str:
         """Kill it if it hangs. Out: how it has ended, or that it has not: nothing ends a process while a disk does not
-        answer it, and the supervision waited with it, deaf to SIGTERM."""
+        answer it, and the supervision would wait with it, deaf to SIGTERM."""
         self.process.join(_DIES_S)
         hangs = self.exitcode is None
         self.kill()

@@ -1,8 +1,8 @@
 """Lines that wait for nobody. In: log records. Out: their lines on standard error, but for those that nobody reads, or
 for which the disk has no room, which are left out; once there is room again, a line says how many.
 
-A pipe holds 64 KiB, and a write to one that is full waits for its reader. The event loop waited with it: /healthz did
-not answer any more, and neither SIGTERM nor Ctrl-C ended the service.
+A pipe holds 64 KiB, and a write to one that is full waits for its reader. The event loop would wait with it: /healthz
+would not answer, and neither SIGTERM nor Ctrl-C would end the service.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Outlet:
             return os.write(self._descriptor, data[: select.PIPE_BUF]) if self._room.poll(0) else 0
         except (BlockingIOError, BrokenPipeError):  # of a named pipe the reader may come back
             self.why = _UNREAD
-        except OSError as error:  # of a file on a full disk: lines were torn, and none was counted
+        except OSError as error:  # of a file on a full disk
             self.why = error.strerror or str(error)
         return 0
 

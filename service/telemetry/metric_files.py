@@ -89,8 +89,8 @@ def _remove_abandoned(folder: Path) -> None:
 
 def take_place(place: int, started: float | None = None) -> None:
     """In a worker, before it counts: its files are named by its place among the workers, and who takes the place of a
-    dead one counts on in them. Named by processes, each death left its files, until the folder, which may lie in
-    memory, was full; and a page of metrics, which adds all of them up, held the event loop for longer and longer.
+    dead one counts on in them. Named by processes, each death would leave its files, until the folder, which may lie in
+    memory, is full; and a page of metrics, which adds all of them up, would hold the event loop for longer and longer.
 
     `started`: the Unix time at which the supervisor was."""
     global _place, _started
@@ -108,8 +108,8 @@ def service_start() -> float:
 
 def reserve(folder: Path, models: int) -> None:
     """Write the files of this process whole before prometheus_client opens them. It would leave holes in them, and on a
-    full disk the first count in a hole is a bus error: all workers died of it while they served. So they did with five
-    models, whose counts took more than was written for any number of them.
+    full disk the first count in a hole is a bus error, which ends a worker while it serves. What is written grows with
+    the models, as their counts do.
 
     Raises:
         CountsError: there is no room, or no folder.
