@@ -244,14 +244,15 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
         raise ConfigError("; ".join(explain(RunConfig, problem) for problem in error.errors())) from error
 
 
-PLACE_OF_DATA = ("data.source", "data.root")  # which may move: the digest tells whether it is the same data
+# which change no training: data may move, as the digest tells whether it is the same, and its licence be told better
+NOT_OF_THE_TRAINING = ("data.source", "data.root", "data.licence")
 
 
 def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
-    """The dotted keys in which two runs differ, but for where their pictures lie."""
+    """The dotted keys in which the training of two runs differs."""
     values, others = _by_key(one.model_dump()), _by_key(other.model_dump())
     keys = dict.fromkeys((*values, *others))
-    return [key for key in keys if key not in PLACE_OF_DATA and values.get(key) != others.get(key)]
+    return [key for key in keys if key not in NOT_OF_THE_TRAINING and values.get(key) != others.get(key)]
 
 
 def _by_key(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from training.config import OF_CODEBOOK, OF_GRID, AutoencoderConfig, ConfigError
 from training.data import DataSet, Split, Stream, load_data, would_read_run
 from training.models.autoencoders import VQVAE
 from training.models.building import System, build_autoencoder, build_prior
-from training.models.limits import require_exportable
+from training.models.limits import require_apart, require_exportable
 from training.models.prior import PixelCNN
 from training.report import draw_reconstructions, sheet_of_samples, write_report
 from training.report.evaluation import encode_all
@@ -60,6 +60,8 @@ def fit(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, A
     data = load_data(config.data, begun=_is_begun(folder))
     data.require_multiple_of(config.autoencoder.downsampling)
     require_exportable(config, data.picture)  # before networks beyond its limits are made
+    if not _is_begun(folder):  # an earlier release began it, and only the export tells whether its codes are apart
+        require_apart(config.autoencoder)
     _require_models(config, data)
     _begin(config, data, folder)
     autoencoder = fit_autoencoder(config, data, folder)

@@ -25,7 +25,7 @@ from service.inference.graph_faults import faults_of
 from service.inference.prior_sessions import codec_model
 from service.inference.sessions import CPU, GraphError, Session, SessionMaker, cpu_limit
 from service.inference.windows import run_in_windows
-from service.pictures.images import FITS, open_picture, to_picture, write_picture
+from service.pictures.images import FITS, open_to_fit, to_picture, write_picture
 from service.prior.effort import LARGEST_EFFORT, choose_codes
 from service.prior.likelihood import bits_of, bits_under
 from service.prior.sampling import RowSampler
@@ -155,9 +155,9 @@ class Offline:
 
     def _codes(self, picture: bytes, fit: str, effort: float = 0.0) -> tuple[Codes, tuple[int, int]]:
         """Codes (h,w) and the picture's (height, width)."""
-        known_fit = next(known for known in FITS if known == fit)
+        known_fit, spec = next(known for known in FITS if known == fit), self._bundle.manifest.picture
         try:
-            taken = to_picture(open_picture(picture, LARGEST_PICTURE), self._bundle.manifest.picture, known_fit)
+            taken = to_picture(open_to_fit(picture, LARGEST_PICTURE, spec, known_fit), spec, known_fit)
         except Problem as error:
             kind = FileError if problem_type(error.slug) in OF_ONE_FILE else VqserveError
             raise kind(error.detail) from error

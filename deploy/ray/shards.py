@@ -30,7 +30,7 @@ from service.errors import NotAPicture, PictureTooLarge, WrongPictureSize, utf8
 from service.inference.prior_sessions import codec_model
 from service.inference.sessions import session_maker
 from service.inference.windows import run_in_windows
-from service.pictures.images import Picture, open_picture, to_picture
+from service.pictures.images import Picture, open_to_fit, to_picture
 from service.settings import Settings
 
 RUN_PICTURES = 64  # pictures in one run of the encoder: what the service takes at most on CUDA
@@ -139,10 +139,11 @@ class ShardEncoder:
 
     def _open_all(self, job: Job, names: Sequence[str], refused: list[Refused]) -> Iterator[Opened]:
         """One after the other, as they are asked for; what cannot be opened is added to `refused`."""
+        spec = self._bundle.manifest.picture
         for name in names:
             try:
-                image = open_picture(_read(Path(job.source), name), job.max_pixels)
-                picture = to_picture(image, self._bundle.manifest.picture, job.fit)
+                image = open_to_fit(_read(Path(job.source), name), job.max_pixels, spec, job.fit)
+                picture = to_picture(image, spec, job.fit)
             except (NotAPicture, PictureTooLarge, WrongPictureSize) as error:
                 refused.append(Refused(picture=utf8(name), reason=utf8(str(error))))
             else:

@@ -123,6 +123,23 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
+def open_to_fit(data: bytes, max_pixels: int, spec: PictureSpec, fit: Fit) -> Image.Image:
+    """As `open_picture`, which does not know that `fit` may enlarge the picture, a narrow one many times."""
+    image = open_picture(data, max_pixels)
+    width, height = fitted_size(image, spec, fit)
+    if width * height > max_pixels:
+        raise PictureTooLarge(
+            f"{image.width}x{image.height} becomes {width}x{height} with ?fit={fit}, which is more than {max_pixels} "
+            "pixels; make it smaller."
+        )
+    return image
+
+
+def fitted_size(image: Image.Image, spec: PictureSpec, fit: Fit) -> tuple[int, int]:
+    """Width and height of what will be encoded."""
+    return image.size if fit == "exact" else target_size(image.width, image.height, spec)
+
+
 def check_side(width: int, height: int) -> None:
     """Raises PictureTooLarge."""
     if max(width, height) > LARGEST_SIDE:

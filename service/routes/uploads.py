@@ -13,10 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from starlette.requests import Request
 
-from service.bundle.fields import PictureSpec
 from service.errors import InvalidParameter, PictureTooLarge, Problem, TooManyItems, WrongPictureSize
 from service.pictures import images
 from service.pictures.images import Fit, Picture
@@ -82,34 +80,17 @@ async def decode_files(
 ) -> list[Picture]:
     """The limits are checked on every header, with what `fit` will make of it, before the first picture is decoded."""
     spec, size = model.manifest.picture, sum(map(len, files))
-    opening = _numbered([partial(_open, file, service.settings.max_pixels, spec, fit) for file in files])
+    opening = _numbered([partial(images.open_to_fit, file, service.settings.max_pixels, spec, fit) for file in files])
     if size <= INLINE_BYTES and sum(map(images.inflated_parts, files)) <= INLINE_INFLATED:
         opened = [open_it() for open_it in opening]
     else:
         opened = await finish(service.in_threads(opening, size), request)
-    pixels = sum(max(image.width * image.height, math.prod(_fitted_size(image, spec, fit))) for image in opened)
+    pixels = sum(max(image.width * image.height, math.prod(images.fitted_size(image, spec, fit))) for image in opened)
     check_total_pixels(service, pixels)
     decoding = _numbered([partial(images.to_picture, image, spec, fit) for image in opened])
     if size <= INLINE_BYTES and pixels <= INLINE_PIXELS:
         return [decode() for decode in decoding]
     return await finish(service.in_threads(decoding, pixels), request)
-
-
-def _open(file: bytes, max_pixels: int, spec: PictureSpec, fit: Fit) -> Image.Image:
-    """As `images.open_picture`, which does not know that `fit` may enlarge the picture, a narrow one many times."""
-    image = images.open_picture(file, max_pixels)
-    width, height = _fitted_size(image, spec, fit)
-    if width * height > max_pixels:
-        raise PictureTooLarge(
-            f"{image.width}x{image.height} becomes {width}x{height} with ?fit={fit}, which is more than {max_pixels} "
-            "pixels; make it smaller."
-        )
-    return image
-
-
-def _fitted_size(image: Image.Image, spec: PictureSpec, fit: Fit) -> tuple[int, int]:
-    """Width and height of what will be encoded."""
-    return image.size if fit == "exact" else images.target_size(image.width, image.height, spec)
 
 
 def _numbered(calls: Sequence[Callable[[], T]]) -> Sequence[Callable[[], T]]:

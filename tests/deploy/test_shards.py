@@ -226,6 +226,16 @@ def test_a_pipe_is_refused_and_a_picture_by_the_limit_of_its_job(tmp_path: Path,
     assert sorted(item.reason[:21] for item in shard.refused) == ["28x28 is more than 78", "It is no file."]
 
 
+def test_a_picture_that_fit_makes_too_large_is_refused(tmp_path: Path) -> None:
+    """Its container was written, and no service decoded it."""
+    write_tiny_bundle(tmp_path / "bundle", any_size=True)
+    write_pictures(tmp_path / "in", 1, (15, 15, 3))
+    write_pictures(tmp_path / "in/small", 1, (12, 15, 3))
+    job = a_job(tmp_path / "in", fit="resize").model_copy(update={"max_pixels": 15 * 16})
+    (shard,) = encode_all(tmp_path / "bundle", plan(job, tmp_path / "out"), tmp_path / "out")
+    assert [item.reason[:21] for item in shard.refused] == ["15x15 becomes 16x16 w"] and shard.encoded == 1
+
+
 def test_a_disk_that_fails_refuses_no_picture(
     tmp_path: Path, bundle: tuple[Path, Weights], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ from training.data import DataSet, load_data, to_unit
 from training.fit import fit, require_own_folder, require_place
 from training.models.autoencoders import VAE, VQVAE
 from training.models.building import build_autoencoder, build_prior
-from training.models.limits import require_exportable
+from training.models.limits import require_apart, require_exportable
 from training.report import LIBRARIES
 from training.report.evaluation import BOUND, sample_codes
 from training.report.sheets import sheet, write_png
@@ -159,6 +159,7 @@ def variants(config: RunConfig, data: DataSet) -> dict[str, RunConfig]:
         systems[f"vqvae-{kind}"] = _with(config, quantizer=quantizer)
     for variant in systems.values():
         require_exportable(variant, data.picture)
+        require_apart(variant.autoencoder)
     return {name: variant.model_copy(update={"name": name}) for name, variant in systems.items()}
 
 

@@ -34,7 +34,6 @@ def require_exportable(config: RunConfig, picture: tuple[int, int, int]) -> None
     """
     if config.autoencoder.system != "vqvae":
         return
-    _require_apart(config.autoencoder)
     for count in counts(config, picture):
         if count.found > count.most:
             raise ConfigError(
@@ -43,8 +42,10 @@ def require_exportable(config: RunConfig, picture: tuple[int, int, int]) -> None
             )
 
 
-def _require_apart(config: AutoencoderConfig) -> None:
-    """Refused are codes that float32 cannot tell apart: one number for many of them."""
+def require_apart(config: AutoencoderConfig) -> None:
+    """Raises ConfigError where float32 may not tell the codes apart: one number for many of them."""
+    if config.system != "vqvae":
+        return
     size, levels = config.quantizer.codebook_size, max(config.quantizer.levels)
     if config.quantizer.kind == "fsq" and levels > MOST_IN_ONE_NUMBER:
         raise ConfigError(

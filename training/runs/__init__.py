@@ -124,14 +124,15 @@ def read_config(folder: Path) -> RunConfig:
     """The configuration of the run in `folder`; keys added since it was begun have their defaults.
 
     Raises:
-        ConfigError: it is not there, or damaged.
+        ConfigError: it is not there, damaged, or of a release that took other values.
     """
     path = folder / CONFIG_FILE
     values = read_json(path)
     try:
         return parse_config(values)
     except ConfigError as error:
-        raise _damaged(path, error) from error
+        remedy = "bring it back from a copy, or take the release that began the run"
+        raise ConfigError(f"{path} is damaged, or of another release: {error}: {remedy}") from error
 
 
 _held: dict[Path, int] = {}  # file descriptors of the locks of this process

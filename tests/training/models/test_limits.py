@@ -11,7 +11,7 @@ from tests.training.conftest import DIGITS, tiny_config
 from training.compare import compare
 from training.config import ConfigError
 from training.fit import fit
-from training.models.limits import require_exportable
+from training.models.limits import require_apart, require_exportable
 
 WORDS = {
     "side": "autoencoder.downsampling=8",
@@ -75,11 +75,26 @@ def test_each_limit_of_the_manifest_is_kept_to_its_last_number(
 )
 def test_codes_that_float32_cannot_tell_apart_are_refused(fits: str, exceeds: str, said: str) -> None:
     """They were trained to the end, and the export then said of a code that "this is no rounding"."""
-    require_exportable(tiny_config("autoencoder.dimension=1", f"autoencoder.quantizer={fits}"), SMALL)
+    require_apart(tiny_config("autoencoder.dimension=1", f"autoencoder.quantizer={fits}").autoencoder)
+    finer = tiny_config("autoencoder.dimension=1", f"autoencoder.quantizer={exceeds}")
     with pytest.raises(ConfigError, match=said):
-        require_exportable(tiny_config("autoencoder.dimension=1", f"autoencoder.quantizer={exceeds}"), SMALL)
+        require_apart(finer.autoencoder)
+    require_apart(finer.autoencoder.model_copy(update={"system": "vae"}))
     wider = exceeds.replace("[8, 65]", "[8, 9, 8]")
-    require_exportable(tiny_config("autoencoder.dimension=2", f"autoencoder.quantizer={wider}"), SMALL)
+    require_apart(tiny_config("autoencoder.dimension=2", f"autoencoder.quantizer={wider}").autoencoder)
+
+
+def test_a_run_of_an_earlier_release_goes_on_though_its_codes_may_not_be_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of them are, and are exported: the run could neither go on nor be trained with other levels."""
+    config = tiny_config("autoencoder.quantizer={kind: fsq, levels: [80, 5]}", "prior=null")
+    with pytest.raises(ConfigError, match="too fine for float32"):
+        fit(config, tmp_path)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("training.fit.require_apart", lambda _: None)
+        fit(config, tmp_path)
+    assert fit(config, tmp_path, resume=True)["data"]
 
 
 @pytest.mark.parametrize("word", ["autoencoder.system=vae", "prior=null"])
