@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 # Probes and the scraper are not told to wait and need no key: they must see a service that is full or draining.
 ALWAYS_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 OTHER = "other"  # every other route
+_LOGGED_PATH = 1000  # characters: a stranger's may have 64 KiB, and twice as many with their escapes
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -151,7 +152,7 @@ class Observe:
                 "trace_id": call.trace_id,
                 "key": call.key_name,
                 "method": scope["method"],
-                "path": scope["path"],
+                "path": scope["path"][:_LOGGED_PATH],
                 "status": status,
                 "ms": round(seconds * 1e3, 3),
             }
@@ -226,7 +227,7 @@ class Problems:
             if call.client_left:
                 return ClientClosed("The client closed the connection.")
             return DeadlinePassed(TOOK_TOO_LONG)
-        fields = {"request_id": call.request_id, "trace_id": call.trace_id, "path": path}
+        fields = {"request_id": call.request_id, "trace_id": call.trace_id, "path": path[:_LOGGED_PATH]}
         log.error("unhandled error", exc_info=error, extra={FIELDS: fields})
         return internal_error()
 

@@ -35,6 +35,7 @@ _TURNS = {
 # Bits a sample by Pillow's raw mode, for the modes in which one level or colour of a PNG may be transparent, and which
 # Pillow gives 8 bits: the samples, but not that level.
 _BITS = {"L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "RGB;16B": 16}
+_OVER_WHITE_AT_ONCE = 1 << 18  # pixels
 
 
 def is_animated(image: Image.Image) -> bool:
@@ -134,6 +135,18 @@ def _high_bytes(image: Image.Image) -> Image.Image:
     return Image.merge("LA", (Image.fromarray(high), Image.fromarray(alpha)))
 
 
+def _over_white(image: Image.Image) -> Image.Image:
+    """Any mode with transparency -> `RGB`. Some rows at a time: Pillow keeps the interpreter while it lays a layer over
+    another, and those of a whole picture took more memory than everything else."""
+    result = Image.new("RGB", image.size)
+    rows = max(1, _OVER_WHITE_AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        layer = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        laid = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        result.paste(laid.convert("RGB"), (0, top))
+    return result
+
+
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Any Pillow mode -> `L` or `RGB`. A transparent level or colour has 8 bits, or as many as the image."""
     mode = "L" if channels == 1 else "RGB"
@@ -142,8 +155,7 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
         image = _high_bytes(image)
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        image = _over_white(image)
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     return image if image.mode == mode else image.convert(mode)

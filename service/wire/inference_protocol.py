@@ -59,7 +59,7 @@ class InferenceOutput(StrictBody):
 class InferenceBody(StrictBody):
     """The JSON part of a request; tensors may follow it as bytes. What may be left out may be null."""
 
-    id: str | None = None
+    id: str | None = Field(None, max_length=1000)  # it goes back with the answer
     model_name: str | None = Field(None, max_length=100, description="As in the path; KServe's client repeats it.")
     inputs: list[InferenceInput] = Field(max_length=8)
     outputs: list[InferenceOutput] | None = Field(None, max_length=8)

@@ -13,7 +13,7 @@ from pydantic.config import JsonDict
 from service.bundle.fields import CodesSpec, PictureSpec, Quality
 
 MOST_FIELDS = 256  # of one JSON body, in all its objects; each that is wrong costs an error of a kilobyte
-# Parsing holds the event loop, whichever thread does it: either takes a tenth of a second at most.
+# Parsing holds the event loop, whichever thread does it: either takes some tenths of a second at most.
 MOST_LISTS = 1 << 17  # and objects; each takes about 200 bytes, even an empty one; nested tensors have one a pixel
 # Each takes about 50 bytes. Room for the codes of the largest picture (2^24 pixels, 16 a code), padded, and the rest.
 MOST_VALUES = (1 << 20) + (1 << 14)

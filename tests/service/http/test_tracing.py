@@ -59,6 +59,15 @@ def test_the_log_names_the_trace_of_a_valid_traceparent(
     assert fields[-1]["trace_id"] == trace_id
 
 
+def test_the_log_has_the_beginning_of_a_long_path(make_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
+    """One request wrote up to 120 KB, and 250 of them over the whole log of a container."""
+    client = make_client(access_log=True)
+    with caplog.at_level("INFO", logger="service.http.middleware"):
+        assert client.get("/" + "a" * 60_000).status_code == 404
+    (logged,) = (record.fields for record in caplog.records if hasattr(record, "fields"))
+    assert logged["path"] == "/" + "a" * 999
+
+
 @pytest.fixture
 def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()

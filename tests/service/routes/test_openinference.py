@@ -149,6 +149,8 @@ def infer_body(**changes: Any) -> dict[str, Any]:
         (json.dumps(infer_body(data=None, parameters={"binary_data_size": 392})).encode(), None, 400),
         (json.dumps(infer_body(name="n" * 101)).encode(), None, 400),
         (json.dumps({**infer_body(), "model_name": 3}).encode(), None, 400),
+        (json.dumps({**infer_body(), "id": "i" * 1000}).encode(), None, 200),
+        (json.dumps({**infer_body(), "id": "i" * 1001}).encode(), None, 400),
         (json.dumps({**infer_body(), "model_name": "tiny.encode"}).encode(), None, 422),
         (json.dumps(infer_body(data=None)).encode(), None, 422),
         (json.dumps(infer_body(data=[0.5] * 49)).encode(), None, 422),
